@@ -1,0 +1,200 @@
+//! Every promise between classes, descriptors and allocator, checked while nothing moves.
+
+use core::fmt;
+
+use crate::class::Class;
+use crate::engine::Engine;
+use crate::frames::Misfit;
+use crate::geometry::{MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::page::Kind;
+use crate::platform::Platform;
+use crate::protocol::Protocol;
+use crate::sync::Ordering;
+
+/// What a sound machine consists of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Folios, shared and frozen.
+    pub folios: u64,
+    /// References on all of them.
+    pub refs: u64,
+    /// Pages of folios by kind, in the order of [`Kind::ALL`].
+    pub pages_by_kind: [u64; Kind::ALL.len()],
+    /// Free pages.
+    pub free_pages: u64,
+    /// Poisoned pages that were kept back.
+    pub withheld_pages: u64,
+    /// Pages of partly present map pages that have no memory.
+    pub holes: u64,
+    /// Map pages with memory behind them.
+    pub materialised: u64,
+    /// Of these, those that are published as folded (their folding was not committed, or was refused).
+    pub published: u64,
+}
+
+/// The first thing that was not as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A folio's head and the class or descriptor of one of its pages contradict each other.
+    Orphan {
+        /// The page.
+        pfn: Pfn,
+        /// The class of its map page.
+        class: Class,
+    },
+    /// A page is in a folio, but the allocator thinks it is free.
+    InUseButFree {
+        /// The page.
+        pfn: Pfn,
+    },
+    /// A page is taken from the allocator, but is in no folio, not poisoned and no hole: it leaked.
+    Leaked {
+        /// Pages that leaked, in all.
+        pages: u64,
+        /// One map page with a page that may be among them.
+        near: Pfn,
+    },
+    /// A free page has a descriptor that is not zero.
+    Dirty {
+        /// The page.
+        pfn: Pfn,
+    },
+    /// The count of materialised map pages is not the number of classes that say so.
+    Miscounted {
+        /// By the counter.
+        counted: u64,
+        /// By the class table.
+        found: u64,
+    },
+    /// The allocator contradicts itself.
+    Frames(Misfit),
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::Orphan { pfn, class } => {
+                write!(f, "{pfn}: class {} and the descriptors contradict each other", class.name())
+            }
+            Violation::InUseButFree { pfn } => write!(f, "{pfn}: in a folio, but free for the allocator"),
+            Violation::Leaked { pages, near } => write!(f, "{pages} pages leaked, one near {near}"),
+            Violation::Dirty { pfn } => write!(f, "{pfn}: free, but its descriptor is not zero"),
+            Violation::Miscounted { counted, found } => {
+                write!(f, "{counted} map pages counted as materialised, {found} found")
+            }
+            Violation::Frames(misfit) => write!(f, "allocator: {misfit:?}"),
+        }
+    }
+}
+impl core::error::Error for Violation {}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// Checks every page. Nothing may move meanwhile: no walker, no folder, no allocation; handles may exist.
+    ///
+    /// # Errors
+    /// The first [`Violation`].
+    pub fn audit(&self) -> Result<Audit, Violation> {
+        self.frames.check().map_err(Violation::Frames)?;
+        let mut audit = Audit { holes: self.holes.load(Ordering::Relaxed), ..Audit::default() };
+        // Taken pages that are in no folio, and one of them.
+        let (mut ownerless, mut near) = (0, Pfn(0));
+        for section in 0..self.map.classes.sections() {
+            let first = section * MAP_PAGES_PER_SECTION;
+            if !self.map.classes.is_explicit(section) && self.map.class(MapPage(first)).0 != Class::Free {
+                continue;
+            }
+            for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
+                let taken = self.frames.taken_mask(map_page);
+                let owned = self.audit_map_page(map_page, taken, &mut audit)?;
+                let (class, backed) = self.map.class(map_page);
+                audit.materialised += u64::from(backed);
+                audit.published += u64::from(backed && class != Class::Mapped);
+                if matches!(class, Class::Absent | Class::Offline) {
+                    continue;
+                }
+                audit.free_pages += u64::from((!taken & all()).count_ones());
+                let rest = taken & !owned;
+                audit.withheld_pages += u64::from((rest & self.map.poison.mask(map_page)).count_ones());
+                let unexplained = rest & !self.map.poison.mask(map_page);
+                ownerless += u64::from(unexplained.count_ones());
+                if unexplained != 0 {
+                    near = map_page.first_pfn();
+                }
+            }
+        }
+        if ownerless != audit.holes {
+            return Err(Violation::Leaked { pages: ownerless.saturating_sub(audit.holes), near });
+        }
+        if audit.materialised != self.materialised_map_pages() {
+            let (counted, found) = (self.materialised_map_pages(), audit.materialised);
+            return Err(Violation::Miscounted { counted, found });
+        }
+        Ok(audit)
+    }
+
+    /// Checks one map page. Returns the pages that are in folios.
+    fn audit_map_page(&self, map_page: MapPage, taken: u64, audit: &mut Audit) -> Result<u64, Violation> {
+        let (class, _) = self.map.class(map_page);
+        let first = map_page.first_pfn();
+        match class {
+            Class::Absent | Class::Offline | Class::Free => Ok(0),
+            Class::Tail(order) => {
+                let head = first.head(order);
+                if head == first || !self.map.state(head).covers(head, first) {
+                    return Err(Violation::Orphan { pfn: first, class });
+                }
+                if taken != all() {
+                    return Err(Violation::InUseButFree { pfn: first });
+                }
+                Ok(all())
+            }
+            Class::Mapped => self.audit_descriptors(map_page, taken, audit),
+        }
+    }
+
+    fn audit_descriptors(&self, map_page: MapPage, taken: u64, audit: &mut Audit) -> Result<u64, Violation> {
+        let mut owned = 0;
+        for bit in 0..PAGES_PER_MAP_PAGE {
+            let pfn = map_page.first_pfn().plus(bit);
+            let state = self.map.state(pfn);
+            let head = if state.is_head() {
+                if !pfn.is_aligned(state.order()) {
+                    return Err(Violation::Orphan { pfn, class: Class::Mapped });
+                }
+                audit.folios += 1;
+                audit.refs += u64::from(state.refs());
+                if let Some(pages) = audit.pages_by_kind.get_mut(state.kind() as usize) {
+                    *pages += state.order().pages();
+                }
+                pfn
+            } else if state.is_tail() {
+                pfn.head(state.order())
+            } else {
+                pfn.head(Order::MAP_PAGE)
+            };
+            let head_state = self.map.state(head);
+            let in_folio = head_state.covers(head, pfn);
+            if state.is_tail() && (!in_folio || head_state.order() != state.order()) {
+                return Err(Violation::Orphan { pfn, class: Class::Mapped });
+            }
+            // Inside small folios every tail is written.
+            let unwritten = !state.is_head() && !state.is_tail();
+            if unwritten && in_folio && head_state.order().get() < MAP_PAGE_ORDER {
+                return Err(Violation::Orphan { pfn, class: Class::Mapped });
+            }
+            let is_taken = taken >> bit & 1 != 0;
+            if in_folio && !is_taken {
+                return Err(Violation::InUseButFree { pfn });
+            }
+            if !in_folio && (state.refs() != 0 || state.is_head()) {
+                return Err(Violation::Dirty { pfn });
+            }
+            owned |= u64::from(in_folio) << bit;
+        }
+        Ok(owned)
+    }
+}
+
+const fn all() -> u64 {
+    if PAGES_PER_MAP_PAGE == 64 { u64::MAX } else { (1 << PAGES_PER_MAP_PAGE) - 1 }
+}

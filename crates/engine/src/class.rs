@@ -1,0 +1,293 @@
+//! The class table: one byte a map page, and one byte a section for what is uniform.
+//!
+//! # States of a class byte
+//!
+//! | class | backed | its pages | a walker gets |
+//! |---|---|---|---|
+//! | 0 | | ask the section's byte | |
+//! | `Absent` | no | no memory was ever added, or it was removed | nothing |
+//! | `Offline` | no | memory that is not ours now (unplugged, fake-offline) | nothing |
+//! | `Free` | no | all free | nothing |
+//! | `Unfolding` | in the making | being unfolded by the owner of one of its pages | nothing |
+//! | `Mapped` | yes | what the descriptors say | what the descriptors say |
+//! | `Tail(order)` | no | tails of the folio at the page number rounded down to `order` | that folio |
+//!
+//! A folded class may carry [`BACKED`]: it has been published, but its descriptors' memory has not been taken away yet.
+//! Walkers do not care. Counting the bit over the table counts the materialised map pages.
+//!
+//! # Ordering
+//!
+//! Classes are stored with Release and loaded with Acquire. A walker needs neither for safety, since zero descriptors
+//! and the compare-and-swap on the head decide, but it keeps a class from being seen before what led to it.
+
+use core::ops::Range;
+
+use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order};
+use crate::platform::{Mapping, NoFrames};
+use crate::sync::{AtomicU8, Ordering};
+use crate::table::Table;
+
+/// What a map page holds, as tools and tests see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// No memory here: never added, or removed.
+    Absent,
+    /// Memory exists but is not ours: unplugged, fake-offline.
+    Offline,
+    /// Free; only the allocator knows.
+    Free,
+    /// Tails of the folio whose head is the page number rounded down to the order.
+    Tail(Order),
+    /// Materialised: each descriptor speaks for itself.
+    Mapped,
+}
+
+impl Class {
+    /// A short name for tables and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Absent => "Absent",
+            Class::Offline => "Offline",
+            Class::Free => "Free",
+            Class::Tail(_) => "Tail",
+            Class::Mapped => "Mapped",
+        }
+    }
+}
+
+/// A class byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClassByte(pub(crate) u8);
+
+/// Memory is behind the map page.
+pub(crate) const BACKED: u8 = 0x20;
+const TAIL: u8 = 0x80;
+
+impl ClassByte {
+    /// Not set: the section's byte stands for it.
+    pub(crate) const UNSET: ClassByte = ClassByte(0);
+    pub(crate) const ABSENT: ClassByte = ClassByte(1);
+    pub(crate) const OFFLINE: ClassByte = ClassByte(2);
+    pub(crate) const FREE: ClassByte = ClassByte(3);
+    pub(crate) const UNFOLDING: ClassByte = ClassByte(4);
+    pub(crate) const MAPPED: ClassByte = ClassByte(5 | BACKED);
+
+    pub(crate) const fn tail(order: Order) -> ClassByte {
+        ClassByte(TAIL | order.get() as u8)
+    }
+    #[inline]
+    pub(crate) const fn is_backed(self) -> bool {
+        self.0 & BACKED != 0
+    }
+    pub(crate) const fn backed(self) -> ClassByte {
+        ClassByte(self.0 | BACKED)
+    }
+    pub(crate) const fn unbacked(self) -> ClassByte {
+        ClassByte(self.0 & !BACKED)
+    }
+    /// The order, if this is `Tail`.
+    #[inline]
+    pub(crate) const fn tail_order(self) -> Option<Order> {
+        if self.0 & TAIL != 0 { Some(Order::from_bits(self.0 as u64)) } else { None }
+    }
+    /// The class, with `Unfolding` shown as the `Free` it still is to everyone else.
+    pub(crate) const fn class(self) -> Class {
+        if let Some(order) = self.tail_order() {
+            return Class::Tail(order);
+        }
+        match self.unbacked().0 {
+            2 => Class::Offline,
+            3 | 4 => Class::Free,
+            5 => Class::Mapped,
+            _ => Class::Absent,
+        }
+    }
+}
+
+/// A section's byte: a class, and whether class bytes may be set below it.
+const EXPLICIT: u8 = 0x80;
+/// A map page of the section may have become foldable. A hint for the folder.
+const FOLDABLE: u8 = 0x40;
+const SECTION_CLASS: u8 = 0x0f;
+
+/// The class table.
+pub(crate) struct Classes<M> {
+    bytes: Table<AtomicU8, M>,
+    sections: Table<AtomicU8, M>,
+}
+
+impl<M: Mapping> Classes<M> {
+    /// Map pages covered.
+    pub(crate) fn new(bytes: Table<AtomicU8, M>, sections: Table<AtomicU8, M>) -> Self {
+        Self { bytes, sections }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes.len()
+    }
+
+    pub(crate) fn sections(&self) -> u64 {
+        self.sections.len()
+    }
+
+    pub(crate) fn mappings(&self) -> [&M; 2] {
+        [self.bytes.mapping(), self.sections.mapping()]
+    }
+
+    /// The byte of `map_page`; absent beyond the end.
+    #[inline]
+    pub(crate) fn get(&self, map_page: MapPage) -> ClassByte {
+        match self.bytes.get(map_page.0) {
+            Some(byte) => match ClassByte(byte.load(Ordering::Acquire)) {
+                ClassByte::UNSET => self.section_class(map_page.section()),
+                byte => byte,
+            },
+            None => ClassByte::ABSENT,
+        }
+    }
+
+    /// Whether `map_page` is `Mapped`: the walker's first question.
+    #[inline]
+    pub(crate) fn is_mapped(&self, map_page: MapPage) -> bool {
+        self.bytes.get(map_page.0).is_some_and(|byte| byte.load(Ordering::Acquire) == ClassByte::MAPPED.0)
+    }
+
+    /// The class of every map page of `section` that has no byte of its own.
+    #[inline]
+    pub(crate) fn section_class(&self, section: u64) -> ClassByte {
+        match self.sections.get(section).map(|byte| byte.load(Ordering::Acquire) & SECTION_CLASS) {
+            Some(0) | None => ClassByte::ABSENT,
+            Some(class) => ClassByte(class),
+        }
+    }
+
+    /// Whether class bytes may be set in `section`. If not, it is uniform.
+    pub(crate) fn is_explicit(&self, section: u64) -> bool {
+        self.sections.get(section).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
+    }
+
+    /// Makes the bytes of `map_pages` writable, and their sections explicit.
+    pub(crate) fn ensure(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+        if map_pages.start >= map_pages.end {
+            return Ok(());
+        }
+        let sections = map_pages.start / MAP_PAGES_PER_SECTION..map_pages.end.div_ceil(MAP_PAGES_PER_SECTION);
+        if sections.clone().all(|section| self.is_explicit(section)) {
+            return Ok(());
+        }
+        let whole = sections.start * MAP_PAGES_PER_SECTION..sections.end * MAP_PAGES_PER_SECTION;
+        self.bytes.materialise(whole)?;
+        self.sections.materialise(sections.clone())?;
+        for section in sections {
+            if let Some(byte) = self.sections.get(section) {
+                // AcqRel: who sees the flag may write the bytes.
+                byte.fetch_or(EXPLICIT, Ordering::AcqRel);
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes a class. The caller owns every page of the map page (or, for `Mapped` out of `Unfolding`, one of
+    /// them) and has called [`ensure`](Self::ensure).
+    #[inline]
+    pub(crate) fn set(&self, map_page: MapPage, class: ClassByte) {
+        if let Some(byte) = self.bytes.get(map_page.0) {
+            byte.store(class.0, Ordering::Release);
+        }
+    }
+
+    /// `Free` → `Unfolding`, for one of the owners of its pages; whether it was this caller who did it.
+    pub(crate) fn begin_unfold(&self, map_page: MapPage) -> bool {
+        let Some(byte) = self.bytes.get(map_page.0) else { return false };
+        let now = byte.load(Ordering::Acquire);
+        let is_free = match ClassByte(now) {
+            ClassByte::UNSET => self.section_class(map_page.section()) == ClassByte::FREE,
+            class => class == ClassByte::FREE,
+        };
+        let unfolding = ClassByte::UNFOLDING.0;
+        // Acquire: pairs with the Release of whoever folded it. Relaxed on failure: the caller looks again.
+        is_free && byte.compare_exchange(now, unfolding, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Gives all of `map_pages` the same folded class, whole sections by their section byte. Nothing is changed on an
+    /// error. The caller owns all of it, and nobody else changes classes in those sections meanwhile.
+    pub(crate) fn set_uniform(&self, map_pages: Range<u64>, class: ClassByte) -> Result<(), NoFrames> {
+        let sections = map_pages.start.div_ceil(MAP_PAGES_PER_SECTION)..map_pages.end / MAP_PAGES_PER_SECTION;
+        let whole = sections.start * MAP_PAGES_PER_SECTION..sections.end * MAP_PAGES_PER_SECTION;
+        let (before, after) = if sections.is_empty() {
+            (map_pages.clone(), 0..0)
+        } else {
+            (map_pages.start..whole.start, whole.end..map_pages.end)
+        };
+        self.ensure(before.clone())?;
+        self.ensure(after.clone())?;
+        self.sections.materialise(sections.clone())?;
+        for map_page in before.chain(after) {
+            self.set(MapPage(map_page), class);
+        }
+        for section in sections {
+            self.set_section(section, class);
+        }
+        Ok(())
+    }
+
+    fn set_section(&self, section: u64, class: ClassByte) {
+        let Some(byte) = self.sections.get(section) else { return };
+        let bytes = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
+        if byte.load(Ordering::Acquire) & EXPLICIT == 0 {
+            byte.store(class.0, Ordering::Release);
+            return;
+        }
+        // Every map page says `class` itself, then the section says it for all, then the bytes fall silent. A reader
+        // that meets a silent byte (Acquire) sees the section's byte that was stored before it.
+        for map_page in bytes.clone() {
+            self.set(MapPage(map_page), class);
+        }
+        byte.store(class.0 | EXPLICIT, Ordering::Release);
+        for map_page in bytes {
+            self.set(MapPage(map_page), ClassByte::UNSET);
+        }
+    }
+
+    /// Tells the folder that `map_page` may have become foldable.
+    #[inline]
+    pub(crate) fn hint_foldable(&self, map_page: MapPage) {
+        if let Some(byte) = self.sections.get(map_page.section())
+            && byte.load(Ordering::Relaxed) & FOLDABLE == 0
+        {
+            byte.fetch_or(FOLDABLE, Ordering::Release);
+        }
+    }
+
+    /// Takes the hint of `section`: whether there was one.
+    pub(crate) fn take_foldable_hint(&self, section: u64) -> bool {
+        self.sections.get(section).is_some_and(|byte| {
+            byte.load(Ordering::Relaxed) & FOLDABLE != 0
+                && byte.fetch_and(!FOLDABLE, Ordering::Acquire) & FOLDABLE != 0
+        })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_classes_agree() {
+        let order = Order::new(9).unwrap();
+        for (byte, class) in [
+            (ClassByte::ABSENT, Class::Absent),
+            (ClassByte::OFFLINE, Class::Offline),
+            (ClassByte::FREE, Class::Free),
+            (ClassByte::UNFOLDING, Class::Free),
+            (ClassByte::MAPPED, Class::Mapped),
+            (ClassByte::tail(order), Class::Tail(order)),
+            (ClassByte::tail(order).backed(), Class::Tail(order)),
+        ] {
+            assert_eq!(byte.class(), class);
+            assert_ne!(byte, ClassByte::UNSET);
+        }
+        assert!(ClassByte::MAPPED.is_backed() && !ClassByte::FREE.is_backed());
+        assert_eq!(ClassByte::tail(order).backed().unbacked(), ClassByte::tail(order));
+    }
+}

@@ -1,0 +1,540 @@
+//! The engine: one machine's memory map, its allocator and its RCU domain, put together.
+//!
+//! The order of things is the same everywhere. Allocating: take the pages from the allocator, make their descriptors,
+//! hand out the handle. Freeing: end the descriptors, give the pages to the allocator. So whoever touches descriptors or
+//! classes owns the pages, and the allocator alone decides who that is.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::Range;
+
+use crate::class::{Class, ClassByte, Classes};
+use crate::fold::{FoldBatch, Folder};
+use crate::folio::{Folio, Frozen, RawFolio};
+use crate::frames::{FrameError, Frames};
+use crate::geometry::{
+    AREA_ORDER, MAP_PAGES_PER_AREA, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn,
+};
+use crate::map::{Layout, MemoryMap};
+use crate::page::{Kind, Page};
+use crate::platform::{Mapping, NoFrames, Platform, TableKind};
+use crate::poison::Poison;
+use crate::protocol::{Fold, Protocol};
+use crate::rcu::{OutOfMemory, Rcu};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::{Entry, Table};
+use crate::walk::{Peek, PoisonError, Poisoned, Walker};
+
+/// How large a machine, and how its large folios are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Page numbers from 0 up to here may have memory; rounded up to whole sections.
+    pub pages: u64,
+    /// Folded (the default) or flat.
+    pub layout: Layout,
+}
+
+impl Config {
+    /// A machine whose page numbers end at `pages`, in the folded layout.
+    pub const fn new(pages: u64) -> Self {
+        Self { pages, layout: Layout::Folded }
+    }
+}
+
+/// Why an engine could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewError<E> {
+    /// More pages than page numbers have bits for; at most [`MAX_PAGES`].
+    TooLarge,
+    /// The platform could not reserve address space for a table.
+    Reserve {
+        /// Which one.
+        kind: TableKind,
+        /// How many bytes it needs.
+        bytes: u64,
+        /// What the platform said.
+        error: E,
+    },
+    /// The platform reserved less than was asked for.
+    Short(TableKind),
+}
+
+impl<E: fmt::Display> fmt::Display for NewError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NewError::TooLarge => write!(f, "more than {MAX_PAGES} pages: no page number has that many bits"),
+            NewError::Reserve { kind, bytes, error } => {
+                write!(f, "cannot reserve {bytes} bytes of address space for the {kind:?} table: {error}")
+            }
+            NewError::Short(kind) => write!(f, "the platform reserved too little for the {kind:?} table"),
+        }
+    }
+}
+impl<E: fmt::Debug + fmt::Display> core::error::Error for NewError<E> {}
+
+/// Why memory could not be allocated. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocError {
+    /// No free block of that order: free something, or ask for a smaller order.
+    NoMemory,
+    /// The block asked for is not all free.
+    Busy,
+    /// There is no memory at that page number.
+    Absent,
+    /// The page number is not a multiple of the block's size.
+    Misaligned,
+    /// The block is free, but there is no memory for its descriptor or the allocator's tables: free some and retry.
+    NoFrames,
+}
+
+impl From<FrameError> for AllocError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::NoMemory => AllocError::NoMemory,
+            FrameError::Busy => AllocError::Busy,
+            FrameError::Absent => AllocError::Absent,
+            FrameError::Misaligned => AllocError::Misaligned,
+            FrameError::NoFrames => AllocError::NoFrames,
+        }
+    }
+}
+
+impl From<NoFrames> for AllocError {
+    fn from(_: NoFrames) -> Self {
+        AllocError::NoFrames
+    }
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AllocError::NoMemory => "no free block of that order: free something or ask for less",
+            AllocError::Busy => "the block is not free",
+            AllocError::Absent => "no memory at that page number",
+            AllocError::Misaligned => "the page number is not a multiple of the block's size",
+            AllocError::NoFrames => "no memory for the descriptor of the block: free some and retry",
+        })
+    }
+}
+impl core::error::Error for AllocError {}
+
+/// Why memory could not be added. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnlineError {
+    /// The range is empty or ends beyond the machine.
+    OutOfRange,
+    /// Memory was added there before.
+    Overlap,
+    /// No memory for the tables that describe it: free some and retry.
+    NoFrames,
+}
+
+impl From<NoFrames> for OnlineError {
+    fn from(_: NoFrames) -> Self {
+        OnlineError::NoFrames
+    }
+}
+
+impl fmt::Display for OnlineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OnlineError::OutOfRange => "the range is empty or ends beyond the machine",
+            OnlineError::Overlap => "memory was added there before",
+            OnlineError::NoFrames => "no memory for the tables of the new memory: free some and retry",
+        })
+    }
+}
+impl core::error::Error for OnlineError {}
+
+/// The engine. See the [crate](crate) for what it does, and [`crate::map`] for what it promises.
+pub struct Engine<P: Platform, R: Protocol = Fold> {
+    pub(crate) map: MemoryMap<P::Mapping, P::Owner>,
+    pub(crate) frames: Frames<P::Mapping>,
+    pub(crate) rcu: Rcu<P::Barrier>,
+    platform: P,
+    /// Pages of partly present map pages that have no memory: taken for ever, and nobody's.
+    pub(crate) holes: AtomicU64,
+    _protocol: PhantomData<R>,
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// An engine without memory: everything is `Absent`, nothing is materialised.
+    ///
+    /// # Errors
+    /// [`NewError`].
+    pub fn new(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
+        let pages = config.pages.checked_next_multiple_of(PAGES_PER_SECTION);
+        let pages = pages.filter(|&pages| pages <= MAX_PAGES).ok_or(NewError::TooLarge)?;
+        let map_pages = pages / PAGES_PER_MAP_PAGE;
+        let (rows, lane_words, trees) = Frames::<P::Mapping>::table_lengths(pages);
+        let descriptors = table::<Page<P::Owner>, P>(&platform, TableKind::Map, pages)?;
+        let classes = table(&platform, TableKind::Classes, map_pages)?;
+        let sections = table(&platform, TableKind::Sections, pages / PAGES_PER_SECTION)?;
+        let poison = table(&platform, TableKind::Poison, map_pages)?;
+        let map =
+            MemoryMap::new(descriptors, Classes::new(classes, sections), Poison::new(poison), config.layout);
+        let frames = Frames::tables(
+            table(&platform, TableKind::Rows, rows)?,
+            table(&platform, TableKind::Lanes, lane_words)?,
+            table(&platform, TableKind::Trees, trees)?,
+        );
+        let rcu = Rcu::new(platform.barrier());
+        Ok(Self { map, frames, rcu, platform, holes: AtomicU64::new(0), _protocol: PhantomData })
+    }
+
+    /// Page numbers end here.
+    pub fn pages(&self) -> u64 {
+        self.map.pages()
+    }
+    /// The layout it was made with.
+    pub fn layout(&self) -> Layout {
+        self.map.layout()
+    }
+    /// The platform.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+    /// Its RCU domain, for the owner's own structures and grace periods.
+    pub fn rcu(&self) -> &Rcu<P::Barrier> {
+        &self.rcu
+    }
+
+    /// Registers a walker.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn walker(&self) -> Result<Walker<'_, P, R>, OutOfMemory> {
+        Ok(Walker::new(self, self.rcu.reader()?))
+    }
+
+    /// An empty batch with room for `capacity` folios.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn fold_batch(&self, capacity: usize) -> Result<FoldBatch<'_, P, R>, OutOfMemory> {
+        FoldBatch::new(self, capacity)
+    }
+
+    /// A folder of free memory that takes up to `batch` areas or map pages at a time.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn folder(&self, batch: usize) -> Result<Folder<'_, P, R>, OutOfMemory> {
+        Folder::new(self, batch)
+    }
+
+    // ---- memory ------------------------------------------------------------------------------------------------
+
+    /// Adds `pages` as free memory. Nothing is materialised for it but a few bytes a GiB.
+    ///
+    /// One thread at a time may add memory.
+    ///
+    /// # Errors
+    /// [`OnlineError`].
+    pub fn online(&self, pages: Range<u64>) -> Result<(), OnlineError> {
+        let map_pages = self.absent_map_pages(&pages)?;
+        // Classes before frames: as soon as the allocator has the memory, it may be used.
+        self.map.classes.set_uniform(map_pages.clone(), ClassByte::FREE)?;
+        if let Err(no_frames) = self.frames.online(pages.clone()) {
+            // It cannot fail: these classes were just set.
+            let _ = self.map.classes.set_uniform(map_pages, ClassByte::ABSENT);
+            return Err(no_frames.into());
+        }
+        let described = (map_pages.end - map_pages.start) * PAGES_PER_MAP_PAGE;
+        self.holes.fetch_add(described - (pages.end - pages.start), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Notes that memory exists at `pages` but is not ours. Map pages that lie only partly in the range stay `Absent`.
+    ///
+    /// # Errors
+    /// [`OnlineError`].
+    pub fn add_offline(&self, pages: Range<u64>) -> Result<(), OnlineError> {
+        self.absent_map_pages(&pages)?;
+        let whole = pages.start.div_ceil(PAGES_PER_MAP_PAGE)..pages.end / PAGES_PER_MAP_PAGE;
+        if whole.start < whole.end {
+            self.map.classes.set_uniform(whole, ClassByte::OFFLINE)?;
+        }
+        Ok(())
+    }
+
+    fn absent_map_pages(&self, pages: &Range<u64>) -> Result<Range<u64>, OnlineError> {
+        if pages.start >= pages.end || pages.end > self.pages() {
+            return Err(OnlineError::OutOfRange);
+        }
+        let map_pages = pages.start / PAGES_PER_MAP_PAGE..pages.end.div_ceil(PAGES_PER_MAP_PAGE);
+        let mut next = map_pages.start;
+        while next < map_pages.end {
+            let section = MapPage(next).section();
+            if self.map.classes.get(MapPage(next)) != ClassByte::ABSENT {
+                return Err(OnlineError::Overlap);
+            }
+            // A section without bytes of its own is all alike.
+            let is_uniform = !self.map.classes.is_explicit(section);
+            next =
+                if is_uniform { (section + 1) * (PAGES_PER_SECTION / PAGES_PER_MAP_PAGE) } else { next + 1 };
+        }
+        Ok(map_pages)
+    }
+
+    /// Materialises the descriptors of all free memory in `pages`, as a flat memory map has them. Memory in use is left
+    /// alone.
+    ///
+    /// # Errors
+    /// [`NoFrames`]; what was done so far stays.
+    pub fn materialise_free(&self, pages: Range<u64>) -> Result<(), NoFrames> {
+        let end = pages.end.min(self.pages()).div_ceil(PAGES_PER_MAP_PAGE);
+        let mut next = pages.start / PAGES_PER_MAP_PAGE;
+        while next < end {
+            let map_page = MapPage(next);
+            next += 1;
+            if self.map.class(map_page) != (Class::Free, false) {
+                continue;
+            }
+            let except = self.frames.taken_mask(map_page);
+            let Some(claim) = self.frames.take_map_page(map_page, except) else { continue };
+            let claimed = match claim {
+                crate::frames::Claim::Row(map_page) => map_page.0..map_page.0 + 1,
+                crate::frames::Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
+            };
+            next = next.max(claimed.end);
+            let done = self.map.unfold_free(claimed.clone());
+            self.frames.give_map_page(claim, except);
+            done?;
+            claimed.for_each(|map_page| self.map.classes.hint_foldable(MapPage(map_page)));
+        }
+        Ok(())
+    }
+
+    /// Free pages, counted. Exact while nothing moves.
+    pub fn free_pages(&self) -> u64 {
+        self.frames.free_pages()
+    }
+
+    /// Map pages that have memory behind them now.
+    pub fn materialised_map_pages(&self) -> u64 {
+        self.map.materialised()
+    }
+
+    /// All tables, for measuring.
+    pub fn tables(&self) -> [(TableKind, &P::Mapping); 7] {
+        let [classes, sections] = self.map.classes.mappings();
+        let [rows, lanes, trees] = self.frames.mappings();
+        [
+            (TableKind::Map, self.map.mapping()),
+            (TableKind::Classes, classes),
+            (TableKind::Sections, sections),
+            (TableKind::Rows, rows),
+            (TableKind::Lanes, lanes),
+            (TableKind::Trees, trees),
+            (TableKind::Poison, self.map.poison.mapping()),
+        ]
+    }
+
+    /// The class of the map page of `pfn`, and whether memory is behind it.
+    pub fn class(&self, pfn: Pfn) -> (Class, bool) {
+        self.map.class(pfn.map_page())
+    }
+
+    // ---- allocating and freeing --------------------------------------------------------------------------------
+
+    /// Allocates a frozen folio. Its owner's data is zeros.
+    ///
+    /// Out of folded free memory this materialises one map page, whatever the order; often none.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+        loop {
+            let pfn = self.frames.alloc(order, self.platform.cpu())?;
+            if self.has_poison(pfn, order) {
+                self.give_back(pfn, order);
+                continue;
+            }
+            return self.make_folio(pfn, order, kind);
+        }
+    }
+
+    /// Allocates the block at `pfn`.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_at(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+        if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages()) {
+            return Err(AllocError::Absent);
+        }
+        self.frames.alloc_at(pfn, order)?;
+        if self.has_poison(pfn, order) {
+            self.give_back(pfn, order);
+            return Err(AllocError::Busy);
+        }
+        self.make_folio(pfn, order, kind)
+    }
+
+    fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+        if let Err(no_frames) = self.map.claim(pfn, order, kind) {
+            self.give_back(pfn, order);
+            return Err(no_frames.into());
+        }
+        Ok(Frozen::adopt(self, pfn, order))
+    }
+
+    /// A reference that was taken out of its handle by [`Folio::into_raw`].
+    ///
+    /// # Safety
+    /// `raw` came from a folio of this engine and was not given back before.
+    pub unsafe fn from_raw(&self, raw: RawFolio) -> Folio<'_, P, R> {
+        Folio::adopt(self, raw.0)
+    }
+
+    /// Frees a frozen folio that the caller owns. Allocates nothing and cannot fail.
+    pub(crate) fn free_block(&self, pfn: Pfn, order: Order) {
+        self.map.release(pfn, order);
+        self.give_back(pfn, order);
+    }
+
+    /// Gives pages without descriptors back to the allocator, all but poisoned ones.
+    fn give_back(&self, pfn: Pfn, order: Order) {
+        if self.has_poison(pfn, order) {
+            return self.give_back_around_poison(pfn, order);
+        }
+        let given = self.frames.free(pfn, order);
+        debug_assert!(given.is_ok(), "{pfn} {order} was not owned");
+        self.map.classes.hint_foldable(pfn.map_page());
+    }
+
+    #[inline]
+    fn has_poison(&self, pfn: Pfn, order: Order) -> bool {
+        self.map.poison.pages() != 0 && self.poison_in(pfn, order)
+    }
+
+    #[cold]
+    fn poison_in(&self, pfn: Pfn, order: Order) -> bool {
+        let first = pfn.map_page().0;
+        if order.pages() < PAGES_PER_MAP_PAGE {
+            return (pfn.0..pfn.0 + order.pages()).any(|page| self.map.is_poisoned(Pfn(page)));
+        }
+        (first..first + order.map_pages()).any(|map_page| self.map.poison.mask(MapPage(map_page)) != 0)
+    }
+
+    /// Halves the block until the halves are clean (and given back) or single poisoned pages (and kept).
+    #[cold]
+    fn give_back_around_poison(&self, pfn: Pfn, order: Order) {
+        // Recording the poison has backed the rows of the area, so no table is needed here.
+        if order.get() == AREA_ORDER {
+            self.frames.split_whole(pfn, order);
+        }
+        if order == Order::ZERO {
+            return self.map.mark_poisoned(pfn);
+        }
+        let Some(half) = Order::new(order.get() - 1) else { return };
+        for part in [pfn, pfn.plus(half.pages())] {
+            // In an area that was split whole, every part goes row by row.
+            if self.poison_in(part, half) {
+                self.give_back_around_poison(part, half);
+            } else {
+                let given = self.frames.free(part, half);
+                debug_assert!(given.is_ok(), "{part} {half} was not owned");
+                self.map.classes.hint_foldable(part.map_page());
+            }
+        }
+    }
+
+    // ---- for the handles ---------------------------------------------------------------------------------------
+
+    pub(crate) fn split_block(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), NoFrames> {
+        let breaks_areas = order.get() >= AREA_ORDER && to.get() < AREA_ORDER;
+        if breaks_areas {
+            self.frames.prepare_split(pfn, order)?;
+        }
+        self.map.split(pfn, order, to)?;
+        if breaks_areas {
+            self.frames.split_whole(pfn, order);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn collapse_block(&self, pfn: Pfn, order: Order, kind: Kind) {
+        self.map.collapse(pfn, order, kind);
+        self.frames.join_whole(pfn, order);
+    }
+
+    /// The parts of a frozen folio's map that describe only tails and have memory.
+    pub(crate) fn backed_tails(&self, pfn: Pfn, order: Order) -> impl Iterator<Item = Range<u64>> {
+        let first = pfn.map_page().0;
+        self.map.backed_runs(first + 1..first + order.map_pages())
+    }
+
+    /// Pages of a map page that are taken although they are nobody's: poisoned ones.
+    pub(crate) fn never_free(&self, map_page: MapPage) -> u64 {
+        self.map.poison.mask(map_page)
+    }
+
+    // ---- looking -----------------------------------------------------------------------------------------------
+
+    /// See [`Walker::peek`]; the caller is inside a section or nothing moves.
+    pub(crate) fn peek(&self, pfn: Pfn) -> Option<Peek> {
+        if pfn.0 >= self.pages() {
+            return None;
+        }
+        let (class, backed) = self.map.class(pfn.map_page());
+        let state = self.map.state(pfn);
+        let candidate = match class {
+            Class::Tail(order) => Some(pfn.head(order)),
+            Class::Mapped if state.is_head() => Some(pfn),
+            Class::Mapped if state.is_tail() => Some(pfn.head(state.order())),
+            Class::Mapped => Some(pfn.head(Order::MAP_PAGE)),
+            _ => None,
+        };
+        let head = candidate
+            .map(|head| (head, if head == pfn { state } else { self.map.state(head) }))
+            .filter(|&(head, state)| state.covers(head, pfn));
+        Some(Peek { class, backed, state, head })
+    }
+
+    /// Whether `pfn` was recorded as poisoned.
+    pub fn is_poisoned(&self, pfn: Pfn) -> bool {
+        self.map.is_poisoned(pfn)
+    }
+
+    /// Poisoned pages recorded.
+    pub fn poisoned_pages(&self) -> u64 {
+        self.map.poison.pages()
+    }
+
+    pub(crate) fn record_poison(&self, pfn: Pfn, mark: impl FnOnce()) -> Result<Poisoned, PoisonError> {
+        let class = if pfn.0 < self.pages() { self.class(pfn).0 } else { Class::Absent };
+        if class == Class::Absent {
+            return Err(PoisonError::Absent);
+        }
+        // Freeing around the poison later must not need memory.
+        let area = pfn.head(Order::AREA);
+        self.frames.prepare_split(area, Order::AREA)?;
+        if !self.map.poison.record(pfn)? {
+            return Ok(Poisoned::Known);
+        }
+        mark();
+        let taken = self.frames.alloc_mask(pfn.map_page(), 1 << (pfn.0 % PAGES_PER_MAP_PAGE));
+        Ok(if taken.is_ok() { Poisoned::Withheld } else { Poisoned::InUse })
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Engine<P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("protocol", &R::NAME)
+            .field("pages", &self.pages())
+            .field("layout", &self.layout())
+            .field("materialised_map_pages", &self.materialised_map_pages())
+            .finish_non_exhaustive()
+    }
+}
+
+type TableResult<T, P> = Result<Table<T, <P as Platform>::Mapping>, NewError<<P as Platform>::Error>>;
+
+fn table<T: Entry, P: Platform>(platform: &P, kind: TableKind, len: u64) -> TableResult<T, P> {
+    let bytes = Table::<T, P::Mapping>::bytes_for(len).ok_or(NewError::TooLarge)?;
+    let mapping = platform.reserve(kind, bytes).map_err(|error| NewError::Reserve { kind, bytes, error })?;
+    debug_assert!(mapping.len() >= bytes);
+    Table::new(mapping, len).ok_or(NewError::Short(kind))
+}

@@ -1,0 +1,291 @@
+//! Folding: giving descriptors back, many at a time, for one grace period and one flush.
+//!
+//! Two things can be folded, and they differ in who owns the pages meanwhile:
+//!
+//! * [`FoldBatch`] folds the tails of frozen folios, which their owner hands over and gets back.
+//! * [`Folder`] folds the descriptors of free memory. It takes the free pages from the allocator, as any owner would,
+//!   and gives them back when they are folded.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+
+use crate::engine::Engine;
+use crate::folio::Frozen;
+use crate::frames::Claim;
+use crate::geometry::{MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MapPage};
+use crate::map::try_vec;
+use crate::platform::Platform;
+use crate::protocol::{Fold, Protocol};
+use crate::rcu::{OutOfMemory, Ticket};
+
+/// What folding did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FoldReport {
+    /// Map pages whose memory was given back.
+    pub map_pages: u64,
+    /// Map pages that were to be folded, but whose memory the platform did not take. They stay materialised.
+    pub refused: u64,
+    /// Grace periods waited for.
+    pub grace_periods: u64,
+}
+
+impl core::ops::AddAssign for FoldReport {
+    fn add_assign(&mut self, other: Self) {
+        self.map_pages += other.map_pages;
+        self.refused += other.refused;
+        self.grace_periods += other.grace_periods;
+    }
+}
+
+/// Ranges of the map that have been published as folded and wait for their grace period.
+#[derive(Default)]
+struct Pending {
+    ranges: Vec<Range<u64>>,
+    ticket: Option<Ticket>,
+}
+
+impl Pending {
+    fn start<P: Platform, R: Protocol>(&mut self, engine: &Engine<P, R>) {
+        if R::WAITS && !self.ranges.is_empty() {
+            self.ticket = Some(engine.rcu.start());
+        }
+    }
+
+    /// Whether nobody can be inside any more. Without a ticket there is nothing to wait for.
+    fn is_over<P: Platform, R: Protocol>(&self, engine: &Engine<P, R>) -> bool {
+        self.ticket.is_none_or(|ticket| engine.rcu.poll(ticket))
+    }
+
+    fn wait<P: Platform, R: Protocol>(&self, engine: &Engine<P, R>) {
+        if let Some(ticket) = self.ticket {
+            engine.rcu.wait(ticket);
+        }
+    }
+
+    /// Takes the memory away. The grace period is over.
+    fn finish<P: Platform, R: Protocol>(&mut self, engine: &Engine<P, R>) -> FoldReport {
+        if self.ranges.is_empty() {
+            return FoldReport::default();
+        }
+        let wanted = self.ranges.iter().map(|range| range.end - range.start).sum::<u64>()
+            / engine.map.bytes_of_map_page(MapPage(0)).end;
+        // SAFETY: the ranges were published as folded by the owner of their pages, before the ticket was started, and
+        // the ticket is over (or the protocol is wrong on purpose). The owner's handles or claims still exist.
+        let map_pages = unsafe { engine.map.fold(&self.ranges) };
+        let grace_periods = u64::from(self.ticket.take().is_some());
+        self.ranges.clear();
+        FoldReport { map_pages, refused: wanted - map_pages, grace_periods }
+    }
+}
+
+/// Frozen folios to be folded together.
+///
+/// [`push`](Self::push) hands a folio over and publishes its tails as folded; [`commit`](Self::commit) waits for one
+/// grace period and gives the memory of all their tails back; then the folios can be taken out again. Dropping the batch
+/// before that frees the folios.
+#[must_use = "nothing is folded before commit"]
+pub struct FoldBatch<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    folios: Vec<Frozen<'e, P, R>>,
+    pending: Pending,
+}
+
+impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
+    pub(crate) fn new(engine: &'e Engine<P, R>, capacity: usize) -> Result<Self, OutOfMemory> {
+        let pending = Pending { ranges: try_vec(capacity)?, ticket: None };
+        Ok(Self { engine, folios: try_vec(capacity)?, pending })
+    }
+
+    /// Folios in the batch.
+    pub fn len(&self) -> usize {
+        self.folios.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.folios.is_empty()
+    }
+
+    /// Hands a folio over.
+    ///
+    /// # Errors
+    /// The folio as it was, when there is no memory to note it.
+    pub fn push(&mut self, folio: Frozen<'e, P, R>) -> Result<(), Frozen<'e, P, R>> {
+        let runs = self.engine.backed_tails(folio.pfn(), folio.order()).count();
+        if self.folios.try_reserve(1).is_err() || self.pending.ranges.try_reserve(runs).is_err() {
+            return Err(folio);
+        }
+        let tails = self.engine.map.publish_tails(folio.pfn(), folio.order());
+        for run in self.engine.map.backed_runs(tails) {
+            match self.pending.ranges.last_mut() {
+                Some(last) if last.end == run.start => last.end = run.end,
+                _ => self.pending.ranges.push(run),
+            }
+        }
+        self.folios.push(folio);
+        Ok(())
+    }
+
+    /// Waits for one grace period and gives the memory of all tails back. Must not be called inside a section.
+    pub fn commit(&mut self) -> FoldReport {
+        self.pending.start(self.engine);
+        self.pending.wait(self.engine);
+        self.pending.finish(self.engine)
+    }
+
+    /// Takes the folios out, in the order in which they came. Those that were not committed have their tails published
+    /// as folded, but their memory stays until they are pushed again, or freed.
+    pub fn drain(&mut self) -> impl Iterator<Item = Frozen<'e, P, R>> {
+        self.pending.ranges.clear();
+        self.folios.drain(..)
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for FoldBatch<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FoldBatch").field("folios", &self.folios).finish_non_exhaustive()
+    }
+}
+
+/// Folds the descriptors of free memory, a batch at a time. One thread's; several may work at the same time.
+///
+/// Between [`start`](Self::start) and [`poll`](Self::poll) the pages of the batch are not available to allocations.
+pub struct Folder<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    /// Section where the search goes on.
+    cursor: u64,
+    /// What was taken from the allocator, and the pages of it that were not (poisoned, or no memory).
+    claims: Vec<(Claim, u64)>,
+    pending: Pending,
+    batch: usize,
+}
+
+/// Sections looked at in one search: bounds a step where there is nothing to do.
+const SECTIONS_PER_STEP: u64 = 1 << 16;
+
+impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
+    pub(crate) fn new(engine: &'e Engine<P, R>, batch: usize) -> Result<Self, OutOfMemory> {
+        let batch = batch.max(1);
+        let ranges = batch.saturating_mul(MAP_PAGES_PER_AREA as usize);
+        let pending = Pending { ranges: try_vec(ranges)?, ticket: None };
+        Ok(Self { engine, cursor: 0, claims: try_vec(batch)?, pending, batch })
+    }
+
+    /// Collects a batch of free map pages (up to as many areas or map pages as the folder was made for), publishes them
+    /// as free and folded, and starts their grace period. Whether there is a batch under way now.
+    pub fn start(&mut self) -> bool {
+        if self.claims.is_empty() {
+            self.collect();
+            self.pending.start(self.engine);
+        }
+        !self.claims.is_empty()
+    }
+
+    /// Finishes the batch if its grace period is over: its memory is given back, and its pages are free again. `None`
+    /// while it is not.
+    pub fn poll(&mut self) -> Option<FoldReport> {
+        self.pending.is_over(self.engine).then(|| self.finish())
+    }
+
+    /// One whole batch, waiting for its grace period. Must not be called inside a section.
+    pub fn fold_batch(&mut self) -> FoldReport {
+        self.start();
+        self.pending.wait(self.engine);
+        self.finish()
+    }
+
+    /// Batches until nothing foldable is found any more. Must not be called inside a section.
+    pub fn fold_all(&mut self) -> FoldReport {
+        let mut total = FoldReport::default();
+        let mut idle = 0;
+        // A step looks at a part of a huge machine only; stop after a whole turn without a find.
+        while idle <= self.engine.map.classes.sections() {
+            let report = self.fold_batch();
+            total += report;
+            idle = if report.map_pages == 0 { idle + SECTIONS_PER_STEP } else { 0 };
+        }
+        total
+    }
+
+    fn collect(&mut self) {
+        let sections = self.engine.map.classes.sections();
+        for _ in 0..sections.min(SECTIONS_PER_STEP) {
+            if self.cursor >= sections {
+                self.cursor = 0;
+            }
+            if self.engine.map.classes.take_foldable_hint(self.cursor) && !self.collect_section(self.cursor) {
+                // The batch is full and there may be more here.
+                self.engine.map.classes.hint_foldable(MapPage(self.cursor * MAP_PAGES_PER_SECTION));
+                return;
+            }
+            self.cursor += 1;
+        }
+    }
+
+    /// Whether the section was looked at to its end.
+    fn collect_section(&mut self, section: u64) -> bool {
+        let map = &self.engine.map;
+        let end = ((section + 1) * MAP_PAGES_PER_SECTION).min(map.classes.len());
+        let mut next = section * MAP_PAGES_PER_SECTION;
+        while next < end {
+            let map_page = MapPage(next);
+            next += 1;
+            if !map.classes.is_mapped(map_page) {
+                continue;
+            }
+            if self.claims.len() >= self.batch {
+                return false;
+            }
+            let except = self.engine.never_free(map_page);
+            let Some(claim) = self.engine.frames.take_map_page(map_page, except) else { continue };
+            self.claims.push((claim, except));
+            for claimed in claimed_map_pages(claim) {
+                if map.publish_free(claimed) {
+                    let run = map.bytes_of_map_page(claimed);
+                    match self.pending.ranges.last_mut() {
+                        Some(last) if last.end == run.start => last.end = run.end,
+                        _ => self.pending.ranges.push(run),
+                    }
+                }
+                next = next.max(claimed.0 + 1);
+            }
+        }
+        true
+    }
+
+    fn finish(&mut self) -> FoldReport {
+        let report = self.pending.finish(self.engine);
+        for (claim, except) in self.claims.drain(..) {
+            if report.refused > 0 {
+                for map_page in claimed_map_pages(claim) {
+                    if self.engine.map.class(map_page).1 {
+                        self.engine.map.stay_backed(map_page);
+                    }
+                }
+            }
+            self.engine.frames.give_map_page(claim, except);
+        }
+        report
+    }
+}
+
+impl<P: Platform, R: Protocol> Drop for Folder<'_, P, R> {
+    fn drop(&mut self) {
+        self.pending.wait(self.engine);
+        self.finish();
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Folder<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Folder").field("cursor", &self.cursor).field("claims", &self.claims.len()).finish()
+    }
+}
+
+fn claimed_map_pages(claim: Claim) -> impl Iterator<Item = MapPage> {
+    let range = match claim {
+        Claim::Row(map_page) => map_page.0..map_page.0 + 1,
+        Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
+    };
+    range.map(MapPage)
+}

@@ -1,0 +1,358 @@
+//! Handles on folios: shared or frozen, and never a page number that pretends to be one.
+//!
+//! [`Folio`] is one reference; dropping it puts it, and the last put frees the folio. [`Frozen`] is the whole folio,
+//! refcount 0, nobody else on it: only it can be folded, unfolded, split, collapsed, given another kind, or have its
+//! owner's data changed in place. Dropping it frees it. The one becomes the other by [`Folio::freeze`] and
+//! [`Frozen::share`].
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::mem::ManuallyDrop;
+
+use crate::engine::Engine;
+use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
+use crate::page::{Kind, MAX_REFS, Page, State};
+use crate::platform::{NoFrames, Platform};
+use crate::protocol::{Fold, Protocol};
+use crate::sync::{Ordering, fence};
+
+/// A folio has [`MAX_REFS`] references: no more can be taken until some are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Saturated;
+
+impl fmt::Display for Saturated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the folio has the largest number of references: put some first")
+    }
+}
+impl core::error::Error for Saturated {}
+
+/// A reference that was taken out of the handles, to be stored as a number. It must come back by
+/// [`Engine::from_raw`] exactly once, or the folio is never freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use = "the reference is leaked unless it is given back to the engine"]
+pub struct RawFolio(pub Pfn);
+
+/// A counted reference on a folio.
+#[must_use = "dropping it puts the reference"]
+pub struct Folio<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    head: Pfn,
+}
+
+impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
+    /// `head` is a materialised head on which the caller has a reference, which now is the handle's.
+    #[inline]
+    pub(crate) fn adopt(engine: &'e Engine<P, R>, head: Pfn) -> Self {
+        Self { engine, head }
+    }
+
+    #[inline]
+    fn page(&self) -> &'e Page<P::Owner> {
+        page(self.engine, self.head)
+    }
+
+    /// The state word now. Order and kind stand as long as the reference does; the refcount may change at any time.
+    #[inline]
+    pub fn state(&self) -> State {
+        State(self.page().state.load(Ordering::Relaxed))
+    }
+    /// The first page.
+    #[inline]
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+    /// The order; it cannot change while a reference is held.
+    #[inline]
+    pub fn order(&self) -> Order {
+        self.state().order()
+    }
+    /// The kind; it cannot change while a reference is held.
+    pub fn kind(&self) -> Kind {
+        self.state().kind()
+    }
+    /// References now, this one included.
+    pub fn refs(&self) -> u32 {
+        self.state().refs()
+    }
+    /// Whether `pfn` is one of its pages.
+    #[inline]
+    pub fn contains(&self, pfn: Pfn) -> bool {
+        self.state().covers(self.head, pfn)
+    }
+
+    /// The owner's data in the head's descriptor.
+    #[inline]
+    pub fn owner(&self) -> &P::Owner {
+        // SAFETY: a reference keeps the folio shared; shared access hands out `&Owner` only, and `Owner: Sync`.
+        unsafe { &*self.page().owner.get() }
+    }
+
+    /// Another reference.
+    ///
+    /// # Errors
+    /// [`Saturated`].
+    pub fn get(&self) -> Result<Self, Saturated> {
+        // Relaxed: a reference is held, so the folio cannot go away.
+        let before = State(self.page().state.fetch_add(1, Ordering::Relaxed));
+        if before.refs() >= MAX_REFS {
+            // Undone before anyone could have used it; the counter has room for all CPUs at once.
+            self.page().state.fetch_sub(1, Ordering::Relaxed);
+            return Err(Saturated);
+        }
+        Ok(Self { engine: self.engine, head: self.head })
+    }
+
+    /// Makes this, if it is the only reference, the frozen folio. From then on walkers get nothing.
+    ///
+    /// # Errors
+    /// The reference itself, when somebody else holds one too.
+    pub fn freeze(self) -> Result<Frozen<'e, P, R>, Self> {
+        let mut state = self.state();
+        while state.refs() == 1 {
+            let frozen = state.with_refs(0);
+            // Acquire: pairs with the Release of every put, so that all former holders are done. Release: the frozen
+            // word before whatever its owner publishes next.
+            match self.page().state.compare_exchange(state.0, frozen.0, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    let this = ManuallyDrop::new(self);
+                    return Ok(Frozen { engine: this.engine, head: this.head, order: frozen.order() });
+                }
+                // A walker came, or its poison mark.
+                Err(now) => state = State(now),
+            }
+        }
+        Err(self)
+    }
+
+    /// Takes the reference out of the handle.
+    pub fn into_raw(self) -> RawFolio {
+        RawFolio(ManuallyDrop::new(self).head)
+    }
+}
+
+impl<P: Platform, R: Protocol> Drop for Folio<'_, P, R> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: what this holder did happens before the folio is freed or frozen.
+        let before = State(self.page().state.fetch_sub(1, Ordering::Release));
+        if before.refs() == 1 {
+            // Acquire: pairs with the Release of the other holders' puts.
+            fence(Ordering::Acquire);
+            self.engine.free_block(self.head, before.order());
+        }
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Folio<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Folio {} {:?}", self.head, self.state())
+    }
+}
+
+/// A folio that nobody else can reach. See the module's text.
+#[must_use = "dropping it frees the folio"]
+pub struct Frozen<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    head: Pfn,
+    order: Order,
+}
+
+/// Why a frozen folio could not be split or collapsed. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReshapeError {
+    /// The new order is not smaller (split).
+    NotSmaller,
+    /// The folios are not adjacent, in ascending order, or do not fill one aligned block of a valid order (collapse).
+    NotABlock,
+    /// No memory for the descriptors that would be needed: free some and retry.
+    NoFrames,
+}
+
+impl From<NoFrames> for ReshapeError {
+    fn from(_: NoFrames) -> Self {
+        ReshapeError::NoFrames
+    }
+}
+
+impl fmt::Display for ReshapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ReshapeError::NotSmaller => "split to a smaller order than the folio has",
+            ReshapeError::NotABlock => "collapse adjacent folios that fill one aligned block",
+            ReshapeError::NoFrames => "no memory for the new descriptors: free some and retry",
+        })
+    }
+}
+impl core::error::Error for ReshapeError {}
+
+impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
+    /// The block at `head` is a frozen folio that the caller owns; the handle owns it now.
+    pub(crate) fn adopt(engine: &'e Engine<P, R>, head: Pfn, order: Order) -> Self {
+        Self { engine, head, order }
+    }
+
+    fn page(&self) -> &'e Page<P::Owner> {
+        page(self.engine, self.head)
+    }
+    /// The first page.
+    pub fn pfn(&self) -> Pfn {
+        self.head
+    }
+    /// The order.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        State(self.page().state.load(Ordering::Relaxed)).kind()
+    }
+    /// Gives it another kind.
+    pub fn set_kind(&mut self, kind: Kind) {
+        let state = State(self.page().state.load(Ordering::Relaxed)).with_kind(kind);
+        self.page().state.store(state.0, Ordering::Release);
+    }
+    /// The owner's data in the head's descriptor.
+    pub fn owner(&self) -> &P::Owner {
+        // SAFETY: the handle is the only way to a frozen folio's data, and it is borrowed.
+        unsafe { &*self.page().owner.get() }
+    }
+    /// The owner's data, to change.
+    pub fn owner_mut(&mut self) -> &mut P::Owner {
+        // SAFETY: as `owner`, and the handle is borrowed mutably: nobody else has `&Owner` or `&mut Owner`.
+        unsafe { &mut *self.page().owner.get() }
+    }
+
+    /// Shares it: refcount 1, walkers may find it from here on.
+    #[inline]
+    pub fn share(self) -> Folio<'e, P, R> {
+        let this = ManuallyDrop::new(self);
+        let state = State(this.page().state.load(Ordering::Relaxed)).with_refs(1);
+        // Release: the owner's data, and the tails, before a walker can get a reference. A plain store: nobody else
+        // writes to a head with refcount 0, but for a poison mark, which is only a hint.
+        this.page().state.store(state.0, Ordering::Release);
+        Folio { engine: this.engine, head: this.head }
+    }
+
+    /// Whether some of its map pages describe only tails and have memory that a fold would give back.
+    pub fn has_unfolded_tails(&self) -> bool {
+        self.engine.backed_tails(self.head, self.order).next().is_some()
+    }
+
+    /// Materialises and writes every descriptor of the folio: what Linux does before it hands a huge page back.
+    ///
+    /// # Errors
+    /// [`NoFrames`]; the folio is as it was.
+    pub fn unfold(&mut self) -> Result<(), NoFrames> {
+        self.engine.map.unfold(self.head, self.order)
+    }
+
+    /// Makes it frozen folios of order `to`. The first piece keeps the owner's data, the others begin with zeros; all
+    /// keep the kind.
+    ///
+    /// # Errors
+    /// The folio as it was, and why.
+    #[allow(clippy::type_complexity)]
+    pub fn split(self, to: Order) -> Result<Pieces<'e, P, R>, (Self, ReshapeError)> {
+        if to >= self.order {
+            return Err((self, ReshapeError::NotSmaller));
+        }
+        if let Err(no_frames) = self.engine.split_block(self.head, self.order, to) {
+            return Err((self, no_frames.into()));
+        }
+        let this = ManuallyDrop::new(self);
+        let end = this.head.0 + this.order.pages();
+        Ok(Pieces { engine: this.engine, next: this.head.0, end, order: to })
+    }
+
+    /// Makes frozen folios one. They must be in ascending order, adjacent, and fill a naturally aligned block of some
+    /// order. The owner's data and the kind are those of the first.
+    ///
+    /// # Errors
+    /// The folios as they were, and why.
+    #[allow(clippy::type_complexity)]
+    pub fn collapse(folios: Vec<Self>) -> Result<Self, (Vec<Self>, ReshapeError)> {
+        let Some(first) = folios.first() else { return Err((folios, ReshapeError::NotABlock)) };
+        let (engine, head, kind) = (first.engine, first.head, first.kind());
+        let mut end = head.0;
+        let is_adjacent = folios.iter().all(|folio| {
+            let fits = folio.head.0 == end && core::ptr::eq(folio.engine, engine);
+            end += folio.order.pages();
+            fits
+        });
+        let pages = end - head.0;
+        let order = Order::fitting(head, pages);
+        if !is_adjacent || order.pages() != pages {
+            return Err((folios, ReshapeError::NotABlock));
+        }
+        if folios.len() > 1 {
+            engine.collapse_block(head, order, kind);
+        }
+        for folio in folios {
+            let _owned_by_the_whole = ManuallyDrop::new(folio);
+        }
+        Ok(Self { engine, head, order })
+    }
+}
+
+impl<P: Platform, R: Protocol> Drop for Frozen<'_, P, R> {
+    fn drop(&mut self) {
+        self.engine.free_block(self.head, self.order);
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Frozen<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frozen {} {}", self.head, self.order)
+    }
+}
+
+/// The pieces of a split folio, ascending. Those not taken are freed when this is dropped.
+#[must_use = "dropping it frees the pieces that were not taken"]
+pub struct Pieces<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    next: u64,
+    end: u64,
+    order: Order,
+}
+
+impl<'e, P: Platform, R: Protocol> Iterator for Pieces<'e, P, R> {
+    type Item = Frozen<'e, P, R>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.end {
+            return None;
+        }
+        let head = Pfn(self.next);
+        self.next += self.order.pages();
+        Some(Frozen { engine: self.engine, head, order: self.order })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = ((self.end - self.next) >> self.order.get()) as usize;
+        (left, Some(left))
+    }
+}
+
+impl<P: Platform, R: Protocol> ExactSizeIterator for Pieces<'_, P, R> {}
+
+impl<P: Platform, R: Protocol> Drop for Pieces<'_, P, R> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Pieces<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pieces {} .. {} of {}", Pfn(self.next), Pfn(self.end), self.order)
+    }
+}
+
+/// The descriptor of a head that a handle keeps alive.
+#[inline]
+fn page<P: Platform, R: Protocol>(engine: &Engine<P, R>, head: Pfn) -> &Page<P::Owner> {
+    // SAFETY: a handle exists only for a head that was found in, or allocated from, this engine's map: it is in bounds.
+    unsafe { engine.map.page(head).unwrap_unchecked() }
+}
+
+const _: () = assert!(MIN_FOLD_ORDER <= Order::MAX.get());

@@ -1,0 +1,187 @@
+//! Page numbers, orders and the units they come in. All shifts of the engine are here.
+//!
+//! Under loom the same code runs with a tiny geometry (two pages a map page, two map pages an area), because the
+//! checker keeps state for every atomic. Nothing but these constants differs.
+
+use core::fmt;
+
+/// log2 of the page size in bytes: 4 KiB.
+pub const PAGE_SHIFT: u32 = 12;
+/// Bytes in a page.
+pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
+/// Bytes in a descriptor ([`crate::page::Page`]).
+pub const DESCRIPTOR_SIZE: u64 = 64;
+
+/// log2 of the pages described by one map page: 64 descriptors of 64 bytes fill 4 KiB.
+pub const MAP_PAGE_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
+/// log2 of the pages in an area: 2 MiB.
+pub const AREA_ORDER: u32 = if cfg!(loom) { 2 } else { 9 };
+/// log2 of the pages in a section: 128 MiB, Linux's `SECTION_SIZE_BITS` 27 on x86-64.
+pub const SECTION_ORDER: u32 = if cfg!(loom) { 3 } else { 15 };
+/// log2 of the pages in a tree of the allocator: 1 GiB.
+pub const TREE_ORDER: u32 = if cfg!(loom) { 3 } else { 18 };
+/// The largest order of a folio: 1 GiB.
+pub const MAX_ORDER: u32 = TREE_ORDER;
+
+/// Pages described by one map page.
+pub const PAGES_PER_MAP_PAGE: u64 = 1 << MAP_PAGE_ORDER;
+/// Map pages (and allocator rows) in an area.
+pub const MAP_PAGES_PER_AREA: u64 = 1 << (AREA_ORDER - MAP_PAGE_ORDER);
+/// Map pages in a section.
+pub const MAP_PAGES_PER_SECTION: u64 = 1 << (SECTION_ORDER - MAP_PAGE_ORDER);
+/// Pages in a section.
+pub const PAGES_PER_SECTION: u64 = 1 << SECTION_ORDER;
+/// Areas in a tree.
+pub const AREAS_PER_TREE: u64 = 1 << (TREE_ORDER - AREA_ORDER);
+
+/// The smallest order whose folio spans more than one map page, so that folding it gives something back: 512 KiB.
+pub const MIN_FOLD_ORDER: u32 = MAP_PAGE_ORDER + 1;
+
+/// Page numbers must fit here: 52 bits of physical address.
+pub const MAX_PAGES: u64 = 1 << (52 - PAGE_SHIFT);
+
+/// A page frame number: physical address divided by 4 KiB. It may be stale or point at nothing; it is only a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pfn(pub u64);
+
+impl Pfn {
+    /// The map page that holds this page's descriptor.
+    #[inline]
+    pub const fn map_page(self) -> MapPage {
+        MapPage(self.0 >> MAP_PAGE_ORDER)
+    }
+    /// The section this page lies in.
+    #[inline]
+    pub const fn section(self) -> u64 {
+        self.0 >> SECTION_ORDER
+    }
+    /// The first page of the naturally aligned block of `order` that this page lies in.
+    #[inline]
+    pub const fn head(self, order: Order) -> Pfn {
+        Pfn(self.0 & !(order.pages() - 1))
+    }
+    /// Whether a folio of `order` may start here.
+    #[inline]
+    pub const fn is_aligned(self, order: Order) -> bool {
+        self.0 & (order.pages() - 1) == 0
+    }
+    /// The page `pages` further on, saturating (page numbers are checked where they are used).
+    #[inline]
+    pub const fn plus(self, pages: u64) -> Pfn {
+        Pfn(self.0.saturating_add(pages))
+    }
+}
+
+impl fmt::Display for Pfn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pfn {:#x}", self.0)
+    }
+}
+
+/// The index of a map page: page number divided by 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MapPage(pub u64);
+
+impl MapPage {
+    /// The first page this map page describes.
+    #[inline]
+    pub const fn first_pfn(self) -> Pfn {
+        Pfn(self.0 << MAP_PAGE_ORDER)
+    }
+    /// The section whose byte stands for this map page while it has none of its own.
+    #[inline]
+    pub const fn section(self) -> u64 {
+        self.0 >> (SECTION_ORDER - MAP_PAGE_ORDER)
+    }
+}
+
+/// The order of a folio: it spans `2^order` pages. At most [`MAX_ORDER`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Order(u8);
+
+impl Order {
+    /// One page.
+    pub const ZERO: Order = Order(0);
+    /// Exactly one map page.
+    pub const MAP_PAGE: Order = Order(MAP_PAGE_ORDER as u8);
+    /// An area: 2 MiB.
+    pub const AREA: Order = Order(AREA_ORDER as u8);
+    /// The largest: 1 GiB.
+    pub const MAX: Order = Order(MAX_ORDER as u8);
+
+    /// `None` above [`MAX_ORDER`].
+    #[inline]
+    pub const fn new(order: u32) -> Option<Order> {
+        if order <= MAX_ORDER { Some(Order(order as u8)) } else { None }
+    }
+    /// As a shift.
+    #[inline]
+    pub const fn get(self) -> u32 {
+        self.0 as u32
+    }
+    /// Pages in a folio of this order.
+    #[inline]
+    pub const fn pages(self) -> u64 {
+        1 << self.0
+    }
+    /// Map pages a folio of this order spans; 1 where it shares one with others.
+    #[inline]
+    pub const fn map_pages(self) -> u64 {
+        if self.0 as u32 > MAP_PAGE_ORDER { 1 << (self.0 as u32 - MAP_PAGE_ORDER) } else { 1 }
+    }
+    /// Whether a folio of this order has map pages of tails only.
+    #[inline]
+    pub const fn is_foldable(self) -> bool {
+        self.0 as u32 >= MIN_FOLD_ORDER
+    }
+    /// Order read from five bits of a state word or class byte; garbage becomes the largest order, never more.
+    #[inline]
+    pub(crate) const fn from_bits(bits: u64) -> Order {
+        let bits = (bits & 0x1f) as u32;
+        if bits <= MAX_ORDER { Order(bits as u8) } else { Order::MAX }
+    }
+    /// The largest order whose naturally aligned block starts at `pfn` and holds at most `pages` (above 0) pages.
+    pub fn fitting(pfn: Pfn, pages: u64) -> Order {
+        let by_align = pfn.0.trailing_zeros();
+        let by_length = pages.max(1).ilog2();
+        Order(by_align.min(by_length).min(MAX_ORDER) as u8)
+    }
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "order {}", self.0)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_page_is_one_page_of_descriptors() {
+        assert_eq!(PAGES_PER_MAP_PAGE * DESCRIPTOR_SIZE, PAGE_SIZE);
+    }
+
+    #[test]
+    fn heads_are_rounded_down() {
+        let order = Order::new(9).unwrap();
+        assert_eq!(Pfn(0x3ff).head(order), Pfn(0x200));
+        assert!(Pfn(0x200).is_aligned(order) && !Pfn(0x201).is_aligned(order));
+        assert_eq!(Order::new(MAX_ORDER + 1), None);
+    }
+
+    #[test]
+    fn fitting_respects_alignment_and_length() {
+        assert_eq!(Order::fitting(Pfn(0), 512).get(), 9);
+        assert_eq!(Order::fitting(Pfn(512), 1 << 30).get(), 9);
+        assert_eq!(Order::fitting(Pfn(3), 512).get(), 0);
+        assert_eq!(Order::fitting(Pfn(0), 1 << 30), Order::MAX);
+        assert_eq!(Order::fitting(Pfn(0), 0).get(), 0);
+    }
+
+    #[test]
+    fn garbage_bits_never_make_an_order_too_large() {
+        assert!((0..=u64::from(u8::MAX)).all(|bits| Order::from_bits(bits).get() <= MAX_ORDER));
+    }
+}

@@ -1,0 +1,89 @@
+//! Taking a range of memory out of circulation.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::engine::Engine;
+use crate::frames::Isolation;
+use crate::geometry::{AREA_ORDER, Order, Pfn};
+use crate::platform::Platform;
+use crate::protocol::{Fold, Protocol};
+use crate::rcu::OutOfMemory;
+
+/// Why a range could not be isolated. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolateError {
+    /// The range is empty, ends beyond the machine, or does not begin and end at multiples of 2 MiB.
+    BadRange,
+    /// No memory to note what is collected: free some and retry.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for IsolateError {
+    fn from(_: OutOfMemory) -> Self {
+        IsolateError::OutOfMemory
+    }
+}
+
+impl fmt::Display for IsolateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            IsolateError::BadRange => "the range must lie in the machine and be a multiple of 2 MiB",
+            IsolateError::OutOfMemory => "no memory to note what is collected: free some and retry",
+        })
+    }
+}
+impl core::error::Error for IsolateError {}
+
+/// A range in which nothing new is allocated. What is free there is held; what is in use stays with its owners until
+/// they free it. Dropping it puts the range back into circulation.
+#[must_use = "dropping it ends the isolation"]
+pub struct Isolated<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    isolation: Isolation<'e, P::Mapping>,
+    pages: Range<u64>,
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// Isolates `pages` (whole areas of 2 MiB): nothing new is allocated there from now on.
+    ///
+    /// # Errors
+    /// [`IsolateError`].
+    pub fn isolate(&self, pages: Range<u64>) -> Result<Isolated<'_, P, R>, IsolateError> {
+        let is_aligned = Pfn(pages.start).is_aligned(Order::AREA) && Pfn(pages.end).is_aligned(Order::AREA);
+        if !is_aligned || pages.start >= pages.end || pages.end > self.pages() {
+            return Err(IsolateError::BadRange);
+        }
+        // A CPU that takes its small pages there would not notice.
+        self.frames.drain();
+        let isolation = self.frames.isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
+        Ok(Isolated { engine: self, isolation, pages })
+    }
+}
+
+impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
+    /// The isolated range.
+    pub fn pages(&self) -> Range<u64> {
+        self.pages.clone()
+    }
+
+    /// Collects what was freed since the last time, and returns how many pages are still in use.
+    pub fn collect(&mut self) -> u64 {
+        self.engine.frames.drain();
+        self.isolation.collect()
+    }
+
+    /// Pages held: free, and of no use to anyone while this lives.
+    pub fn held_pages(&self) -> u64 {
+        self.isolation.collected().map(|(_, mask)| u64::from(mask.count_ones())).sum()
+    }
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Isolated<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Isolated")
+            .field("pages", &self.pages)
+            .field("held_pages", &self.held_pages())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,600 @@
+//! The memory map: descriptors under classes, and the protocol between walkers and whoever folds and unfolds.
+//!
+//! # What the protocol promises
+//!
+//! 1. *Never crash*: no write, not even a failing compare-and-swap, reaches a map page that is folded.
+//! 2. *Never resurrect*: a refcount leaves 0 only by the hand of the one owner of the frozen folio.
+//! 3. *Never mistake*: a reference obtained for `pfn` is on the folio that contained `pfn` at the moment it was taken.
+//! 4. *Never leak*: every reference is a handle whose drop gives it back; a failed attempt leaves nothing behind.
+//! 5. *Never miss*: if one shared folio contains `pfn` during a whole `try_get`, it is found (unless its refcount is
+//!    saturated).
+//!
+//! # Why
+//!
+//! A walker writes to a descriptor only after it read a refcount above zero there, inside the same section. Take the
+//! folder of that map page. It owns every page in it, so every head there is frozen (refcount 0) or gone (zero) before
+//! it publishes the folded class. Then it waits for a grace period:
+//!
+//! * a walker whose section the grace period waits for may still run its compare-and-swap: on memory that is still
+//!   there, and it fails, because the refcount is 0;
+//! * a walker whose section begins later sees the class, and asks for no descriptor, or reads the refcount 0: it does
+//!   not write.
+//!
+//! So when the memory goes, nobody is left who could write (1). Those who read meanwhile read refcount 0, or zeros.
+//!
+//! (2) and (3) are the compare-and-swap: it compares the whole state word, in which refcount, head and order stand
+//! together. See `State::covers`. What a walker read on its way to the head (a class, a tail) may be as stale as it
+//! likes; it only chooses which word to try.
+//!
+//! The questions asked of Linux's protocol in public, answered for this one:
+//!
+//! * *Who can write concurrently?* Walkers, to the state words of heads that are shared; the owner of a frozen folio, to
+//!   all descriptors of its pages; the owner of one free page, to that page's descriptor. Nobody else.
+//! * *What orders the refcount check against the type check?* Nothing has to: they are one word.
+//! * *What stops a reader that arrives right after the grace period?* It sees the folded class and the frozen head,
+//!   because both were published before the grace period began.
+//! * *What serialises try-get against restore?* Unfolding writes whole descriptors with refcount 0 while the class still
+//!   says folded, and nobody writes to a refcount of 0.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::class::{Class, ClassByte, Classes};
+use crate::geometry::{MAP_PAGE_ORDER, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::page::{Kind, MAX_REFS, POISON, Page, State, fresh_owner};
+use crate::platform::{Mapping, NoFrames, Owner};
+use crate::poison::Poison;
+use crate::protocol::Protocol;
+use crate::sync::{AtomicU64, Ordering, spin_loop};
+use crate::table::Table;
+
+/// Why a walker got nothing. Speculation may fail; each reason says what the page was at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Miss {
+    /// No memory at that page number, or beyond the end of the map.
+    Absent,
+    /// Memory that is not ours: unplugged or fake-offline.
+    Offline,
+    /// The page is free, or just being allocated or freed.
+    Free,
+    /// The folio's owner has frozen it. It may be back soon, as the same folio or another.
+    Frozen,
+    /// The folio has [`MAX_REFS`] references already.
+    Saturated,
+    /// The walker wrote to a folded descriptor. Only a protocol that does not wait for walkers can get here.
+    Stray,
+}
+
+/// Whether large folios are born folded, or with every descriptor written as Linux does it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Map pages that only describe tails are folded. The default.
+    #[default]
+    Folded,
+    /// Every page has a written descriptor. For comparison.
+    Flat,
+}
+
+pub(crate) struct MemoryMap<M, O> {
+    pages: Table<Page<O>, M>,
+    pub(crate) classes: Classes<M>,
+    pub(crate) poison: Poison<M>,
+    /// Map pages that have memory behind them: the number of class bytes with the `BACKED` bit.
+    materialised: AtomicU64,
+    layout: Layout,
+}
+
+impl<M: Mapping, O: Owner> MemoryMap<M, O> {
+    pub(crate) fn new(
+        pages: Table<Page<O>, M>,
+        classes: Classes<M>,
+        poison: Poison<M>,
+        layout: Layout,
+    ) -> Self {
+        #[cfg(not(loom))]
+        let () = Page::<O>::SIZE_CHECK;
+        Self { pages, classes, poison, materialised: AtomicU64::new(0), layout }
+    }
+
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.len()
+    }
+
+    pub(crate) fn mapping(&self) -> &M {
+        self.pages.mapping()
+    }
+
+    pub(crate) fn materialised(&self) -> u64 {
+        self.materialised.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    // ---- walkers -----------------------------------------------------------------------------------------------
+
+    /// Takes a reference on the folio that contains `pfn` and returns its head. The caller is inside a section.
+    ///
+    /// The common case, a head in a `Mapped` map page, is here; everything else, and every surprise, is in the loop
+    /// below.
+    #[inline]
+    pub(crate) fn try_get<R: Protocol>(&self, pfn: Pfn) -> Result<Pfn, Miss> {
+        let Some(page) = self.pages.get(pfn.0) else { return Err(Miss::Absent) };
+        if !R::ASKS_CLASS || self.classes.is_mapped(pfn.map_page()) {
+            // Relaxed, here and at every look at a state word that a compare-and-swap confirms.
+            let state = State(page.state.load(Ordering::Relaxed));
+            // A refcount above 0 stands only at heads, and a head covers itself.
+            if state.refs().wrapping_sub(1) < MAX_REFS - 1 {
+                match Self::take(page, state) {
+                    Ok(()) => return Ok(pfn),
+                    Err(_) => self.check_stray::<R>(pfn)?,
+                }
+            }
+        }
+        self.try_get_slowly::<R>(pfn)
+    }
+
+    /// One attempt to take a reference at a head that was seen as `state`.
+    #[inline]
+    fn take(page: &Page<O>, state: State) -> Result<(), State> {
+        // Acquire: pairs with the Release of the thaw, so that the owner's data is seen. Relaxed on failure: the caller
+        // looks again.
+        page.state
+            .compare_exchange(state.0, state.0 + 1, Ordering::Acquire, Ordering::Relaxed)
+            .map(|_| ())
+            .map_err(State)
+    }
+
+    /// Looks for the head, takes the reference there, and starts over for as long as others change the page under us.
+    #[cold]
+    fn try_get_slowly<R: Protocol>(&self, pfn: Pfn) -> Result<Pfn, Miss> {
+        loop {
+            let head = self.head_of::<R>(pfn)?;
+            let Some(page) = self.pages.get(head.0) else { return Err(Miss::Absent) };
+            let mut state = State(page.state.load(Ordering::Relaxed));
+            while state.refs() != 0 && state.covers(head, pfn) {
+                if state.refs() >= MAX_REFS {
+                    return Err(Miss::Saturated);
+                }
+                match Self::take(page, state) {
+                    Ok(()) => return Ok(head),
+                    Err(now) => state = now,
+                }
+                self.check_stray::<R>(head)?;
+            }
+            // The head does not (or no longer) have this page, or is not shared. If class and descriptor still lead to
+            // it, that is the answer: frozen, or on its way in or out. If not, the page has moved on: start over.
+            if self.head_of::<R>(pfn)? == head {
+                let is_frozen = state.refs() == 0 && state.covers(head, pfn);
+                return Err(if is_frozen { Miss::Frozen } else { Miss::Free });
+            }
+        }
+    }
+
+    /// Where class and descriptor of `pfn` say its head is. It may be stale.
+    fn head_of<R: Protocol>(&self, pfn: Pfn) -> Result<Pfn, Miss> {
+        if R::ASKS_CLASS {
+            match self.classes.get(pfn.map_page()).class() {
+                Class::Absent => return Err(Miss::Absent),
+                Class::Offline => return Err(Miss::Offline),
+                Class::Free => return Err(Miss::Free),
+                Class::Tail(order) => return Ok(pfn.head(order)),
+                Class::Mapped => {}
+            }
+        }
+        let Some(page) = self.pages.get(pfn.0) else { return Err(Miss::Absent) };
+        let state = State(page.state.load(Ordering::Relaxed));
+        Ok(if state.is_head() {
+            pfn
+        } else if state.is_tail() {
+            pfn.head(state.order())
+        } else {
+            // Not written: the first descriptor of the map page stands for all of it.
+            pfn.head(Order::MAP_PAGE)
+        })
+    }
+
+    /// For the protocols that do not wait: a compare-and-swap at `head` has failed. Did it land on a folded map page?
+    #[inline]
+    fn check_stray<R: Protocol>(&self, head: Pfn) -> Result<(), Miss> {
+        if !R::WAITS && !self.classes.get(head.map_page()).is_backed() {
+            return Err(Miss::Stray);
+        }
+        Ok(())
+    }
+
+    /// The class, and whether memory is behind it.
+    pub(crate) fn class(&self, map_page: MapPage) -> (Class, bool) {
+        let byte = self.classes.get(map_page);
+        (byte.class(), byte.is_backed())
+    }
+
+    /// The state word of `pfn` as it is now; zero where the class is not `Mapped`. The caller is inside a section, or
+    /// nothing moves.
+    pub(crate) fn state(&self, pfn: Pfn) -> State {
+        if self.classes.get(pfn.map_page()) != ClassByte::MAPPED {
+            return State::ZERO;
+        }
+        self.pages.get(pfn.0).map_or(State::ZERO, |page| State(page.state.load(Ordering::Acquire)))
+    }
+
+    /// The descriptor at `pfn`, for the handles, which know that it is a materialised head.
+    #[inline]
+    pub(crate) fn page(&self, pfn: Pfn) -> Option<&Page<O>> {
+        self.pages.get(pfn.0)
+    }
+
+    /// Sets the poison mark of `pfn` if its descriptor is materialised. The caller is inside a section.
+    pub(crate) fn mark_poisoned(&self, pfn: Pfn) {
+        if self.classes.get(pfn.map_page()) == ClassByte::MAPPED
+            && let Some(page) = self.pages.get(pfn.0)
+        {
+            // A write without ownership: it is safe for the same reason as a walker's compare-and-swap (class `Mapped`
+            // seen inside a section), and it changes a bit that nobody else decides by.
+            page.state.fetch_or(POISON, Ordering::Relaxed);
+        }
+    }
+
+    // ---- owners: unfolding -------------------------------------------------------------------------------------
+
+    fn store(&self, pfn: Pfn, state: State, order: Ordering) {
+        if let Some(page) = self.pages.get(pfn.0) {
+            page.state.store(state.0, order);
+        }
+    }
+
+    /// Ends the life of the descriptor at `pfn`: zero again, owner's data included. The caller owns the page.
+    fn clear(&self, pfn: Pfn) {
+        if let Some(page) = self.pages.get(pfn.0) {
+            #[cfg(not(loom))]
+            // SAFETY: the caller owns the page, and no folio is alive there, so nobody else reaches its owner's data.
+            unsafe {
+                page.owner.get().write(fresh_owner());
+            }
+            #[cfg(loom)]
+            let _ = fresh_owner::<O>;
+            let mark = if self.is_poisoned(pfn) { POISON } else { 0 };
+            // Release: whoever sees the zero also sees that the folio is over.
+            page.state.store(mark, Ordering::Release);
+        }
+    }
+
+    /// Whether `pfn` has been recorded as poisoned.
+    pub(crate) fn is_poisoned(&self, pfn: Pfn) -> bool {
+        self.poison.mask(pfn.map_page()) >> (pfn.0 % PAGES_PER_MAP_PAGE) & 1 != 0
+    }
+
+    /// `state` with the poison mark of `pfn`.
+    fn marked(&self, pfn: Pfn, state: State) -> State {
+        if self.is_poisoned(pfn) { State(state.0 | POISON) } else { state }
+    }
+
+    /// Puts the poison marks back into a map page that was just materialised.
+    fn reapply_poison(&self, map_page: MapPage) {
+        let mut mask = self.poison.mask(map_page);
+        while mask != 0 {
+            let pfn = map_page.first_pfn().plus(u64::from(mask.trailing_zeros()));
+            self.store(pfn, State(POISON), Ordering::Relaxed);
+            mask &= mask - 1;
+        }
+    }
+
+    /// Memory behind `map_pages`, all of them folded and the caller's alone. Nothing is changed on an error.
+    fn materialise(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+        let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
+        self.pages.materialise(entries)?;
+        self.materialised.fetch_add(map_pages.end - map_pages.start, Ordering::Relaxed);
+        for map_page in map_pages {
+            self.reapply_poison(MapPage(map_page));
+        }
+        Ok(())
+    }
+
+    /// Memory behind those of `map_pages` that have none, run by run. On an error those that were added are folded
+    /// again: nothing is changed. The caller owns them all, and their classes stay as they are.
+    fn materialise_missing(&self, map_pages: impl Iterator<Item = u64> + Clone) -> Result<(), NoFrames> {
+        let missing =
+            || map_pages.clone().filter(|&map_page| !self.classes.get(MapPage(map_page)).is_backed());
+        for run in runs(missing()) {
+            if let Err(no_frames) = self.materialise(run.clone()) {
+                for done in self::runs(missing()).take_while(|done| done.start < run.start) {
+                    self.fold_unpublished(done);
+                }
+                return Err(no_frames);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back memory that was materialised but never published.
+    fn fold_unpublished(&self, map_pages: Range<u64>) {
+        let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
+        // SAFETY: the class has said folded all along, so no walker writes here, and the caller owns the range.
+        let folded = unsafe { self.pages.fold(&[self.pages.bytes_of(entries)]) };
+        if folded == 1 {
+            self.materialised.fetch_sub(map_pages.end - map_pages.start, Ordering::Relaxed);
+        } else {
+            map_pages.for_each(|map_page| self.stay_backed(MapPage(map_page)));
+        }
+    }
+
+    /// The platform did not take the memory behind a folded map page: the class says so, and a free map page is simply
+    /// `Mapped` again. The caller owns it.
+    pub(crate) fn stay_backed(&self, map_page: MapPage) {
+        let class = match self.classes.get(map_page) {
+            class if class.tail_order().is_some() => class.backed(),
+            _ => ClassByte::MAPPED,
+        };
+        self.classes.set(map_page, class);
+    }
+
+    /// Unfolds one map page of which the caller owns at least one page. Owners of other pages of it may do the same at
+    /// the same time.
+    fn ensure_mapped(&self, map_page: MapPage) -> Result<(), NoFrames> {
+        loop {
+            match self.classes.get(map_page) {
+                ClassByte::MAPPED => return Ok(()),
+                ClassByte::UNFOLDING => spin_loop(),
+                _ => {
+                    self.classes.ensure(map_page.0..map_page.0 + 1)?;
+                    if self.classes.begin_unfold(map_page) {
+                        let done = self.materialise(map_page.0..map_page.0 + 1);
+                        let class = if done.is_ok() { ClassByte::MAPPED } else { ClassByte::FREE };
+                        self.classes.set(map_page, class);
+                        return done;
+                    }
+                }
+            }
+        }
+    }
+
+    // ---- owners: a folio's life --------------------------------------------------------------------------------
+
+    /// Makes the free block at `pfn` a frozen folio. The caller owns its pages. Nothing is changed on an error.
+    pub(crate) fn claim(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<(), NoFrames> {
+        let first = pfn.map_page();
+        match self.layout {
+            Layout::Folded => {
+                self.classes.ensure(first.0..first.0 + order.map_pages())?;
+                self.ensure_mapped(first)?;
+                for tail in first.0 + 1..first.0 + order.map_pages() {
+                    // A map page that is still materialised stays so for now: its folding can wait for a batch.
+                    let now = self.classes.get(MapPage(tail));
+                    let class = ClassByte::tail(order);
+                    self.classes.set(MapPage(tail), if now.is_backed() { class.backed() } else { class });
+                }
+                if order.get() < MAP_PAGE_ORDER {
+                    self.write_tails(pfn, order);
+                }
+            }
+            Layout::Flat => {
+                if order.is_foldable() {
+                    let all = first.0..first.0 + order.map_pages();
+                    self.classes.ensure(all.clone())?;
+                    self.materialise_missing(all.clone())?;
+                    all.for_each(|map_page| self.classes.set(MapPage(map_page), ClassByte::MAPPED));
+                } else {
+                    self.ensure_mapped(first)?;
+                }
+                self.write_tails(pfn, order);
+            }
+        }
+        // Release: tails and classes before the head.
+        self.store(pfn, self.marked(pfn, State::head(order, kind)), Ordering::Release);
+        Ok(())
+    }
+
+    fn write_tails(&self, pfn: Pfn, order: Order) {
+        for tail in pfn.0 + 1..pfn.0 + order.pages() {
+            // Relaxed: a tail only says where to look.
+            self.store(Pfn(tail), self.marked(Pfn(tail), State::tail(order)), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether every descriptor of the (frozen or freshly made) folio is written, rather than only its head's.
+    fn is_flat(&self, pfn: Pfn, order: Order) -> bool {
+        order.get() > 0
+            && self
+                .pages
+                .get(pfn.0 + 1)
+                .is_some_and(|page| State(page.state.load(Ordering::Relaxed)).is_tail())
+    }
+
+    /// Makes the frozen folio at `pfn` free memory. Allocates nothing, cannot fail. The caller keeps owning the pages
+    /// and gives them to the allocator next.
+    pub(crate) fn release(&self, pfn: Pfn, order: Order) {
+        let is_flat = self.is_flat(pfn, order);
+        let first = pfn.map_page();
+        if is_flat && order.get() <= MAP_PAGE_ORDER {
+            (pfn.0 + 1..pfn.0 + order.pages()).for_each(|tail| self.clear(Pfn(tail)));
+        } else if is_flat {
+            (first.first_pfn().0 + 1..first.first_pfn().0 + PAGES_PER_MAP_PAGE)
+                .for_each(|tail| self.clear(Pfn(tail)));
+        }
+        self.clear(pfn);
+        for tail in (first.0 + 1..first.0 + order.map_pages()).map(MapPage) {
+            let now = self.classes.get(tail);
+            if now.is_backed() {
+                self.clear_map_page(tail);
+                self.classes.set(tail, ClassByte::MAPPED);
+            } else {
+                // Folded to folded: no grace period. A walker that still believes in the tail looks at the head, and
+                // the head's word speaks for itself.
+                self.classes.set(tail, ClassByte::FREE);
+            }
+        }
+    }
+
+    fn clear_map_page(&self, map_page: MapPage) {
+        let first = map_page.first_pfn().0;
+        (first..first + PAGES_PER_MAP_PAGE).for_each(|pfn| self.clear(Pfn(pfn)));
+    }
+
+    /// Materialises every descriptor of a frozen folio and writes its tails (Linux: restoring the vmemmap). Nothing is
+    /// changed on an error.
+    pub(crate) fn unfold(&self, pfn: Pfn, order: Order) -> Result<(), NoFrames> {
+        if !order.is_foldable() {
+            return Ok(());
+        }
+        let first = pfn.map_page().0;
+        let tails = first + 1..first + order.map_pages();
+        self.materialise_missing(tails.clone())?;
+        // While the class says folded nobody looks at these words, and when it says `Mapped` they are whole.
+        self.write_tails(pfn, order);
+        tails.for_each(|tail| self.classes.set(MapPage(tail), ClassByte::MAPPED));
+        Ok(())
+    }
+
+    /// Publishes the tails of a frozen folio as folded, ahead of taking their memory away. Returns the map pages whose
+    /// memory is to go after a grace period: pass them to [`fold`](Self::fold).
+    pub(crate) fn publish_tails(&self, pfn: Pfn, order: Order) -> Range<u64> {
+        let first = pfn.map_page().0;
+        let tails = first + 1..first + order.map_pages();
+        if order.get() >= MAP_PAGE_ORDER && self.is_flat(pfn, order) {
+            // The head's own map page: back to the head standing for it.
+            (pfn.0 + 1..pfn.0 + PAGES_PER_MAP_PAGE).for_each(|tail| self.clear(Pfn(tail)));
+        }
+        for tail in tails.clone().map(MapPage) {
+            let class = ClassByte::tail(order);
+            let now = self.classes.get(tail);
+            self.classes.set(tail, if now.is_backed() { class.backed() } else { class });
+        }
+        tails
+    }
+
+    /// Publishes a free map page as folded, ahead of taking its memory away; whether there is memory to take. The
+    /// caller owns all its pages (but poisoned ones).
+    pub(crate) fn publish_free(&self, map_page: MapPage) -> bool {
+        if self.classes.get(map_page) != ClassByte::MAPPED {
+            return false;
+        }
+        self.classes.set(map_page, ClassByte::FREE.backed());
+        true
+    }
+
+    /// The memory of `map_pages`, as [`fold`](Self::fold) wants it, in runs of those that have memory.
+    pub(crate) fn backed_runs(&self, map_pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        runs(map_pages.filter(|&map_page| self.classes.get(MapPage(map_page)).is_backed()))
+            .map(|run| self.pages.bytes_of(run.start * PAGES_PER_MAP_PAGE..run.end * PAGES_PER_MAP_PAGE))
+    }
+
+    /// Takes the memory behind `ranges` (from [`backed_runs`](Self::backed_runs)) away and notes it in the classes.
+    /// Returns map pages folded; what the platform could not fold stays backed.
+    ///
+    /// # Safety
+    /// All ranges were published as folded by their owner, who still owns them; and a grace period has passed since (or
+    /// the protocol is one of those that are wrong on purpose).
+    pub(crate) unsafe fn fold(&self, ranges: &[Range<u64>]) -> u64 {
+        // SAFETY: the caller's promise is what the mapping asks for; see the module's text for why nobody writes.
+        let done = unsafe { self.pages.fold(ranges) };
+        let bytes_per_map_page = self.pages.bytes_of(0..PAGES_PER_MAP_PAGE).end;
+        let mut folded = 0;
+        for range in ranges.iter().take(done) {
+            for map_page in (range.start / bytes_per_map_page..range.end / bytes_per_map_page).map(MapPage) {
+                self.classes.set(map_page, self.classes.get(map_page).unbacked());
+                folded += 1;
+            }
+        }
+        self.materialised.fetch_sub(folded, Ordering::Relaxed);
+        folded
+    }
+
+    /// Makes a frozen folio into frozen folios of order `to`. Nothing is changed on an error.
+    pub(crate) fn split(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), NoFrames> {
+        let kind = State(self.page(pfn).map_or(0, |page| page.state.load(Ordering::Relaxed))).kind();
+        let first = pfn.map_page().0;
+        let all = first..first + order.map_pages();
+        let is_flat = self.is_flat(pfn, order) && order.get() >= MAP_PAGE_ORDER;
+        let stride = if is_flat { 1 } else { to.map_pages() };
+        self.materialise_missing(all.clone().step_by(stride as usize))?;
+        for leftover in all.clone().map(MapPage) {
+            // Folded in class, but its memory has not gone yet: it may hold old words.
+            let now = self.classes.get(leftover);
+            if now.tail_order().is_some() && now.is_backed() {
+                self.clear_map_page(leftover);
+            }
+        }
+        if is_flat || to.get() < MAP_PAGE_ORDER {
+            // Every descriptor is, or will be, written.
+            for piece in (pfn.0..pfn.0 + order.pages()).step_by(to.pages() as usize) {
+                self.write_tails(Pfn(piece), to);
+            }
+        }
+        for piece in (pfn.0..pfn.0 + order.pages()).step_by(to.pages() as usize).map(Pfn) {
+            self.store(piece, self.marked(piece, State::head(to, kind)), Ordering::Release);
+        }
+        for map_page in all {
+            let has_head = (map_page - first).is_multiple_of(to.map_pages());
+            let now = self.classes.get(MapPage(map_page));
+            let class = match (has_head || is_flat, now.is_backed()) {
+                (true, _) => ClassByte::MAPPED,
+                (false, true) => ClassByte::tail(to).backed(),
+                (false, false) => ClassByte::tail(to),
+            };
+            self.classes.set(MapPage(map_page), class);
+        }
+        Ok(())
+    }
+
+    /// Makes adjacent frozen folios that fill the block of `order` at `pfn` one frozen folio of `kind`. Cannot fail.
+    pub(crate) fn collapse(&self, pfn: Pfn, order: Order, kind: Kind) {
+        let first = pfn.map_page();
+        if order.get() <= MAP_PAGE_ORDER {
+            (pfn.0 + 1..pfn.0 + order.pages()).for_each(|tail| self.clear(Pfn(tail)));
+        } else {
+            let first_pfn = first.first_pfn().0;
+            (first_pfn + 1..first_pfn + PAGES_PER_MAP_PAGE).for_each(|tail| self.clear(Pfn(tail)));
+        }
+        for tail in (first.0 + 1..first.0 + order.map_pages()).map(MapPage) {
+            let now = self.classes.get(tail);
+            if now == ClassByte::MAPPED {
+                self.clear_map_page(tail);
+            }
+            let class = ClassByte::tail(order);
+            self.classes.set(tail, if now.is_backed() { class.backed() } else { class });
+        }
+        let tails = first.0 + 1..first.0 + order.map_pages();
+        let is_backed = tails.clone().all(|tail| self.classes.get(MapPage(tail)).is_backed());
+        if order.get() < MAP_PAGE_ORDER || (self.layout == Layout::Flat && is_backed) {
+            self.write_tails(pfn, order);
+            tails.for_each(|tail| self.classes.set(MapPage(tail), ClassByte::MAPPED));
+        }
+        self.store(pfn, self.marked(pfn, State::head(order, kind)), Ordering::Release);
+    }
+
+    /// Materialises the descriptors of free memory, as a flat memory map has them. The caller owns the pages. Nothing is
+    /// changed on an error.
+    pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+        self.classes.ensure(map_pages.clone())?;
+        self.materialise_missing(map_pages.clone())?;
+        map_pages.for_each(|map_page| self.classes.set(MapPage(map_page), ClassByte::MAPPED));
+        Ok(())
+    }
+
+    /// Where a map page lies in the mapping of the map, in bytes.
+    pub(crate) fn bytes_of_map_page(&self, map_page: MapPage) -> Range<u64> {
+        let first = map_page.0 * PAGES_PER_MAP_PAGE;
+        self.pages.bytes_of(first..first + PAGES_PER_MAP_PAGE)
+    }
+}
+
+/// Adjacent numbers of an ascending sequence, joined.
+fn runs(numbers: impl Iterator<Item = u64>) -> impl Iterator<Item = Range<u64>> {
+    let mut numbers = numbers.peekable();
+    core::iter::from_fn(move || {
+        let start = numbers.next()?;
+        let mut end = start + 1;
+        while numbers.next_if_eq(&end).is_some() {
+            end += 1;
+        }
+        Some(start..end)
+    })
+}
+
+/// Room for `capacity` items, or an error.
+pub(crate) fn try_vec<T>(capacity: usize) -> Result<Vec<T>, crate::rcu::OutOfMemory> {
+    let mut items = Vec::new();
+    items.try_reserve_exact(capacity).map_err(|_| crate::rcu::OutOfMemory)?;
+    Ok(items)
+}

@@ -1,0 +1,258 @@
+//! The descriptor of a page, and its state word.
+
+use zerocopy::FromZeros;
+
+use crate::geometry::{Order, Pfn};
+use crate::platform::Owner;
+use crate::sync::MapWord;
+use crate::table::Entry;
+
+/// What a page is used for. The engine gives meaning only to the fact that a page is in use; the kinds are for
+/// owners, reports and tools, and follow what `/proc/kpageflags` can tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// In use by the kernel without a more precise kind.
+    Kernel = 0,
+    /// Anonymous memory.
+    Anon = 1,
+    /// Page cache, shared memory included.
+    File = 2,
+    /// Slab objects.
+    Slab = 3,
+    /// Page tables.
+    PageTable = 4,
+    /// A huge page of a hugetlb pool.
+    Hugetlb = 5,
+    /// Reserved: firmware, the kernel's image, boot memory.
+    Reserved = 6,
+    /// In use on paper, but its memory is not there (Linux's `PageOffline` with a reference).
+    Offline = 7,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Kind; 8] = [
+        Kind::Kernel,
+        Kind::Anon,
+        Kind::File,
+        Kind::Slab,
+        Kind::PageTable,
+        Kind::Hugetlb,
+        Kind::Reserved,
+        Kind::Offline,
+    ];
+
+    /// A short name for tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Kind::Kernel => "kernel",
+            Kind::Anon => "anonymous",
+            Kind::File => "page cache",
+            Kind::Slab => "slab",
+            Kind::PageTable => "page tables",
+            Kind::Hugetlb => "hugetlb",
+            Kind::Reserved => "reserved",
+            Kind::Offline => "offline",
+        }
+    }
+
+    const fn from_bits(bits: u64) -> Kind {
+        match bits & 0xff {
+            1 => Kind::Anon,
+            2 => Kind::File,
+            3 => Kind::Slab,
+            4 => Kind::PageTable,
+            5 => Kind::Hugetlb,
+            6 => Kind::Reserved,
+            7 => Kind::Offline,
+            _ => Kind::Kernel,
+        }
+    }
+}
+
+/// A value of the state word.
+///
+/// | bits | meaning |
+/// |---|---|
+/// | 0-31 | refcount |
+/// | 32-36 | order of the folio (head and written tails) |
+/// | 37 | head: a folio of that order starts here |
+/// | 38 | tail: the folio starts at this page number rounded down to the order |
+/// | 39 | poisoned: a hint for dumps, the truth is in the poison table |
+/// | 40-47 | kind (head) |
+///
+/// Zero is the zero descriptor. The refcount of anything but a head is 0 for ever, so nobody can take a reference there.
+/// A head whose refcount is 0 is *frozen*: one [`Frozen`](crate::folio::Frozen) owns it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct State(pub(crate) u64);
+
+const REFS_MASK: u64 = 0xffff_ffff;
+const ORDER_SHIFT: u32 = 32;
+const HEAD: u64 = 1 << 37;
+const TAIL: u64 = 1 << 38;
+pub(crate) const POISON: u64 = 1 << 39;
+const KIND_SHIFT: u32 = 40;
+
+/// References a folio can have. The counter has room for as many again, so that increments in flight on other CPUs can
+/// never carry into the order.
+pub const MAX_REFS: u32 = 1 << 31;
+
+impl State {
+    /// The zero descriptor.
+    pub(crate) const ZERO: State = State(0);
+
+    /// A frozen head.
+    pub(crate) const fn head(order: Order, kind: Kind) -> State {
+        State(HEAD | (order.get() as u64) << ORDER_SHIFT | (kind as u64) << KIND_SHIFT)
+    }
+    /// A written tail.
+    pub(crate) const fn tail(order: Order) -> State {
+        State(TAIL | (order.get() as u64) << ORDER_SHIFT)
+    }
+    /// The same head with `refs` references.
+    pub(crate) const fn with_refs(self, refs: u32) -> State {
+        State(self.0 & !REFS_MASK | refs as u64)
+    }
+    /// The same head with another kind.
+    pub(crate) const fn with_kind(self, kind: Kind) -> State {
+        State(self.0 & !(0xff << KIND_SHIFT) | (kind as u64) << KIND_SHIFT)
+    }
+    /// References held; 0 for everything that is not a shared folio's head.
+    #[inline]
+    pub const fn refs(self) -> u32 {
+        (self.0 & REFS_MASK) as u32
+    }
+    /// Whether a folio starts here, shared or frozen.
+    #[inline]
+    pub const fn is_head(self) -> bool {
+        self.0 & HEAD != 0
+    }
+    /// Whether this is a written tail.
+    #[inline]
+    pub const fn is_tail(self) -> bool {
+        self.0 & TAIL != 0
+    }
+    /// Order of the folio; meaningful for heads and tails.
+    #[inline]
+    pub const fn order(self) -> Order {
+        Order::from_bits(self.0 >> ORDER_SHIFT)
+    }
+    /// Kind of the folio; meaningful for heads.
+    #[inline]
+    pub const fn kind(self) -> Kind {
+        Kind::from_bits(self.0 >> KIND_SHIFT)
+    }
+    /// Whether the page carries the poison mark.
+    pub const fn is_poison_marked(self) -> bool {
+        self.0 & POISON != 0
+    }
+    /// Whether this word, standing at `head`, is a folio's head whose folio contains `pfn`.
+    #[inline]
+    pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {
+        self.is_head() && pfn.0.wrapping_sub(head.0) < self.order().pages()
+    }
+}
+
+impl core::fmt::Debug for State {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let role = match (self.is_head(), self.is_tail()) {
+            (true, _) => "head",
+            (_, true) => "tail",
+            _ => "zero",
+        };
+        write!(f, "{role} {} refs {} {}", self.order(), self.refs(), self.kind().name())?;
+        if self.is_poison_marked() { f.write_str(" poisoned") } else { Ok(()) }
+    }
+}
+
+/// The descriptor of a page: 64 bytes, a cache line of its own.
+#[repr(C, align(64))]
+pub struct Page<O> {
+    pub(crate) state: MapWord,
+    /// The owner's data: valid at the head of a folio, for as long as the folio lives.
+    pub(crate) owner: core::cell::UnsafeCell<O>,
+}
+
+impl<O: Owner> Page<O> {
+    /// A descriptor must fill 64 bytes exactly, or 64 of them would not fill a map page.
+    #[cfg(not(loom))]
+    pub(crate) const SIZE_CHECK: () = assert!(
+        size_of::<Self>() == crate::geometry::DESCRIPTOR_SIZE as usize,
+        "the owner's data must fit into 56 bytes"
+    );
+}
+
+// SAFETY: `state` is an atomic, and `owner` is reached only through a folio's handles: shared (`&O`, and `O: Sync`) or
+// exclusive (`&mut O` of a frozen folio).
+unsafe impl<O: Owner> Sync for Page<O> {}
+
+// SAFETY: zero bytes are a valid state word and (FromZeros) a valid owner; 64 bytes, see SIZE_CHECK; for mutation see
+// the Sync impl.
+unsafe impl<O: Owner> Entry for Page<O> {
+    #[cfg(loom)]
+    fn zero() -> Self {
+        Page { state: MapWord::folded(), owner: core::cell::UnsafeCell::new(O::new_zeroed()) }
+    }
+    #[cfg(loom)]
+    fn fold(&self) {
+        self.state.fold();
+    }
+    #[cfg(loom)]
+    fn materialise(&self) {
+        self.state.materialise();
+    }
+}
+
+/// `O` as it is in a fresh descriptor.
+pub(crate) fn fresh_owner<O: FromZeros>() -> O {
+    O::new_zeroed()
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn order(order: u32) -> Order {
+        Order::new(order).unwrap()
+    }
+
+    #[test]
+    fn a_descriptor_is_one_cache_line_whatever_the_owner_keeps() {
+        assert_eq!((size_of::<Page<()>>(), align_of::<Page<()>>()), (64, 64));
+        assert_eq!(size_of::<Page<[u64; 7]>>(), 64);
+    }
+
+    #[test]
+    fn every_field_survives_every_other() {
+        for order_bits in 0..=crate::geometry::MAX_ORDER {
+            for kind in Kind::ALL {
+                for refs in [0, 1, MAX_REFS] {
+                    let state = State::head(order(order_bits), kind).with_refs(refs);
+                    assert!(state.is_head() && !state.is_tail());
+                    assert_eq!((state.order(), state.kind(), state.refs()), (order(order_bits), kind, refs));
+                    let other = State(state.0 | POISON).with_kind(Kind::Slab).with_refs(7);
+                    assert!(other.is_poison_marked());
+                    assert_eq!(
+                        (other.order(), other.kind(), other.refs()),
+                        (order(order_bits), Kind::Slab, 7)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_covers_its_pages_and_no_others() {
+        let head = State::head(order(9), Kind::Anon);
+        assert!(head.covers(Pfn(512), Pfn(512)) && head.covers(Pfn(512), Pfn(1023)));
+        assert!(!head.covers(Pfn(512), Pfn(1024)) && !head.covers(Pfn(512), Pfn(511)));
+        assert!(!State::ZERO.covers(Pfn(512), Pfn(512)) && !State::tail(order(9)).covers(Pfn(512), Pfn(512)));
+    }
+
+    #[test]
+    fn references_in_flight_cannot_reach_the_order() {
+        let full = State::head(order(3), Kind::File).with_refs(MAX_REFS);
+        assert_eq!(State(full.0 + u64::from(MAX_REFS) - 1).order(), order(3));
+    }
+}

@@ -1,0 +1,155 @@
+//! What the engine asks of the machine: ranges that are backed on demand, and a barrier that reaches every reader.
+
+use core::ops::Range;
+use core::ptr::NonNull;
+
+use zerocopy::FromZeros;
+
+/// The machine had no frames (or no page tables) left to back a range. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoFrames;
+
+impl core::fmt::Display for NoFrames {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("no frames left to back a table: free memory or raise the limit, then retry")
+    }
+}
+impl core::error::Error for NoFrames {}
+
+/// Which of the engine's tables a range is for. Sizes per page of memory described are at each entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TableKind {
+    /// The memory map: 64 bytes a page. The only table that folds at run time.
+    Map,
+    /// The class table: 1 byte a map page.
+    Classes,
+    /// The sections' classes: 1 byte a section.
+    Sections,
+    /// The allocator's rows: 8 bytes a map page.
+    Rows,
+    /// The allocator's lanes: 1 byte an area.
+    Lanes,
+    /// The allocator's tree words: 4 bytes a tree.
+    Trees,
+    /// Poisoned pages: 8 bytes a map page.
+    Poison,
+}
+
+impl TableKind {
+    /// All of them, in the order the engine reserves them.
+    pub const ALL: [TableKind; 7] = [
+        TableKind::Map,
+        TableKind::Classes,
+        TableKind::Sections,
+        TableKind::Rows,
+        TableKind::Lanes,
+        TableKind::Trees,
+        TableKind::Poison,
+    ];
+}
+
+/// One reserved range of address space, backed page by page on demand.
+///
+/// A *folded* part of the range has no memory of its own: it reads as zero. Everything is folded at first.
+///
+/// # Safety
+///
+/// For as long as the value lives:
+/// * `base() .. base() + len()` can be read at any time from any thread, and a part that is folded reads as zero;
+/// * after [`materialise`](Self::materialise) returned `Ok`, every CPU can write the range until it is folded, and what
+///   is written stays;
+/// * `base()` is aligned to 4 KiB and never changes.
+pub unsafe trait Mapping: Send + Sync {
+    /// The first byte.
+    fn base(&self) -> NonNull<u8>;
+
+    /// The length in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether the range is empty.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Puts memory behind `bytes` (widened to whole 4 KiB pages). What was folded reads as zero afterwards, what had
+    /// memory keeps its content. For the memory map, the engine only asks for what is folded, and owns it. On an error
+    /// nothing that can be observed has changed.
+    ///
+    /// # Errors
+    /// [`NoFrames`]: the machine cannot back the range now.
+    fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames>;
+
+    /// Takes the memory behind each of `ranges` (4 KiB aligned byte offsets) away again, in order, and returns how many
+    /// of them are folded. It flushes once for all of them. A range it could not fold stays as it was.
+    ///
+    /// # Safety
+    /// From now until each range is materialised again nobody writes to it: the caller owns all of it, and a grace
+    /// period has passed since the last reader could have found something to write there.
+    unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize;
+}
+
+/// The two halves of an asymmetric barrier, and how to wait.
+///
+/// # Safety
+///
+/// For any call of `heavy` on one thread and `light` on another, both threads agree on an order of the two, as if each
+/// were a sequentially consistent fence: either what preceded `heavy` is seen by what follows `light`, or what preceded
+/// `light` is seen by what follows `heavy`.
+pub unsafe trait Barrier: Send + Sync {
+    /// The reader's half: runs at every outermost section, so it should cost nothing.
+    fn light(&self);
+    /// The writer's half: runs once a grace period.
+    fn heavy(&self);
+    /// A writer has found a reader inside for the `turn`th time and may rest a little.
+    fn wait(&self, turn: u32) {
+        let _ = turn;
+        crate::sync::spin_loop();
+    }
+}
+
+/// Both halves are sequentially consistent fences. Correct everywhere, and the fallback where nothing better exists.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fences;
+
+// SAFETY: two SeqCst fences are totally ordered, and C11 29.3p4-7 gives each the view the trait asks for.
+unsafe impl Barrier for Fences {
+    #[inline]
+    fn light(&self) {
+        crate::sync::fence(crate::sync::Ordering::SeqCst);
+    }
+    fn heavy(&self) {
+        crate::sync::fence(crate::sync::Ordering::SeqCst);
+    }
+}
+
+/// What an owner of memory may keep in the 56 spare bytes of a folio's descriptor.
+///
+/// Zero bytes must be a valid value, because a descriptor is born as zeros. The type is the same for all folios of an
+/// engine; what it means by kind is the owner's to encode. It is not dropped.
+pub trait Owner: FromZeros + Send + Sync + 'static {}
+impl<T: FromZeros + Send + Sync + 'static> Owner for T {}
+
+/// A machine the engine can run on.
+pub trait Platform: Send + Sync {
+    /// Its ranges.
+    type Mapping: Mapping;
+    /// Its barriers.
+    type Barrier: Barrier;
+    /// What owners keep in a descriptor; `()` for nothing.
+    type Owner: Owner;
+    /// Why a range could not be reserved.
+    type Error: core::fmt::Debug;
+
+    /// Reserves `bytes` of address space for a table, folded.
+    ///
+    /// # Errors
+    /// Whatever the machine says.
+    fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Self::Mapping, Self::Error>;
+
+    /// The barrier that reaches all of this machine's readers.
+    fn barrier(&self) -> Self::Barrier;
+
+    /// A hint where the caller runs: threads that run at the same time should get different numbers. Any number is
+    /// correct; equal ones only contend.
+    fn cpu(&self) -> usize;
+}

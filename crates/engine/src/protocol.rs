@@ -1,0 +1,61 @@
+//! Which rules walkers and folders follow. One set is right and meant for use; the others exist to be compared with it.
+
+/// The rules of one strategy, fixed at compile time.
+pub trait Protocol: Send + Sync + 'static {
+    /// As the command line spells it.
+    const NAME: &'static str;
+    /// Walkers ask the class table before they look at a descriptor, and find the head of a folded tail there.
+    const ASKS_CLASS: bool;
+    /// Folders wait for a grace period between publishing a class and taking the memory away.
+    const WAITS: bool;
+    /// A write that reaches a folded map page is part of the plan, not a violation.
+    const TOLERATES_WRITES: bool;
+}
+
+/// The protocol of this engine: publish the class, wait for a grace period, remap.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fold;
+
+impl Protocol for Fold {
+    const NAME: &'static str = "fold";
+    const ASKS_CLASS: bool = true;
+    const WAITS: bool = true;
+    const TOLERATES_WRITES: bool = false;
+}
+
+/// Linux 6.11's protocol: RCU, and a look at the refcount before the compare-and-swap; no class table. Safe. It reads
+/// folded descriptors, and here it cannot find the head of a folded tail (Linux can, by reading a copy of the head's
+/// map page there, its "fake heads").
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RefcountFirst;
+
+impl Protocol for RefcountFirst {
+    const NAME: &'static str = "refcount-first";
+    const ASKS_CLASS: bool = false;
+    const WAITS: bool = true;
+    const TOLERATES_WRITES: bool = false;
+}
+
+/// The bug: folders do not wait. A walker that read a refcount just before the fold runs its compare-and-swap on a
+/// page that is gone; even a failing one is a write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoGracePeriod;
+
+impl Protocol for NoGracePeriod {
+    const NAME: &'static str = "no-grace-period";
+    const ASKS_CLASS: bool = true;
+    const WAITS: bool = false;
+    const TOLERATES_WRITES: bool = false;
+}
+
+/// The fix that was rejected for Linux: folders do not wait, and folded descriptors stay writable. Nothing crashes, but
+/// nothing traps either: real stray writes go unseen, and every one brings a page back.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WritableTails;
+
+impl Protocol for WritableTails {
+    const NAME: &'static str = "writable-tails";
+    const ASKS_CLASS: bool = true;
+    const WAITS: bool = false;
+    const TOLERATES_WRITES: bool = true;
+}

@@ -1,0 +1,451 @@
+//! Read-copy-update: walkers look inside sections, writers wait for a grace period.
+//!
+//! # The algorithm
+//!
+//! There is one epoch, a counter that only grows. A reader owns a slot. Entering a section stores the epoch and a
+//! nesting count of one into the slot; leaving stores a nesting count of zero. A writer that has published something
+//! takes a barrier, raises the epoch, and waits until every slot is either idle or carries the new epoch.
+//!
+//! # The argument
+//!
+//! *Theorem.* When [`Rcu::poll`] of a ticket says true, every section that could still act on what it read before
+//! [`Rcu::start`] has ended, and what those sections did happens before the poll's return.
+//!
+//! Take a section S and a ticket T. The reader stores its slot, then passes `light`, then reads. The writer publishes,
+//! then passes `heavy`, then raises the epoch (to E), then scans. By the contract of [`Barrier`] the two passes are
+//! ordered:
+//!
+//! * `heavy` before `light`: what was published before T is seen by every read in S. S needs no waiting.
+//! * `light` before `heavy`: the store to the slot is seen by the scan. S read the epoch before that store, hence before
+//!   E existed: the slot carries less than E, and the scan waits until the slot changes. It changes to idle, or to a
+//!   later section of the same reader, both after S ended.
+//!
+//! The scan reads slots with Acquire, and all stores to a slot are Release, entering ones too: so even if it first sees
+//! a *later* section of the same reader, everything S did happens before. That is why one barrier is enough where
+//! schemes with relaxed stores need a second one at the end.
+//!
+//! The epoch is 48 bits above 16 bits of nesting. It would take 89 years of a grace period every 10 us to wrap, so a
+//! single pass suffices; no phase bits.
+//!
+//! What stops a reader that arrives right after the grace period? Nothing, and nothing need: it passed `light` after
+//! `heavy`, so it sees what was published.
+
+use alloc::boxed::Box;
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::ptr;
+
+use crate::memory::try_box;
+use crate::platform::Barrier;
+use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, CachePadded, Ordering};
+
+/// One section deep; the epoch starts above it.
+const NEST: u64 = 1;
+const NEST_MASK: u64 = 0xffff;
+const EPOCH: u64 = NEST_MASK + 1;
+
+/// Slots in a block. Blocks are added when all are taken and live as long as the [`Rcu`].
+const SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
+
+/// The memory for one more reader, or one more deferred callback, could not be had. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
+
+impl core::fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("out of memory: free some and retry")
+    }
+}
+impl core::error::Error for OutOfMemory {}
+
+struct Slot {
+    /// Epoch above, nesting count in the low 16 bits; a nesting count of 0 means idle, whatever the epoch.
+    word: AtomicU64,
+    taken: AtomicBool,
+}
+
+struct Block {
+    slots: [CachePadded<Slot>; SLOTS],
+    next: *mut Block,
+}
+
+impl Block {
+    fn new() -> Self {
+        let slot = || CachePadded(Slot { word: AtomicU64::new(0), taken: AtomicBool::new(false) });
+        Self { slots: core::array::from_fn(|_| slot()), next: ptr::null_mut() }
+    }
+}
+
+/// A grace period that was started. [`Rcu::poll`] says whether it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a grace period is over when poll says so"]
+pub struct Ticket {
+    epoch: u64,
+}
+
+/// One RCU domain: its readers, its epoch, its deferred callbacks.
+pub struct Rcu<B> {
+    barrier: B,
+    epoch: CachePadded<AtomicU64>,
+    blocks: AtomicPtr<Block>,
+    deferred: AtomicPtr<Callback>,
+}
+
+// SAFETY: blocks are only ever added, and read through shared references to atomics; callbacks are `Send` and owned by
+// whoever swaps the list out.
+unsafe impl<B: Barrier> Sync for Rcu<B> {}
+// SAFETY: as above.
+unsafe impl<B: Barrier> Send for Rcu<B> {}
+
+impl<B: Barrier> Rcu<B> {
+    /// A domain without readers.
+    pub fn new(barrier: B) -> Self {
+        Self {
+            barrier,
+            epoch: CachePadded(AtomicU64::new(EPOCH)),
+            blocks: AtomicPtr::new(ptr::null_mut()),
+            deferred: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Registers a reader: a thread, or a CPU. Dropping it makes its slot free for the next.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when all slots are taken and no block of new ones can be had.
+    pub fn reader(&self) -> Result<Reader<'_, B>, OutOfMemory> {
+        loop {
+            // Acquire: pairs with the Release below that published the block.
+            let head = self.blocks.load(Ordering::Acquire);
+            for slot in self.slots_from(head) {
+                // Acquire: pairs with the Release of the reader that gave the slot back.
+                let free = slot.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+                if free.is_ok() {
+                    return Ok(Reader { rcu: self, slot, _not_sync: PhantomData });
+                }
+            }
+            let mut block = try_box(Block::new()).map_err(|_| OutOfMemory)?;
+            block.next = head;
+            let block = Box::into_raw(block);
+            // Release: the block's content before its address. On failure somebody else added one: look again.
+            if self.blocks.compare_exchange(head, block, Ordering::Release, Ordering::Relaxed).is_err() {
+                // SAFETY: `block` came from `into_raw` above and was not published.
+                drop(unsafe { Box::from_raw(block) });
+            }
+        }
+    }
+
+    fn slots_from(&self, mut block: *mut Block) -> impl Iterator<Item = &Slot> {
+        core::iter::from_fn(move || {
+            // SAFETY: blocks in the list live until `self` is dropped, and `next` was set before publication.
+            let current = unsafe { block.as_ref() }?;
+            block = current.next;
+            Some(current.slots.iter().map(|padded| &padded.0))
+        })
+        .flatten()
+    }
+
+    /// Starts a grace period for everything the caller has published so far, without waiting.
+    pub fn start(&self) -> Ticket {
+        self.barrier.heavy();
+        // SeqCst: the raise may not move above the barrier, and tickets of several writers are ordered.
+        let before = self.epoch.fetch_add(EPOCH, Ordering::SeqCst);
+        Ticket { epoch: before.wrapping_add(EPOCH) }
+    }
+
+    /// Whether the grace period of `ticket` is over. Once true, it stays true.
+    #[must_use]
+    pub fn poll(&self, ticket: Ticket) -> bool {
+        // Acquire: a reader that registered before the ticket is in the list.
+        let head = self.blocks.load(Ordering::Acquire);
+        self.slots_from(head).all(|slot| {
+            // Acquire: pairs with the Release of leaving, so that what the section did happens before us.
+            let word = slot.word.load(Ordering::Acquire);
+            word & NEST_MASK == 0 || word >= ticket.epoch
+        })
+    }
+
+    /// Waits until the grace period of `ticket` is over. Must not be called inside a section of this domain: it would
+    /// wait for itself.
+    pub fn wait(&self, ticket: Ticket) {
+        let mut turn = 0u32;
+        while !self.poll(ticket) {
+            self.barrier.wait(turn);
+            turn = turn.saturating_add(1);
+        }
+    }
+
+    /// A whole grace period: everything the caller published is seen by every section that is still running, or begins
+    /// later, when this returns. Must not be called inside a section of this domain.
+    pub fn synchronize(&self) {
+        let ticket = self.start();
+        self.wait(ticket);
+    }
+
+    /// Runs `callback` after a grace period, in a later [`run_deferred`](Self::run_deferred).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], with the callback dropped unrun, when its list node cannot be had.
+    pub fn defer(&self, callback: Box<dyn FnOnce() + Send>) -> Result<(), OutOfMemory> {
+        let node = try_box(Callback { next: ptr::null_mut(), run: callback }).map_err(|_| OutOfMemory)?;
+        let node = Box::into_raw(node);
+        let mut head = self.deferred.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: `node` is ours until the exchange below publishes it.
+            unsafe { (*node).next = head };
+            // Release: the callback before its address, and all that the caller did before deferring it.
+            match self.deferred.compare_exchange(head, node, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes the callbacks deferred so far and starts their grace period; `None` if there are none.
+    pub fn start_deferred(&self) -> Option<Deferred<'_, B>> {
+        // Acquire: pairs with the Release of `defer`.
+        let list = self.deferred.swap(ptr::null_mut(), Ordering::Acquire);
+        (!list.is_null()).then(|| Deferred { rcu: self, ticket: self.start(), list })
+    }
+
+    /// Waits one grace period for all callbacks deferred so far and runs them, newest first. Returns how many. Must not
+    /// be called inside a section.
+    pub fn run_deferred(&self) -> usize {
+        self.start_deferred().map_or(0, Deferred::wait)
+    }
+}
+
+impl<B> Drop for Rcu<B> {
+    fn drop(&mut self) {
+        // No reader can exist (each borrows `self`), so every grace period is over.
+        run_list(self.deferred.load(Ordering::Acquire));
+        let mut block = self.blocks.load(Ordering::Acquire);
+        while !block.is_null() {
+            // SAFETY: blocks were made by `Box::into_raw`, are in the list once, and nobody else can reach it.
+            let owned = unsafe { Box::from_raw(block) };
+            block = owned.next;
+        }
+    }
+}
+
+impl<B> core::fmt::Debug for Rcu<B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Rcu").finish_non_exhaustive()
+    }
+}
+
+struct Callback {
+    next: *mut Callback,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+fn run_list(mut node: *mut Callback) -> usize {
+    let mut ran = 0;
+    while !node.is_null() {
+        // SAFETY: nodes were made by `Box::into_raw`, and a list has one owner.
+        let owned = unsafe { Box::from_raw(node) };
+        node = owned.next;
+        (owned.run)();
+        ran += 1;
+    }
+    ran
+}
+
+/// Callbacks whose grace period has been started. Dropping it waits.
+pub struct Deferred<'r, B: Barrier> {
+    rcu: &'r Rcu<B>,
+    ticket: Ticket,
+    list: *mut Callback,
+}
+
+impl<'r, B: Barrier> Deferred<'r, B> {
+    /// Runs the callbacks if their grace period is over, and gives itself back if not.
+    ///
+    /// # Errors
+    /// Itself: call again later.
+    pub fn try_run(mut self) -> Result<usize, Self> {
+        if self.rcu.poll(self.ticket) { Ok(self.take_and_run()) } else { Err(self) }
+    }
+
+    /// Waits for the grace period and runs the callbacks. Must not be called inside a section.
+    pub fn wait(mut self) -> usize {
+        self.rcu.wait(self.ticket);
+        self.take_and_run()
+    }
+
+    fn take_and_run(&mut self) -> usize {
+        run_list(core::mem::replace(&mut self.list, ptr::null_mut()))
+    }
+}
+
+impl<B: Barrier> core::fmt::Debug for Deferred<'_, B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Deferred").field("ticket", &self.ticket).finish_non_exhaustive()
+    }
+}
+
+impl<B: Barrier> Drop for Deferred<'_, B> {
+    fn drop(&mut self) {
+        if !self.list.is_null() {
+            self.rcu.wait(self.ticket);
+            self.take_and_run();
+        }
+    }
+}
+
+/// A registered reader. One thread at a time; it may move between threads outside sections.
+pub struct Reader<'r, B: Barrier> {
+    rcu: &'r Rcu<B>,
+    slot: &'r Slot,
+    /// Two threads entering through one slot would lose each other's sections.
+    _not_sync: PhantomData<Cell<()>>,
+}
+
+impl<'r, B: Barrier> Reader<'r, B> {
+    /// Enters a section. Sections nest (up to 65,534 deep); the outermost one is two stores in all and no atomic
+    /// read-modify-write.
+    #[inline]
+    pub fn section(&self) -> Section<'_> {
+        let word = &self.slot.word;
+        // Relaxed: only this reader writes its slot.
+        let now = word.load(Ordering::Relaxed);
+        if now & NEST_MASK == 0 {
+            // Relaxed: an old epoch only makes a writer wait longer.
+            let epoch = self.rcu.epoch.load(Ordering::Relaxed);
+            // Release: see the argument above, "even if it first sees a later section".
+            word.store(epoch | NEST, Ordering::Release);
+            self.rcu.barrier.light();
+        } else if now & NEST_MASK != NEST_MASK {
+            word.store(now + NEST, Ordering::Release);
+        }
+        // At 65,535 the count sticks, here and in leaving: such a reader (it leaked its guards) never looks idle again.
+        // Grace periods then wait for ever, but none ends too early.
+        Section { word, _not_send: PhantomData }
+    }
+
+    /// Whether this reader is inside a section.
+    pub fn is_inside(&self) -> bool {
+        self.slot.word.load(Ordering::Relaxed) & NEST_MASK != 0
+    }
+}
+
+impl<B: Barrier> Drop for Reader<'_, B> {
+    fn drop(&mut self) {
+        // A section guard borrows the reader, so none is alive; one that was leaked ends here.
+        self.slot.word.store(0, Ordering::Release);
+        // Release: the next owner of the slot sees it idle.
+        self.slot.taken.store(false, Ordering::Release);
+    }
+}
+
+impl<B: Barrier> core::fmt::Debug for Reader<'_, B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Reader").field("inside", &self.is_inside()).finish()
+    }
+}
+
+/// Proof of being inside a read-side section; leaving when dropped.
+#[must_use = "the section ends when this is dropped"]
+pub struct Section<'a> {
+    word: &'a AtomicU64,
+    /// Leaving is a plain load and store of the reader's own slot.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Drop for Section<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let now = self.word.load(Ordering::Relaxed);
+        // Release: everything the section did happens before a writer that sees it gone. Guards may be dropped in any
+        // order; the count does not care which is outermost.
+        if now & NEST_MASK != NEST_MASK {
+            self.word.store(now - NEST, Ordering::Release);
+        }
+    }
+}
+
+impl core::fmt::Debug for Section<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Section")
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::platform::Fences;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    #[test]
+    fn an_idle_domain_has_instant_grace_periods() {
+        let rcu = Rcu::new(Fences);
+        rcu.synchronize();
+        let reader = rcu.reader().unwrap();
+        rcu.synchronize();
+        drop(reader);
+        rcu.synchronize();
+    }
+
+    #[test]
+    fn a_section_holds_the_grace_period_and_nesting_counts() {
+        let rcu = Rcu::new(Fences);
+        let reader = rcu.reader().unwrap();
+        let outer = reader.section();
+        let ticket = rcu.start();
+        let inner = reader.section();
+        assert!(!rcu.poll(ticket));
+        drop(outer);
+        assert!(reader.is_inside() && !rcu.poll(ticket), "the nested section is still inside");
+        drop(inner);
+        assert!(!reader.is_inside() && rcu.poll(ticket));
+    }
+
+    #[test]
+    fn a_section_that_begins_after_start_is_not_waited_for() {
+        let rcu = Rcu::new(Fences);
+        let reader = rcu.reader().unwrap();
+        let ticket = rcu.start();
+        let _section = reader.section();
+        assert!(rcu.poll(ticket));
+    }
+
+    #[test]
+    fn slots_are_reused_and_blocks_grow() {
+        let rcu = Rcu::new(Fences);
+        let many: Vec<_> = (0..3 * SLOTS).map(|_| rcu.reader().unwrap()).collect();
+        let first = ptr::from_ref(many[0].slot);
+        let sections: Vec<_> = many.iter().map(Reader::section).collect();
+        let ticket = rcu.start();
+        assert!(!rcu.poll(ticket));
+        drop(sections);
+        assert!(rcu.poll(ticket));
+        drop(many);
+        let again: Vec<_> = (0..3 * SLOTS).map(|_| rcu.reader().unwrap()).collect();
+        assert!(again.iter().any(|reader| ptr::eq(reader.slot, first)));
+    }
+
+    #[test]
+    fn deferred_callbacks_wait_for_readers_and_run_once() {
+        let rcu = Rcu::new(Fences);
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = |ran: &Arc<AtomicUsize>| -> Box<dyn FnOnce() + Send> {
+            let ran = Arc::clone(ran);
+            Box::new(move || {
+                ran.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        let reader = rcu.reader().unwrap();
+        let section = reader.section();
+        rcu.defer(count(&ran)).unwrap();
+        rcu.defer(count(&ran)).unwrap();
+        let pending = rcu.start_deferred().unwrap().try_run().unwrap_err();
+        assert_eq!(ran.load(Ordering::Relaxed), 0);
+        drop(section);
+        assert_eq!(pending.try_run().unwrap(), 2);
+        assert_eq!(rcu.run_deferred(), 0);
+        rcu.defer(count(&ran)).unwrap();
+        drop(reader);
+        drop(rcu);
+        assert_eq!(ran.load(Ordering::Relaxed), 3, "what is left runs when the domain ends");
+    }
+}

@@ -1,0 +1,150 @@
+//! A lazily backed array: reads zero where nothing was written, and knows how to be written safely.
+//!
+//! On a real machine it is a typed view of one [`Mapping`]. Under loom it is a vector, because loom's atomics are
+//! objects and not memory; the interface is the same.
+
+use core::ops::Range;
+
+use crate::geometry::PAGE_SIZE;
+use crate::platform::{Mapping, NoFrames};
+#[cfg(not(loom))]
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
+
+/// An entry of a [`Table`].
+///
+/// # Safety
+/// All zero bytes are a valid value, the size is a power of two of at most 4096, and every mutation goes through
+/// atomics.
+pub(crate) unsafe trait Entry: Sync {
+    /// What loom needs instead of zeroed memory.
+    #[cfg(loom)]
+    fn zero() -> Self;
+    #[cfg(loom)]
+    fn fold(&self) {}
+    #[cfg(loom)]
+    fn materialise(&self) {}
+}
+
+macro_rules! atomic_entry {
+    ($($t:ident),*) => {$(
+        // SAFETY: an atomic integer: zero is valid, it is a power of two long and mutated atomically.
+        #[cfg(not(loom))]
+        unsafe impl Entry for $t {}
+        // SAFETY: as above; loom's atomics are never made from zeroed memory.
+        #[cfg(loom)]
+        unsafe impl Entry for crate::sync::$t {
+            fn zero() -> Self {
+                crate::sync::$t::new(0)
+            }
+        }
+    )*};
+}
+atomic_entry!(AtomicU8, AtomicU32, AtomicU64);
+
+/// `len` entries of `T` over one mapping.
+pub(crate) struct Table<T, M> {
+    mapping: M,
+    len: u64,
+    #[cfg(loom)]
+    items: alloc::vec::Vec<T>,
+    #[cfg(not(loom))]
+    base: core::ptr::NonNull<T>,
+}
+
+// SAFETY: the table is a shared view of entries that are `Sync`; the raw pointer is derived from the mapping it owns.
+#[cfg(not(loom))]
+unsafe impl<T: Entry, M: Mapping> Sync for Table<T, M> {}
+// SAFETY: as above; moving the table does not move the memory.
+#[cfg(not(loom))]
+unsafe impl<T: Entry, M: Mapping> Send for Table<T, M> {}
+
+impl<T: Entry, M: Mapping> Table<T, M> {
+    /// Bytes to reserve for `len` entries, whole pages, or `None` on overflow.
+    pub(crate) fn bytes_for(len: u64) -> Option<u64> {
+        len.checked_mul(size_of::<T>() as u64)?.checked_next_multiple_of(PAGE_SIZE)
+    }
+
+    /// A view of `mapping` as `len` entries; `None` if the mapping is too short for them.
+    #[cfg(not(loom))]
+    pub(crate) fn new(mapping: M, len: u64) -> Option<Self> {
+        const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() <= PAGE_SIZE as usize) };
+        if Self::bytes_for(len)? > mapping.len() {
+            return None;
+        }
+        Some(Self { base: mapping.base().cast(), mapping, len })
+    }
+    #[cfg(loom)]
+    pub(crate) fn new(mapping: M, len: u64) -> Option<Self> {
+        Some(Self { mapping, len, items: (0..len).map(|_| T::zero()).collect() })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn mapping(&self) -> &M {
+        &self.mapping
+    }
+
+    /// Entry `index`; `None` beyond the end. It may be folded: read it freely, write it only when it is known to be
+    /// backed.
+    #[inline]
+    pub(crate) fn get(&self, index: u64) -> Option<&T> {
+        #[cfg(loom)]
+        return self.items.get(index as usize);
+        #[cfg(not(loom))]
+        if index < self.len {
+            // SAFETY: in bounds of the mapping (checked in `new`), which is readable for as long as `self` lives;
+            // zero bytes are a valid `T` (Entry), and all mutation is atomic.
+            Some(unsafe { &*self.base.as_ptr().add(index as usize) })
+        } else {
+            None
+        }
+    }
+
+    /// Where `entries` lie in the mapping, in bytes: what [`fold`](Self::fold) takes.
+    pub(crate) fn bytes_of(&self, entries: Range<u64>) -> Range<u64> {
+        let size = size_of::<T>() as u64;
+        entries.start * size..entries.end.min(self.len) * size
+    }
+
+    /// Makes `entries` writable. Those that are backed keep their values, the others are zero.
+    pub(crate) fn materialise(&self, entries: Range<u64>) -> Result<(), NoFrames> {
+        if entries.start >= entries.end {
+            return Ok(());
+        }
+        self.mapping.materialise(self.bytes_of(entries.clone()))?;
+        #[cfg(loom)]
+        for index in entries {
+            if let Some(item) = self.get(index) {
+                item.materialise();
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds each of `ranges` (from [`bytes_of`](Self::bytes_of), covering whole 4 KiB pages), in order; returns how
+    /// many it folded.
+    ///
+    /// # Safety
+    /// As [`Mapping::fold`].
+    pub(crate) unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize {
+        #[cfg(loom)]
+        {
+            let size = size_of::<T>() as u64;
+            for range in ranges {
+                for index in range.start / size..range.end / size {
+                    if let Some(item) = self.get(index) {
+                        item.fold();
+                    }
+                }
+            }
+            ranges.len()
+        }
+        // SAFETY: the caller's promise is the mapping's.
+        #[cfg(not(loom))]
+        unsafe {
+            self.mapping.fold(ranges)
+        }
+    }
+}
