@@ -1,0 +1,139 @@
+//! What the machine would not do for us, and what to do about it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use pagefold_engine::platform::TableKind;
+
+/// Why the host cannot be a platform, or cannot reserve a table.
+#[derive(Debug)]
+pub enum HostError {
+    /// Pages are not 4 KiB; a map page must be one page.
+    PageSize(usize),
+    /// The kernel has no `MADV_POPULATE_WRITE` (Linux 5.14): running out of memory would be a signal, not an error.
+    NoPopulate(io::Error),
+    /// No userfaultfd with write protection of unpopulated pages (Linux 6.4), or not for us.
+    NoStrict(io::Error),
+    /// A table is too large to be watched page by page in strict mode.
+    StrictTooLarge {
+        /// Bytes of the memory map.
+        bytes: u64,
+        /// The most that strict mode watches.
+        limit: u64,
+    },
+    /// No address space for a table.
+    NoAddressSpace {
+        /// The table.
+        kind: TableKind,
+        /// Its bytes.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+        /// The limit that most likely said no.
+        limit: Limit,
+    },
+}
+
+/// Which limit stands in the way of a large reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// `RLIMIT_AS`, in bytes.
+    AddressSpace(u64),
+    /// `vm.overcommit_memory` is 2, so that reserving counts as using.
+    Overcommit,
+    /// The process has as many mappings as `vm.max_map_count` allows.
+    MapCount(u64),
+    /// The 47 bits of user address space, or something unknown.
+    Unknown,
+}
+
+impl Limit {
+    /// Looks for the limit that a reservation of `bytes` has run into.
+    pub(crate) fn find(bytes: u64) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::As);
+        if let Some(soft) = limit.current
+            && soft < bytes.saturating_add(used_address_space())
+        {
+            return Limit::AddressSpace(soft);
+        }
+        let maximum = number("/proc/sys/vm/max_map_count");
+        if let Some(maximum) = maximum
+            && let Ok(maps) = fs::read("/proc/self/maps")
+            && maps.iter().filter(|&&byte| byte == b'\n').count() as u64 + 16 > maximum
+        {
+            return Limit::MapCount(maximum);
+        }
+        if number("/proc/sys/vm/overcommit_memory") == Some(2) {
+            return Limit::Overcommit;
+        }
+        Limit::Unknown
+    }
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Bytes of address space this process uses already.
+fn used_address_space() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm").ok();
+    pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+impl fmt::Display for HostError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostError::PageSize(bytes) => {
+                write!(f, "this machine has pages of {bytes} bytes; only 4096 are supported")
+            }
+            HostError::NoPopulate(source) => {
+                write!(
+                    f,
+                    "the kernel cannot report a lack of memory as an error (MADV_POPULATE_WRITE, Linux 5.14): {source}"
+                )
+            }
+            HostError::NoStrict(source) => write!(
+                f,
+                "strict mode needs userfaultfd with write protection of empty pages (Linux 6.4, and not forbidden here): {source}"
+            ),
+            HostError::StrictTooLarge { bytes, limit } => write!(
+                f,
+                "strict mode watches a memory map of up to {} MiB, this one has {} MiB: choose a smaller machine",
+                limit >> 20,
+                bytes >> 20
+            ),
+            HostError::NoAddressSpace { kind, bytes, source, limit } => {
+                write!(
+                    f,
+                    "cannot reserve {} MiB of address space for the {kind:?} table ({source}): ",
+                    bytes >> 20
+                )?;
+                match limit {
+                    Limit::AddressSpace(soft) => {
+                        write!(f, "the limit is {} MiB; raise it (ulimit -v) or choose a smaller machine", soft >> 20)
+                    }
+                    Limit::Overcommit => f.write_str(
+                        "vm.overcommit_memory=2 counts reservations as use; set it to 0 or choose a smaller machine",
+                    ),
+                    Limit::MapCount(maximum) => write!(
+                        f,
+                        "the process has all the mappings that vm.max_map_count={maximum} allows; raise it"
+                    ),
+                    Limit::Unknown => f.write_str("choose a smaller machine"),
+                }
+            }
+        }
+    }
+}
+
+impl std::error::Error for HostError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            HostError::NoPopulate(source)
+            | HostError::NoStrict(source)
+            | HostError::NoAddressSpace { source, .. } => Some(source),
+            HostError::PageSize(_) | HostError::StrictTooLarge { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The engine's platform on Linux user space.
+//!
+//! * A table is a private anonymous reservation ([`Region`]); folding is `MADV_DONTNEED`, after which reads find the
+//!   kernel's own read-only zero page: a zero descriptor for nothing.
+//! * Grace periods use `membarrier(2)` ([`Membarrier`]), or fences where the kernel lacks it
+//!   ([`HostFences`]).
+//! * What everything costs is asked of the system ([`measure`]), not of our own counters.
+//! * [`StrictMode`] traps stray writes with userfaultfd and names the thread.
+//!
+//! A process that forks keeps its tables to itself: the child has none of them, and must not use the engine.
+
+mod barrier;
+mod budget;
+mod error;
+pub mod measure;
+mod probe;
+mod region;
+mod strict;
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pagefold_engine::platform::{Barrier, Owner, Platform, TableKind};
+
+pub use barrier::{HostFences, Membarrier};
+pub use budget::Budget;
+pub use error::HostError;
+pub use probe::{Features, Missing};
+pub use region::Region;
+pub use strict::{StrayWrite, StrictMode};
+
+/// Linux user space as a platform: `B` is how grace periods reach readers, `O` what owners keep in descriptors.
+pub struct Host<B, O = ()> {
+    barrier: B,
+    features: Arc<Features>,
+    budget: Arc<Budget>,
+    strict: Option<Arc<StrictMode>>,
+    _owner: PhantomData<fn() -> O>,
+}
+
+impl<B: Barrier + Clone, O: Owner> Host<B, O> {
+    /// A platform with that barrier.
+    ///
+    /// # Errors
+    /// [`HostError::PageSize`] where pages are not 4 KiB, [`HostError::NoPopulate`] where the kernel cannot report a lack
+    /// of memory as an error.
+    pub fn new(barrier: B) -> Result<Self, HostError> {
+        let features = Features::probe()?;
+        Ok(Self {
+            barrier,
+            features: Arc::new(features),
+            budget: Arc::new(Budget::unlimited()),
+            strict: None,
+            _owner: PhantomData,
+        })
+    }
+
+    /// Traps stray writes from now on. Call it before an engine is made.
+    ///
+    /// # Errors
+    /// [`HostError::NoStrict`] where the kernel has no userfaultfd write protection for us.
+    pub fn strict(mut self) -> Result<Self, HostError> {
+        self.strict = Some(Arc::new(StrictMode::new()?));
+        Ok(self)
+    }
+
+    /// The stray writes trapped so far, and whoever traps them.
+    pub fn strict_mode(&self) -> Option<&StrictMode> {
+        self.strict.as_deref()
+    }
+
+    /// What the kernel offers.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// How much memory the tables may take, and how much they take by our own count.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+}
+
+impl<B: Barrier + Clone, O: Owner> Platform for Host<B, O> {
+    type Mapping = Region;
+    type Barrier = B;
+    type Owner = O;
+    type Error = HostError;
+
+    fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Region, HostError> {
+        let strict = self.strict.clone().filter(|_| kind == TableKind::Map);
+        Region::reserve(kind, bytes, Arc::clone(&self.features), Arc::clone(&self.budget), strict)
+    }
+
+    fn barrier(&self) -> B {
+        self.barrier.clone()
+    }
+
+    #[inline]
+    fn cpu(&self) -> usize {
+        thread_number()
+    }
+}
+
+impl<B, O> std::fmt::Debug for Host<B, O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host")
+            .field("features", &self.features)
+            .field("budget", &self.budget)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A small number for the calling thread, counted up as threads ask. Better than the CPU it happens to run on: it costs
+/// a thread-local load, and threads that run at the same time always differ.
+fn thread_number() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) });
+    NUMBER.with(|number| {
+        if number.get() == usize::MAX {
+            number.set(NEXT.fetch_add(1, Ordering::Relaxed));
+        }
+        number.get()
+    })
+}

@@ -1,0 +1,172 @@
+//! What tables really cost, asked of the system.
+//!
+//! A page of a table is *private* when the process has memory of its own there. The kernel's zero page, which reads of
+//! folded parts leave behind, is not.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+
+use linux_raw_sys::general::{PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, page_region, pm_scan_arg};
+
+const PAGE: u64 = 4096;
+
+/// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`, include/uapi/linux/fs.h (Linux 6.7).
+const PAGEMAP_SCAN: libc::c_ulong = 0xc000_6610 | (size_of::<pm_scan_arg>() as libc::c_ulong) << 16;
+
+/// Calls `each` for every run of private pages in `addresses`.
+///
+/// # Errors
+/// Where the kernel has no `PAGEMAP_SCAN`, or `/proc` is not there.
+pub fn scan_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    scan(addresses, u64::from(PAGE_IS_PFNZERO), each)
+}
+
+/// Calls `each` for every run of pages in `addresses` that have a page-table entry: private ones and zero pages.
+///
+/// # Errors
+/// As [`scan_private`].
+pub fn scan_present(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    scan(addresses, 0, each)
+}
+
+fn scan(addresses: Range<u64>, not: u64, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    let pagemap = File::open("/proc/self/pagemap")?;
+    let mut found = [page_region { start: 0, end: 0, categories: 0 }; 512];
+    let mut start = addresses.start;
+    while start < addresses.end {
+        let mut arg = pm_scan_arg {
+            size: size_of::<pm_scan_arg>() as u64,
+            flags: 0,
+            start,
+            end: addresses.end,
+            walk_end: 0,
+            vec: found.as_mut_ptr() as u64,
+            vec_len: found.len() as u64,
+            max_pages: 0,
+            category_inverted: not,
+            category_mask: not,
+            category_anyof_mask: u64::from(PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
+            return_mask: u64::from(PAGE_IS_PRESENT),
+        };
+        // SAFETY: the argument and the vector it points to outlive the call and have the sizes they claim.
+        let regions = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+        let regions = usize::try_from(regions).map_err(|_| io::Error::last_os_error())?;
+        for region in found.iter().take(regions) {
+            each(region.start..region.end);
+        }
+        if arg.walk_end <= start {
+            break;
+        }
+        start = arg.walk_end;
+    }
+    Ok(())
+}
+
+/// As [`scan_private`], by reading `/proc/self/pagemap`: for kernels without `PAGEMAP_SCAN`.
+///
+/// # Errors
+/// When `/proc/self/pagemap` cannot be read.
+pub fn read_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    // Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 56 exclusively mapped. The zero page is not
+    // exclusive.
+    const SWAPPED: u64 = 1 << 62;
+    const EXCLUSIVE: u64 = 1 << 56;
+    let mut pagemap = File::open("/proc/self/pagemap")?;
+    let mut buffer = vec![0u8; 1 << 16];
+    let mut run: Option<Range<u64>> = None;
+    let mut page = addresses.start / PAGE;
+    pagemap.seek(SeekFrom::Start(page * 8))?;
+    while page < addresses.end / PAGE {
+        let wanted = ((addresses.end / PAGE - page) * 8).min(buffer.len() as u64) as usize;
+        let bytes = buffer.get_mut(..wanted).unwrap_or_default();
+        pagemap.read_exact(bytes)?;
+        for entry in bytes.chunks_exact(8) {
+            let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
+            let at = page * PAGE;
+            if entry & (SWAPPED | EXCLUSIVE) != 0 {
+                match &mut run {
+                    Some(run) => run.end = at + PAGE,
+                    None => run = Some(at..at + PAGE),
+                }
+            } else if let Some(run) = run.take() {
+                each(run);
+            }
+            page += 1;
+        }
+    }
+    if let Some(run) = run {
+        each(run);
+    }
+    Ok(())
+}
+
+/// Private pages in `addresses`, by `PAGEMAP_SCAN` or, without it, by `/proc/self/pagemap`.
+///
+/// # Errors
+/// When neither can be read.
+pub fn private_pages(addresses: Range<u64>) -> io::Result<u64> {
+    let mut pages = 0;
+    let mut count = |run: Range<u64>| pages += (run.end - run.start) / PAGE;
+    scan_private(addresses.clone(), &mut count).or_else(|_| {
+        pages = 0;
+        read_private(addresses, &mut |run| pages += (run.end - run.start) / PAGE)
+    })?;
+    Ok(pages)
+}
+
+/// Bytes of private anonymous memory in `addresses`, by `/proc/self/smaps`.
+///
+/// # Errors
+/// When smaps cannot be read or makes no sense.
+pub fn smaps_anonymous(addresses: &Range<u64>) -> io::Result<u64> {
+    let smaps = fs::read_to_string("/proc/self/smaps")?;
+    let bad = || io::Error::new(io::ErrorKind::InvalidData, "/proc/self/smaps is not as expected");
+    let mut inside = false;
+    let mut bytes = 0;
+    for line in smaps.lines() {
+        let first = line.split_ascii_whitespace().next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-')
+            && let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16))
+        {
+            inside = start >= addresses.start && end <= addresses.end;
+        } else if inside && matches!(first, "Anonymous:" | "Swap:") {
+            let kib = line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok());
+            bytes += kib.ok_or_else(bad)? * 1024;
+        }
+    }
+    Ok(bytes)
+}
+
+/// Bytes of page tables of this process (`VmPTE`; Linux counts upper levels in it since 4.15).
+///
+/// # Errors
+/// When `/proc/self/status` cannot be read or has no such line.
+pub fn page_table_bytes() -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:"));
+    let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u64>().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no VmPTE in /proc/self/status"))
+}
+
+/// Page tables that `addresses` needs at least, in bytes: the tables, of every level, above pages that are present.
+///
+/// # Errors
+/// As [`scan_present`].
+pub fn page_tables_of(addresses: Range<u64>) -> io::Result<u64> {
+    // A table of one level spans 2 MiB, 1 GiB, 512 GiB. The level above those is shared with everything else.
+    let mut tables = 0;
+    let mut last = [None; 3];
+    scan_present(addresses, &mut |run| {
+        for (shift, last) in [21, 30, 39].into_iter().zip(&mut last) {
+            let first = run.start >> shift;
+            let end = (run.end - 1) >> shift;
+            let known = u64::from(*last == Some(first));
+            tables += end - first + 1 - known;
+            *last = Some(end);
+        }
+    })?;
+    Ok(tables * PAGE)
+}

@@ -1,0 +1,46 @@
+//! A machine for tests.
+
+#![allow(dead_code)]
+
+use pagefold_engine::protocol::{Fold, Protocol};
+use pagefold_engine::{Class, Config, Engine, Layout, Order, Pfn};
+use pagefold_host::{Host, Membarrier};
+
+/// What tests keep in descriptors.
+pub type Owner = [u64; 7];
+pub type TestHost = Host<Membarrier, Owner>;
+pub type TestEngine<R = Fold> = Engine<TestHost, R>;
+
+pub const MIB: u64 = 256;
+
+pub fn host() -> TestHost {
+    Host::new(Membarrier::register().unwrap()).unwrap()
+}
+
+/// A machine with `pages` pages of free memory from page 0 on.
+pub fn machine<R: Protocol>(pages: u64, layout: Layout) -> TestEngine<R> {
+    let engine = Engine::new(host(), Config { pages, layout }).unwrap();
+    engine.online(0..pages).unwrap();
+    engine
+}
+
+pub fn folded(pages: u64) -> TestEngine {
+    machine(pages, Layout::Folded)
+}
+
+pub fn order(order: u32) -> Order {
+    Order::new(order).unwrap()
+}
+
+/// Pages behind the memory map: the system's count, after checking that it is ours.
+pub fn map_pages_measured<R: Protocol>(engine: &TestEngine<R>) -> u64 {
+    let (_, map) = engine.tables()[0];
+    let measured = pagefold_host::measure::private_pages(map.addresses()).unwrap();
+    assert_eq!(measured, map.counted_pages(), "the system and the platform disagree");
+    assert_eq!(measured, engine.materialised_map_pages(), "the system and the engine disagree");
+    measured
+}
+
+pub fn classes<R: Protocol>(engine: &TestEngine<R>, first: Pfn, map_pages: u64) -> Vec<Class> {
+    (0..map_pages).map(|i| engine.class(Pfn(first.0 + i * 64)).0).collect()
+}
