@@ -5,11 +5,12 @@ use core::fmt;
 use crate::class::Class;
 use crate::engine::Engine;
 use crate::frames::Misfit;
-use crate::geometry::{MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::geometry::{
+    ALL_PAGES, MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn,
+};
 use crate::page::Kind;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
-use crate::sync::Ordering;
 
 /// What a sound machine consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Audit {
     pub free_pages: u64,
     /// Poisoned pages that were kept back.
     pub withheld_pages: u64,
-    /// Pages of partly present map pages that have no memory.
+    /// Pages without memory in partly present map pages.
     pub holes: u64,
     /// Map pages with memory behind them.
     pub materialised: u64,
@@ -51,7 +52,7 @@ pub enum Violation {
     Leaked {
         /// Pages that leaked, in all.
         pages: u64,
-        /// One map page with a page that may be among them.
+        /// One of them.
         near: Pfn,
     },
     /// A free page has a descriptor that is not zero.
@@ -95,9 +96,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// The first [`Violation`].
     pub fn audit(&self) -> Result<Audit, Violation> {
         self.frames.check().map_err(Violation::Frames)?;
-        let mut audit = Audit { holes: self.holes.load(Ordering::Relaxed), ..Audit::default() };
+        let mut audit = Audit { holes: self.map.holes.pages(), ..Audit::default() };
         // Taken pages that are in no folio, and one of them.
-        let (mut ownerless, mut near) = (0, Pfn(0));
+        let (mut leaked, mut near) = (0, Pfn(0));
         for section in 0..self.map.classes.sections() {
             let first = section * MAP_PAGES_PER_SECTION;
             if !self.map.classes.is_explicit(section) && self.map.class(MapPage(first)).0 != Class::Free {
@@ -112,18 +113,18 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 if matches!(class, Class::Absent | Class::Offline) {
                     continue;
                 }
-                audit.free_pages += u64::from((!taken & all()).count_ones());
+                audit.free_pages += u64::from((!taken & ALL_PAGES).count_ones());
                 let rest = taken & !owned;
                 audit.withheld_pages += u64::from((rest & self.map.poison.mask(map_page)).count_ones());
-                let unexplained = rest & !self.map.poison.mask(map_page);
-                ownerless += u64::from(unexplained.count_ones());
-                if unexplained != 0 {
-                    near = map_page.first_pfn();
+                let ownerless = rest & !self.never_free(map_page);
+                leaked += u64::from(ownerless.count_ones());
+                if ownerless != 0 {
+                    near = map_page.first_pfn().plus(u64::from(ownerless.trailing_zeros()));
                 }
             }
         }
-        if ownerless != audit.holes {
-            return Err(Violation::Leaked { pages: ownerless.saturating_sub(audit.holes), near });
+        if leaked != 0 {
+            return Err(Violation::Leaked { pages: leaked, near });
         }
         if audit.materialised != self.materialised_map_pages() {
             let (counted, found) = (self.materialised_map_pages(), audit.materialised);
@@ -143,10 +144,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 if head == first || !self.map.state(head).covers(head, first) {
                     return Err(Violation::Orphan { pfn: first, class });
                 }
-                if taken != all() {
+                if taken != ALL_PAGES {
                     return Err(Violation::InUseButFree { pfn: first });
                 }
-                Ok(all())
+                Ok(ALL_PAGES)
             }
             Class::Mapped => self.audit_descriptors(map_page, taken, audit),
         }
@@ -193,8 +194,4 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         }
         Ok(owned)
     }
-}
-
-const fn all() -> u64 {
-    if PAGES_PER_MAP_PAGE == 64 { u64::MAX } else { (1 << PAGES_PER_MAP_PAGE) - 1 }
 }

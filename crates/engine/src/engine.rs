@@ -13,15 +13,15 @@ use crate::fold::{FoldBatch, Folder};
 use crate::folio::{Folio, Frozen, RawFolio};
 use crate::frames::{FrameError, Frames};
 use crate::geometry::{
-    AREA_ORDER, MAP_PAGES_PER_AREA, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn,
+    ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_AREA, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE,
+    PAGES_PER_SECTION, Pfn,
 };
 use crate::map::{Layout, MemoryMap};
+use crate::marks::Marks;
 use crate::page::{Kind, Page};
 use crate::platform::{Mapping, NoFrames, Platform, TableKind};
-use crate::poison::Poison;
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::{OutOfMemory, Rcu};
-use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Entry, Table};
 use crate::walk::{Peek, PoisonError, Poisoned, Walker};
 
@@ -152,8 +152,6 @@ pub struct Engine<P: Platform, R: Protocol = Fold> {
     pub(crate) frames: Frames<P::Mapping>,
     pub(crate) rcu: Rcu<P::Barrier>,
     platform: P,
-    /// Pages of partly present map pages that have no memory: taken for ever, and nobody's.
-    pub(crate) holes: AtomicU64,
     _protocol: PhantomData<R>,
 }
 
@@ -170,16 +168,18 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let descriptors = table::<Page<P::Owner>, P>(&platform, TableKind::Map, pages)?;
         let classes = table(&platform, TableKind::Classes, map_pages)?;
         let sections = table(&platform, TableKind::Sections, pages / PAGES_PER_SECTION)?;
-        let poison = table(&platform, TableKind::Poison, map_pages)?;
-        let map =
-            MemoryMap::new(descriptors, Classes::new(classes, sections), Poison::new(poison), config.layout);
+        let marks = [
+            Marks::new(table(&platform, TableKind::Poison, map_pages)?),
+            Marks::new(table(&platform, TableKind::Holes, map_pages)?),
+        ];
+        let map = MemoryMap::new(descriptors, Classes::new(classes, sections), marks, config.layout);
         let frames = Frames::tables(
             table(&platform, TableKind::Rows, rows)?,
             table(&platform, TableKind::Lanes, lane_words)?,
             table(&platform, TableKind::Trees, trees)?,
         );
         let rcu = Rcu::new(platform.barrier());
-        Ok(Self { map, frames, rcu, platform, holes: AtomicU64::new(0), _protocol: PhantomData })
+        Ok(Self { map, frames, rcu, platform, _protocol: PhantomData })
     }
 
     /// Page numbers end here.
@@ -233,15 +233,29 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// [`OnlineError`].
     pub fn online(&self, pages: Range<u64>) -> Result<(), OnlineError> {
         let map_pages = self.absent_map_pages(&pages)?;
+        // The pages of the first and the last map page that lie outside.
+        let before = (1u64 << (pages.start % PAGES_PER_MAP_PAGE)) - 1;
+        let after = match pages.end % PAGES_PER_MAP_PAGE {
+            0 => 0,
+            inside => ALL_PAGES & !((1 << inside) - 1),
+        };
+        let edges = [(MapPage(map_pages.start), before), (MapPage(map_pages.end - 1), after)];
+        for (edge, mask) in edges {
+            if mask != 0 {
+                self.map.holes.ensure(edge)?;
+            }
+        }
         // Classes before frames: as soon as the allocator has the memory, it may be used.
         self.map.classes.set_uniform(map_pages.clone(), ClassByte::FREE)?;
-        if let Err(no_frames) = self.frames.online(pages.clone()) {
+        for (edge, mask) in edges {
+            self.map.holes.mark(edge, mask);
+        }
+        if let Err(no_frames) = self.frames.online(pages) {
             // It cannot fail: these classes were just set.
             let _ = self.map.classes.set_uniform(map_pages, ClassByte::ABSENT);
+            edges.into_iter().for_each(|(edge, mask)| self.map.holes.unmark(edge, mask));
             return Err(no_frames.into());
         }
-        let described = (map_pages.end - map_pages.start) * PAGES_PER_MAP_PAGE;
-        self.holes.fetch_add(described - (pages.end - pages.start), Ordering::Relaxed);
         Ok(())
     }
 
@@ -300,6 +314,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             next = next.max(claimed.end);
             let done = self.map.unfold_free(claimed.clone());
             self.frames.give_map_page(claim, except);
+            self.withhold_poison(claimed.clone());
             done?;
             claimed.for_each(|map_page| self.map.classes.hint_foldable(MapPage(map_page)));
         }
@@ -317,7 +332,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     /// All tables, for measuring.
-    pub fn tables(&self) -> [(TableKind, &P::Mapping); 7] {
+    pub fn tables(&self) -> [(TableKind, &P::Mapping); 8] {
         let [classes, sections] = self.map.classes.mappings();
         let [rows, lanes, trees] = self.frames.mappings();
         [
@@ -328,6 +343,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             (TableKind::Lanes, lanes),
             (TableKind::Trees, trees),
             (TableKind::Poison, self.map.poison.mapping()),
+            (TableKind::Holes, self.map.holes.mapping()),
         ]
     }
 
@@ -393,14 +409,34 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         self.give_back(pfn, order);
     }
 
-    /// Gives pages without descriptors back to the allocator, all but poisoned ones.
+    /// Gives pages without descriptors back to the allocator.
     fn give_back(&self, pfn: Pfn, order: Order) {
-        if self.has_poison(pfn, order) {
-            return self.give_back_around_poison(pfn, order);
-        }
         let given = self.frames.free(pfn, order);
         debug_assert!(given.is_ok(), "{pfn} {order} was not owned");
-        self.map.classes.hint_foldable(pfn.map_page());
+        let first = pfn.map_page();
+        self.map.classes.hint_foldable(first);
+        self.withhold_poison(first.0..first.0 + order.map_pages());
+    }
+
+    /// Takes the poisoned pages among those that were just given back, for ever. Should an allocation be faster, it
+    /// finds the poison itself.
+    #[inline]
+    pub(crate) fn withhold_poison(&self, map_pages: Range<u64>) {
+        if self.map.poison.pages() != 0 {
+            self.take_poisoned(map_pages);
+        }
+    }
+
+    #[cold]
+    fn take_poisoned(&self, map_pages: Range<u64>) {
+        for map_page in map_pages.map(MapPage) {
+            let mut mask = self.map.poison.mask(map_page);
+            while mask != 0 {
+                // Recording the poison has backed the allocator's tables for it. Taken already: fine as well.
+                let _ = self.frames.alloc_mask(map_page, mask & mask.wrapping_neg());
+                mask &= mask - 1;
+            }
+        }
     }
 
     #[inline]
@@ -415,29 +451,6 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             return (pfn.0..pfn.0 + order.pages()).any(|page| self.map.is_poisoned(Pfn(page)));
         }
         (first..first + order.map_pages()).any(|map_page| self.map.poison.mask(MapPage(map_page)) != 0)
-    }
-
-    /// Halves the block until the halves are clean (and given back) or single poisoned pages (and kept).
-    #[cold]
-    fn give_back_around_poison(&self, pfn: Pfn, order: Order) {
-        // Recording the poison has backed the rows of the area, so no table is needed here.
-        if order.get() == AREA_ORDER {
-            self.frames.split_whole(pfn, order);
-        }
-        if order == Order::ZERO {
-            return self.map.mark_poisoned(pfn);
-        }
-        let Some(half) = Order::new(order.get() - 1) else { return };
-        for part in [pfn, pfn.plus(half.pages())] {
-            // In an area that was split whole, every part goes row by row.
-            if self.poison_in(part, half) {
-                self.give_back_around_poison(part, half);
-            } else {
-                let given = self.frames.free(part, half);
-                debug_assert!(given.is_ok(), "{part} {half} was not owned");
-                self.map.classes.hint_foldable(part.map_page());
-            }
-        }
     }
 
     // ---- for the handles ---------------------------------------------------------------------------------------
@@ -465,9 +478,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         self.map.backed_runs(first + 1..first + order.map_pages())
     }
 
-    /// Pages of a map page that are taken although they are nobody's: poisoned ones.
+    /// Pages of a map page that are taken although they are nobody's: poisoned ones, and those without memory.
     pub(crate) fn never_free(&self, map_page: MapPage) -> u64 {
-        self.map.poison.mask(map_page)
+        self.map.poison.mask(map_page) | self.map.holes.mask(map_page)
     }
 
     // ---- looking -----------------------------------------------------------------------------------------------
@@ -503,18 +516,20 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     pub(crate) fn record_poison(&self, pfn: Pfn, mark: impl FnOnce()) -> Result<Poisoned, PoisonError> {
-        let class = if pfn.0 < self.pages() { self.class(pfn).0 } else { Class::Absent };
-        if class == Class::Absent {
+        let is_absent = pfn.0 >= self.pages() || self.class(pfn).0 == Class::Absent;
+        if is_absent || self.map.holes.contains(pfn) {
             return Err(PoisonError::Absent);
         }
         // Freeing around the poison later must not need memory.
         let area = pfn.head(Order::AREA);
         self.frames.prepare_split(area, Order::AREA)?;
-        if !self.map.poison.record(pfn)? {
+        let (map_page, bit) = (pfn.map_page(), 1 << (pfn.0 % PAGES_PER_MAP_PAGE));
+        self.map.poison.ensure(map_page)?;
+        if self.map.poison.mark(map_page, bit) == 0 {
             return Ok(Poisoned::Known);
         }
         mark();
-        let taken = self.frames.alloc_mask(pfn.map_page(), 1 << (pfn.0 % PAGES_PER_MAP_PAGE));
+        let taken = self.frames.alloc_mask(map_page, bit);
         Ok(if taken.is_ok() { Poisoned::Withheld } else { Poisoned::InUse })
     }
 }

@@ -237,7 +237,13 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                 return false;
             }
             let except = self.engine.never_free(map_page);
-            let Some(claim) = self.engine.frames.take_map_page(map_page, except) else { continue };
+            let Some(claim) = self.engine.frames.take_map_page(map_page, except) else {
+                if self.engine.frames.taken_mask(map_page) & !except == 0 {
+                    // Free, but moving or isolated just now: look here again.
+                    map.classes.hint_foldable(map_page);
+                }
+                continue;
+            };
             self.claims.push((claim, except));
             for claimed in claimed_map_pages(claim) {
                 if map.publish_free(claimed) {
@@ -264,6 +270,8 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                 }
             }
             self.engine.frames.give_map_page(claim, except);
+            claimed_map_pages(claim)
+                .for_each(|map_page| self.engine.withhold_poison(map_page.0..map_page.0 + 1));
         }
         report
     }

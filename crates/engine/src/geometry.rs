@@ -25,6 +25,8 @@ pub const MAX_ORDER: u32 = TREE_ORDER;
 
 /// Pages described by one map page.
 pub const PAGES_PER_MAP_PAGE: u64 = 1 << MAP_PAGE_ORDER;
+/// All pages of a map page, as a mask.
+pub(crate) const ALL_PAGES: u64 = if MAP_PAGE_ORDER == 6 { u64::MAX } else { (1 << PAGES_PER_MAP_PAGE) - 1 };
 /// Map pages (and allocator rows) in an area.
 pub const MAP_PAGES_PER_AREA: u64 = 1 << (AREA_ORDER - MAP_PAGE_ORDER);
 /// Map pages in a section.

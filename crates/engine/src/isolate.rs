@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::engine::Engine;
 use crate::frames::Isolation;
-use crate::geometry::{AREA_ORDER, Order, Pfn};
+use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::platform::Platform;
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::OutOfMemory;
@@ -76,6 +76,18 @@ impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
     /// Pages held: free, and of no use to anyone while this lives.
     pub fn held_pages(&self) -> u64 {
         self.isolation.collected().map(|(_, mask)| u64::from(mask.count_ones())).sum()
+    }
+}
+
+impl<P: Platform, R: Protocol> Drop for Isolated<'_, P, R> {
+    fn drop(&mut self) {
+        self.isolation.end();
+        let map_pages = self.pages.start / PAGES_PER_MAP_PAGE..self.pages.end / PAGES_PER_MAP_PAGE;
+        self.engine.withhold_poison(map_pages.clone());
+        // Whatever became free meanwhile was out of the folders' reach.
+        for map_page in map_pages.step_by(MAP_PAGES_PER_AREA as usize) {
+            self.engine.map.classes.hint_foldable(MapPage(map_page));
+        }
     }
 }
 

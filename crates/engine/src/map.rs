@@ -41,9 +41,9 @@ use core::ops::Range;
 
 use crate::class::{Class, ClassByte, Classes};
 use crate::geometry::{MAP_PAGE_ORDER, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::marks::Marks;
 use crate::page::{Kind, MAX_REFS, POISON, Page, State, fresh_owner};
 use crate::platform::{Mapping, NoFrames, Owner};
-use crate::poison::Poison;
 use crate::protocol::Protocol;
 use crate::sync::{AtomicU64, Ordering, spin_loop};
 use crate::table::Table;
@@ -78,7 +78,8 @@ pub enum Layout {
 pub(crate) struct MemoryMap<M, O> {
     pages: Table<Page<O>, M>,
     pub(crate) classes: Classes<M>,
-    pub(crate) poison: Poison<M>,
+    pub(crate) poison: Marks<M>,
+    pub(crate) holes: Marks<M>,
     /// Map pages that have memory behind them: the number of class bytes with the `BACKED` bit.
     materialised: AtomicU64,
     layout: Layout,
@@ -88,12 +89,12 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     pub(crate) fn new(
         pages: Table<Page<O>, M>,
         classes: Classes<M>,
-        poison: Poison<M>,
+        [poison, holes]: [Marks<M>; 2],
         layout: Layout,
     ) -> Self {
         #[cfg(not(loom))]
         let () = Page::<O>::SIZE_CHECK;
-        Self { pages, classes, poison, materialised: AtomicU64::new(0), layout }
+        Self { pages, classes, poison, holes, materialised: AtomicU64::new(0), layout }
     }
 
     pub(crate) fn pages(&self) -> u64 {
@@ -262,7 +263,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Whether `pfn` has been recorded as poisoned.
     pub(crate) fn is_poisoned(&self, pfn: Pfn) -> bool {
-        self.poison.mask(pfn.map_page()) >> (pfn.0 % PAGES_PER_MAP_PAGE) & 1 != 0
+        self.poison.contains(pfn)
     }
 
     /// `state` with the poison mark of `pfn`.

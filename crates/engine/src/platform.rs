@@ -33,11 +33,13 @@ pub enum TableKind {
     Trees,
     /// Poisoned pages: 8 bytes a map page.
     Poison,
+    /// Pages without memory in partly present map pages: 8 bytes a map page.
+    Holes,
 }
 
 impl TableKind {
     /// All of them, in the order the engine reserves them.
-    pub const ALL: [TableKind; 7] = [
+    pub const ALL: [TableKind; 8] = [
         TableKind::Map,
         TableKind::Classes,
         TableKind::Sections,
@@ -45,6 +47,7 @@ impl TableKind {
         TableKind::Lanes,
         TableKind::Trees,
         TableKind::Poison,
+        TableKind::Holes,
     ];
 }
 

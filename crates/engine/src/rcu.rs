@@ -373,8 +373,8 @@ impl core::fmt::Debug for Section<'_> {
 mod tests {
     use super::*;
     use crate::platform::Fences;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
+    use alloc::sync::Arc;
+    use core::sync::atomic::AtomicUsize;
 
     #[test]
     fn an_idle_domain_has_instant_grace_periods() {

@@ -162,7 +162,7 @@ fn next_fault(uffd: &OwnedFd) -> Option<(u64, i32)> {
         }
         // SAFETY: the kernel filled all of it with one message, and the struct is plain data of that size.
         let message: uffd_msg = unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) };
-        if u32::from(message.event) == UFFD_EVENT_PAGEFAULT as u32 {
+        if u32::from(message.event) == UFFD_EVENT_PAGEFAULT {
             // SAFETY: the union holds what the event says, and with FEATURE_THREAD_ID the second one holds the thread.
             let (address, thread) =
                 unsafe { (message.arg.pagefault.address, message.arg.pagefault.feat.ptid) };

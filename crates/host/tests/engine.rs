@@ -466,8 +466,8 @@ fn materialised_free_memory_is_flat_and_folds() {
     assert_eq!(map_pages_measured(&engine), (64 * MIB + 17).div_ceil(64) - 1);
     engine.audit().unwrap();
     let report = engine.folder(128).unwrap().fold_all();
-    // The two map pages at the edges hold pages without memory, which are taken for ever.
-    assert_eq!(report.map_pages, (64 * MIB + 17).div_ceil(64) - 1 - 2);
+    // Those at the edges too, although some of their pages have no memory.
+    assert_eq!(report.map_pages, (64 * MIB + 17).div_ceil(64) - 1);
     engine.audit().unwrap();
 }
 

@@ -114,7 +114,8 @@ impl<M: Mapping> Isolation<'_, M> {
             .filter(|&(_, mask)| mask != 0)
     }
 
-    fn end(&mut self) {
+    /// Puts the range back into circulation, with all that was collected.
+    pub(crate) fn end(&mut self) {
         for area in self.areas.clone().map(Area) {
             let lane = self.frames.lanes.get(area);
             if state(lane) == ABSENT || lane & ISOLATED == 0 {

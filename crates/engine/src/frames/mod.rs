@@ -28,7 +28,7 @@ use crate::geometry::{
     TREE_ORDER,
 };
 use crate::platform::{Mapping, NoFrames};
-use crate::sync::{AtomicU64, CachePadded, Ordering, spin_loop};
+use crate::sync::{AtomicU64, CachePadded, Ordering, fence, spin_loop};
 use crate::table::Table;
 
 /// CPUs that get a slot of their own; more share.
@@ -86,6 +86,8 @@ pub(crate) struct Frames<M> {
     rows: Table<AtomicU64, M>,
     lanes: Lanes<M>,
     slots: [CachePadded<Slot>; SLOTS],
+    /// Areas opened and closed: how many such moves have begun and ended. In between, free pages look taken.
+    moves: [AtomicU64; 2],
 }
 
 impl<M: Mapping> Frames<M> {
@@ -96,7 +98,8 @@ impl<M: Mapping> Frames<M> {
             let home = trees * (index as u64) / (SLOTS as u64);
             CachePadded(Slot { row: AtomicU64::new(0), home: AtomicU64::new(home) })
         };
-        Self { rows, lanes, slots: core::array::from_fn(slot) }
+        let moves = [AtomicU64::new(0), AtomicU64::new(0)];
+        Self { rows, lanes, slots: core::array::from_fn(slot), moves }
     }
 
     /// How many entries the three tables need for `pages`: rows, lane words, tree words.
@@ -128,14 +131,52 @@ impl<M: Mapping> Frames<M> {
                 self.alloc_whole(order, slot)
             }
         };
-        match attempt() {
-            Err(FrameError::NoMemory) => {
-                // What looks used up may lie in the areas that CPUs reserve.
-                self.drain();
-                attempt()
+        let mut found = self.despite_moves(attempt);
+        let mut tries = 0;
+        while found == Err(FrameError::NoMemory) && tries < TRIES {
+            // What looks used up may lie in the areas that CPUs reserve, or in counts that others have lowered for a
+            // search that will fail.
+            self.drain();
+            if tries > 0 && !self.has_block(order) {
+                break;
             }
-            other => other,
+            tries += 1;
+            found = self.despite_moves(attempt);
         }
+        found
+    }
+
+    /// Runs `attempt` again for as long as it fails while some area was being opened or closed: its pages are free, and
+    /// only look taken for a moment.
+    fn despite_moves<T>(&self, attempt: impl Fn() -> Result<T, FrameError>) -> Result<T, FrameError> {
+        let [begun, ended] = &self.moves;
+        loop {
+            let before = ended.load(Ordering::Acquire);
+            let done = attempt();
+            let failed = matches!(done, Err(FrameError::NoMemory | FrameError::Busy));
+            if !failed {
+                return done;
+            }
+            // Acquire: with the Release of `swap_row`, a page that was found taken by a move shows its beginning.
+            fence(Ordering::Acquire);
+            if begun.load(Ordering::Acquire) == before {
+                return done;
+            }
+            spin_loop();
+        }
+    }
+
+    /// Whether a block of `order` is free somewhere, whatever the counts say. Slow: it looks at every lane.
+    fn has_block(&self, order: Order) -> bool {
+        let areas = 1 << order.get().saturating_sub(AREA_ORDER);
+        (0..self.lanes.trees()).filter(|&tree| self.lanes.is_online(tree)).any(|tree| {
+            self.lanes.find_free_run(tree, areas).is_some()
+                || order.get() < AREA_ORDER
+                    && (tree * AREAS_PER_TREE..(tree + 1) * AREAS_PER_TREE).map(Area).any(|area| {
+                        let lane = self.lanes.get(area);
+                        state(lane) == SMALL && lane & ISOLATED == 0 && self.has_room(area, order)
+                    })
+        })
     }
 
     /// Gives a block back that was taken whole.
@@ -289,10 +330,10 @@ impl<M: Mapping> Frames<M> {
     }
 
     fn swap_row(&self, row: u64, from: u64, to: u64) -> bool {
-        // Acquire, as `take_in_row`.
+        // Acquire, as `take_in_row`. Release: see `despite_moves`.
         self.rows
             .get(row)
-            .is_some_and(|word| word.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok())
+            .is_some_and(|word| word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     /// Sets a row all of whose set bits are the caller's.
@@ -388,15 +429,17 @@ impl<M: Mapping> Frames<M> {
     fn open(&self, area: Area) -> Result<bool, NoFrames> {
         self.lanes.ensure(area, 1)?;
         self.rows.materialise(area.first_row()..area.first_row() + MAP_PAGES_PER_AREA)?;
-        let opened = self.lanes.update(area, |lane| (lane & !ONES == FREE).then_some(SMALL | RESERVED));
-        if let Some(before) = opened
-            && before & ONES != 0
-        {
-            for row in area.first_row()..area.first_row() + MAP_PAGES_PER_AREA {
-                self.store_row(row, 0);
+        Ok(self.move_area(|| {
+            let opened = self.lanes.update(area, |lane| (lane & !ONES == FREE).then_some(SMALL | RESERVED));
+            if let Some(before) = opened
+                && before & ONES != 0
+            {
+                for row in area.first_row()..area.first_row() + MAP_PAGES_PER_AREA {
+                    self.store_row(row, 0);
+                }
             }
-        }
-        Ok(opened.is_some())
+            opened.is_some()
+        }))
     }
 
     /// Ends a reservation: the area is open for others, or full, or empty and free again.
@@ -431,6 +474,20 @@ impl<M: Mapping> Frames<M> {
 
     /// `SMALL` and empty → `FREE`. Takes every page first, as any owner would, so that nobody can be in it.
     fn close(&self, area: Area) {
+        self.move_area(|| self.take_and_close(area));
+    }
+
+    /// Counts an opening or a closing while it is under way.
+    fn move_area<T>(&self, change: impl FnOnce() -> T) -> T {
+        let [begun, ended] = &self.moves;
+        // AcqRel: the beginning is seen by whoever finds a page taken by this, the end by whoever looks again.
+        begun.fetch_add(1, Ordering::AcqRel);
+        let done = change();
+        ended.fetch_add(1, Ordering::AcqRel);
+        done
+    }
+
+    fn take_and_close(&self, area: Area) {
         let tree = area.tree();
         if !self.lanes.lower(tree, Set::Open, 1) {
             return;
@@ -503,6 +560,10 @@ impl<M: Mapping> Frames<M> {
 
     /// Takes the block of `order` at `pfn`.
     pub(crate) fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), FrameError> {
+        self.despite_moves(|| self.try_alloc_at(pfn, order))
+    }
+
+    fn try_alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), FrameError> {
         if !pfn.is_aligned(order) {
             return Err(FrameError::Misaligned);
         }
@@ -522,12 +583,20 @@ impl<M: Mapping> Frames<M> {
     }
 
     fn take_areas_at(&self, area: Area, areas: u64) -> Result<(), FrameError> {
+        match self.take_free_areas_at(area, areas) {
+            Err(FrameError::Busy) => {
+                // One of them may be empty, but reserved by a CPU for small pages.
+                self.drain();
+                self.take_free_areas_at(area, areas)
+            }
+            done => done,
+        }
+    }
+
+    fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<(), FrameError> {
         let tree = area.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
-            self.drain();
-            if !self.lanes.lower(tree, Set::Free, areas) {
-                return Err(if self.lanes.is_online(tree) { FrameError::Busy } else { FrameError::Absent });
-            }
+            return Err(if self.lanes.is_online(tree) { FrameError::Busy } else { FrameError::Absent });
         }
         if let Err(no_frames) = self.lanes.ensure(area, areas) {
             self.lanes.raise(tree, Set::Free, areas);

@@ -1,9 +1,9 @@
 //! Bits of one row: a 64-bit word, one bit a page, set when the page is taken.
 
-use crate::geometry::{MAP_PAGE_ORDER, PAGES_PER_MAP_PAGE};
+use crate::geometry::{ALL_PAGES, MAP_PAGE_ORDER};
 
-/// All pages of a row taken. (Under loom a row has two pages.)
-pub(crate) const ALL: u64 = if PAGES_PER_MAP_PAGE == 64 { u64::MAX } else { (1 << PAGES_PER_MAP_PAGE) - 1 };
+/// All pages of a row taken.
+pub(crate) const ALL: u64 = ALL_PAGES;
 
 /// `2^order` adjacent bits, the lowest at `bit`.
 #[inline]

@@ -1,0 +1,77 @@
+//! A machine of eight pages for the checker, and how far it explores.
+
+#![allow(dead_code)]
+
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use loom::sync::Arc;
+use pagefold_model::platform::{Fences, Mapping, Platform, TableKind};
+use pagefold_model::protocol::Protocol;
+use pagefold_model::{Config, Engine, Kind, NoFrames, Order, Pfn};
+
+/// The checker's tables are vectors inside the engine; nothing is behind this.
+pub struct NoMemory(u64);
+
+// SAFETY: under loom the engine never touches `base`: its tables are vectors.
+unsafe impl Mapping for NoMemory {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::dangling()
+    }
+    fn len(&self) -> u64 {
+        self.0
+    }
+    fn materialise(&self, _: Range<u64>) -> Result<(), NoFrames> {
+        Ok(())
+    }
+    unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize {
+        ranges.len()
+    }
+}
+
+/// Both halves of the barrier are SeqCst fences: what `membarrier(2)` gives, in terms that loom knows.
+pub struct Model;
+
+impl Platform for Model {
+    type Mapping = NoMemory;
+    type Barrier = Fences;
+    type Owner = ();
+    type Error = ();
+
+    fn reserve(&self, _: TableKind, bytes: u64) -> Result<NoMemory, ()> {
+        Ok(NoMemory(bytes))
+    }
+    fn barrier(&self) -> Fences {
+        Fences
+    }
+    fn cpu(&self) -> usize {
+        0
+    }
+}
+
+pub type ModelEngine<R> = Engine<Model, R>;
+
+/// Eight pages, all free: four map pages of two descriptors, two areas.
+pub fn machine<R: Protocol>() -> Arc<ModelEngine<R>> {
+    let engine = Engine::new(Model, Config::new(8)).unwrap();
+    engine.online(0..8).unwrap();
+    Arc::new(engine)
+}
+
+pub fn order(order: u32) -> Order {
+    Order::new(order).unwrap()
+}
+
+/// A shared folio at a particular place, as a number, so that any thread can take it up.
+pub fn folio_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> pagefold_model::RawFolio {
+    engine.alloc_at(Pfn(pfn), order(bits), Kind::Anon).unwrap().share().into_raw()
+}
+
+/// Explores all interleavings with at most `preemptions` forced switches (loom explores all weak-memory outcomes within
+/// them).
+pub fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.max_branches = 100_000;
+    builder.check(model);
+}
