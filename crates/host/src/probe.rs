@@ -52,7 +52,9 @@ impl Features {
         let scrap = Scrap::new().map_err(HostError::NoPopulate)?;
         scrap.populate().map_err(HostError::NoPopulate)?;
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok().filter(|pidfd| {
-            process_madvise_dontneed(pidfd, scrap.0.as_ptr(), &[0..4096]).is_ok_and(|bytes| bytes == 4096)
+            let range = 0..4096;
+            process_madvise_dontneed(pidfd, scrap.0.as_ptr(), std::slice::from_ref(&range))
+                .is_ok_and(|bytes| bytes == 4096)
         });
         let address = scrap.address() as u64;
         let pagemap_scan = scan_private(address..address + 4096, &mut |_| {}).is_ok();

@@ -405,7 +405,7 @@ impl<'e> Machine<'e> {
                 let heads: Vec<u64> =
                     self.model.folios.range(head..head + (1 << bits)).map(|(&head, _)| head).collect();
                 let first = self.model.folios[&head];
-                heads.iter().for_each(|head| drop(self.model.folios.remove(head)));
+                self.model.folios.retain(|at, _| !heads.contains(at));
                 self.model.add(head, bits, first.kind, 0);
                 self.model.folios.get_mut(&head).unwrap().value = first.value;
                 self.handles.push(Handle::Frozen(whole));

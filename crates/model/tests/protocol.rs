@@ -195,7 +195,7 @@ fn two_folders_fold_each_map_page_once() {
     explore(2, || {
         let engine = machine::<Fold>();
         let raws = [folio_at(&engine, 1, 0), folio_at(&engine, 6, 0)];
-        raws.map(|raw| drop(take(&engine, raw)));
+        raws.into_iter().for_each(|raw| drop(take(&engine, raw)));
         let other = {
             let engine = Arc::clone(&engine);
             thread::spawn(move || engine.folder(1).unwrap().fold_batch().map_pages)

@@ -1,0 +1,25 @@
+//! Walkers and owners that hammer an engine, and notice when it breaks a promise.
+//!
+//! * [`Index`] is a page cache in miniature: slots that each hold one reference on a folio, looked up without a lock.
+//! * [`WalkerTask`] is one walker of one [`WalkerKind`]; each kind does what a kind of walker in Linux does.
+//! * [`OwnerTask`] allocates, frees, splits, collapses, folds and unfolds.
+//! * [`Log`] counts the violations they see and keeps the first of them.
+//!
+//! A task makes one step at a time, so that whoever has threads, or CPUs, decides how they run. `no_std`.
+
+#![no_std]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+extern crate alloc;
+
+mod index;
+mod log;
+mod owner;
+mod stamp;
+mod walker;
+
+pub use index::{Entry, Index, WINDOW};
+pub use log::{Kept, Log, Violation};
+pub use owner::{OwnerCounts, OwnerTask, Shape, share};
+pub use stamp::Stamp;
+pub use walker::{WalkerCounts, WalkerKind, WalkerTask};
