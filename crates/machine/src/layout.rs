@@ -1,0 +1,146 @@
+//! Where a machine's memory is: parsers of `/proc/iomem`, `/proc/zoneinfo`, `/proc/meminfo` and `/proc/vmstat`.
+//!
+//! They take what they know and skip what they do not: these files grow with every kernel.
+
+use serde::{Deserialize, Serialize};
+
+/// A range of page numbers that has memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryRange {
+    /// First page.
+    pub start: u64,
+    /// One past the last page.
+    pub end: u64,
+}
+
+/// One zone of one node, from `/proc/zoneinfo`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zone {
+    /// The node.
+    pub node: u32,
+    /// The name: DMA, DMA32, Normal, Movable, Device.
+    pub name: String,
+    /// First page.
+    pub start: u64,
+    /// Pages from the first to the last, holes included.
+    pub spanned: u64,
+    /// Pages that have memory.
+    pub present: u64,
+    /// Pages that the buddy allocator manages.
+    pub managed: u64,
+    /// Pages that are free.
+    pub free: u64,
+}
+
+/// The `System RAM` ranges of `/proc/iomem`, in pages, those only partly RAM left out. Empty if the file hides
+/// addresses (it does without root).
+pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
+    let mut ranges: Vec<MemoryRange> = Vec::new();
+    for line in text.lines().filter(|line| !line.starts_with(' ')) {
+        let Some((addresses, name)) = line.split_once(" : ") else { continue };
+        if name.trim() != "System RAM" {
+            continue;
+        }
+        let Some((start, end)) = addresses.split_once('-') else { continue };
+        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else {
+            continue;
+        };
+        let (start, end) = (start.div_ceil(4096), end.saturating_add(1) / 4096);
+        if start >= end {
+            continue;
+        }
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            Some(last) if last.end > start => {}
+            _ => ranges.push(MemoryRange { start, end }),
+        }
+    }
+    ranges
+}
+
+/// The zones of `/proc/zoneinfo` that have pages.
+pub fn parse_zoneinfo(text: &str) -> Vec<Zone> {
+    let mut zones: Vec<Zone> = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("Node ")
+            && let Some((node, name)) = rest.split_once(", zone")
+            && let Ok(node) = node.trim().parse()
+        {
+            zones.push(Zone { node, name: name.trim().to_owned(), ..Zone::default() });
+            continue;
+        }
+        let Some(zone) = zones.last_mut() else { continue };
+        let mut words = line.split_ascii_whitespace();
+        let (Some(key), Some(value)) = (words.next(), words.next()) else { continue };
+        let field = match key.trim_end_matches(':') {
+            "spanned" => &mut zone.spanned,
+            "present" => &mut zone.present,
+            "managed" => &mut zone.managed,
+            "start_pfn" => &mut zone.start,
+            "nr_free_pages" => &mut zone.free,
+            _ => continue,
+        };
+        if let Ok(value) = value.parse() {
+            *field = value;
+        }
+    }
+    zones.retain(|zone| zone.present > 0);
+    zones
+}
+
+/// The value of `key` in `/proc/meminfo`, in bytes, or in `/proc/vmstat`, as it stands there.
+pub fn value(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        if words.next()?.trim_end_matches(':') != key {
+            return None;
+        }
+        let value: u64 = words.next()?.parse().ok()?;
+        Some(if words.next() == Some("kB") { value.saturating_mul(1024) } else { value })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iomem_ranges_are_whole_pages_of_system_ram() {
+        let text = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0009fc00-000fffff : Reserved\n  000f0000-000fffff : System ROM\n00100000-bfffffff : System RAM\n  01000000-02209987 : Kernel code\n100000000-63fffffff : System RAM\n";
+        let ranges = [(1, 0x9f), (0x100, 0xc_0000), (0x10_0000, 0x64_0000)];
+        assert_eq!(parse_iomem(text), ranges.map(|(start, end)| MemoryRange { start, end }));
+    }
+
+    #[test]
+    fn hidden_addresses_make_no_ranges() {
+        assert_eq!(parse_iomem("00000000-00000000 : System RAM\n00000000-00000000 : System RAM\n"), []);
+    }
+
+    #[test]
+    fn zones_without_pages_are_left_out() {
+        let text = "Node 0, zone      DMA\n  per-node stats\n      nr_inactive_anon 1\n  pages free     3840\n        spanned  4095\n        present  3998\n        managed  3840\n      nr_free_pages 3840\n  start_pfn:           1\nNode 1, zone  Movable\n  pages free 0\n        spanned  0\n        present  0\n        managed  0\n";
+        let zones = parse_zoneinfo(text);
+        assert_eq!(zones.len(), 1);
+        let expected = Zone {
+            node: 0,
+            name: "DMA".into(),
+            start: 1,
+            spanned: 4095,
+            present: 3998,
+            managed: 3840,
+            free: 3840,
+        };
+        assert_eq!(zones[0], expected);
+    }
+
+    #[test]
+    fn values_know_their_units() {
+        assert_eq!(
+            value("MemTotal:  24684092 kB\nHugePages_Total:       7\n", "MemTotal"),
+            Some(24_684_092 * 1024)
+        );
+        assert_eq!(value("HugePages_Total:       7\n", "HugePages_Total"), Some(7));
+        assert_eq!(value("nr_memmap_boot_pages 98304\n", "nr_memmap_boot_pages"), Some(98304));
+        assert_eq!(value("nr_free_pages x\n", "nr_free_pages"), None);
+    }
+}

@@ -1,0 +1,360 @@
+//! A machine in memory: its layout, and runs of pages that are alike.
+
+use serde::{Deserialize, Serialize};
+
+use crate::flags::{COMPOUND_HEAD, COMPOUND_TAIL, Flags};
+use crate::layout::{MemoryRange, Zone};
+use crate::state::PageState;
+
+/// Pages in a section of Linux on x86-64 (128 MiB): descriptors exist for whole sections.
+pub const PAGES_PER_SECTION: u64 = 1 << 15;
+/// The largest order of a folio: 1 GiB.
+pub const MAX_ORDER: u32 = 18;
+
+/// What is known about a machine besides its pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Header {
+    /// Bytes in a page.
+    pub page_size: u64,
+    /// Kernel release.
+    pub kernel: String,
+    /// Architecture, as `uname -m` says.
+    pub arch: String,
+    /// When it was recorded: seconds since 1970.
+    pub recorded: u64,
+    /// A line about the machine, from whoever recorded it.
+    pub note: String,
+    /// Where its memory is.
+    pub memory: Vec<MemoryRange>,
+    /// Its zones.
+    pub zones: Vec<Zone>,
+    /// Bytes of a page descriptor of that kernel.
+    pub descriptor_size: u64,
+    /// `MemTotal` in bytes.
+    pub mem_total: u64,
+    /// `MemFree` in bytes.
+    pub mem_free: u64,
+    /// `nr_memmap_pages` + `nr_memmap_boot_pages` in pages, where the kernel counts them.
+    pub memmap_pages: Option<u64>,
+}
+
+/// Adjacent pages with the same flags and map count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// First page.
+    pub start: u64,
+    /// Pages.
+    pub len: u64,
+    /// Their flags.
+    pub flags: Flags,
+    /// Their map count (`/proc/kpagecount`).
+    pub count: u64,
+}
+
+impl Run {
+    /// One past the last page.
+    pub fn end(&self) -> u64 {
+        self.start + self.len
+    }
+}
+
+/// Adjacent folios of one order, in one state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// First page.
+    pub start: u64,
+    /// Pages in all.
+    pub pages: u64,
+    /// Order of each folio. Free, reserved, offline and absent pages have no folios: 0.
+    pub order: u32,
+    /// What they are used for.
+    pub state: PageState,
+    /// Map count of each folio's first page.
+    pub mapcount: u64,
+}
+
+/// A machine: its layout and its pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// The layout and the rest.
+    pub header: Header,
+    /// Runs in ascending order, without overlap. Page numbers in none of them have no page.
+    pub runs: Vec<Run>,
+}
+
+/// Runs without any flag that are this long are no everyday kernel allocations: they were never handed to the buddy
+/// allocator (not yet, or not at all). 8 MiB, more than the largest block the buddy allocator has (4 MiB).
+const UNTOUCHED: u64 = 2048;
+
+impl Machine {
+    /// Page numbers end here.
+    pub fn end(&self) -> u64 {
+        let runs = self.runs.last().map_or(0, Run::end);
+        self.header.memory.iter().map(|range| range.end).max().unwrap_or(0).max(runs)
+    }
+
+    /// Pages of memory.
+    pub fn pages(&self) -> u64 {
+        self.header.memory.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// Pages for which Linux has descriptors: every section that has memory, whole.
+    pub fn described_pages(&self) -> u64 {
+        let mut pages = 0;
+        let mut next = 0;
+        for range in &self.header.memory {
+            let first = (range.start / PAGES_PER_SECTION).max(next);
+            let end = range.end.div_ceil(PAGES_PER_SECTION).max(first);
+            pages += (end - first) * PAGES_PER_SECTION;
+            next = end.max(next);
+        }
+        pages
+    }
+
+    /// Free pages whose descriptors the kernel has not written yet: it counts them as free, but no zone has them.
+    pub fn deferred_pages(&self) -> u64 {
+        let in_zones: u64 = self.header.zones.iter().map(|zone| zone.free).sum();
+        let all = self.header.mem_free / 4096;
+        // The two are not read at the same moment: a small difference means nothing.
+        all.checked_sub(in_zones).filter(|&pages| pages > all / 64).unwrap_or(0)
+    }
+
+    /// The machine's memory as folios with states: what flags and map counts say, made consistent.
+    ///
+    /// * Runs are clipped to the memory ranges.
+    /// * A head and its tails are one folio, if they are a power of two, aligned; else (the kernel changed them while they
+    ///   were read) single pages.
+    /// * Long runs without any flag are memory that the buddy allocator never had. As many pages of them, lowest first,
+    ///   as the kernel counts as free outside of all zones are [`PageState::Deferred`], the rest (the memory map itself,
+    ///   mostly) [`PageState::Reserved`].
+    pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
+        Extents {
+            runs: Clipped { runs: &self.runs, memory: &self.header.memory, run: 0, range: 0, at: 0 },
+            peeked: None,
+            deferred: self.deferred_pages(),
+            rest: None,
+            pending: None,
+        }
+    }
+}
+
+/// Runs, cut to memory ranges.
+struct Clipped<'a> {
+    runs: &'a [Run],
+    memory: &'a [MemoryRange],
+    run: usize,
+    range: usize,
+    /// Pages below are done.
+    at: u64,
+}
+
+impl Iterator for Clipped<'_> {
+    type Item = Run;
+
+    fn next(&mut self) -> Option<Run> {
+        loop {
+            let run = *self.runs.get(self.run)?;
+            let range = self.memory.get(self.range)?;
+            if range.end <= self.at.max(run.start) {
+                self.range += 1;
+                continue;
+            }
+            let start = run.start.max(range.start).max(self.at);
+            let end = run.end().min(range.end);
+            if end <= start {
+                self.run += 1;
+                continue;
+            }
+            self.at = end;
+            if end == run.end() {
+                self.run += 1;
+            }
+            return Some(Run { start, len: end - start, ..run });
+        }
+    }
+}
+
+struct Extents<'a> {
+    runs: Clipped<'a>,
+    peeked: Option<Run>,
+    /// Deferred pages still to be found.
+    deferred: u64,
+    /// The reserved rest of a run that is deferred at first.
+    rest: Option<Extent>,
+    /// The extent after the one that is being joined.
+    pending: Option<Extent>,
+}
+
+impl Extents<'_> {
+    fn next_run(&mut self) -> Option<Run> {
+        self.peeked.take().or_else(|| self.runs.next())
+    }
+
+    /// The tails that follow `end` without a gap.
+    fn tails(&mut self, mut end: u64) -> u64 {
+        while let Some(run) = self.next_run() {
+            if run.start != end || !run.flags.any(COMPOUND_TAIL) {
+                self.peeked = Some(run);
+                break;
+            }
+            end = run.end();
+        }
+        end
+    }
+
+    fn next_raw(&mut self) -> Option<Extent> {
+        if let Some(rest) = self.rest.take() {
+            return Some(rest);
+        }
+        let run = self.next_run()?;
+        let state = PageState::of(run.flags);
+        if run.flags.any(COMPOUND_HEAD) && !run.flags.any(COMPOUND_TAIL) && !state.is_free() {
+            // Heads in a row, but for the last, have no tails: single pages.
+            if run.len > 1 {
+                let last = Run { start: run.end() - 1, len: 1, ..run };
+                self.peeked = Some(last);
+                return Some(single(Run { len: run.len - 1, ..run }, state));
+            }
+            let end = self.tails(run.end());
+            let pages = end - run.start;
+            let order = pages.ilog2();
+            if pages.is_power_of_two() && order <= MAX_ORDER && run.start.is_multiple_of(pages) {
+                return Some(Extent { start: run.start, pages, order, state, mapcount: run.count });
+            }
+            return Some(Extent { start: run.start, pages, order: 0, state, mapcount: run.count });
+        }
+        if run.flags == Flags(0) && run.count == 0 && run.len >= UNTOUCHED {
+            let deferred = run.len.min(self.deferred);
+            if deferred == 0 {
+                return Some(single(run, PageState::Reserved));
+            }
+            self.deferred -= deferred;
+            if deferred < run.len {
+                // Whatever its length, it is not to be taken for an everyday run.
+                let rest = Run { start: run.start + deferred, len: run.len - deferred, ..run };
+                self.rest = Some(single(rest, PageState::Reserved));
+            }
+            return Some(single(Run { len: deferred, ..run }, PageState::Deferred));
+        }
+        Some(single(run, state))
+    }
+}
+
+fn single(run: Run, state: PageState) -> Extent {
+    Extent { start: run.start, pages: run.len, order: 0, state, mapcount: run.count }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = Extent;
+
+    fn next(&mut self) -> Option<Extent> {
+        // Joins what differs only in flags that do not matter.
+        let mut extent = match self.pending.take() {
+            Some(extent) => extent,
+            None => self.next_raw()?,
+        };
+        while self.pending.is_none() {
+            match self.next_raw() {
+                Some(next)
+                    if next.start == extent.start + extent.pages
+                        && (next.order, next.state, next.mapcount)
+                            == (extent.order, extent.state, extent.mapcount) =>
+                {
+                    extent.pages += next.pages;
+                }
+                Some(next) => self.pending = Some(next),
+                None => break,
+            }
+        }
+        Some(extent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flags::{ANON, BUDDY, HUGE, LRU, SLAB};
+
+    fn machine(memory: &[(u64, u64)], runs: &[(u64, u64, u64)]) -> Machine {
+        let memory = memory.iter().map(|&(start, end)| MemoryRange { start, end }).collect();
+        let run = |&(start, len, flags): &(u64, u64, u64)| Run { start, len, flags: Flags(flags), count: 0 };
+        let header = Header { memory, ..Header::default() };
+        Machine { header, runs: runs.iter().map(run).collect() }
+    }
+
+    fn extents(machine: &Machine) -> Vec<(u64, u64, u32, PageState)> {
+        machine.extents().map(|extent| (extent.start, extent.pages, extent.order, extent.state)).collect()
+    }
+
+    #[test]
+    fn heads_and_tails_are_folios() {
+        let head = ANON | COMPOUND_HEAD;
+        let tail = COMPOUND_TAIL;
+        let machine = machine(
+            &[(0, 1 << 20)],
+            &[(0, 8, BUDDY), (8, 1, head), (9, 7, tail), (16, 1, head), (17, 7, tail | ANON), (24, 1, ANON)],
+        );
+        assert_eq!(
+            extents(&machine),
+            [(0, 8, 0, PageState::Free), (8, 16, 3, PageState::Anon), (24, 1, 0, PageState::Anon),]
+        );
+    }
+
+    #[test]
+    fn torn_folios_become_single_pages() {
+        let head = LRU | COMPOUND_HEAD;
+        // Not a power of two; not aligned; a tail without a head.
+        let machine = machine(
+            &[(0, 1 << 20)],
+            &[
+                (0, 1, head),
+                (1, 2, COMPOUND_TAIL),
+                (3, 1, head),
+                (4, 1, COMPOUND_TAIL),
+                (8, 2, COMPOUND_TAIL),
+            ],
+        );
+        assert_eq!(extents(&machine), [(0, 5, 0, PageState::File), (8, 2, 0, PageState::Kernel)]);
+    }
+
+    #[test]
+    fn a_gigabyte_page_is_one_folio() {
+        let head = HUGE | COMPOUND_HEAD;
+        let pages = 1 << 18;
+        let machine =
+            machine(&[(0, 1 << 20)], &[(pages, 1, head), (pages + 1, pages - 1, HUGE | COMPOUND_TAIL)]);
+        assert_eq!(extents(&machine), [(pages, pages, 18, PageState::Hugetlb)]);
+    }
+
+    #[test]
+    fn runs_are_cut_to_memory() {
+        let machine = machine(&[(10, 20), (30, 40)], &[(0, 35, SLAB), (35, 100, BUDDY)]);
+        assert_eq!(
+            extents(&machine),
+            [(10, 10, 0, PageState::Slab), (30, 5, 0, PageState::Slab), (35, 5, 0, PageState::Free)]
+        );
+        assert_eq!((machine.pages(), machine.end()), (20, 135));
+        assert_eq!(machine.described_pages(), PAGES_PER_SECTION);
+    }
+
+    #[test]
+    fn untouched_memory_is_deferred_as_far_as_the_kernel_counts_it_as_free() {
+        let mut machine =
+            machine(&[(0, 1 << 20)], &[(0, 100, 0), (100, 4, BUDDY), (4096, 4096, 0), (16384, 4096, 0)]);
+        assert_eq!(extents(&machine)[2], (4096, 4096, 0, PageState::Reserved));
+        machine.header.mem_free = 5000 * 4096;
+        machine.header.zones = vec![Zone { free: 4, ..Zone::default() }];
+        assert_eq!(machine.deferred_pages(), 4996);
+        assert_eq!(
+            extents(&machine),
+            [
+                (0, 100, 0, PageState::Kernel),
+                (100, 4, 0, PageState::Free),
+                (4096, 4096, 0, PageState::Deferred),
+                (16384, 900, 0, PageState::Deferred),
+                (17284, 3196, 0, PageState::Reserved),
+            ]
+        );
+    }
+}
