@@ -6,7 +6,8 @@ use crate::class::Class;
 use crate::engine::Engine;
 use crate::frames::Misfit;
 use crate::geometry::{
-    ALL_PAGES, MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn,
+    ALL_PAGES, MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION,
+    Pfn,
 };
 use crate::page::Kind;
 use crate::platform::Platform;
@@ -99,11 +100,21 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let mut audit = Audit { holes: self.map.holes.pages(), ..Audit::default() };
         // Taken pages that are in no folio, and one of them.
         let (mut leaked, mut near) = (0, Pfn(0));
-        for section in 0..self.map.classes.sections() {
+        let mut section = 0;
+        while section < self.map.classes.sections() {
             let first = section * MAP_PAGES_PER_SECTION;
-            if !self.map.classes.is_explicit(section) && self.map.class(MapPage(first)).0 != Class::Free {
-                continue;
+            if let Some((class, next)) = self.map.classes.uniform(section) {
+                let next = next.min(self.map.classes.sections());
+                let pages = (next - section) * PAGES_PER_SECTION;
+                let is_free =
+                    class.class() == Class::Free && self.frames.is_free(MapPage(first).first_pfn(), pages);
+                if is_free || class.class() != Class::Free {
+                    audit.free_pages += if is_free { pages } else { 0 };
+                    section = next;
+                    continue;
+                }
             }
+            section += 1;
             for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
                 let taken = self.frames.taken_mask(map_page);
                 let owned = self.audit_map_page(map_page, taken, &mut audit)?;

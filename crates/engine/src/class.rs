@@ -1,10 +1,13 @@
-//! The class table: one byte a map page, and one byte a section for what is uniform.
+//! The class table: one byte a map page, and bytes for sections (128 MiB) and regions (64 GiB) that are uniform.
+//!
+//! A byte of 0 means "ask above": a map page's byte asks its section's, and that its region's, where 0 means `Absent`. So
+//! memory that is all alike has no class bytes, and a petabyte of it is 16 KiB of region bytes.
 //!
 //! # States of a class byte
 //!
 //! | class | backed | its pages | a walker gets |
 //! |---|---|---|---|
-//! | 0 | | ask the section's byte | |
+//! | 0 | | ask above | |
 //! | `Absent` | no | no memory was ever added, or it was removed | nothing |
 //! | `Offline` | no | memory that is not ours now (unplugged, fake-offline) | nothing |
 //! | `Free` | no | all free | nothing |
@@ -22,7 +25,7 @@
 
 use core::ops::Range;
 
-use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order};
+use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, SECTIONS_PER_REGION};
 use crate::platform::{Mapping, NoFrames};
 use crate::sync::{AtomicU8, Ordering};
 use crate::table::Table;
@@ -104,24 +107,30 @@ impl ClassByte {
     }
 }
 
-/// A section's byte: a class, and whether class bytes may be set below it.
+/// Bits of a section's or region's byte: a class for everything below that says none itself (0: ask above), and
+/// whether anything below may say one.
+const UNIFORM_CLASS: u8 = 0x0f;
 const EXPLICIT: u8 = 0x80;
-/// A map page of the section may have become foldable. A hint for the folder.
+/// Of a section: a map page may have become foldable. A hint for the folder.
 const FOLDABLE: u8 = 0x40;
-const SECTION_CLASS: u8 = 0x0f;
 
-/// The class table.
+/// The class table: a byte a map page, a byte a section, a byte a region.
 pub(crate) struct Classes<M> {
     bytes: Table<AtomicU8, M>,
     sections: Table<AtomicU8, M>,
+    regions: Table<AtomicU8, M>,
 }
 
 impl<M: Mapping> Classes<M> {
-    /// Map pages covered.
-    pub(crate) fn new(bytes: Table<AtomicU8, M>, sections: Table<AtomicU8, M>) -> Self {
-        Self { bytes, sections }
+    pub(crate) fn new(
+        bytes: Table<AtomicU8, M>,
+        sections: Table<AtomicU8, M>,
+        regions: Table<AtomicU8, M>,
+    ) -> Self {
+        Self { bytes, sections, regions }
     }
 
+    /// Map pages covered.
     pub(crate) fn len(&self) -> u64 {
         self.bytes.len()
     }
@@ -130,8 +139,8 @@ impl<M: Mapping> Classes<M> {
         self.sections.len()
     }
 
-    pub(crate) fn mappings(&self) -> [&M; 2] {
-        [self.bytes.mapping(), self.sections.mapping()]
+    pub(crate) fn mappings(&self) -> [&M; 3] {
+        [self.bytes.mapping(), self.sections.mapping(), self.regions.mapping()]
     }
 
     /// The byte of `map_page`; absent beyond the end.
@@ -153,12 +162,14 @@ impl<M: Mapping> Classes<M> {
     }
 
     /// The class of every map page of `section` that has no byte of its own.
-    #[inline]
-    pub(crate) fn section_class(&self, section: u64) -> ClassByte {
-        match self.sections.get(section).map(|byte| byte.load(Ordering::Acquire) & SECTION_CLASS) {
-            Some(0) | None => ClassByte::ABSENT,
-            Some(class) => ClassByte(class),
+    fn section_class(&self, section: u64) -> ClassByte {
+        for (table, index) in [(&self.sections, section), (&self.regions, section / SECTIONS_PER_REGION)] {
+            let byte = table.get(index).map_or(0, |byte| byte.load(Ordering::Acquire));
+            if byte & UNIFORM_CLASS != 0 {
+                return ClassByte(byte & UNIFORM_CLASS);
+            }
         }
+        ClassByte::ABSENT
     }
 
     /// Whether class bytes may be set in `section`. If not, it is uniform.
@@ -166,7 +177,22 @@ impl<M: Mapping> Classes<M> {
         self.sections.get(section).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
     }
 
-    /// Makes the bytes of `map_pages` writable, and their sections explicit.
+    fn is_explicit_region(&self, region: u64) -> bool {
+        self.regions.get(region).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
+    }
+
+    /// If `section` is uniform: its class, and the first section that may not be like it. Whole regions go by at once.
+    pub(crate) fn uniform(&self, section: u64) -> Option<(ClassByte, u64)> {
+        if self.is_explicit(section) {
+            return None;
+        }
+        let region = section / SECTIONS_PER_REGION;
+        let next =
+            if self.is_explicit_region(region) { section + 1 } else { (region + 1) * SECTIONS_PER_REGION };
+        Some((self.section_class(section), next))
+    }
+
+    /// Makes the bytes of `map_pages` writable, and the sections and regions around them explicit.
     pub(crate) fn ensure(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
         if map_pages.start >= map_pages.end {
             return Ok(());
@@ -177,10 +203,26 @@ impl<M: Mapping> Classes<M> {
         }
         let whole = sections.start * MAP_PAGES_PER_SECTION..sections.end * MAP_PAGES_PER_SECTION;
         self.bytes.materialise(whole)?;
-        self.sections.materialise(sections.clone())?;
+        self.ensure_sections(sections.clone())?;
         for section in sections {
             if let Some(byte) = self.sections.get(section) {
                 // AcqRel: who sees the flag may write the bytes.
+                byte.fetch_or(EXPLICIT, Ordering::AcqRel);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the bytes of `sections` writable, and their regions explicit.
+    fn ensure_sections(&self, sections: Range<u64>) -> Result<(), NoFrames> {
+        if sections.start >= sections.end {
+            return Ok(());
+        }
+        let regions = sections.start / SECTIONS_PER_REGION..sections.end.div_ceil(SECTIONS_PER_REGION);
+        self.sections.materialise(sections)?;
+        self.regions.materialise(regions.clone())?;
+        for region in regions {
+            if let Some(byte) = self.regions.get(region) {
                 byte.fetch_or(EXPLICIT, Ordering::AcqRel);
             }
         }
@@ -209,26 +251,52 @@ impl<M: Mapping> Classes<M> {
         is_free && byte.compare_exchange(now, unfolding, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Gives all of `map_pages` the same folded class, whole sections by their section byte. Nothing is changed on an
-    /// error. The caller owns all of it, and nobody else changes classes in those sections meanwhile.
+    /// Gives all of `map_pages` the same folded class: whole regions by one byte, whole sections by one, the rest map page
+    /// by map page. Nothing is changed on an error. The caller owns all of it, and nobody else changes classes there
+    /// meanwhile.
     pub(crate) fn set_uniform(&self, map_pages: Range<u64>, class: ClassByte) -> Result<(), NoFrames> {
-        let sections = map_pages.start.div_ceil(MAP_PAGES_PER_SECTION)..map_pages.end / MAP_PAGES_PER_SECTION;
-        let whole = sections.start * MAP_PAGES_PER_SECTION..sections.end * MAP_PAGES_PER_SECTION;
-        let (before, after) = if sections.is_empty() {
-            (map_pages.clone(), 0..0)
-        } else {
-            (map_pages.start..whole.start, whole.end..map_pages.end)
-        };
+        let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
+        let mut next = sections.start;
+        // Everything that can fail comes first.
         self.ensure(before.clone())?;
         self.ensure(after.clone())?;
-        self.sections.materialise(sections.clone())?;
+        while next < sections.end {
+            let step = self.uniform_step(next, sections.end);
+            match step {
+                Step::Region(region) => self.regions.materialise(region..region + 1)?,
+                Step::Section(section) => self.ensure_sections(section..section + 1)?,
+            }
+            next = step.end();
+        }
         for map_page in before.chain(after) {
             self.set(MapPage(map_page), class);
         }
-        for section in sections {
-            self.set_section(section, class);
+        next = sections.start;
+        while next < sections.end {
+            let step = self.uniform_step(next, sections.end);
+            match step {
+                Step::Region(region) => {
+                    if let Some(byte) = self.regions.get(region) {
+                        byte.store(class.0, Ordering::Release);
+                    }
+                }
+                Step::Section(section) => self.set_section(section, class),
+            }
+            next = step.end();
         }
         Ok(())
+    }
+
+    /// What can be set at once from `section` on.
+    fn uniform_step(&self, section: u64, end: u64) -> Step {
+        let region = section / SECTIONS_PER_REGION;
+        let is_whole =
+            section.is_multiple_of(SECTIONS_PER_REGION) && section + SECTIONS_PER_REGION <= end.max(section);
+        if is_whole && !self.is_explicit_region(region) {
+            Step::Region(region)
+        } else {
+            Step::Section(section)
+        }
     }
 
     fn set_section(&self, section: u64, class: ClassByte) {
@@ -252,8 +320,9 @@ impl<M: Mapping> Classes<M> {
     /// Tells the folder that `map_page` may have become foldable.
     #[inline]
     pub(crate) fn hint_foldable(&self, map_page: MapPage) {
+        // A section that is not explicit has nothing materialised, and its byte may have nothing behind it either.
         if let Some(byte) = self.sections.get(map_page.section())
-            && byte.load(Ordering::Relaxed) & FOLDABLE == 0
+            && byte.load(Ordering::Relaxed) & (EXPLICIT | FOLDABLE) == EXPLICIT
         {
             byte.fetch_or(FOLDABLE, Ordering::Release);
         }
@@ -268,9 +337,45 @@ impl<M: Mapping> Classes<M> {
     }
 }
 
+/// A stretch that one byte stands for.
+#[derive(Clone, Copy)]
+enum Step {
+    Region(u64),
+    Section(u64),
+}
+
+impl Step {
+    /// The section after it.
+    const fn end(self) -> u64 {
+        match self {
+            Step::Region(region) => (region + 1) * SECTIONS_PER_REGION,
+            Step::Section(section) => section + 1,
+        }
+    }
+}
+
+/// A range cut at multiples of `unit`: what comes before the first whole unit, the whole units (by number), and what
+/// comes after the last. Without a whole unit all of it comes before.
+fn parts(range: Range<u64>, unit: u64) -> (Range<u64>, Range<u64>, Range<u64>) {
+    let units = range.start.div_ceil(unit)..range.end / unit;
+    if units.start >= units.end {
+        return (range, 0..0, 0..0);
+    }
+    let (start, end) = (units.start * unit, units.end * unit);
+    (range.start..start, units, end..range.end)
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_cut_at_whole_units() {
+        assert_eq!(parts(3..35, 10), (3..10, 1..3, 30..35));
+        assert_eq!(parts(10..30, 10), (10..10, 1..3, 30..30));
+        assert_eq!(parts(3..9, 10), (3..9, 0..0, 0..0));
+        assert_eq!(parts(3..15, 10), (3..15, 0..0, 0..0));
+    }
 
     #[test]
     fn bytes_and_classes_agree() {

@@ -13,13 +13,13 @@ use crate::fold::{FoldBatch, Folder};
 use crate::folio::{Folio, Frozen, RawFolio};
 use crate::frames::{FrameError, Frames};
 use crate::geometry::{
-    ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_AREA, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE,
-    PAGES_PER_SECTION, Pfn,
+    ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MAX_PAGES, MapPage, Order,
+    PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn, SECTIONS_PER_REGION,
 };
 use crate::map::{Layout, MemoryMap};
 use crate::marks::Marks;
 use crate::page::{Kind, Page};
-use crate::platform::{Mapping, NoFrames, Platform, TableKind};
+use crate::platform::{FoldRange, Mapping, NoFrames, Platform, TableKind};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::{OutOfMemory, Rcu};
 use crate::table::{Entry, Table};
@@ -167,12 +167,15 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let (rows, lane_words, trees) = Frames::<P::Mapping>::table_lengths(pages);
         let descriptors = table::<Page<P::Owner>, P>(&platform, TableKind::Map, pages)?;
         let classes = table(&platform, TableKind::Classes, map_pages)?;
-        let sections = table(&platform, TableKind::Sections, pages / PAGES_PER_SECTION)?;
+        let sections = pages / PAGES_PER_SECTION;
+        let regions = sections.div_ceil(SECTIONS_PER_REGION);
+        let sections = table(&platform, TableKind::Sections, sections)?;
+        let regions = table(&platform, TableKind::Regions, regions)?;
         let marks = [
             Marks::new(table(&platform, TableKind::Poison, map_pages)?),
             Marks::new(table(&platform, TableKind::Holes, map_pages)?),
         ];
-        let map = MemoryMap::new(descriptors, Classes::new(classes, sections), marks, config.layout);
+        let map = MemoryMap::new(descriptors, Classes::new(classes, sections, regions), marks, config.layout);
         let frames = Frames::tables(
             table(&platform, TableKind::Rows, rows)?,
             table(&platform, TableKind::Lanes, lane_words)?,
@@ -186,9 +189,13 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     pub fn pages(&self) -> u64 {
         self.map.pages()
     }
-    /// The layout it was made with.
+    /// How large folios are laid out when they are allocated.
     pub fn layout(&self) -> Layout {
         self.map.layout()
+    }
+    /// Lays out large folios differently from now on. Those that exist stay as they are; both kinds work side by side.
+    pub fn set_layout(&self, layout: Layout) {
+        self.map.set_layout(layout);
     }
     /// The platform.
     pub fn platform(&self) -> &P {
@@ -279,14 +286,15 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let map_pages = pages.start / PAGES_PER_MAP_PAGE..pages.end.div_ceil(PAGES_PER_MAP_PAGE);
         let mut next = map_pages.start;
         while next < map_pages.end {
-            let section = MapPage(next).section();
-            if self.map.classes.get(MapPage(next)) != ClassByte::ABSENT {
+            // Uniform stretches first: their class bytes are not even read, so that nothing is behind them.
+            let (class, after) = match self.map.classes.uniform(MapPage(next).section()) {
+                Some((class, section)) => (class, section * MAP_PAGES_PER_SECTION),
+                None => (self.map.classes.get(MapPage(next)), next + 1),
+            };
+            if class != ClassByte::ABSENT {
                 return Err(OnlineError::Overlap);
             }
-            // A section without bytes of its own is all alike.
-            let is_uniform = !self.map.classes.is_explicit(section);
-            next =
-                if is_uniform { (section + 1) * (PAGES_PER_SECTION / PAGES_PER_MAP_PAGE) } else { next + 1 };
+            next = after;
         }
         Ok(map_pages)
     }
@@ -332,13 +340,14 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     /// All tables, for measuring.
-    pub fn tables(&self) -> [(TableKind, &P::Mapping); 8] {
-        let [classes, sections] = self.map.classes.mappings();
+    pub fn tables(&self) -> [(TableKind, &P::Mapping); 9] {
+        let [classes, sections, regions] = self.map.classes.mappings();
         let [rows, lanes, trees] = self.frames.mappings();
         [
             (TableKind::Map, self.map.mapping()),
             (TableKind::Classes, classes),
             (TableKind::Sections, sections),
+            (TableKind::Regions, regions),
             (TableKind::Rows, rows),
             (TableKind::Lanes, lanes),
             (TableKind::Trees, trees),
@@ -473,7 +482,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     /// The parts of a frozen folio's map that describe only tails and have memory.
-    pub(crate) fn backed_tails(&self, pfn: Pfn, order: Order) -> impl Iterator<Item = Range<u64>> {
+    pub(crate) fn backed_tails(&self, pfn: Pfn, order: Order) -> impl Iterator<Item = FoldRange> {
         let first = pfn.map_page().0;
         self.map.backed_runs(first + 1..first + order.map_pages())
     }

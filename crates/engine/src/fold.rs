@@ -8,14 +8,13 @@
 
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Range;
 
 use crate::engine::Engine;
 use crate::folio::Frozen;
 use crate::frames::Claim;
 use crate::geometry::{MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MapPage};
 use crate::map::try_vec;
-use crate::platform::Platform;
+use crate::platform::{FoldRange, Platform};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::{OutOfMemory, Ticket};
 
@@ -41,11 +40,22 @@ impl core::ops::AddAssign for FoldReport {
 /// Ranges of the map that have been published as folded and wait for their grace period.
 #[derive(Default)]
 struct Pending {
-    ranges: Vec<Range<u64>>,
+    ranges: Vec<FoldRange>,
     ticket: Option<Ticket>,
 }
 
 impl Pending {
+    /// Notes a range, joined to the last one if it goes on from there. There is room for it.
+    fn push(&mut self, range: FoldRange) {
+        match self.ranges.last_mut() {
+            Some(last) if last.bytes.end == range.bytes.start => {
+                last.bytes.end = range.bytes.end;
+                last.backed += range.backed;
+            }
+            _ => self.ranges.push(range),
+        }
+    }
+
     fn start<P: Platform, R: Protocol>(&mut self, engine: &Engine<P, R>) {
         if R::WAITS && !self.ranges.is_empty() {
             self.ticket = Some(engine.rcu.start());
@@ -68,8 +78,7 @@ impl Pending {
         if self.ranges.is_empty() {
             return FoldReport::default();
         }
-        let wanted = self.ranges.iter().map(|range| range.end - range.start).sum::<u64>()
-            / engine.map.bytes_of_map_page(MapPage(0)).end;
+        let wanted = self.ranges.iter().map(|range| range.backed).sum::<u64>();
         // SAFETY: the ranges were published as folded by the owner of their pages, before the ticket was started, and
         // the ticket is over (or the protocol is wrong on purpose). The owner's handles or claims still exist.
         let map_pages = unsafe { engine.map.fold(&self.ranges) };
@@ -116,12 +125,7 @@ impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
             return Err(folio);
         }
         let tails = self.engine.map.publish_tails(folio.pfn(), folio.order());
-        for run in self.engine.map.backed_runs(tails) {
-            match self.pending.ranges.last_mut() {
-                Some(last) if last.end == run.start => last.end = run.end,
-                _ => self.pending.ranges.push(run),
-            }
-        }
+        self.engine.map.backed_runs(tails).for_each(|run| self.pending.push(run));
         self.folios.push(folio);
         Ok(())
     }
@@ -213,6 +217,11 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
             if self.cursor >= sections {
                 self.cursor = 0;
             }
+            if let Some((_, next)) = self.engine.map.classes.uniform(self.cursor) {
+                // Nothing is materialised in it.
+                self.cursor = next;
+                continue;
+            }
             if self.engine.map.classes.take_foldable_hint(self.cursor) && !self.collect_section(self.cursor) {
                 // The batch is full and there may be more here.
                 self.engine.map.classes.hint_foldable(MapPage(self.cursor * MAP_PAGES_PER_SECTION));
@@ -224,6 +233,9 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
 
     /// Whether the section was looked at to its end.
     fn collect_section(&mut self, section: u64) -> bool {
+        if self.collect_whole(section) {
+            return true;
+        }
         let map = &self.engine.map;
         let end = ((section + 1) * MAP_PAGES_PER_SECTION).min(map.classes.len());
         let mut next = section * MAP_PAGES_PER_SECTION;
@@ -247,14 +259,39 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
             self.claims.push((claim, except));
             for claimed in claimed_map_pages(claim) {
                 if map.publish_free(claimed) {
-                    let run = map.bytes_of_map_page(claimed);
-                    match self.pending.ranges.last_mut() {
-                        Some(last) if last.end == run.start => last.end = run.end,
-                        _ => self.pending.ranges.push(run),
-                    }
+                    self.pending.push(FoldRange { bytes: map.bytes_of(claimed.0..claimed.0 + 1), backed: 1 });
                 }
                 next = next.max(claimed.0 + 1);
             }
+        }
+        true
+    }
+
+    /// Takes a section that is free as a whole, so that its part of the map is folded as one range, and the page table
+    /// above it can go too. Only where plenty of other memory is free: all of it is out of reach until it is folded.
+    fn collect_whole(&mut self, section: u64) -> bool {
+        const AREAS: u64 = MAP_PAGES_PER_SECTION / MAP_PAGES_PER_AREA;
+        let Engine { map, frames, .. } = self.engine;
+        let map_pages = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
+        let first = self.claims.len();
+        let has_room = first + AREAS as usize <= self.batch && map_pages.end <= map.classes.len();
+        if !has_room || !frames.is_mostly_free(MapPage(map_pages.start)) {
+            return false;
+        }
+        for area in map_pages.clone().step_by(MAP_PAGES_PER_AREA as usize) {
+            match frames.take_area(MapPage(area)) {
+                Some(claim) => self.claims.push((claim, 0)),
+                None => {
+                    for (claim, _) in self.claims.drain(first..) {
+                        frames.give_map_page(claim, 0);
+                    }
+                    return false;
+                }
+            }
+        }
+        let backed = map_pages.clone().filter(|&map_page| map.publish_free(MapPage(map_page))).count() as u64;
+        if backed > 0 {
+            self.pending.push(FoldRange { bytes: map.bytes_of(map_pages), backed });
         }
         true
     }

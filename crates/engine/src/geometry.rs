@@ -18,6 +18,8 @@ pub const MAP_PAGE_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
 pub const AREA_ORDER: u32 = if cfg!(loom) { 2 } else { 9 };
 /// log2 of the pages in a section: 128 MiB, Linux's `SECTION_SIZE_BITS` 27 on x86-64.
 pub const SECTION_ORDER: u32 = if cfg!(loom) { 3 } else { 15 };
+/// log2 of the pages in a region: 64 GiB.
+pub const REGION_ORDER: u32 = if cfg!(loom) { 4 } else { 24 };
 /// log2 of the pages in a tree of the allocator: 1 GiB.
 pub const TREE_ORDER: u32 = if cfg!(loom) { 3 } else { 18 };
 /// The largest order of a folio: 1 GiB.
@@ -31,6 +33,8 @@ pub(crate) const ALL_PAGES: u64 = if MAP_PAGE_ORDER == 6 { u64::MAX } else { (1 
 pub const MAP_PAGES_PER_AREA: u64 = 1 << (AREA_ORDER - MAP_PAGE_ORDER);
 /// Map pages in a section.
 pub const MAP_PAGES_PER_SECTION: u64 = 1 << (SECTION_ORDER - MAP_PAGE_ORDER);
+/// Sections in a region.
+pub const SECTIONS_PER_REGION: u64 = 1 << (REGION_ORDER - SECTION_ORDER);
 /// Pages in a section.
 pub const PAGES_PER_SECTION: u64 = 1 << SECTION_ORDER;
 /// Areas in a tree.

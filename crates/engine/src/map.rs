@@ -43,9 +43,9 @@ use crate::class::{Class, ClassByte, Classes};
 use crate::geometry::{MAP_PAGE_ORDER, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::marks::Marks;
 use crate::page::{Kind, MAX_REFS, POISON, Page, State, fresh_owner};
-use crate::platform::{Mapping, NoFrames, Owner};
+use crate::platform::{FoldRange, Mapping, NoFrames, Owner};
 use crate::protocol::Protocol;
-use crate::sync::{AtomicU64, Ordering, spin_loop};
+use crate::sync::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use crate::table::Table;
 
 /// Why a walker got nothing. Speculation may fail; each reason says what the page was at that moment.
@@ -82,7 +82,8 @@ pub(crate) struct MemoryMap<M, O> {
     pub(crate) holes: Marks<M>,
     /// Map pages that have memory behind them: the number of class bytes with the `BACKED` bit.
     materialised: AtomicU64,
-    layout: Layout,
+    /// Whether large folios are written flat from now on.
+    flat: AtomicBool,
 }
 
 impl<M: Mapping, O: Owner> MemoryMap<M, O> {
@@ -94,7 +95,14 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     ) -> Self {
         #[cfg(not(loom))]
         let () = Page::<O>::SIZE_CHECK;
-        Self { pages, classes, poison, holes, materialised: AtomicU64::new(0), layout }
+        Self {
+            pages,
+            classes,
+            poison,
+            holes,
+            materialised: AtomicU64::new(0),
+            flat: AtomicBool::new(layout == Layout::Flat),
+        }
     }
 
     pub(crate) fn pages(&self) -> u64 {
@@ -110,7 +118,12 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     pub(crate) fn layout(&self) -> Layout {
-        self.layout
+        // Relaxed: both layouts are valid at any time, folio by folio.
+        if self.flat.load(Ordering::Relaxed) { Layout::Flat } else { Layout::Folded }
+    }
+
+    pub(crate) fn set_layout(&self, layout: Layout) {
+        self.flat.store(layout == Layout::Flat, Ordering::Relaxed);
     }
 
     // ---- walkers -----------------------------------------------------------------------------------------------
@@ -127,7 +140,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             let state = State(page.state.load(Ordering::Relaxed));
             // A refcount above 0 stands only at heads, and a head covers itself.
             if state.refs().wrapping_sub(1) < MAX_REFS - 1 {
-                match Self::take(page, state) {
+                match Self::take::<R>(page, state) {
                     Ok(()) => return Ok(pfn),
                     Err(_) => self.check_stray::<R>(pfn)?,
                 }
@@ -138,7 +151,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// One attempt to take a reference at a head that was seen as `state`.
     #[inline]
-    fn take(page: &Page<O>, state: State) -> Result<(), State> {
+    fn take<R: Protocol>(page: &Page<O>, state: State) -> Result<(), State> {
+        R::between_look_and_swap();
         // Acquire: pairs with the Release of the thaw, so that the owner's data is seen. Relaxed on failure: the caller
         // looks again.
         page.state
@@ -158,7 +172,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                 if state.refs() >= MAX_REFS {
                     return Err(Miss::Saturated);
                 }
-                match Self::take(page, state) {
+                match Self::take::<R>(page, state) {
                     Ok(()) => return Ok(head),
                     Err(now) => state = now,
                 }
@@ -311,8 +325,10 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// Takes back memory that was materialised but never published.
     fn fold_unpublished(&self, map_pages: Range<u64>) {
         let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
+        let range =
+            FoldRange { bytes: self.pages.bytes_of(entries), backed: map_pages.end - map_pages.start };
         // SAFETY: the class has said folded all along, so no walker writes here, and the caller owns the range.
-        let folded = unsafe { self.pages.fold(&[self.pages.bytes_of(entries)]) };
+        let folded = unsafe { self.pages.fold(&[range]) };
         if folded == 1 {
             self.materialised.fetch_sub(map_pages.end - map_pages.start, Ordering::Relaxed);
         } else {
@@ -355,7 +371,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// Makes the free block at `pfn` a frozen folio. The caller owns its pages. Nothing is changed on an error.
     pub(crate) fn claim(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<(), NoFrames> {
         let first = pfn.map_page();
-        match self.layout {
+        match self.layout() {
             Layout::Folded => {
                 self.classes.ensure(first.0..first.0 + order.map_pages())?;
                 self.ensure_mapped(first)?;
@@ -475,9 +491,9 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     /// The memory of `map_pages`, as [`fold`](Self::fold) wants it, in runs of those that have memory.
-    pub(crate) fn backed_runs(&self, map_pages: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    pub(crate) fn backed_runs(&self, map_pages: Range<u64>) -> impl Iterator<Item = FoldRange> {
         runs(map_pages.filter(|&map_page| self.classes.get(MapPage(map_page)).is_backed()))
-            .map(|run| self.pages.bytes_of(run.start * PAGES_PER_MAP_PAGE..run.end * PAGES_PER_MAP_PAGE))
+            .map(|run| FoldRange { backed: run.end - run.start, bytes: self.bytes_of(run) })
     }
 
     /// Takes the memory behind `ranges` (from [`backed_runs`](Self::backed_runs)) away and notes it in the classes.
@@ -486,15 +502,19 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// # Safety
     /// All ranges were published as folded by their owner, who still owns them; and a grace period has passed since (or
     /// the protocol is one of those that are wrong on purpose).
-    pub(crate) unsafe fn fold(&self, ranges: &[Range<u64>]) -> u64 {
+    pub(crate) unsafe fn fold(&self, ranges: &[FoldRange]) -> u64 {
         // SAFETY: the caller's promise is what the mapping asks for; see the module's text for why nobody writes.
         let done = unsafe { self.pages.fold(ranges) };
-        let bytes_per_map_page = self.pages.bytes_of(0..PAGES_PER_MAP_PAGE).end;
+        let bytes_per_map_page = self.bytes_of(0..1).end;
         let mut folded = 0;
         for range in ranges.iter().take(done) {
-            for map_page in (range.start / bytes_per_map_page..range.end / bytes_per_map_page).map(MapPage) {
-                self.classes.set(map_page, self.classes.get(map_page).unbacked());
-                folded += 1;
+            let Range { start, end } = range.bytes;
+            for map_page in (start / bytes_per_map_page..end / bytes_per_map_page).map(MapPage) {
+                let class = self.classes.get(map_page);
+                if class.is_backed() {
+                    self.classes.set(map_page, class.unbacked());
+                    folded += 1;
+                }
             }
         }
         self.materialised.fetch_sub(folded, Ordering::Relaxed);
@@ -557,7 +577,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         }
         let tails = first.0 + 1..first.0 + order.map_pages();
         let is_backed = tails.clone().all(|tail| self.classes.get(MapPage(tail)).is_backed());
-        if order.get() < MAP_PAGE_ORDER || (self.layout == Layout::Flat && is_backed) {
+        if order.get() < MAP_PAGE_ORDER || (self.layout() == Layout::Flat && is_backed) {
             self.write_tails(pfn, order);
             tails.for_each(|tail| self.classes.set(MapPage(tail), ClassByte::MAPPED));
         }
@@ -573,10 +593,9 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         Ok(())
     }
 
-    /// Where a map page lies in the mapping of the map, in bytes.
-    pub(crate) fn bytes_of_map_page(&self, map_page: MapPage) -> Range<u64> {
-        let first = map_page.0 * PAGES_PER_MAP_PAGE;
-        self.pages.bytes_of(first..first + PAGES_PER_MAP_PAGE)
+    /// Where map pages lie in the mapping of the map, in bytes.
+    pub(crate) fn bytes_of(&self, map_pages: Range<u64>) -> Range<u64> {
+        self.pages.bytes_of(map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE)
     }
 }
 

@@ -54,6 +54,10 @@ impl<M: Mapping> Marks<M> {
 
     /// Marks the pages of `mask`, for which there is room. Returns those that are new.
     pub(crate) fn mark(&self, map_page: MapPage, mask: u64) -> u64 {
+        if mask == 0 {
+            // Nothing was ensured for it either.
+            return 0;
+        }
         // Counted first: nobody may skip the bits while one of them is set.
         self.pages.fetch_add(u64::from(mask.count_ones()), Ordering::SeqCst);
         let before = self.rows.get(map_page.0).map_or(mask, |row| row.fetch_or(mask, Ordering::SeqCst));
@@ -63,7 +67,9 @@ impl<M: Mapping> Marks<M> {
 
     /// Takes marks back.
     pub(crate) fn unmark(&self, map_page: MapPage, mask: u64) {
-        if let Some(row) = self.rows.get(map_page.0) {
+        if mask != 0
+            && let Some(row) = self.rows.get(map_page.0)
+        {
             let before = row.fetch_and(!mask, Ordering::SeqCst);
             self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
         }

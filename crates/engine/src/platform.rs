@@ -25,6 +25,8 @@ pub enum TableKind {
     Classes,
     /// The sections' classes: 1 byte a section.
     Sections,
+    /// The regions' classes: 1 byte a region.
+    Regions,
     /// The allocator's rows: 8 bytes a map page.
     Rows,
     /// The allocator's lanes: 1 byte an area.
@@ -39,16 +41,27 @@ pub enum TableKind {
 
 impl TableKind {
     /// All of them, in the order the engine reserves them.
-    pub const ALL: [TableKind; 8] = [
+    pub const ALL: [TableKind; 9] = [
         TableKind::Map,
         TableKind::Classes,
         TableKind::Sections,
+        TableKind::Regions,
         TableKind::Rows,
         TableKind::Lanes,
         TableKind::Trees,
         TableKind::Poison,
         TableKind::Holes,
     ];
+}
+
+/// A range to be folded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoldRange {
+    /// Byte offsets, multiples of 4 KiB.
+    pub bytes: Range<u64>,
+    /// Pages of 4 KiB in it that have memory. Those that have none may be included where that makes the range whole, so
+    /// that page tables can go as well.
+    pub backed: u64,
 }
 
 /// One reserved range of address space, backed page by page on demand.
@@ -82,13 +95,13 @@ pub unsafe trait Mapping: Send + Sync {
     /// [`NoFrames`]: the machine cannot back the range now.
     fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames>;
 
-    /// Takes the memory behind each of `ranges` (4 KiB aligned byte offsets) away again, in order, and returns how many
-    /// of them are folded. It flushes once for all of them. A range it could not fold stays as it was.
+    /// Takes the memory behind each of `ranges` away again, in order, and returns how many of them are folded. It flushes
+    /// once for all of them. A range it could not fold stays as it was.
     ///
     /// # Safety
     /// From now until each range is materialised again nobody writes to it: the caller owns all of it, and a grace
     /// period has passed since the last reader could have found something to write there.
-    unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize;
+    unsafe fn fold(&self, ranges: &[FoldRange]) -> usize;
 }
 
 /// The two halves of an asymmetric barrier, and how to wait.

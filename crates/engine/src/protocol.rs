@@ -10,6 +10,11 @@ pub trait Protocol: Send + Sync + 'static {
     const WAITS: bool;
     /// A write that reaches a folded map page is part of the plan, not a violation.
     const TOLERATES_WRITES: bool;
+
+    /// Runs in a walker that has seen a refcount above zero and has not swapped it yet. Nothing belongs here but a
+    /// test's mischief.
+    #[inline]
+    fn between_look_and_swap() {}
 }
 
 /// The protocol of this engine: publish the class, wait for a grace period, remap.

@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use crate::geometry::PAGE_SIZE;
-use crate::platform::{Mapping, NoFrames};
+use crate::platform::{FoldRange, Mapping, NoFrames};
 #[cfg(not(loom))]
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 
@@ -123,17 +123,17 @@ impl<T: Entry, M: Mapping> Table<T, M> {
         Ok(())
     }
 
-    /// Folds each of `ranges` (from [`bytes_of`](Self::bytes_of), covering whole 4 KiB pages), in order; returns how
-    /// many it folded.
+    /// Folds each of `ranges` (bytes from [`bytes_of`](Self::bytes_of), covering whole 4 KiB pages), in order; returns
+    /// how many it folded.
     ///
     /// # Safety
     /// As [`Mapping::fold`].
-    pub(crate) unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize {
+    pub(crate) unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
         #[cfg(loom)]
         {
             let size = size_of::<T>() as u64;
             for range in ranges {
-                for index in range.start / size..range.end / size {
+                for index in range.bytes.start / size..range.bytes.end / size {
                     if let Some(item) = self.get(index) {
                         item.fold();
                     }

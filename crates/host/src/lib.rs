@@ -5,6 +5,7 @@
 //! * Grace periods use `membarrier(2)` ([`Membarrier`]), or fences where the kernel lacks it
 //!   ([`HostFences`]).
 //! * What everything costs is asked of the system ([`measure`]), not of our own counters.
+//! * [`Preempted`] takes the CPU from walkers at the worst moment, for tests.
 //! * [`StrictMode`] traps stray writes with userfaultfd and names the thread.
 //!
 //! A process that forks keeps its tables to itself: the child has none of them, and must not use the engine.
@@ -13,6 +14,7 @@ mod barrier;
 mod budget;
 mod error;
 pub mod measure;
+mod preempted;
 mod probe;
 mod region;
 mod strict;
@@ -27,6 +29,7 @@ use pagefold_engine::platform::{Barrier, Owner, Platform, TableKind};
 pub use barrier::{HostFences, Membarrier};
 pub use budget::Budget;
 pub use error::HostError;
+pub use preempted::{Preempted, preempt_every};
 pub use probe::{Features, Missing};
 pub use region::Region;
 pub use strict::{StrayWrite, StrictMode};

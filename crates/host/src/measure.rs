@@ -15,12 +15,25 @@ const PAGE: u64 = 4096;
 /// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`, include/uapi/linux/fs.h (Linux 6.7).
 const PAGEMAP_SCAN: libc::c_ulong = 0xc000_6610 | (size_of::<pm_scan_arg>() as libc::c_ulong) << 16;
 
+/// What to do with pages that look swapped out. Under userfaultfd write protection empty pages look like that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swapped {
+    /// They are private pages: the memory is only elsewhere.
+    Count,
+    /// They are empty.
+    Ignore,
+}
+
 /// Calls `each` for every run of private pages in `addresses`.
 ///
 /// # Errors
 /// Where the kernel has no `PAGEMAP_SCAN`, or `/proc` is not there.
-pub fn scan_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
-    scan(addresses, u64::from(PAGE_IS_PFNZERO), each)
+pub fn scan_private(
+    addresses: Range<u64>,
+    swapped: Swapped,
+    each: &mut dyn FnMut(Range<u64>),
+) -> io::Result<()> {
+    scan(addresses, swapped, PAGE_IS_PFNZERO.into(), each)
 }
 
 /// Calls `each` for every run of pages in `addresses` that have a page-table entry: private ones and zero pages.
@@ -28,10 +41,15 @@ pub fn scan_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> 
 /// # Errors
 /// As [`scan_private`].
 pub fn scan_present(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
-    scan(addresses, 0, each)
+    scan(addresses, Swapped::Count, 0, each)
 }
 
-fn scan(addresses: Range<u64>, not: u64, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+fn scan(
+    addresses: Range<u64>,
+    swapped: Swapped,
+    not: u64,
+    each: &mut dyn FnMut(Range<u64>),
+) -> io::Result<()> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let mut found = [page_region { start: 0, end: 0, categories: 0 }; 512];
     let mut start = addresses.start;
@@ -47,7 +65,10 @@ fn scan(addresses: Range<u64>, not: u64, each: &mut dyn FnMut(Range<u64>)) -> io
             max_pages: 0,
             category_inverted: not,
             category_mask: not,
-            category_anyof_mask: u64::from(PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
+            category_anyof_mask: match swapped {
+                Swapped::Count => u64::from(PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
+                Swapped::Ignore => u64::from(PAGE_IS_PRESENT),
+            },
             return_mask: u64::from(PAGE_IS_PRESENT),
         };
         // SAFETY: the argument and the vector it points to outlive the call and have the sizes they claim.
@@ -68,9 +89,14 @@ fn scan(addresses: Range<u64>, not: u64, each: &mut dyn FnMut(Range<u64>)) -> io
 ///
 /// # Errors
 /// When `/proc/self/pagemap` cannot be read.
-pub fn read_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+pub fn read_private(
+    addresses: Range<u64>,
+    swapped: Swapped,
+    each: &mut dyn FnMut(Range<u64>),
+) -> io::Result<()> {
     // Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 56 exclusively mapped. The zero page is not
     // exclusive.
+    const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const EXCLUSIVE: u64 = 1 << 56;
     let mut pagemap = File::open("/proc/self/pagemap")?;
@@ -85,7 +111,9 @@ pub fn read_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> 
         for entry in bytes.chunks_exact(8) {
             let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
             let at = page * PAGE;
-            if entry & (SWAPPED | EXCLUSIVE) != 0 {
+            let is_private = entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE
+                || swapped == Swapped::Count && entry & SWAPPED != 0;
+            if is_private {
                 match &mut run {
                     Some(run) => run.end = at + PAGE,
                     None => run = Some(at..at + PAGE),
@@ -100,20 +128,6 @@ pub fn read_private(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> 
         each(run);
     }
     Ok(())
-}
-
-/// Private pages in `addresses`, by `PAGEMAP_SCAN` or, without it, by `/proc/self/pagemap`.
-///
-/// # Errors
-/// When neither can be read.
-pub fn private_pages(addresses: Range<u64>) -> io::Result<u64> {
-    let mut pages = 0;
-    let mut count = |run: Range<u64>| pages += (run.end - run.start) / PAGE;
-    scan_private(addresses.clone(), &mut count).or_else(|_| {
-        pages = 0;
-        read_private(addresses, &mut |run| pages += (run.end - run.start) / PAGE)
-    })?;
-    Ok(pages)
 }
 
 /// Bytes of private anonymous memory in `addresses`, by `/proc/self/smaps`.
@@ -151,22 +165,50 @@ pub fn page_table_bytes() -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no VmPTE in /proc/self/status"))
 }
 
-/// Page tables that `addresses` needs at least, in bytes: the tables, of every level, above pages that are present.
+/// Page tables that `ranges` need at least, in bytes: the tables, of every level, above pages that are present. Ranges
+/// that lie in the same table share it.
 ///
 /// # Errors
 /// As [`scan_present`].
-pub fn page_tables_of(addresses: Range<u64>) -> io::Result<u64> {
+pub fn page_tables_of(ranges: &[Range<u64>]) -> io::Result<u64> {
+    let mut sorted = ranges.to_vec();
+    sorted.sort_by_key(|range| range.start);
     // A table of one level spans 2 MiB, 1 GiB, 512 GiB. The level above those is shared with everything else.
     let mut tables = 0;
     let mut last = [None; 3];
-    scan_present(addresses, &mut |run| {
-        for (shift, last) in [21, 30, 39].into_iter().zip(&mut last) {
-            let first = run.start >> shift;
-            let end = (run.end - 1) >> shift;
-            let known = u64::from(*last == Some(first));
-            tables += end - first + 1 - known;
-            *last = Some(end);
-        }
-    })?;
+    for range in sorted {
+        scan_present(range, &mut |run| {
+            for (shift, last) in [21, 30, 39].into_iter().zip(&mut last) {
+                let first = run.start >> shift;
+                let end = (run.end - 1) >> shift;
+                let known = u64::from(*last == Some(first));
+                tables += end - first + 1 - known;
+                *last = Some(end);
+            }
+        })?;
+    }
     Ok(tables * PAGE)
+}
+
+/// Page tables that everything in this process but `ranges` needs at least, in bytes.
+///
+/// # Errors
+/// As [`scan_present`], or when `/proc/self/maps` cannot be read.
+pub fn page_tables_outside(ranges: &[Range<u64>]) -> io::Result<u64> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    let mut others = Vec::new();
+    for line in maps.lines() {
+        let Some((start, end)) = line.split(' ').next().and_then(|range| range.split_once('-')) else {
+            continue;
+        };
+        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else {
+            continue;
+        };
+        let is_ours = ranges.iter().any(|range| range.start < end && start < range.end);
+        // vsyscall lies in the kernel's half.
+        if !is_ours && end < 1 << 47 {
+            others.push(start..end);
+        }
+    }
+    page_tables_of(&others)
 }

@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
+use pagefold_engine::platform::FoldRange;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::error::HostError;
-use crate::measure::scan_private;
+use crate::measure::{Swapped, scan_private};
 use crate::region::process_madvise_dontneed;
 
 /// What works here.
@@ -52,12 +53,12 @@ impl Features {
         let scrap = Scrap::new().map_err(HostError::NoPopulate)?;
         scrap.populate().map_err(HostError::NoPopulate)?;
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok().filter(|pidfd| {
-            let range = 0..4096;
+            let range = FoldRange { bytes: 0..4096, backed: 1 };
             process_madvise_dontneed(pidfd, scrap.0.as_ptr(), std::slice::from_ref(&range))
                 .is_ok_and(|bytes| bytes == 4096)
         });
         let address = scrap.address() as u64;
-        let pagemap_scan = scan_private(address..address + 4096, &mut |_| {}).is_ok();
+        let pagemap_scan = scan_private(address..address + 4096, Swapped::Count, &mut |_| {}).is_ok();
         Ok(Self { pidfd, pagemap_scan })
     }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_engine::NoFrames;
-use pagefold_engine::platform::{Mapping, TableKind};
+use pagefold_engine::platform::{FoldRange, Mapping, TableKind};
 use rustix::io::Errno;
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munlock, munmap,
@@ -24,10 +24,13 @@ use rustix::mm::{
 
 use crate::budget::Budget;
 use crate::error::{HostError, Limit};
+use crate::measure::{self, Swapped};
 use crate::probe::Features;
 use crate::strict::StrictMode;
 
 const PAGE: u64 = 4096;
+/// Bytes without access behind each table.
+const GUARD: u64 = PAGE;
 
 /// A reserved range of address space.
 #[derive(Debug)]
@@ -59,7 +62,10 @@ impl Region {
     ) -> Result<Self, HostError> {
         let no_space =
             |source: io::Error| HostError::NoAddressSpace { kind, bytes, source, limit: Limit::find(bytes) };
-        let len = usize::try_from(bytes.max(PAGE)).map_err(|_| no_space(Errno::NOMEM.into()))?;
+        // A page behind it stays closed, so that the kernel does not join two tables into one mapping: each has its own
+        // line in smaps.
+        let len = bytes.max(PAGE).checked_add(GUARD).and_then(|len| usize::try_from(len).ok());
+        let len = len.ok_or_else(|| no_space(Errno::NOMEM.into()))?;
         // SAFETY: a new private mapping at a place of the kernel's choice touches nothing that exists.
         let address = unsafe {
             mmap_anonymous(
@@ -71,10 +77,11 @@ impl Region {
         };
         let base = address.map_err(|errno| no_space(errno.into()))?;
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| no_space(Errno::NOMEM.into()))?;
-        let words = if kind == TableKind::Map { 0 } else { (len as u64 / PAGE).div_ceil(64) };
+        let open = len as u64 - GUARD;
+        let words = if kind == TableKind::Map { 0 } else { (open / PAGE).div_ceil(64) };
         let region = Self {
             base,
-            len: len as u64,
+            len: open,
             kind,
             features,
             budget,
@@ -99,7 +106,34 @@ impl Region {
             // EINVAL where the kernel has no huge pages: then there is nothing to avoid.
             let _ = madvise(start, len, Advice::LinuxNoHugepage);
             madvise(start, len, Advice::LinuxDontFork)?;
-            mprotect(start, len, MprotectFlags::READ | MprotectFlags::WRITE)
+            mprotect(start, len, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        }
+        self.name();
+        Ok(())
+    }
+
+    /// Names the mapping for whoever reads `/proc/PID/maps` (Linux 5.17; elsewhere it stays nameless).
+    fn name(&self) {
+        let name: &std::ffi::CStr = match self.kind {
+            TableKind::Map => c"pagefold map",
+            TableKind::Classes => c"pagefold classes",
+            TableKind::Sections => c"pagefold sections",
+            TableKind::Regions => c"pagefold regions",
+            TableKind::Rows => c"pagefold rows",
+            TableKind::Lanes => c"pagefold lanes",
+            TableKind::Trees => c"pagefold trees",
+            TableKind::Poison => c"pagefold poison",
+            TableKind::Holes => c"pagefold holes",
+        };
+        // SAFETY: the name outlives the call, and the range is our own.
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_VMA,
+                libc::PR_SET_VMA_ANON_NAME as libc::c_ulong,
+                self.base.as_ptr(),
+                self.len,
+                name.as_ptr(),
+            );
         }
     }
 
@@ -114,9 +148,38 @@ impl Region {
         base..base + self.len
     }
 
+    /// Calls `each` for every run of addresses that has memory of its own, as the system sees it.
+    ///
+    /// # Errors
+    /// When the process's page map cannot be read.
+    pub fn scan_private(&self, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+        // In strict mode empty pages carry marks that look like swapped memory.
+        let swapped = if self.strict.is_some() { Swapped::Ignore } else { Swapped::Count };
+        if self.features.pagemap_scan {
+            measure::scan_private(self.addresses(), swapped, each)
+        } else {
+            measure::read_private(self.addresses(), swapped, each)
+        }
+    }
+
+    /// Pages of memory behind it, as the system sees it.
+    ///
+    /// # Errors
+    /// As [`scan_private`](Self::scan_private).
+    pub fn measured_pages(&self) -> io::Result<u64> {
+        let mut pages = 0;
+        self.scan_private(&mut |run| pages += (run.end - run.start) / PAGE)?;
+        Ok(pages)
+    }
+
     /// Pages behind it, by our own count.
     pub fn counted_pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Bytes kept on the heap for it, at most.
+    pub fn bookkeeping(&self) -> u64 {
+        (size_of::<Self>() + self.backed.len() * size_of::<AtomicU64>()) as u64
     }
 
     fn populate(&self, bytes: &Range<u64>) -> Result<(), Errno> {
@@ -161,7 +224,7 @@ impl Region {
 pub(crate) fn process_madvise_dontneed(
     pidfd: &OwnedFd,
     base: *mut u8,
-    ranges: &[Range<u64>],
+    ranges: &[FoldRange],
 ) -> io::Result<u64> {
     /// `UIO_MAXIOV`.
     const MOST: usize = 1024;
@@ -169,10 +232,10 @@ pub(crate) fn process_madvise_dontneed(
     let mut done = 0;
     for lot in ranges.chunks(MOST) {
         for (vector, range) in vectors.iter_mut().zip(lot) {
-            vector.iov_base = base.wrapping_add(range.start as usize).cast();
-            vector.iov_len = (range.end - range.start) as usize;
+            vector.iov_base = base.wrapping_add(range.bytes.start as usize).cast();
+            vector.iov_len = (range.bytes.end - range.bytes.start) as usize;
         }
-        let wanted: u64 = lot.iter().map(|range| range.end - range.start).sum();
+        let wanted: u64 = lot.iter().map(|range| range.bytes.end - range.bytes.start).sum();
         // SAFETY: the vectors describe ranges of our own mappings whose content nobody needs (the callers' promise),
         // and the array outlives the call.
         let bytes = unsafe {
@@ -249,26 +312,27 @@ unsafe impl Mapping for Region {
         Ok(())
     }
 
-    unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize {
+    unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
         let mut done = 0;
         if let Some(pidfd) = &self.features.pidfd
             && ranges.len() > 1
         {
             let mut bytes = process_madvise_dontneed(pidfd, self.base.as_ptr(), ranges).unwrap_or(0);
             while let Some(range) = ranges.get(done)
-                && bytes >= range.end - range.start
+                && bytes >= range.bytes.end - range.bytes.start
             {
-                bytes -= range.end - range.start;
+                bytes -= range.bytes.end - range.bytes.start;
                 done += 1;
             }
         }
         // One range alone, an old kernel, or whatever the batch stumbled over: one by one.
-        done += ranges.iter().skip(done).take_while(|range| self.discard(range).is_ok()).count();
+        done += ranges.iter().skip(done).take_while(|range| self.discard(&range.bytes).is_ok()).count();
         let mut pages = 0;
         for range in ranges.iter().take(done) {
-            pages += (range.end - range.start) / PAGE;
+            pages += range.backed;
             if let Some(strict) = &self.strict {
-                strict.forbid(self.base.as_ptr() as u64 + range.start, range.end - range.start);
+                let Range { start, end } = range.bytes;
+                strict.forbid(self.base.as_ptr() as u64 + start, end - start);
             }
         }
         self.pages.fetch_sub(pages, Ordering::Relaxed);
@@ -281,7 +345,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         self.budget.give(self.counted_pages());
         // SAFETY: mapped by `reserve`; the engine that used it is gone.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len as usize) };
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), (self.len + GUARD) as usize) };
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pagefold_engine::platform::Barrier;
 use pagefold_engine::protocol::{Fold, Protocol, RefcountFirst};
 use pagefold_engine::{Config, Engine, Kind, Layout, Order};
-use pagefold_host::{Host, HostFences, Membarrier, measure};
+use pagefold_host::{Host, HostFences, Membarrier};
 use pagefold_workload::{Index, Log, OwnerTask, Shape, Stamp, WalkerKind, WalkerTask, share};
 
 const PAGES: u64 = 256 << 8;
@@ -62,7 +62,7 @@ fn hammer<R: Protocol>(barrier: impl Barrier + Clone, layout: Layout) {
     drop(index);
     engine.folder(64).unwrap().fold_all();
     let (_, map) = engine.tables()[0];
-    assert_eq!(measure::private_pages(map.addresses()).unwrap(), 0, "all free, so nothing is materialised");
+    assert_eq!(map.measured_pages().unwrap(), 0, "all free, so nothing is materialised");
     assert_eq!(engine.free_pages(), PAGES - 20);
     engine.audit().unwrap();
 }

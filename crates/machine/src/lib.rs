@@ -15,5 +15,5 @@ mod state;
 
 pub use flags::Flags;
 pub use layout::{MemoryRange, Zone};
-pub use machine::{Extent, Header, Machine, Run};
+pub use machine::{Extent, Header, Machine, PAGES_PER_SECTION, Run};
 pub use state::PageState;

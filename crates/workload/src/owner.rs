@@ -149,8 +149,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         Order::new(order.min(self.shape.largest.get())).unwrap_or(Order::ZERO)
     }
 
-    fn alloc(&mut self) -> Option<Folio<'e, P, R>> {
-        let order = self.order();
+    fn alloc(&mut self, order: Order) -> Option<Folio<'e, P, R>> {
         let kind = if self.rng.bool() { Kind::Anon } else { Kind::File };
         match self.index.engine().alloc(order, kind) {
             Ok(frozen) => {
@@ -165,9 +164,16 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         }
     }
 
+    /// A new folio in place of another, mostly of the same order: the machine keeps its character.
     fn replace(&mut self) {
         let at = self.somewhere();
-        if let Some(folio) = self.alloc() {
+        let model = self.index.load(at).or_else(|| {
+            let other = self.somewhere();
+            self.index.load(other)
+        });
+        let same = model.map(|entry| entry.order()).filter(|_| self.rng.u8(0..16) != 0);
+        let order = same.unwrap_or_else(|| self.order());
+        if let Some(folio) = self.alloc(order) {
             let old = self.index.put(at, folio);
             self.counts.freed += u64::from(old.is_some());
         } else {

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Class, Folio, Kind, Miss, Pfn, Platform, Walker};
 
-use crate::index::Index;
+use crate::index::{Index, WINDOW};
 use crate::log::{Log, Violation};
 use crate::stamp::Stamp;
 
@@ -57,6 +57,9 @@ impl core::ops::AddAssign for WalkerCounts {
         self.stale += other.stale;
     }
 }
+
+/// The slot of a window that everybody wants; in the middle, so that its folio does not become the head of a huge one.
+const HOTTEST: usize = WINDOW / 2 + 5;
 
 /// Page numbers a GUP walker keeps for later.
 const STALE: usize = 64;
@@ -147,14 +150,16 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
         }
     }
 
-    /// A slot: every second time one of the hot ones, as real accesses have it.
+    /// A slot: every second time one of the hot ones, and mostly the hottest of those. Accesses of real programs are
+    /// like that; and a refcount that several CPUs fight for is where a walker spends longest between looking at it and
+    /// swapping it.
     fn somewhere(&mut self) -> usize {
         let hot = self.index.hot();
-        if !hot.is_empty() && self.rng.bool() {
-            self.rng.usize(hot)
-        } else {
-            self.rng.usize(0..self.index.len())
+        if hot.is_empty() || self.rng.bool() {
+            return self.rng.usize(0..self.index.len());
         }
+        let at = self.rng.usize(hot.clone());
+        if self.rng.u8(0..4) == 0 { at } else { hot.start + (at - hot.start) / WINDOW * WINDOW + HOTTEST }
     }
 
     fn gup(&mut self) {

@@ -264,12 +264,11 @@ impl<M: Mapping> Lanes<M> {
         self.trees.materialise(trees)
     }
 
-    /// Sets up a tree that has no memory yet: either all free at once (and no lane written), or all absent.
-    pub(crate) fn begin_online(&self, tree: u64, all_free: bool) -> Result<(), NoFrames> {
+    /// Sets up a tree that has no memory yet: either all free at once (and no lane written), or all absent (and its lanes
+    /// have been ensured).
+    pub(crate) fn begin_online(&self, tree: u64, all_free: bool) {
         if !all_free {
             let first = Area(tree * AREAS_PER_TREE);
-            let words = first.word()..((first.0 + AREAS_PER_TREE).div_ceil(LANES)).min(self.words.len());
-            self.words.materialise(words)?;
             for area in first.0..first.0 + AREAS_PER_TREE {
                 self.update(Area(area), |_| Some(ABSENT));
             }
@@ -278,7 +277,6 @@ impl<M: Mapping> Lanes<M> {
             let free = if all_free { AREAS_PER_TREE as u32 * FREE_COUNT } else { 0 };
             word.store(ONLINE | free, Ordering::Release);
         }
-        Ok(())
     }
 }
 

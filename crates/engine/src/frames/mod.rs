@@ -685,6 +685,19 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
+    /// Takes the area that begins at `map_page`, if it is free as a whole just now.
+    pub(crate) fn take_area(&self, map_page: MapPage) -> Option<Claim> {
+        let area = Area(map_page.0 / MAP_PAGES_PER_AREA);
+        let is_free = self.lanes.get(area) & !ONES == FREE;
+        (is_free && self.take_free_areas_at(area, 1).is_ok()).then_some(Claim::Area(map_page))
+    }
+
+    /// Whether at least a quarter of the GiB around `map_page` is free, in whole areas.
+    pub(crate) fn is_mostly_free(&self, map_page: MapPage) -> bool {
+        let tree = Area(map_page.0 / MAP_PAGES_PER_AREA).tree();
+        self.lanes.count(tree, Set::Free) * 4 >= AREAS_PER_TREE
+    }
+
     /// Gives back what [`take_map_page`](Self::take_map_page) took, all but `except`.
     pub(crate) fn give_map_page(&self, claim: Claim, except: u64) {
         match claim {
@@ -761,28 +774,25 @@ impl<M: Mapping> Frames<M> {
         }
         let trees = pages.start >> TREE_ORDER..pages.end.div_ceil(1 << TREE_ORDER);
         self.lanes.ensure_trees(trees.clone())?;
-        // Everything that can fail comes first: the tables of the trees that are not covered whole.
-        for tree in trees.clone() {
-            let (covered, is_whole) = in_tree(tree, &pages);
-            if !is_whole {
-                let first = Area(tree * AREAS_PER_TREE);
-                self.lanes.ensure(first, AREAS_PER_TREE)?;
+        // Everything that can fail comes first: the tables of what is not covered whole, at either end.
+        for edge in [pages.start, pages.end] {
+            if edge % (1 << TREE_ORDER) != 0 {
+                self.lanes.ensure(Area((edge >> TREE_ORDER) * AREAS_PER_TREE), AREAS_PER_TREE)?;
             }
-            for edge in [covered.start, covered.end] {
-                if edge % AREA_PAGES != 0 {
-                    let row = Area(edge >> AREA_ORDER).first_row();
-                    self.rows.materialise(row..row + MAP_PAGES_PER_AREA)?;
-                }
+            if edge % AREA_PAGES != 0 {
+                let row = Area(edge >> AREA_ORDER).first_row();
+                self.rows.materialise(row..row + MAP_PAGES_PER_AREA)?;
             }
         }
         for tree in trees {
-            let (covered, is_whole) = in_tree(tree, &pages);
             if !self.lanes.is_online(tree) {
-                self.lanes.begin_online(tree, is_whole)?;
+                let (_, is_whole) = in_tree(tree, &pages);
+                self.lanes.begin_online(tree, is_whole);
                 if is_whole {
                     continue;
                 }
             }
+            let (covered, _) = in_tree(tree, &pages);
             for area in covered.start >> AREA_ORDER..covered.end.div_ceil(AREA_PAGES) {
                 self.online_area(Area(area), &covered);
             }
@@ -829,6 +839,21 @@ impl<M: Mapping> Frames<M> {
                     .sum(),
             })
             .sum()
+    }
+
+    /// Whether all of `pages` pages from `first` on (whole areas) lie in free areas.
+    pub(crate) fn is_free(&self, first: Pfn, pages: u64) -> bool {
+        let mut area = first.0 >> AREA_ORDER;
+        let end = area + (pages >> AREA_ORDER);
+        while area < end {
+            let tree = Area(area).tree();
+            let is_whole = self.lanes.count(tree, Set::Free) == AREAS_PER_TREE;
+            if !is_whole && (!self.lanes.is_online(tree) || state(self.lanes.get(Area(area))) != FREE) {
+                return false;
+            }
+            area = if is_whole { (tree + 1) * AREAS_PER_TREE } else { area + 1 };
+        }
+        true
     }
 
     fn free_in_area(&self, area: Area) -> u64 {

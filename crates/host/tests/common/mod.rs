@@ -35,7 +35,7 @@ pub fn order(order: u32) -> Order {
 /// Pages behind the memory map: the system's count, after checking that it is ours.
 pub fn map_pages_measured<R: Protocol>(engine: &TestEngine<R>) -> u64 {
     let (_, map) = engine.tables()[0];
-    let measured = pagefold_host::measure::private_pages(map.addresses()).unwrap();
+    let measured = map.measured_pages().unwrap();
     assert_eq!(measured, map.counted_pages(), "the system and the platform disagree");
     assert_eq!(measured, engine.materialised_map_pages(), "the system and the engine disagree");
     measured

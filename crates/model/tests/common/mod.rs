@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use loom::sync::Arc;
-use pagefold_model::platform::{Fences, Mapping, Platform, TableKind};
+use pagefold_model::platform::{Fences, FoldRange, Mapping, Platform, TableKind};
 use pagefold_model::protocol::Protocol;
 use pagefold_model::{Config, Engine, Kind, NoFrames, Order, Pfn};
 
@@ -24,7 +24,7 @@ unsafe impl Mapping for NoMemory {
     fn materialise(&self, _: Range<u64>) -> Result<(), NoFrames> {
         Ok(())
     }
-    unsafe fn fold(&self, ranges: &[Range<u64>]) -> usize {
+    unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
         ranges.len()
     }
 }

@@ -1,0 +1,43 @@
+//! The `pagefold` command.
+
+mod args;
+mod replay;
+mod size;
+mod snapshot;
+mod source;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+
+/// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's).
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match &args.command {
+        Command::Replay(args) => replay::run(args),
+        Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
+    };
+    match done {
+        Ok(code) => code,
+        // Whoever read our output has had enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "pagefold: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// One line to the person at the terminal.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "pagefold: {line}");
+}

@@ -1,0 +1,122 @@
+//! What all metadata costs: by our own count, by smaps, and by the page map.
+
+use std::io;
+
+use pagefold_engine::Engine;
+use pagefold_engine::platform::{Barrier, TableKind};
+use pagefold_engine::protocol::Protocol;
+use pagefold_host::{Host, Region, measure};
+use pagefold_workload::Stamp;
+use serde::Serialize;
+
+/// One sort of metadata, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// By our own count.
+    pub counted: u64,
+    /// As `/proc/self/smaps` (for page tables: `/proc/self/status`) has it.
+    pub smaps: u64,
+    /// As the process's page map has it (`PAGEMAP_SCAN`).
+    pub pagemap: u64,
+}
+
+impl Part {
+    /// The three agree within 1 % (or a few pages, where there is next to nothing).
+    pub fn agrees(&self) -> bool {
+        let near = |a: u64, b: u64| a.abs_diff(b) <= (a.max(b) / 100).max(SLACK);
+        near(self.counted, self.smaps) && near(self.counted, self.pagemap)
+    }
+}
+
+impl std::ops::Add for Part {
+    type Output = Part;
+    fn add(self, other: Part) -> Part {
+        Part {
+            counted: self.counted + other.counted,
+            smaps: self.smaps + other.smaps,
+            pagemap: self.pagemap + other.pagemap,
+        }
+    }
+}
+
+/// Eight pages.
+const SLACK: u64 = 8 * 4096;
+
+/// All metadata of one engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Cost {
+    /// The memory map: descriptors.
+    pub map: Part,
+    /// Page tables that map the tables into this process.
+    pub page_tables: Part,
+    /// Class table, section table, and marks beside the map.
+    pub classes: Part,
+    /// The frame allocator.
+    pub allocator: Part,
+}
+
+impl Cost {
+    pub fn total(&self) -> Part {
+        self.map + self.page_tables + self.classes + self.allocator
+    }
+}
+
+/// Page tables of this process before the engine was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Baseline {
+    all: u64,
+    others: u64,
+}
+
+impl Baseline {
+    pub fn take() -> io::Result<Self> {
+        Ok(Self { all: measure::page_table_bytes()?, others: measure::page_tables_outside(&[])? })
+    }
+}
+
+type HostEngine<B, R> = Engine<Host<B, Stamp>, R>;
+
+/// Asks the system, and counts.
+pub fn measure<B: Barrier + Clone, R: Protocol>(
+    engine: &HostEngine<B, R>,
+    baseline: Baseline,
+) -> io::Result<Cost> {
+    let mut cost = Cost::default();
+    let mut ranges = Vec::new();
+    for (kind, region) in engine.tables() {
+        let counted = match kind {
+            TableKind::Map => engine.materialised_map_pages() * 4096,
+            _ => region.counted_pages() * 4096,
+        };
+        let part = Part {
+            counted,
+            smaps: measure::smaps_anonymous(&region.addresses())?,
+            pagemap: region.measured_pages()? * 4096,
+        };
+        let sum = match kind {
+            TableKind::Map => &mut cost.map,
+            TableKind::Classes
+            | TableKind::Sections
+            | TableKind::Regions
+            | TableKind::Poison
+            | TableKind::Holes => &mut cost.classes,
+            TableKind::Rows | TableKind::Lanes | TableKind::Trees => &mut cost.allocator,
+        };
+        *sum = *sum + part;
+        ranges.push(region.addresses());
+    }
+    // The kernel only says what all page tables of the process cost: take away what they cost before, and what the
+    // rest of the process has grown by since.
+    let all = measure::page_table_bytes()?;
+    let others = measure::page_tables_outside(&ranges)?;
+    let ours = all.saturating_sub(baseline.all).saturating_sub(others.saturating_sub(baseline.others));
+    let by_scan = measure::page_tables_of(&ranges)?;
+    cost.page_tables = Part { counted: by_scan, smaps: ours, pagemap: by_scan };
+    Ok(cost)
+}
+
+/// Bytes the engine and its platform keep outside of the tables, at most.
+pub fn bookkeeping<B: Barrier + Clone, R: Protocol>(engine: &HostEngine<B, R>) -> u64 {
+    let regions = engine.tables().iter().map(|(_, region)| Region::bookkeeping(region)).sum::<u64>();
+    size_of_val(engine) as u64 + regions
+}

@@ -1,0 +1,234 @@
+//! The living part: walkers on all CPUs, folding under their eyes, then owners for a while.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pagefold_engine::protocol::Protocol;
+use pagefold_engine::{Engine, FoldReport, Folio, Frozen, Platform, RawFolio};
+use pagefold_workload::{
+    Index, Log, OwnerCounts, OwnerTask, Shape, Stamp, WalkerCounts, WalkerKind, WalkerTask,
+};
+
+use crate::source::bar;
+
+/// How many threads do what, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub walkers: usize,
+    pub owners: usize,
+    pub seconds: f64,
+    pub seed: u64,
+    pub shape: Shape,
+}
+
+/// What the walkers of one kind did.
+#[derive(Clone, Copy, Debug)]
+pub struct Walked {
+    pub kind: WalkerKind,
+    pub threads: usize,
+    pub counts: WalkerCounts,
+}
+
+/// What happened.
+pub struct Lived {
+    /// Folding all there was to fold: what it did, and how long it took.
+    pub folding: Folding,
+    pub walked: Vec<Walked>,
+    /// Seconds the walkers walked.
+    pub walked_for: f64,
+    pub owners: OwnerCounts,
+    /// Seconds the owners worked.
+    pub owned_for: f64,
+    /// Threads by their kernel number, for naming culprits.
+    pub threads: Vec<(i32, String)>,
+}
+
+/// Folding everything once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Folding {
+    pub folios: u64,
+    pub report: FoldReport,
+    pub seconds: f64,
+}
+
+/// Folios folded for one grace period when everything is folded once.
+const BATCH: usize = 512;
+
+/// Lives with the index's folios. `folded` runs when everything is folded, while the walkers go on.
+pub fn live<'e, P: Platform<Owner = Stamp>, R: Protocol>(
+    index: &Index<'e, P, R>,
+    fixed: &[RawFolio],
+    plan: Plan,
+    log: &Log,
+    interrupted: &AtomicBool,
+    folded: impl FnOnce() -> Result<()>,
+) -> Result<Lived> {
+    let stop_walkers = AtomicBool::new(false);
+    let stop_owners = AtomicBool::new(false);
+    let threads = Mutex::new(Vec::new());
+    let enlist = |name: String| {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((thread, name));
+    };
+    let begun = Instant::now();
+    let mut lived = std::thread::scope(|scope| -> Result<Lived> {
+        // Whatever happens below, the threads are told to stop before the scope waits for them.
+        let _stop = StopOnDrop([&stop_walkers, &stop_owners]);
+        let walkers: Vec<_> = (0..plan.walkers)
+            .map(|n| {
+                let kind = WalkerKind::ALL[n % WalkerKind::ALL.len()];
+                let (stop, enlist) = (&stop_walkers, &enlist);
+                scope.spawn(move || -> Result<(WalkerKind, WalkerCounts)> {
+                    enlist(format!("{} walker", kind.name()));
+                    let mut task = WalkerTask::new(kind, index, log, plan.seed.wrapping_mul(31) + n as u64)?;
+                    while !stop.load(Ordering::Relaxed) {
+                        task.step();
+                    }
+                    Ok((kind, task.counts()))
+                })
+            })
+            .collect();
+        let folding = fold_everything(index, fixed)?;
+        folded()?;
+        let owning = Instant::now();
+        let owners: Vec<_> = (0..plan.owners)
+            .map(|number| {
+                let (stop, enlist) = (&stop_owners, &enlist);
+                scope.spawn(move || -> Result<OwnerCounts> {
+                    enlist(format!("owner {number}"));
+                    let seed = plan.seed.wrapping_mul(1009) + number as u64;
+                    let mut task = OwnerTask::new(index, number, plan.shape, seed)?;
+                    while !stop.load(Ordering::Relaxed) {
+                        task.step();
+                    }
+                    task.finish();
+                    Ok(task.counts())
+                })
+            })
+            .collect();
+        wait(plan.seconds, interrupted);
+        stop_owners.store(true, Ordering::Relaxed);
+        let mut counts = OwnerCounts::default();
+        for owner in owners {
+            counts += join(owner)?;
+        }
+        let owned_for = owning.elapsed().as_secs_f64();
+        stop_walkers.store(true, Ordering::Relaxed);
+        let mut walked = Vec::new();
+        for (kind, counts) in walkers.into_iter().map(join).collect::<Result<Vec<_>>>()? {
+            match walked.iter_mut().find(|walked: &&mut Walked| walked.kind == kind) {
+                Some(walked) => {
+                    walked.threads += 1;
+                    walked.counts += counts;
+                }
+                None => walked.push(Walked { kind, threads: 1, counts }),
+            }
+        }
+        Ok(Lived { folding, walked, walked_for: 0.0, owners: counts, owned_for, threads: Vec::new() })
+    })?;
+    lived.walked_for = begun.elapsed().as_secs_f64();
+    lived.threads = threads.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(lived)
+}
+
+struct StopOnDrop<'a>([&'a AtomicBool; 2]);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
+    }
+}
+
+fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of the workload failed")))
+}
+
+fn wait(seconds: f64, interrupted: &AtomicBool) {
+    let until = Instant::now() + Duration::from_secs_f64(seconds);
+    let bar = bar("walking, folding");
+    bar.set_length((seconds * 1000.0) as u64);
+    while !interrupted.load(Ordering::Relaxed) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        bar.set_position(((seconds - left.as_secs_f64()) * 1000.0) as u64);
+        std::thread::sleep(left.min(Duration::from_millis(50)));
+    }
+    bar.finish_and_clear();
+}
+
+/// Folds all tails and all free memory, in batches, each for one grace period.
+fn fold_everything<P: Platform<Owner = Stamp>, R: Protocol>(
+    index: &Index<'_, P, R>,
+    fixed: &[RawFolio],
+) -> Result<Folding> {
+    let engine = index.engine();
+    let begun = Instant::now();
+    let mut folding = Folding::default();
+    let mut batch = engine.fold_batch(BATCH)?;
+    let mut slots = Vec::with_capacity(BATCH);
+    let mut commit = |batch: &mut pagefold_engine::FoldBatch<'_, P, R>, slots: &mut Vec<Option<usize>>| {
+        folding.folios += batch.len() as u64;
+        folding.report += batch.commit();
+        for (slot, frozen) in slots.drain(..).zip(batch.drain()) {
+            let folio = frozen.share();
+            match slot {
+                Some(at) => drop(index.put(at, folio)),
+                None => drop(folio.into_raw()),
+            }
+        }
+    };
+    let foldable =
+        (0..index.len()).filter(|&at| index.load(at).is_some_and(|entry| entry.order().is_foldable()));
+    let in_index = foldable.map(|at| (Some(at), index.take(at)));
+    // SAFETY: the numbers were made by the loader out of handles, and each is taken up once here and made again.
+    let in_kernel = fixed.iter().map(|&raw| (None, Some(unsafe { engine.from_raw(raw) })));
+    for (slot, folio) in in_index.chain(in_kernel) {
+        let Some(folio) = folio else { continue };
+        let frozen = freeze(folio);
+        if !frozen.has_unfolded_tails() {
+            let folio = frozen.share();
+            match slot {
+                Some(at) => drop(index.put(at, folio)),
+                None => drop(folio.into_raw()),
+            }
+            continue;
+        }
+        batch.push(frozen).ok().context("no memory for a batch of folds")?;
+        slots.push(slot);
+        if batch.len() == BATCH {
+            commit(&mut batch, &mut slots);
+        }
+    }
+    commit(&mut batch, &mut slots);
+    folding.report += engine.folder(BATCH)?.fold_all();
+    folding.seconds = begun.elapsed().as_secs_f64();
+    Ok(folding)
+}
+
+/// Freezes a folio that walkers hold for moments only.
+fn freeze<'e, P: Platform, R: Protocol>(mut folio: Folio<'e, P, R>) -> Frozen<'e, P, R> {
+    loop {
+        match folio.freeze() {
+            Ok(frozen) => return frozen,
+            Err(held) => folio = held,
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Folds folios that nobody looks at yet.
+pub fn fold_quietly<'e, P: Platform, R: Protocol>(
+    engine: &'e Engine<P, R>,
+    folios: Vec<Folio<'e, P, R>>,
+) -> Result<Vec<Folio<'e, P, R>>> {
+    let mut batch = engine.fold_batch(folios.len())?;
+    for folio in folios {
+        batch.push(freeze(folio)).ok().context("no memory for a batch of folds")?;
+    }
+    batch.commit();
+    Ok(batch.drain().map(Frozen::share).collect())
+}

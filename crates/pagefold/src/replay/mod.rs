@@ -1,0 +1,414 @@
+//! `pagefold replay`: a real machine's pages, folded while walkers look at them.
+
+mod cost;
+mod hammer;
+mod load;
+mod report;
+mod tiles;
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use pagefold_engine::platform::Barrier;
+use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
+use pagefold_engine::{Config, Engine, Layout, Pfn};
+use pagefold_host::{Host, HostFences, Membarrier, Preempted, preempt_every};
+use pagefold_machine::{Header, Machine, MemoryRange, PageState};
+use pagefold_workload::{Index, Log, Shape, Stamp, Violation, WalkerKind};
+
+use self::cost::{Baseline, Cost};
+use self::hammer::{Lived, Plan};
+use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, Violations, WalkerRow};
+use self::tiles::Tiles;
+use crate::args::{ProtocolArg, RcuArg, ReplayArgs};
+use crate::say;
+use crate::source::{Found, Source, bar};
+
+pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
+    let begun = Instant::now();
+    let found = find(args)?;
+    let read_seconds = begun.elapsed().as_secs_f64();
+    let tiles = Tiles::new(&found.machine, args.memory)
+        .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
+    let job = Job { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
+    let report = match rcu(args.rcu)? {
+        Rcu::Membarrier(barrier) => job.with_protocol(barrier, "membarrier"),
+        Rcu::Fences(barrier) => job.with_protocol(barrier, "fences"),
+    }?;
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+    } else {
+        report.print(&mut stdout)?;
+    }
+    let fine = report.violations.total == 0 && report.agree;
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn find(args: &ReplayArgs) -> Result<Found> {
+    if args.all_free {
+        let Some(pages) = args.memory else { bail!("--all-free needs --memory: how large is the machine?") };
+        if args.sample || args.snapshot.is_some() {
+            bail!("--all-free makes a machine of its own; leave --sample and --snapshot out");
+        }
+        let header = Header { memory: vec![MemoryRange { start: 0, end: pages }], ..Header::default() };
+        return Ok(Found {
+            machine: Machine { header, runs: Vec::new() },
+            origin: "a machine without a tenant".into(),
+        });
+    }
+    match (&args.snapshot, args.sample) {
+        (Some(path), _) => Source::File(path).read(),
+        (None, true) => Source::Sample.read(),
+        (None, false) => Source::HostOrSample.read(),
+    }
+}
+
+enum Rcu {
+    Membarrier(Membarrier),
+    Fences(HostFences),
+}
+
+fn rcu(arg: RcuArg) -> Result<Rcu> {
+    if arg == RcuArg::Fences {
+        return Ok(Rcu::Fences(HostFences::default()));
+    }
+    match Membarrier::register() {
+        Ok(barrier) => Ok(Rcu::Membarrier(barrier)),
+        Err(error) if arg == RcuArg::Auto => {
+            say(format_args!(
+                "no membarrier here ({error}); grace periods use fences, which cost walkers a little"
+            ));
+            Ok(Rcu::Fences(HostFences::default()))
+        }
+        Err(error) => Err(error).context("no membarrier here; try --rcu fences"),
+    }
+}
+
+/// One replay.
+struct Job<'a> {
+    args: &'a ReplayArgs,
+    origin: &'a str,
+    header: &'a Header,
+    tiles: Tiles<'a>,
+    read_seconds: f64,
+}
+
+/// Folios that nobody moves while the walkers look for them.
+const PINNED: usize = 1024;
+
+impl Job<'_> {
+    fn with_protocol<B: Barrier + Clone>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
+        preempt_every(self.args.preempt);
+        match self.args.protocol {
+            ProtocolArg::Fold => self.replay::<B, Preempted<Fold>>(barrier, rcu),
+            ProtocolArg::RefcountFirst => self.replay::<B, Preempted<RefcountFirst>>(barrier, rcu),
+            ProtocolArg::NoGracePeriod => self.replay::<B, Preempted<NoGracePeriod>>(barrier, rcu),
+            ProtocolArg::WritableTails => self.replay::<B, Preempted<WritableTails>>(barrier, rcu),
+        }
+    }
+
+    fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
+        let mut host: Host<B, Stamp> = Host::new(barrier)?;
+        host.features().missing().iter().for_each(say);
+        if self.args.strict {
+            host = host.strict()?;
+        }
+        // What is not there cannot be materialised; a flat map must leave room for the rest of the machine.
+        let flat_bytes = self.tiles.pages() * 64;
+        let is_flat = !self.args.all_free && available().is_none_or(|bytes| flat_bytes < bytes / 4 * 3);
+        let baseline = Baseline::take()?;
+        let begun = Instant::now();
+        let config = Config::new(self.tiles.end());
+        let engine: Engine<_, R> = Engine::new(host, config)?;
+        load::online(&engine, &self.tiles)?;
+        let created_seconds = begun.elapsed().as_secs_f64();
+
+        let begun = Instant::now();
+        if is_flat {
+            engine.set_layout(Layout::Flat);
+            engine.materialise_free(0..self.tiles.end()).context("materialising every descriptor")?;
+        }
+        let flat_seconds = begun.elapsed().as_secs_f64();
+        let begun = Instant::now();
+        let loaded = load::load(&engine, &self.tiles, &bar("loading"))?;
+        let load_seconds = begun.elapsed().as_secs_f64();
+        let flat = is_flat.then(|| cost::measure(&engine, baseline)).transpose()?;
+        engine.set_layout(Layout::Folded);
+
+        let folios = loaded.fixed + loaded.movable.len() as u64;
+        let mut movable = loaded.movable;
+        let pinned = movable.split_off(movable.len() - movable.len().min(PINNED).min(movable.len() / 8));
+        let pinned = hammer::fold_quietly(&engine, pinned)?;
+        let plan = self.plan::<R>();
+        let slots = movable.len() + movable.len() / 4 + 1024;
+        let index =
+            Index::new(&engine, slots, pinned, plan.owners).context("no memory for the workload's index")?;
+        for (at, folio) in index.shared().zip(movable) {
+            drop(index.put(at, folio));
+        }
+
+        let log = Log::new();
+        let mut folded = Cost::default();
+        let mut folded_pages_in_use = 0;
+        let in_use = || self.tiles.pages().saturating_sub(engine.free_pages());
+        let mut by_state = HashMap::new();
+        let lived = hammer::live(&index, &loaded.fixed_large, plan, &log, &interrupted(), || {
+            folded = cost::measure(&engine, baseline)?;
+            folded_pages_in_use = in_use();
+            by_state = load::attribute(&engine, &self.tiles);
+            Ok(())
+        })?;
+        engine.folder(512)?.fold_all();
+        let last = cost::measure(&engine, baseline)?;
+        let violations = self.violations(&engine, &index, &log, &lived)?;
+        let agree =
+            flat.is_none_or(|flat| flat.total().agrees()) && folded.total().agrees() && last.total().agrees();
+        let bookkeeping_bytes = cost::bookkeeping(&engine);
+        // The workload's folios go with the engine.
+        std::mem::forget(index);
+        Ok(Report {
+            schema: 1,
+            origin: self.origin.to_owned(),
+            kernel: self.header.kernel.clone(),
+            note: self.header.note.clone(),
+            protocol: R::NAME,
+            rcu,
+            strict: self.args.strict,
+            tiles: self.tiles.count(),
+            pages: self.tiles.pages(),
+            described_pages: self.tiles.described_pages(),
+            folios,
+            created_seconds,
+            read_seconds: self.read_seconds,
+            flat_seconds: is_flat.then_some(flat_seconds),
+            load_seconds,
+            load_pages_per_second: self.tiles.pages() as f64 / (flat_seconds + load_seconds).max(1e-9),
+            folding: folding_report(&lived),
+            states: self.states(&loaded.pages, loaded.hugetlb, &by_state),
+            flat,
+            folded,
+            last,
+            folded_pages_in_use,
+            last_pages_in_use: in_use(),
+            bookkeeping_bytes,
+            lived_seconds: lived.owned_for,
+            walkers: walker_rows(&lived),
+            owners: owners_report(&lived, plan.owners),
+            violations,
+            agree,
+        })
+    }
+
+    fn plan<R: Protocol>(&self) -> Plan {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let kinds = WalkerKind::ALL.len();
+        let walkers = self.args.walkers.map_or(cpus.max(kinds), usize::from);
+        let owners = self.args.owners.map_or((cpus / 2).max(2), usize::from);
+        // Without grace periods there is nothing to share, and the sooner the memory goes, the more visible the bug.
+        let batch = if R::WAITS { 64 } else { 1 };
+        let shape = Shape { batch, ..Shape::default() };
+        Plan { walkers, owners, seconds: self.args.seconds, seed: self.args.seed, shape }
+    }
+
+    fn states(
+        &self,
+        pages: &HashMap<PageState, u64>,
+        hugetlb: u64,
+        pagefold: &HashMap<PageState, f64>,
+    ) -> Vec<StateRow> {
+        let mut rows: Vec<_> = PageState::ALL
+            .into_iter()
+            .filter_map(|state| {
+                let pages = *pages.get(&state)?;
+                let linux_bytes = pages * 64;
+                // HVO leaves one page of descriptors of each hugetlb folio.
+                let hvo_bytes = if state == PageState::Hugetlb { hugetlb * 4096 } else { linux_bytes };
+                let pagefold_bytes = pagefold.get(&state).map_or(0, |bytes| bytes.round() as u64);
+                let memory_bytes = pages * 4096;
+                (pages > 0).then_some(StateRow {
+                    state: state.name(),
+                    pages,
+                    memory_bytes,
+                    linux_bytes,
+                    hvo_bytes,
+                    pagefold_bytes,
+                })
+            })
+            .collect();
+        let holes = self.tiles.described_pages() - self.tiles.pages();
+        if holes > 0 {
+            rows.push(StateRow {
+                state: "holes in sections",
+                pages: holes,
+                memory_bytes: 0,
+                linux_bytes: holes * 64,
+                hvo_bytes: holes * 64,
+                pagefold_bytes: 0,
+            });
+        }
+        rows
+    }
+
+    fn violations<B: Barrier + Clone, R: Protocol>(
+        &self,
+        engine: &Engine<Host<B, Stamp>, R>,
+        index: &Index<'_, Host<B, Stamp>, R>,
+        log: &Log,
+        lived: &Lived,
+    ) -> Result<Violations> {
+        let back = rematerialised(engine)?;
+        let is_back = |pfn: Pfn| back.binary_search(&(pfn.0 / 64)).is_ok();
+        let mut list: Vec<ViolationRow> = log
+            .kept()
+            .map(|kept| ViolationRow {
+                what: kept.violation.to_string(),
+                pfn: kept.pfn.0,
+                walker: format!("{} walker", kept.walker.name()),
+                confirmed: is_back(kept.pfn),
+            })
+            .collect();
+        let trapped = engine.platform().strict_mode().map(|strict| {
+            let (total, writes) = strict.stray_writes();
+            list.extend(writes.iter().take(256).map(|write| {
+                let pfn = Pfn(write.offset / 64);
+                let thread = lived.threads.iter().find(|(thread, _)| *thread == write.thread);
+                ViolationRow {
+                    what: "stray write trapped".into(),
+                    pfn: pfn.0,
+                    walker: thread
+                        .map_or_else(|| format!("thread {}", write.thread), |(_, name)| name.clone()),
+                    confirmed: is_back(pfn),
+                }
+            }));
+            total
+        });
+        let seen: Vec<u64> = list.iter().map(|row| row.pfn / 64).collect();
+        list.extend(back.iter().filter(|map_page| !seen.contains(map_page)).take(256).map(|map_page| {
+            ViolationRow {
+                what: "folded map page brought back".into(),
+                pfn: map_page * 64,
+                walker: "an unknown walker".into(),
+                confirmed: true,
+            }
+        }));
+        let audit = match engine.audit() {
+            Err(violation) => Some(violation.to_string()),
+            Ok(audit) => {
+                let expected = index.occupied() + lived_fixed(&audit, index);
+                (audit.refs != expected).then(|| format!("{} references, {expected} expected", audit.refs))
+            }
+        };
+        let stray_writes = log.count(Violation::StrayWrite);
+        let strays = stray_writes.max(back.len() as u64).max(trapped.unwrap_or(0));
+        let others = log.total() - stray_writes + u64::from(audit.is_some());
+        Ok(Violations {
+            total: others + if R::TOLERATES_WRITES { 0 } else { strays },
+            stray_writes,
+            rematerialised: back.len() as u64,
+            trapped,
+            wrong_page: log.count(Violation::NotItsPage),
+            resurrected: log.count(Violation::Resurrected),
+            missed: log.count(Violation::Missed),
+            audit,
+            tolerated: R::TOLERATES_WRITES,
+            list,
+        })
+    }
+}
+
+/// References that no slot of the index holds: those on the kernel's own folios, one each.
+fn lived_fixed<P, R>(audit: &pagefold_engine::Audit, index: &Index<'_, P, R>) -> u64
+where
+    P: pagefold_engine::Platform,
+    R: Protocol,
+{
+    audit.folios.saturating_sub(index.occupied())
+}
+
+/// Map pages that are folded by their class, but have memory of their own: somebody wrote to them.
+fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &Engine<Host<B, Stamp>, R>) -> Result<Vec<u64>> {
+    let (_, map) = engine.tables()[0];
+    let base = map.addresses().start;
+    let mut back = Vec::new();
+    map.scan_private(&mut |run| {
+        for map_page in (run.start - base) / 4096..(run.end - base) / 4096 {
+            if !engine.class(Pfn(map_page * 64)).1 {
+                back.push(map_page);
+            }
+        }
+    })
+    .context("scanning the memory map for stray pages")?;
+    Ok(back)
+}
+
+/// Ctrl-C ends the living part; the result so far is still printed.
+fn interrupted() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    // A second one ends the program, as people expect.
+    let _ =
+        signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, Arc::clone(&flag));
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&flag));
+    flag
+}
+
+/// Bytes of memory this machine can spare.
+fn available() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    pagefold_machine::layout::value(&meminfo, "MemAvailable")
+}
+
+fn folding_report(lived: &Lived) -> FoldingReport {
+    let folding = &lived.folding;
+    FoldingReport {
+        folios: folding.folios,
+        map_pages: folding.report.map_pages,
+        refused: folding.report.refused,
+        grace_periods: folding.report.grace_periods,
+        map_pages_per_grace_period: ratio(folding.report.map_pages, folding.report.grace_periods),
+        seconds: folding.seconds,
+    }
+}
+
+fn walker_rows(lived: &Lived) -> Vec<WalkerRow> {
+    let rate = |count: u64| count as f64 / lived.walked_for.max(1e-9);
+    let row = |walked: &hammer::Walked| WalkerRow {
+        kind: walked.kind.name(),
+        threads: walked.threads,
+        looks_per_second: rate(walked.counts.looks),
+        gets_per_second: rate(walked.counts.gets),
+        stale_per_second: rate(walked.counts.stale),
+    };
+    lived.walked.iter().map(row).collect()
+}
+
+fn owners_report(lived: &Lived, threads: usize) -> OwnersReport {
+    let counts = &lived.owners;
+    let operations =
+        counts.allocated + counts.freed + counts.split + counts.collapsed + counts.unfolded + counts.folded;
+    OwnersReport {
+        threads,
+        allocated: counts.allocated,
+        freed: counts.freed,
+        split: counts.split,
+        collapsed: counts.collapsed,
+        unfolded: counts.unfolded,
+        folded: counts.folded,
+        busy: counts.busy,
+        no_memory: counts.no_memory,
+        map_pages_folded: counts.fold.map_pages,
+        grace_periods: counts.fold.grace_periods,
+        map_pages_per_grace_period: ratio(counts.fold.map_pages, counts.fold.grace_periods),
+        operations_per_second: operations as f64 / lived.owned_for.max(1e-9),
+    }
+}
+
+fn ratio(a: u64, b: u64) -> f64 {
+    if b == 0 { 0.0 } else { a as f64 / b as f64 }
+}

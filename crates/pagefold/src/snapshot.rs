@@ -1,0 +1,47 @@
+//! `pagefold snapshot`.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufWriter, Write};
+
+use anyhow::{Context, Result, bail};
+use pagefold_machine::snapshot;
+
+use crate::args::SnapshotArgs;
+use crate::size::{Bytes, Whole};
+use crate::source::read_host;
+
+pub fn run(args: &SnapshotArgs) -> Result<()> {
+    let path = &args.file;
+    if path.exists() && !args.force {
+        bail!("{} exists; choose another name, or --force to overwrite it", path.display());
+    }
+    let machine = read_host(&args.note).map_err(|error| {
+        let hint = if error.is_permission() { "run as root" } else { "is /proc mounted?" };
+        anyhow::Error::new(error).context(format!("cannot record this machine ({hint})"))
+    })?;
+    // Written beside its place and moved there whole: never half a snapshot under the name that was asked for.
+    let mut partial = path.clone().into_os_string();
+    partial.push(".partial");
+    let written = (|| -> Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&partial)?;
+        let mut file = BufWriter::new(file);
+        snapshot::write(&machine, &mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&partial, path)?;
+        Ok(())
+    })();
+    if let Err(error) = written {
+        let _ = fs::remove_file(&partial);
+        return Err(error).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    writeln!(
+        io::stdout(),
+        "{}: {} pages in {} runs, {}",
+        path.display(),
+        Whole(machine.pages()),
+        Whole(machine.runs.len() as u64),
+        Bytes(size)
+    )?;
+    Ok(())
+}

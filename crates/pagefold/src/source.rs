@@ -1,0 +1,91 @@
+//! Where the machine comes from: this host, a file, or the built-in sample.
+
+use std::fs::File;
+use std::io::{BufReader, IsTerminal};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use pagefold_machine::live::{self, LiveError, Progress};
+use pagefold_machine::{Machine, snapshot};
+
+use crate::say;
+
+/// A machine recorded with `pagefold snapshot`; see docs/sample.md.
+const SAMPLE: &[u8] = include_bytes!("../sample.pgf");
+
+/// What was asked for.
+pub enum Source<'a> {
+    /// This host, or the sample where that needs rights we do not have.
+    HostOrSample,
+    /// The built-in sample.
+    Sample,
+    /// A file.
+    File(&'a Path),
+}
+
+/// A machine, and a word for where it comes from.
+pub struct Found {
+    pub machine: Machine,
+    pub origin: String,
+}
+
+impl Source<'_> {
+    pub fn read(&self) -> Result<Found> {
+        match self {
+            Source::HostOrSample => match read_host("") {
+                Ok(machine) => Ok(Found { machine, origin: "this host".into() }),
+                Err(error) if error.is_permission() => {
+                    say(format_args!(
+                        "{error}; using the built-in sample (run as root to replay this machine)"
+                    ));
+                    sample()
+                }
+                Err(error) => Err(error).context("reading this machine (try --sample)"),
+            },
+            Source::Sample => sample(),
+            Source::File(path) => {
+                let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+                let machine = snapshot::read(BufReader::new(file))
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                Ok(Found { machine, origin: path.display().to_string() })
+            }
+        }
+    }
+}
+
+fn sample() -> Result<Found> {
+    let machine = snapshot::read(SAMPLE).context("the built-in sample")?;
+    Ok(Found { machine, origin: "the built-in sample".into() })
+}
+
+/// Reads this host, with a progress bar where somebody watches.
+pub fn read_host(note: &str) -> Result<Machine, LiveError> {
+    let progress = Progress::default();
+    if !std::io::stderr().is_terminal() {
+        return live::read(note, &progress);
+    }
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| live::read(note, &progress));
+        let bar = bar("reading pages");
+        while !reader.is_finished() {
+            let (done, total) = progress.get();
+            bar.set_length(total.max(1));
+            bar.set_position(done);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bar.finish_and_clear();
+        reader.join().unwrap_or(Err(LiveError::NoMemory))
+    })
+}
+
+/// A progress bar on stderr; invisible where no terminal watches.
+pub fn bar(what: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:<24} [{bar:40}] {percent:>3}% {eta:>4}");
+    let bar = ProgressBar::new(1).with_message(what);
+    match style {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_) => bar,
+    }
+}
