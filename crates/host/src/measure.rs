@@ -15,41 +15,46 @@ const PAGE: u64 = 4096;
 /// `PAGEMAP_SCAN`: `_IOWR('f', 16, struct pm_scan_arg)`, include/uapi/linux/fs.h (Linux 6.7).
 const PAGEMAP_SCAN: libc::c_ulong = 0xc000_6610 | (size_of::<pm_scan_arg>() as libc::c_ulong) << 16;
 
-/// What to do with pages that look swapped out. Under userfaultfd write protection empty pages look like that.
+/// Which pages a scan is after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Swapped {
-    /// They are private pages: the memory is only elsewhere.
-    Count,
-    /// They are empty.
-    Ignore,
+pub enum Pages {
+    /// Those with memory of their own, in memory or swapped out.
+    Private,
+    /// Those with memory of their own that are in memory. Under userfaultfd write protection empty pages look swapped
+    /// out.
+    PrivateResident,
+    /// Those with a page-table entry: private ones and zero pages.
+    Present,
 }
 
-/// Calls `each` for every run of private pages in `addresses`.
+/// The largest range that is read page by page where the kernel has no `PAGEMAP_SCAN`.
+const LARGEST_READ: u64 = 64 << 30;
+
+/// Calls `each` for every run of such pages in `addresses`: by `PAGEMAP_SCAN`, or where the kernel does not have it by
+/// reading `/proc/self/pagemap`.
 ///
 /// # Errors
-/// Where the kernel has no `PAGEMAP_SCAN`, or `/proc` is not there.
-pub fn scan_private(
-    addresses: Range<u64>,
-    swapped: Swapped,
-    each: &mut dyn FnMut(Range<u64>),
-) -> io::Result<()> {
-    scan(addresses, swapped, PAGE_IS_PFNZERO.into(), each)
+/// When neither works; [`io::ErrorKind::Unsupported`] where the range is too large to be read.
+pub fn scan(addresses: Range<u64>, pages: Pages, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
+    match scan_pagemap(addresses.clone(), pages, each) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTTY | libc::EINVAL)) => {
+            read_pagemap(addresses, pages, each)
+        }
+        done => done,
+    }
 }
 
-/// Calls `each` for every run of pages in `addresses` that have a page-table entry: private ones and zero pages.
-///
-/// # Errors
-/// As [`scan_private`].
-pub fn scan_present(addresses: Range<u64>, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
-    scan(addresses, Swapped::Count, 0, each)
-}
-
-fn scan(
+/// As [`scan`], by `PAGEMAP_SCAN` alone.
+pub(crate) fn scan_pagemap(
     addresses: Range<u64>,
-    swapped: Swapped,
-    not: u64,
+    pages: Pages,
     each: &mut dyn FnMut(Range<u64>),
 ) -> io::Result<()> {
+    let (not, any) = match pages {
+        Pages::Private => (PAGE_IS_PFNZERO, PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
+        Pages::PrivateResident => (PAGE_IS_PFNZERO, PAGE_IS_PRESENT),
+        Pages::Present => (0, PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
+    };
     let pagemap = File::open("/proc/self/pagemap")?;
     let mut found = [page_region { start: 0, end: 0, categories: 0 }; 512];
     let mut start = addresses.start;
@@ -63,13 +68,10 @@ fn scan(
             vec: found.as_mut_ptr() as u64,
             vec_len: found.len() as u64,
             max_pages: 0,
-            category_inverted: not,
-            category_mask: not,
-            category_anyof_mask: match swapped {
-                Swapped::Count => u64::from(PAGE_IS_PRESENT | PAGE_IS_SWAPPED),
-                Swapped::Ignore => u64::from(PAGE_IS_PRESENT),
-            },
-            return_mask: u64::from(PAGE_IS_PRESENT),
+            category_inverted: not.into(),
+            category_mask: not.into(),
+            category_anyof_mask: any.into(),
+            return_mask: PAGE_IS_PRESENT.into(),
         };
         // SAFETY: the argument and the vector it points to outlive the call and have the sizes they claim.
         let regions = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
@@ -85,20 +87,23 @@ fn scan(
     Ok(())
 }
 
-/// As [`scan_private`], by reading `/proc/self/pagemap`: for kernels without `PAGEMAP_SCAN`.
-///
-/// # Errors
-/// When `/proc/self/pagemap` cannot be read.
-pub fn read_private(
-    addresses: Range<u64>,
-    swapped: Swapped,
-    each: &mut dyn FnMut(Range<u64>),
-) -> io::Result<()> {
+fn read_pagemap(addresses: Range<u64>, pages: Pages, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
     // Documentation/admin-guide/mm/pagemap.rst: bit 63 present, 62 swapped, 56 exclusively mapped. The zero page is not
     // exclusive.
     const PRESENT: u64 = 1 << 63;
     const SWAPPED: u64 = 1 << 62;
     const EXCLUSIVE: u64 = 1 << 56;
+    let is_wanted = |entry: u64| {
+        let is_private = entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE;
+        match pages {
+            Pages::Private => is_private || entry & SWAPPED != 0,
+            Pages::PrivateResident => is_private,
+            Pages::Present => entry & (PRESENT | SWAPPED) != 0,
+        }
+    };
+    if addresses.end - addresses.start > LARGEST_READ {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let mut pagemap = File::open("/proc/self/pagemap")?;
     let mut buffer = vec![0u8; 1 << 16];
     let mut run: Option<Range<u64>> = None;
@@ -109,11 +114,8 @@ pub fn read_private(
         let bytes = buffer.get_mut(..wanted).unwrap_or_default();
         pagemap.read_exact(bytes)?;
         for entry in bytes.chunks_exact(8) {
-            let entry = u64::from_ne_bytes(entry.try_into().unwrap_or_default());
             let at = page * PAGE;
-            let is_private = entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE
-                || swapped == Swapped::Count && entry & SWAPPED != 0;
-            if is_private {
+            if is_wanted(u64::from_ne_bytes(entry.try_into().unwrap_or_default())) {
                 match &mut run {
                     Some(run) => run.end = at + PAGE,
                     None => run = Some(at..at + PAGE),
@@ -169,7 +171,7 @@ pub fn page_table_bytes() -> io::Result<u64> {
 /// that lie in the same table share it.
 ///
 /// # Errors
-/// As [`scan_present`].
+/// As [`scan`].
 pub fn page_tables_of(ranges: &[Range<u64>]) -> io::Result<u64> {
     let mut sorted = ranges.to_vec();
     sorted.sort_by_key(|range| range.start);
@@ -177,7 +179,7 @@ pub fn page_tables_of(ranges: &[Range<u64>]) -> io::Result<u64> {
     let mut tables = 0;
     let mut last = [None; 3];
     for range in sorted {
-        scan_present(range, &mut |run| {
+        scan(range, Pages::Present, &mut |run| {
             for (shift, last) in [21, 30, 39].into_iter().zip(&mut last) {
                 let first = run.start >> shift;
                 let end = (run.end - 1) >> shift;
@@ -193,7 +195,7 @@ pub fn page_tables_of(ranges: &[Range<u64>]) -> io::Result<u64> {
 /// Page tables that everything in this process but `ranges` needs at least, in bytes.
 ///
 /// # Errors
-/// As [`scan_present`], or when `/proc/self/maps` cannot be read.
+/// As [`scan`], or when `/proc/self/maps` cannot be read.
 pub fn page_tables_outside(ranges: &[Range<u64>]) -> io::Result<u64> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let mut others = Vec::new();

@@ -10,7 +10,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::error::HostError;
-use crate::measure::{Swapped, scan_private};
+use crate::measure::{Pages, scan_pagemap};
 use crate::region::process_madvise_dontneed;
 
 /// What works here.
@@ -58,7 +58,7 @@ impl Features {
                 .is_ok_and(|bytes| bytes == 4096)
         });
         let address = scrap.address() as u64;
-        let pagemap_scan = scan_private(address..address + 4096, Swapped::Count, &mut |_| {}).is_ok();
+        let pagemap_scan = scan_pagemap(address..address + 4096, Pages::Private, &mut |_| {}).is_ok();
         Ok(Self { pidfd, pagemap_scan })
     }
 

@@ -24,7 +24,7 @@ use rustix::mm::{
 
 use crate::budget::Budget;
 use crate::error::{HostError, Limit};
-use crate::measure::{self, Swapped};
+use crate::measure::{self, Pages};
 use crate::probe::Features;
 use crate::strict::StrictMode;
 
@@ -151,15 +151,11 @@ impl Region {
     /// Calls `each` for every run of addresses that has memory of its own, as the system sees it.
     ///
     /// # Errors
-    /// When the process's page map cannot be read.
+    /// As [`measure::scan`].
     pub fn scan_private(&self, each: &mut dyn FnMut(Range<u64>)) -> io::Result<()> {
         // In strict mode empty pages carry marks that look like swapped memory.
-        let swapped = if self.strict.is_some() { Swapped::Ignore } else { Swapped::Count };
-        if self.features.pagemap_scan {
-            measure::scan_private(self.addresses(), swapped, each)
-        } else {
-            measure::read_private(self.addresses(), swapped, each)
-        }
+        let pages = if self.strict.is_some() { Pages::PrivateResident } else { Pages::Private };
+        measure::scan(self.addresses(), pages, each)
     }
 
     /// Pages of memory behind it, as the system sees it.

@@ -10,21 +10,21 @@ use pagefold_workload::Stamp;
 use serde::Serialize;
 
 /// One sort of metadata, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
     /// By our own count.
     pub counted: u64,
     /// As `/proc/self/smaps` (for page tables: `/proc/self/status`) has it.
     pub smaps: u64,
-    /// As the process's page map has it (`PAGEMAP_SCAN`).
-    pub pagemap: u64,
+    /// As the process's page map has it (`PAGEMAP_SCAN`); absent where it is too large to be read without that.
+    pub pagemap: Option<u64>,
 }
 
 impl Part {
     /// The three agree within 1 % (or a few pages, where there is next to nothing).
     pub fn agrees(&self) -> bool {
         let near = |a: u64, b: u64| a.abs_diff(b) <= (a.max(b) / 100).max(SLACK);
-        near(self.counted, self.smaps) && near(self.counted, self.pagemap)
+        near(self.counted, self.smaps) && self.pagemap.is_none_or(|pagemap| near(self.counted, pagemap))
     }
 }
 
@@ -34,7 +34,7 @@ impl std::ops::Add for Part {
         Part {
             counted: self.counted + other.counted,
             smaps: self.smaps + other.smaps,
-            pagemap: self.pagemap + other.pagemap,
+            pagemap: self.pagemap.zip(other.pagemap).map(|(a, b)| a + b),
         }
     }
 }
@@ -43,7 +43,7 @@ impl std::ops::Add for Part {
 const SLACK: u64 = 8 * 4096;
 
 /// All metadata of one engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Cost {
     /// The memory map: descriptors.
     pub map: Part,
@@ -55,7 +55,14 @@ pub struct Cost {
     pub allocator: Part,
 }
 
+impl Part {
+    const ZERO: Part = Part { counted: 0, smaps: 0, pagemap: Some(0) };
+}
+
 impl Cost {
+    /// Nothing.
+    pub const ZERO: Cost =
+        Cost { map: Part::ZERO, page_tables: Part::ZERO, classes: Part::ZERO, allocator: Part::ZERO };
     pub fn total(&self) -> Part {
         self.map + self.page_tables + self.classes + self.allocator
     }
@@ -81,7 +88,7 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
     engine: &HostEngine<B, R>,
     baseline: Baseline,
 ) -> io::Result<Cost> {
-    let mut cost = Cost::default();
+    let mut cost = Cost::ZERO;
     let mut ranges = Vec::new();
     for (kind, region) in engine.tables() {
         let counted = match kind {
@@ -91,7 +98,7 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
         let part = Part {
             counted,
             smaps: measure::smaps_anonymous(&region.addresses())?,
-            pagemap: region.measured_pages()? * 4096,
+            pagemap: if_possible(region.measured_pages())?.map(|pages| pages * 4096),
         };
         let sum = match kind {
             TableKind::Map => &mut cost.map,
@@ -110,9 +117,17 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
     let all = measure::page_table_bytes()?;
     let others = measure::page_tables_outside(&ranges)?;
     let ours = all.saturating_sub(baseline.all).saturating_sub(others.saturating_sub(baseline.others));
-    let by_scan = measure::page_tables_of(&ranges)?;
-    cost.page_tables = Part { counted: by_scan, smaps: ours, pagemap: by_scan };
+    let by_scan = if_possible(measure::page_tables_of(&ranges))?;
+    cost.page_tables = Part { counted: by_scan.unwrap_or(ours), smaps: ours, pagemap: by_scan };
     Ok(cost)
+}
+
+/// What a kernel cannot tell is no error.
+fn if_possible<T>(measured: io::Result<T>) -> io::Result<Option<T>> {
+    match measured {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// Bytes the engine and its platform keep outside of the tables, at most.

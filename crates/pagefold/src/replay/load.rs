@@ -65,12 +65,14 @@ pub fn online<P: Platform, R: Protocol>(engine: &Engine<P, R>, tiles: &Tiles<'_>
     Ok(())
 }
 
-/// Makes the machine's folios. Free memory needs nothing.
+/// Makes the machine's folios. Free memory needs nothing. `tile_done` is asked after every tile whether to go on.
 pub fn load<'e, P: Platform<Owner = Stamp>, R: Protocol>(
     engine: &'e Engine<P, R>,
     tiles: &Tiles<'_>,
     bar: &ProgressBar,
+    mut tile_done: impl FnMut(&Loaded<'e, P, R>) -> Result<()>,
 ) -> Result<Loaded<'e, P, R>> {
+    let mut tile_end = tiles.span();
     let mut loaded =
         Loaded { movable: Vec::new(), fixed: 0, fixed_large: Vec::new(), pages: HashMap::new(), hugetlb: 0 };
     let gaps = tiles.gaps();
@@ -82,6 +84,10 @@ pub fn load<'e, P: Platform<Owner = Stamp>, R: Protocol>(
     bar.set_length(tiles.end());
     for extent in tiles.extents() {
         bar.set_position(extent.start);
+        if extent.start >= tile_end {
+            tile_done(&loaded)?;
+            tile_end += tiles.span();
+        }
         *loaded.pages.entry(extent.state).or_default() += extent.pages;
         if extent.state == PageState::HwPoison {
             for pfn in extent.start..extent.start + extent.pages {

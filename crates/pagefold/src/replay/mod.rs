@@ -27,6 +27,7 @@ use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, 
 use self::tiles::Tiles;
 use crate::args::{ProtocolArg, RcuArg, ReplayArgs};
 use crate::say;
+use crate::size::Bytes;
 use crate::source::{Found, Source, bar};
 
 pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
@@ -137,7 +138,14 @@ impl Job<'_> {
         }
         let flat_seconds = begun.elapsed().as_secs_f64();
         let begun = Instant::now();
-        let loaded = load::load(&engine, &self.tiles, &bar("loading"))?;
+        let mut tiles_loaded = 0;
+        let spare = available();
+        let loaded = load::load(&engine, &self.tiles, &bar("loading"), |loaded| {
+            tiles_loaded += 1;
+            // The workload keeps a list and an index of the folios it moves.
+            let bytes = engine.platform().budget().used() * 4096 + loaded.movable.len() as u64 * 32;
+            self.check_fit(bytes / tiles_loaded, spare)
+        })?;
         let load_seconds = begun.elapsed().as_secs_f64();
         let flat = is_flat.then(|| cost::measure(&engine, baseline)).transpose()?;
         engine.set_layout(Layout::Folded);
@@ -155,7 +163,7 @@ impl Job<'_> {
         }
 
         let log = Log::new();
-        let mut folded = Cost::default();
+        let mut folded = Cost::ZERO;
         let mut folded_pages_in_use = 0;
         let in_use = || self.tiles.pages().saturating_sub(engine.free_pages());
         let mut by_state = HashMap::new();
@@ -204,6 +212,22 @@ impl Job<'_> {
             violations,
             agree,
         })
+    }
+
+    /// Refuses early what would not fit, as far as the tiles so far can tell.
+    fn check_fit(&self, bytes_per_tile: u64, spare: Option<u64>) -> Result<()> {
+        let needed = bytes_per_tile * self.tiles.count();
+        match spare {
+            Some(spare) if needed > spare / 10 * 9 => bail!(
+                "{} like this need about {} even with their metadata folded, and this machine can spare {}; choose \
+                 at most --memory {}G, or --all-free",
+                Bytes(self.tiles.pages() * 4096),
+                Bytes(needed),
+                Bytes(spare),
+                (self.tiles.pages() as f64 * 4096.0 * 0.9 * spare as f64 / needed as f64) as u64 >> 30
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn plan<R: Protocol>(&self) -> Plan {
@@ -337,14 +361,21 @@ fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &Engine<Host<B, Stamp
     let (_, map) = engine.tables()[0];
     let base = map.addresses().start;
     let mut back = Vec::new();
-    map.scan_private(&mut |run| {
+    let scanned = map.scan_private(&mut |run| {
         for map_page in (run.start - base) / 4096..(run.end - base) / 4096 {
             if !engine.class(Pfn(map_page * 64)).1 {
                 back.push(map_page);
             }
         }
-    })
-    .context("scanning the memory map for stray pages")?;
+    });
+    match scanned {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            say(
+                "this kernel cannot scan a memory map of that size (PAGEMAP_SCAN, Linux 6.7): stray pages are not looked for",
+            );
+        }
+        other => other.context("scanning the memory map for stray pages")?,
+    }
     Ok(back)
 }
 

@@ -142,17 +142,26 @@ impl Report {
         if !self.note.is_empty() {
             writeln!(to, "          {}", self.note)?;
         }
-        writeln!(
-            to,
-            "loaded    {} folios of {} pages at {} pages/s{}",
-            Whole(self.folios),
-            Whole(self.pages),
-            Count(self.load_pages_per_second),
-            match self.flat {
-                Some(_) => ", every descriptor materialised",
-                None => ", folded from the start (a flat map would not fit)",
-            }
-        )?;
+        if self.folios == 0 {
+            writeln!(
+                to,
+                "loaded    {} pages, all free, in {:.1} ms",
+                Whole(self.pages),
+                self.created_seconds * 1e3
+            )?;
+        } else {
+            writeln!(
+                to,
+                "loaded    {} folios of {} pages at {} pages/s{}",
+                Whole(self.folios),
+                Whole(self.pages),
+                Count(self.load_pages_per_second),
+                match self.flat {
+                    Some(_) => ", every descriptor materialised",
+                    None => ", folded from the start (a flat map would not fit)",
+                }
+            )?;
+        }
         let folding = &self.folding;
         writeln!(
             to,
@@ -204,8 +213,8 @@ impl Report {
     fn print_costs(&self, to: &mut impl Write) -> io::Result<()> {
         let mut table = table(&["all metadata", "counted", "smaps", "page map"]);
         let part = |table: &mut Table, name: String, part: Part| {
-            let cells = [part.counted, part.smaps, part.pagemap].map(|bytes| Bytes(bytes).to_string());
-            let [counted, smaps, pagemap] = cells;
+            let [counted, smaps] = [part.counted, part.smaps].map(|bytes| Bytes(bytes).to_string());
+            let pagemap = part.pagemap.map_or_else(String::new, |bytes| Bytes(bytes).to_string());
             add(table, [name, counted, smaps, pagemap]);
         };
         let in_use = |pages: u64| format!("{} in use", Bytes(pages * 4096));

@@ -55,6 +55,11 @@ impl<'a> Tiles<'a> {
         (self.whole.max(1) - 1) * self.span + self.machine.end()
     }
 
+    /// Page numbers from one tile to the next.
+    pub fn span(&self) -> u64 {
+        self.span
+    }
+
     /// Tiles, the cut one included.
     pub fn count(&self) -> u64 {
         self.whole + u64::from(self.cut > 0)

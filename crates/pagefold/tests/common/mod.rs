@@ -1,0 +1,25 @@
+//! Running the real binary.
+
+#![allow(dead_code)]
+
+use assert_cmd::Command;
+use assert_cmd::assert::Assert;
+use serde_json::Value;
+
+pub fn pagefold() -> Command {
+    Command::new(assert_cmd::cargo::cargo_bin!("pagefold"))
+}
+
+/// `pagefold replay --sample`.
+pub fn replay() -> Command {
+    let mut command = pagefold();
+    command.args(["replay", "--sample"]);
+    command
+}
+
+/// What a command printed with `--json`.
+pub fn json(assert: Assert) -> Value {
+    let output = assert.get_output();
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
+}

@@ -1,0 +1,53 @@
+//! `pagefold snapshot` on this machine. It needs root, as `/proc/kpageflags` does.
+
+mod common;
+
+use std::fs;
+
+use common::{json, pagefold};
+use predicates::prelude::*;
+
+#[test]
+fn this_machine_is_recorded_and_replayed() {
+    assert!(rustix::process::geteuid().is_root(), "run the tests as root: /proc/kpageflags is root's");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("here.pgf");
+    pagefold()
+        .arg("snapshot")
+        .arg(&file)
+        .args(["--note", "a test"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("pages in"));
+    let size = fs::metadata(&file).unwrap().len();
+    assert!(size > 1000 && size < 64 << 20, "{size}");
+    let mut command = pagefold();
+    command.args(["replay", "--seconds", "0.3", "--json", "--snapshot"]).arg(&file);
+    let report = json(command.assert().success());
+    assert_eq!(report["note"], "a test");
+    let total = fs::read_to_string("/proc/meminfo").unwrap();
+    let total: u64 = total.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    let pages = report["pages"].as_u64().unwrap();
+    assert!(pages * 4 >= total, "{pages} pages, MemTotal {total} kB");
+    // A second one does not destroy the first.
+    pagefold().arg("snapshot").arg(&file).assert().code(1).stderr(predicate::str::contains("--force"));
+    assert_eq!(fs::metadata(&file).unwrap().len(), size);
+    pagefold().arg("snapshot").arg(&file).arg("--force").assert().success();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-written is left behind");
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    pagefold()
+        .args(["snapshot", "/does/not/exist/here.pgf"])
+        .assert()
+        .code(1)
+        .stderr(predicate::str::contains("/does/not/exist/here.pgf"));
+}
+
+#[test]
+fn this_host_is_replayed_by_default() {
+    let report = json(pagefold().args(["replay", "--seconds", "0.3", "--json"]).assert().success());
+    assert_eq!(report["origin"], "this host");
+    assert_eq!(report["violations"]["total"], 0);
+}
