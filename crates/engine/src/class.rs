@@ -28,7 +28,7 @@ use core::ops::Range;
 use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, SECTIONS_PER_REGION};
 use crate::platform::{Mapping, NoFrames};
 use crate::sync::{AtomicU8, Ordering};
-use crate::table::Table;
+use crate::table::{Table, View};
 
 /// What a map page holds, as tools and tests see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,10 +155,14 @@ impl<M: Mapping> Classes<M> {
         }
     }
 
-    /// Whether `map_page` is `Mapped`: the walker's first question.
-    #[inline]
+    /// Whether `map_page` is `Mapped`.
     pub(crate) fn is_mapped(&self, map_page: MapPage) -> bool {
         self.bytes.get(map_page.0).is_some_and(|byte| byte.load(Ordering::Acquire) == ClassByte::MAPPED.0)
+    }
+
+    /// The class bytes, for walkers to keep.
+    pub(crate) fn view(&self) -> View<'_, AtomicU8> {
+        self.bytes.view()
     }
 
     /// The class of every map page of `section` that has no byte of its own.
@@ -235,6 +239,30 @@ impl<M: Mapping> Classes<M> {
     pub(crate) fn set(&self, map_page: MapPage, class: ClassByte) {
         if let Some(byte) = self.bytes.get(map_page.0) {
             byte.store(class.0, Ordering::Release);
+        }
+    }
+
+    /// Publishes `map_pages` as tails of a folio of `order`. Those that have memory keep it for now, and say so. The caller
+    /// owns them and has ensured them.
+    #[inline]
+    pub(crate) fn set_tails(&self, map_pages: Range<u64>, order: Order) {
+        for byte in self.bytes.slice(map_pages) {
+            // Relaxed: the owner's own byte.
+            let backed = byte.load(Ordering::Relaxed) & BACKED;
+            byte.store(ClassByte::tail(order).0 | backed, Ordering::Release);
+        }
+    }
+
+    /// Publishes those of `map_pages` that have no memory as free; `backed` gets the others. The caller owns them and has
+    /// ensured them.
+    #[inline]
+    pub(crate) fn set_free(&self, map_pages: Range<u64>, mut backed: impl FnMut(MapPage)) {
+        for (map_page, byte) in (map_pages.start..).zip(self.bytes.slice(map_pages)) {
+            if byte.load(Ordering::Relaxed) & BACKED != 0 {
+                backed(MapPage(map_page));
+            } else {
+                byte.store(ClassByte::FREE.0, Ordering::Release);
+            }
         }
     }
 

@@ -63,9 +63,7 @@ impl<E: fmt::Display> fmt::Display for NewError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             NewError::TooLarge => write!(f, "more than {MAX_PAGES} pages: no page number has that many bits"),
-            NewError::Reserve { kind, bytes, error } => {
-                write!(f, "cannot reserve {bytes} bytes of address space for the {kind:?} table: {error}")
-            }
+            NewError::Reserve { kind, error, .. } => write!(f, "the {kind:?} table: {error}"),
             NewError::Short(kind) => write!(f, "the platform reserved too little for the {kind:?} table"),
         }
     }
@@ -401,7 +399,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             self.give_back(pfn, order);
             return Err(no_frames.into());
         }
-        Ok(Frozen::adopt(self, pfn, order))
+        // The claim has just written it.
+        self.map.page(pfn).map(|page| Frozen::adopt(self, page, order)).ok_or(AllocError::Absent)
     }
 
     /// A reference that was taken out of its handle by [`Folio::into_raw`].
@@ -409,7 +408,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// # Safety
     /// `raw` came from a folio of this engine and was not given back before.
     pub unsafe fn from_raw(&self, raw: RawFolio) -> Folio<'_, P, R> {
-        Folio::adopt(self, raw.0)
+        // SAFETY: the number of a folio of this engine lies in its map.
+        Folio::adopt(self, unsafe { self.map.page(raw.0).unwrap_unchecked() })
     }
 
     /// Frees a frozen folio that the caller owns. Allocates nothing and cannot fail.
@@ -556,7 +556,7 @@ impl<P: Platform, R: Protocol> fmt::Debug for Engine<P, R> {
 
 type TableResult<T, P> = Result<Table<T, <P as Platform>::Mapping>, NewError<<P as Platform>::Error>>;
 
-fn table<T: Entry, P: Platform>(platform: &P, kind: TableKind, len: u64) -> TableResult<T, P> {
+pub(crate) fn table<T: Entry, P: Platform>(platform: &P, kind: TableKind, len: u64) -> TableResult<T, P> {
     let bytes = Table::<T, P::Mapping>::bytes_for(len).ok_or(NewError::TooLarge)?;
     let mapping = platform.reserve(kind, bytes).map_err(|error| NewError::Reserve { kind, bytes, error })?;
     debug_assert!(mapping.len() >= bytes);

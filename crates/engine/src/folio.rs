@@ -37,30 +37,27 @@ pub struct RawFolio(pub Pfn);
 #[must_use = "dropping it puts the reference"]
 pub struct Folio<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
-    head: Pfn,
+    /// The head's descriptor. (The page number follows from it; putting needs only this.)
+    page: &'e Page<P::Owner>,
 }
 
 impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
-    /// `head` is a materialised head on which the caller has a reference, which now is the handle's.
+    /// `page` is a materialised head of the engine's map, on which the caller has a reference, which now is the
+    /// handle's.
     #[inline]
-    pub(crate) fn adopt(engine: &'e Engine<P, R>, head: Pfn) -> Self {
-        Self { engine, head }
-    }
-
-    #[inline]
-    fn page(&self) -> &'e Page<P::Owner> {
-        page(self.engine, self.head)
+    pub(crate) fn adopt(engine: &'e Engine<P, R>, page: &'e Page<P::Owner>) -> Self {
+        Self { engine, page }
     }
 
     /// The state word now. Order and kind stand as long as the reference does; the refcount may change at any time.
     #[inline]
     pub fn state(&self) -> State {
-        State(self.page().state.load(Ordering::Relaxed))
+        State(self.page.state.load(Ordering::Relaxed))
     }
     /// The first page.
     #[inline]
     pub fn pfn(&self) -> Pfn {
-        self.head
+        self.engine.map.pfn_of(self.page)
     }
     /// The order; it cannot change while a reference is held.
     #[inline]
@@ -78,14 +75,14 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
     /// Whether `pfn` is one of its pages.
     #[inline]
     pub fn contains(&self, pfn: Pfn) -> bool {
-        self.state().covers(self.head, pfn)
+        self.state().covers(self.pfn(), pfn)
     }
 
     /// The owner's data in the head's descriptor.
     #[inline]
     pub fn owner(&self) -> &P::Owner {
         // SAFETY: a reference keeps the folio shared; shared access hands out `&Owner` only, and `Owner: Sync`.
-        unsafe { &*self.page().owner.get() }
+        unsafe { &*self.page.owner.get() }
     }
 
     /// Another reference.
@@ -94,13 +91,13 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
     /// [`Saturated`].
     pub fn get(&self) -> Result<Self, Saturated> {
         // Relaxed: a reference is held, so the folio cannot go away.
-        let before = State(self.page().state.fetch_add(1, Ordering::Relaxed));
+        let before = State(self.page.state.fetch_add(1, Ordering::Relaxed));
         if before.refs() >= MAX_REFS {
             // Undone before anyone could have used it; the counter has room for all CPUs at once.
-            self.page().state.fetch_sub(1, Ordering::Relaxed);
+            self.page.state.fetch_sub(1, Ordering::Relaxed);
             return Err(Saturated);
         }
-        Ok(Self { engine: self.engine, head: self.head })
+        Ok(Self { engine: self.engine, page: self.page })
     }
 
     /// Makes this, if it is the only reference, the frozen folio. From then on walkers get nothing.
@@ -113,10 +110,10 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
             let frozen = state.with_refs(0);
             // Acquire: pairs with the Release of every put, so that all former holders are done. Release: the frozen
             // word before whatever its owner publishes next.
-            match self.page().state.compare_exchange(state.0, frozen.0, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.page.state.compare_exchange(state.0, frozen.0, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     let this = ManuallyDrop::new(self);
-                    return Ok(Frozen { engine: this.engine, head: this.head, order: frozen.order() });
+                    return Ok(Frozen { engine: this.engine, page: this.page, order: frozen.order() });
                 }
                 // A walker came, or its poison mark.
                 Err(now) => state = State(now),
@@ -127,7 +124,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
 
     /// Takes the reference out of the handle.
     pub fn into_raw(self) -> RawFolio {
-        RawFolio(ManuallyDrop::new(self).head)
+        RawFolio(ManuallyDrop::new(self).pfn())
     }
 }
 
@@ -135,18 +132,18 @@ impl<P: Platform, R: Protocol> Drop for Folio<'_, P, R> {
     #[inline]
     fn drop(&mut self) {
         // Release: what this holder did happens before the folio is freed or frozen.
-        let before = State(self.page().state.fetch_sub(1, Ordering::Release));
+        let before = State(self.page.state.fetch_sub(1, Ordering::Release));
         if before.refs() == 1 {
             // Acquire: pairs with the Release of the other holders' puts.
             fence(Ordering::Acquire);
-            self.engine.free_block(self.head, before.order());
+            self.engine.free_block(self.pfn(), before.order());
         }
     }
 }
 
 impl<P: Platform, R: Protocol> fmt::Debug for Folio<'_, P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Folio {} {:?}", self.head, self.state())
+        write!(f, "Folio {} {:?}", self.pfn(), self.state())
     }
 }
 
@@ -154,7 +151,7 @@ impl<P: Platform, R: Protocol> fmt::Debug for Folio<'_, P, R> {
 #[must_use = "dropping it frees the folio"]
 pub struct Frozen<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
-    head: Pfn,
+    page: &'e Page<P::Owner>,
     order: Order,
 }
 
@@ -187,17 +184,13 @@ impl fmt::Display for ReshapeError {
 impl core::error::Error for ReshapeError {}
 
 impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
-    /// The block at `head` is a frozen folio that the caller owns; the handle owns it now.
-    pub(crate) fn adopt(engine: &'e Engine<P, R>, head: Pfn, order: Order) -> Self {
-        Self { engine, head, order }
-    }
-
-    fn page(&self) -> &'e Page<P::Owner> {
-        page(self.engine, self.head)
+    /// The block whose head's descriptor is `page` is a frozen folio that the caller owns; the handle owns it now.
+    pub(crate) fn adopt(engine: &'e Engine<P, R>, page: &'e Page<P::Owner>, order: Order) -> Self {
+        Self { engine, page, order }
     }
     /// The first page.
     pub fn pfn(&self) -> Pfn {
-        self.head
+        self.engine.map.pfn_of(self.page)
     }
     /// The order.
     pub fn order(&self) -> Order {
@@ -205,38 +198,38 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     }
     /// The kind.
     pub fn kind(&self) -> Kind {
-        State(self.page().state.load(Ordering::Relaxed)).kind()
+        State(self.page.state.load(Ordering::Relaxed)).kind()
     }
     /// Gives it another kind.
     pub fn set_kind(&mut self, kind: Kind) {
-        let state = State(self.page().state.load(Ordering::Relaxed)).with_kind(kind);
-        self.page().state.store(state.0, Ordering::Release);
+        let state = State(self.page.state.load(Ordering::Relaxed)).with_kind(kind);
+        self.page.state.store(state.0, Ordering::Release);
     }
     /// The owner's data in the head's descriptor.
     pub fn owner(&self) -> &P::Owner {
         // SAFETY: the handle is the only way to a frozen folio's data, and it is borrowed.
-        unsafe { &*self.page().owner.get() }
+        unsafe { &*self.page.owner.get() }
     }
     /// The owner's data, to change.
     pub fn owner_mut(&mut self) -> &mut P::Owner {
         // SAFETY: as `owner`, and the handle is borrowed mutably: nobody else has `&Owner` or `&mut Owner`.
-        unsafe { &mut *self.page().owner.get() }
+        unsafe { &mut *self.page.owner.get() }
     }
 
     /// Shares it: refcount 1, walkers may find it from here on.
     #[inline]
     pub fn share(self) -> Folio<'e, P, R> {
         let this = ManuallyDrop::new(self);
-        let state = State(this.page().state.load(Ordering::Relaxed)).with_refs(1);
+        let state = State(this.page.state.load(Ordering::Relaxed)).with_refs(1);
         // Release: the owner's data, and the tails, before a walker can get a reference. A plain store: nobody else
         // writes to a head with refcount 0, but for a poison mark, which is only a hint.
-        this.page().state.store(state.0, Ordering::Release);
-        Folio { engine: this.engine, head: this.head }
+        this.page.state.store(state.0, Ordering::Release);
+        Folio { engine: this.engine, page: this.page }
     }
 
     /// Whether some of its map pages describe only tails and have memory that a fold would give back.
     pub fn has_unfolded_tails(&self) -> bool {
-        self.engine.backed_tails(self.head, self.order).next().is_some()
+        self.engine.backed_tails(self.pfn(), self.order).next().is_some()
     }
 
     /// Materialises and writes every descriptor of the folio: what Linux does before it hands a huge page back.
@@ -244,7 +237,7 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     /// # Errors
     /// [`NoFrames`]; the folio is as it was.
     pub fn unfold(&mut self) -> Result<(), NoFrames> {
-        self.engine.map.unfold(self.head, self.order)
+        self.engine.map.unfold(self.pfn(), self.order)
     }
 
     /// Makes it frozen folios of order `to`. The first piece keeps the owner's data, the others begin with zeros; all
@@ -257,12 +250,12 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
         if to >= self.order {
             return Err((self, ReshapeError::NotSmaller));
         }
-        if let Err(no_frames) = self.engine.split_block(self.head, self.order, to) {
+        if let Err(no_frames) = self.engine.split_block(self.pfn(), self.order, to) {
             return Err((self, no_frames.into()));
         }
         let this = ManuallyDrop::new(self);
-        let end = this.head.0 + this.order.pages();
-        Ok(Pieces { engine: this.engine, next: this.head.0, end, order: to })
+        let head = this.pfn().0;
+        Ok(Pieces { engine: this.engine, next: head, end: head + this.order.pages(), order: to })
     }
 
     /// Makes frozen folios one. They must be in ascending order, adjacent, and fill a naturally aligned block of some
@@ -273,10 +266,10 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     #[allow(clippy::type_complexity)]
     pub fn collapse(folios: Vec<Self>) -> Result<Self, (Vec<Self>, ReshapeError)> {
         let Some(first) = folios.first() else { return Err((folios, ReshapeError::NotABlock)) };
-        let (engine, head, kind) = (first.engine, first.head, first.kind());
+        let (engine, page, head, kind) = (first.engine, first.page, first.pfn(), first.kind());
         let mut end = head.0;
         let is_adjacent = folios.iter().all(|folio| {
-            let fits = folio.head.0 == end && core::ptr::eq(folio.engine, engine);
+            let fits = folio.pfn().0 == end && core::ptr::eq(folio.engine, engine);
             end += folio.order.pages();
             fits
         });
@@ -291,19 +284,19 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
         for folio in folios {
             let _owned_by_the_whole = ManuallyDrop::new(folio);
         }
-        Ok(Self { engine, head, order })
+        Ok(Self { engine, page, order })
     }
 }
 
 impl<P: Platform, R: Protocol> Drop for Frozen<'_, P, R> {
     fn drop(&mut self) {
-        self.engine.free_block(self.head, self.order);
+        self.engine.free_block(self.pfn(), self.order);
     }
 }
 
 impl<P: Platform, R: Protocol> fmt::Debug for Frozen<'_, P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Frozen {} {}", self.head, self.order)
+        write!(f, "Frozen {} {}", self.pfn(), self.order)
     }
 }
 
@@ -323,9 +316,9 @@ impl<'e, P: Platform, R: Protocol> Iterator for Pieces<'e, P, R> {
         if self.next >= self.end {
             return None;
         }
-        let head = Pfn(self.next);
+        let page = self.engine.map.page(Pfn(self.next))?;
         self.next += self.order.pages();
-        Some(Frozen { engine: self.engine, head, order: self.order })
+        Some(Frozen { engine: self.engine, page, order: self.order })
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -346,13 +339,6 @@ impl<P: Platform, R: Protocol> fmt::Debug for Pieces<'_, P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pieces {} .. {} of {}", Pfn(self.next), Pfn(self.end), self.order)
     }
-}
-
-/// The descriptor of a head that a handle keeps alive.
-#[inline]
-fn page<P: Platform, R: Protocol>(engine: &Engine<P, R>, head: Pfn) -> &Page<P::Owner> {
-    // SAFETY: a handle exists only for a head that was found in, or allocated from, this engine's map: it is in bounds.
-    unsafe { engine.map.page(head).unwrap_unchecked() }
 }
 
 const _: () = assert!(MIN_FOLD_ORDER <= Order::MAX.get());

@@ -54,7 +54,7 @@ pub use class::Class;
 pub use engine::{AllocError, Config, Engine, NewError, OnlineError};
 pub use fold::{FoldBatch, FoldReport, Folder};
 pub use folio::{Folio, Frozen, Pieces, RawFolio, ReshapeError, Saturated};
-pub use frames::Misfit;
+pub use frames::{FrameAllocator, FrameError, Misfit, NotOwned};
 pub use geometry::{Order, Pfn};
 pub use isolate::{IsolateError, Isolated};
 pub use map::{Layout, Miss};

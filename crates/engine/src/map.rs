@@ -22,6 +22,9 @@
 //!
 //! So when the memory goes, nobody is left who could write (1). Those who read meanwhile read refcount 0, or zeros.
 //!
+//! The class needs no section: it only spares the walker a look at a folded descriptor. Should the fold come between the
+//! two looks, the descriptor reads as zero, and nobody swaps a zero.
+//!
 //! (2) and (3) are the compare-and-swap: it compares the whole state word, in which refcount, head and order stand
 //! together. See `State::covers`. What a walker read on its way to the head (a class, a tail) may be as stale as it
 //! likes; it only chooses which word to try.
@@ -45,8 +48,8 @@ use crate::marks::Marks;
 use crate::page::{Kind, MAX_REFS, POISON, Page, State, fresh_owner};
 use crate::platform::{FoldRange, Mapping, NoFrames, Owner};
 use crate::protocol::Protocol;
-use crate::sync::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use crate::table::Table;
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering, spin_loop};
+use crate::table::{Table, View};
 
 /// Why a walker got nothing. Speculation may fail; each reason says what the page was at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -63,6 +66,30 @@ pub enum Miss {
     Saturated,
     /// The walker wrote to a folded descriptor. Only a protocol that does not wait for walkers can get here.
     Stray,
+}
+
+/// The descriptors and class bytes of a map.
+pub(crate) struct MapView<'m, O> {
+    pages: View<'m, Page<O>>,
+    classes: View<'m, AtomicU8>,
+}
+
+impl<O> Clone for MapView<'_, O> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<O> Copy for MapView<'_, O> {}
+
+impl<'m, O: Owner> MapView<'m, O> {
+    /// The descriptor of `pfn`, if its map page is `Mapped` (or the protocol does not ask).
+    #[inline]
+    pub(crate) fn mapped<R: Protocol>(self, pfn: Pfn) -> Option<&'m Page<O>> {
+        let page = self.pages.get(pfn.0)?;
+        // SAFETY: the class table covers every page of the map (`Engine::new`), and this page is one.
+        let class = unsafe { self.classes.get_unchecked(pfn.map_page().0) };
+        (!R::ASKS_CLASS || class.load(Ordering::Acquire) == ClassByte::MAPPED.0).then_some(page)
+    }
 }
 
 /// Whether large folios are born folded, or with every descriptor written as Linux does it.
@@ -95,6 +122,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     ) -> Self {
         #[cfg(not(loom))]
         let () = Page::<O>::SIZE_CHECK;
+        debug_assert!(pages.len() <= classes.len() * PAGES_PER_MAP_PAGE, "a class for every map page");
         Self {
             pages,
             classes,
@@ -128,25 +156,30 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     // ---- walkers -----------------------------------------------------------------------------------------------
 
-    /// Takes a reference on the folio that contains `pfn` and returns its head. The caller is inside a section.
-    ///
-    /// The common case, a head in a `Mapped` map page, is here; everything else, and every surprise, is in the loop
-    /// below.
+    /// The walker's common case: takes a reference on the folio whose head's descriptor is `page`, if that is a head and
+    /// one compare-and-swap does it. The caller is inside a section. Everything else, and every surprise, is for
+    /// [`try_get_slowly`](Self::try_get_slowly).
     #[inline]
-    pub(crate) fn try_get<R: Protocol>(&self, pfn: Pfn) -> Result<Pfn, Miss> {
-        let Some(page) = self.pages.get(pfn.0) else { return Err(Miss::Absent) };
-        if !R::ASKS_CLASS || self.classes.is_mapped(pfn.map_page()) {
-            // Relaxed, here and at every look at a state word that a compare-and-swap confirms.
-            let state = State(page.state.load(Ordering::Relaxed));
-            // A refcount above 0 stands only at heads, and a head covers itself.
-            if state.refs().wrapping_sub(1) < MAX_REFS - 1 {
-                match Self::take::<R>(page, state) {
-                    Ok(()) => return Ok(pfn),
-                    Err(_) => self.check_stray::<R>(pfn)?,
-                }
-            }
+    pub(crate) fn try_get_head<R: Protocol>(page: &Page<O>) -> bool {
+        // Relaxed, here and at every look at a state word that a compare-and-swap confirms.
+        let state = State(page.state.load(Ordering::Relaxed));
+        // A refcount above 0 stands only at heads, and a head covers itself.
+        state.refs().wrapping_sub(1) < MAX_REFS - 1 && Self::take::<R>(page, state).is_ok()
+    }
+
+    /// What a walker keeps of the map.
+    pub(crate) fn view(&self) -> MapView<'_, O> {
+        MapView { pages: self.pages.view(), classes: self.classes.view() }
+    }
+
+    /// What the class of `pfn` alone says: why there is nothing to take, if so. No section is needed for that.
+    pub(crate) fn miss_by_class(&self, pfn: Pfn) -> Option<Miss> {
+        match self.classes.get(pfn.map_page()).class() {
+            Class::Absent => Some(Miss::Absent),
+            Class::Offline => Some(Miss::Offline),
+            Class::Free => Some(Miss::Free),
+            Class::Tail(_) | Class::Mapped => None,
         }
-        self.try_get_slowly::<R>(pfn)
     }
 
     /// One attempt to take a reference at a head that was seen as `state`.
@@ -161,9 +194,10 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             .map_err(State)
     }
 
-    /// Looks for the head, takes the reference there, and starts over for as long as others change the page under us.
+    /// Takes a reference on the folio that contains `pfn` and returns the descriptor of its head: looks for the head, takes the reference
+    /// there, and starts over for as long as others change the page under us. The caller is inside a section.
     #[cold]
-    fn try_get_slowly<R: Protocol>(&self, pfn: Pfn) -> Result<Pfn, Miss> {
+    pub(crate) fn try_get_slowly<R: Protocol>(&self, pfn: Pfn) -> Result<&Page<O>, Miss> {
         loop {
             let head = self.head_of::<R>(pfn)?;
             let Some(page) = self.pages.get(head.0) else { return Err(Miss::Absent) };
@@ -173,10 +207,12 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                     return Err(Miss::Saturated);
                 }
                 match Self::take::<R>(page, state) {
-                    Ok(()) => return Ok(head),
+                    Ok(()) => return Ok(page),
                     Err(now) => state = now,
                 }
-                self.check_stray::<R>(head)?;
+                if self.is_stray::<R>(head) {
+                    return Err(Miss::Stray);
+                }
             }
             // The head does not (or no longer) have this page, or is not shared. If class and descriptor still lead to
             // it, that is the answer: frozen, or on its way in or out. If not, the page has moved on: start over.
@@ -212,11 +248,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// For the protocols that do not wait: a compare-and-swap at `head` has failed. Did it land on a folded map page?
     #[inline]
-    fn check_stray<R: Protocol>(&self, head: Pfn) -> Result<(), Miss> {
-        if !R::WAITS && !self.classes.get(head.map_page()).is_backed() {
-            return Err(Miss::Stray);
-        }
-        Ok(())
+    fn is_stray<R: Protocol>(&self, head: Pfn) -> bool {
+        !R::WAITS && !self.classes.get(head.map_page()).is_backed()
     }
 
     /// The class, and whether memory is behind it.
@@ -234,10 +267,15 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         self.pages.get(pfn.0).map_or(State::ZERO, |page| State(page.state.load(Ordering::Acquire)))
     }
 
-    /// The descriptor at `pfn`, for the handles, which know that it is a materialised head.
-    #[inline]
+    /// The descriptor at `pfn`, for the handles.
     pub(crate) fn page(&self, pfn: Pfn) -> Option<&Page<O>> {
         self.pages.get(pfn.0)
+    }
+
+    /// The page number of a descriptor of this map.
+    #[inline]
+    pub(crate) fn pfn_of(&self, page: &Page<O>) -> Pfn {
+        Pfn(self.pages.index_of(page))
     }
 
     /// Sets the poison mark of `pfn` if its descriptor is materialised. The caller is inside a section.
@@ -375,12 +413,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             Layout::Folded => {
                 self.classes.ensure(first.0..first.0 + order.map_pages())?;
                 self.ensure_mapped(first)?;
-                for tail in first.0 + 1..first.0 + order.map_pages() {
-                    // A map page that is still materialised stays so for now: its folding can wait for a batch.
-                    let now = self.classes.get(MapPage(tail));
-                    let class = ClassByte::tail(order);
-                    self.classes.set(MapPage(tail), if now.is_backed() { class.backed() } else { class });
-                }
+                // A map page that is still materialised stays so for now: its folding can wait for a batch.
+                self.classes.set_tails(first.0 + 1..first.0 + order.map_pages(), order);
                 if order.get() < MAP_PAGE_ORDER {
                     self.write_tails(pfn, order);
                 }
@@ -430,17 +464,12 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                 .for_each(|tail| self.clear(Pfn(tail)));
         }
         self.clear(pfn);
-        for tail in (first.0 + 1..first.0 + order.map_pages()).map(MapPage) {
-            let now = self.classes.get(tail);
-            if now.is_backed() {
-                self.clear_map_page(tail);
-                self.classes.set(tail, ClassByte::MAPPED);
-            } else {
-                // Folded to folded: no grace period. A walker that still believes in the tail looks at the head, and
-                // the head's word speaks for itself.
-                self.classes.set(tail, ClassByte::FREE);
-            }
-        }
+        // Folded to folded: no grace period. A walker that still believes in the tail looks at the head, and the head's
+        // word speaks for itself.
+        self.classes.set_free(first.0 + 1..first.0 + order.map_pages(), |tail| {
+            self.clear_map_page(tail);
+            self.classes.set(tail, ClassByte::MAPPED);
+        });
     }
 
     fn clear_map_page(&self, map_page: MapPage) {
@@ -472,11 +501,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             // The head's own map page: back to the head standing for it.
             (pfn.0 + 1..pfn.0 + PAGES_PER_MAP_PAGE).for_each(|tail| self.clear(Pfn(tail)));
         }
-        for tail in tails.clone().map(MapPage) {
-            let class = ClassByte::tail(order);
-            let now = self.classes.get(tail);
-            self.classes.set(tail, if now.is_backed() { class.backed() } else { class });
-        }
+        self.classes.set_tails(tails.clone(), order);
         tails
     }
 
@@ -523,7 +548,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Makes a frozen folio into frozen folios of order `to`. Nothing is changed on an error.
     pub(crate) fn split(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), NoFrames> {
-        let kind = State(self.page(pfn).map_or(0, |page| page.state.load(Ordering::Relaxed))).kind();
+        let kind = State(self.pages.get(pfn.0).map_or(0, |page| page.state.load(Ordering::Relaxed))).kind();
         let first = pfn.map_page().0;
         let all = first..first + order.map_pages();
         let is_flat = self.is_flat(pfn, order) && order.get() >= MAP_PAGE_ORDER;
@@ -568,13 +593,11 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             (first_pfn + 1..first_pfn + PAGES_PER_MAP_PAGE).for_each(|tail| self.clear(Pfn(tail)));
         }
         for tail in (first.0 + 1..first.0 + order.map_pages()).map(MapPage) {
-            let now = self.classes.get(tail);
-            if now == ClassByte::MAPPED {
+            if self.classes.is_mapped(tail) {
                 self.clear_map_page(tail);
             }
-            let class = ClassByte::tail(order);
-            self.classes.set(tail, if now.is_backed() { class.backed() } else { class });
         }
+        self.classes.set_tails(first.0 + 1..first.0 + order.map_pages(), order);
         let tails = first.0 + 1..first.0 + order.map_pages();
         let is_backed = tails.clone().all(|tail| self.classes.get(MapPage(tail)).is_backed());
         if order.get() < MAP_PAGE_ORDER || (self.layout() == Layout::Flat && is_backed) {

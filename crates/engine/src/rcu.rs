@@ -322,6 +322,26 @@ impl<'r, B: Barrier> Reader<'r, B> {
         Section { word, _not_send: PhantomData }
     }
 
+    /// Runs `f` inside a section. As [`section`](Self::section), but leaving needs no look at the slot. `f` must not
+    /// panic; a section it enters has ended when it returns.
+    #[inline]
+    pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
+        let word = &self.slot.word;
+        // Relaxed: only this reader writes its slot.
+        let now = word.load(Ordering::Relaxed);
+        if now & NEST_MASK != 0 {
+            // Inside already, and still inside afterwards.
+            return f();
+        }
+        // Relaxed and Release as in `section`.
+        let epoch = self.rcu.epoch.load(Ordering::Relaxed);
+        word.store(epoch | NEST, Ordering::Release);
+        self.rcu.barrier.light();
+        let done = f();
+        word.store(epoch, Ordering::Release);
+        done
+    }
+
     /// Whether this reader is inside a section.
     pub fn is_inside(&self) -> bool {
         self.slot.word.load(Ordering::Relaxed) & NEST_MASK != 0

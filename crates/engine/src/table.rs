@@ -3,6 +3,8 @@
 //! On a real machine it is a typed view of one [`Mapping`]. Under loom it is a vector, because loom's atomics are
 //! objects and not memory; the interface is the same.
 
+#[cfg(not(loom))]
+use core::marker::PhantomData;
 use core::ops::Range;
 
 use crate::geometry::PAGE_SIZE;
@@ -90,16 +92,41 @@ impl<T: Entry, M: Mapping> Table<T, M> {
     /// backed.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
+        self.view().get(index)
+    }
+
+    /// Adjacent entries at once; those beyond the end are left out.
+    #[inline]
+    pub(crate) fn slice(&self, entries: Range<u64>) -> &[T] {
+        let end = entries.end.min(self.len);
+        let start = entries.start.min(end);
         #[cfg(loom)]
-        return self.items.get(index as usize);
+        return self.items.get(start as usize..end as usize).unwrap_or_default();
+        // SAFETY: in bounds of the mapping; the rest as in `View::get_unchecked`.
         #[cfg(not(loom))]
-        if index < self.len {
-            // SAFETY: in bounds of the mapping (checked in `new`), which is readable for as long as `self` lives;
-            // zero bytes are a valid `T` (Entry), and all mutation is atomic.
-            Some(unsafe { &*self.base.as_ptr().add(index as usize) })
-        } else {
-            None
+        unsafe {
+            core::slice::from_raw_parts(self.base.add(start as usize).as_ptr(), (end - start) as usize)
         }
+    }
+
+    /// The entries without the table around them.
+    #[inline]
+    pub(crate) fn view(&self) -> View<'_, T> {
+        #[cfg(loom)]
+        return View { items: &self.items };
+        #[cfg(not(loom))]
+        View { base: self.base, len: self.len, _entries: PhantomData }
+    }
+
+    /// Which entry of this table `entry` is.
+    #[inline]
+    pub(crate) fn index_of(&self, entry: &T) -> u64 {
+        #[cfg(loom)]
+        let base = self.items.as_ptr();
+        #[cfg(not(loom))]
+        let base = self.base.as_ptr();
+        let offset = core::ptr::from_ref(entry).addr().wrapping_sub(base.addr());
+        (offset / size_of::<T>()) as u64
     }
 
     /// Where `entries` lie in the mapping, in bytes: what [`fold`](Self::fold) takes.
@@ -145,6 +172,60 @@ impl<T: Entry, M: Mapping> Table<T, M> {
         #[cfg(not(loom))]
         unsafe {
             self.mapping.fold(ranges)
+        }
+    }
+}
+
+/// The entries of a table: a pointer and a length, to be kept where they are used often. (A walker that keeps them in
+/// itself lets the compiler keep them in registers; through the engine it has to load them again after every atomic.)
+pub(crate) struct View<'a, T> {
+    #[cfg(loom)]
+    items: &'a [T],
+    #[cfg(not(loom))]
+    base: core::ptr::NonNull<T>,
+    #[cfg(not(loom))]
+    len: u64,
+    #[cfg(not(loom))]
+    _entries: PhantomData<&'a T>,
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for View<'_, T> {}
+
+// SAFETY: a view is a shared slice of entries that are `Sync`.
+unsafe impl<T: Entry> Sync for View<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Entry> Send for View<'_, T> {}
+
+impl<'a, T: Entry> View<'a, T> {
+    /// As [`Table::get`].
+    #[inline]
+    pub(crate) fn get(self, index: u64) -> Option<&'a T> {
+        #[cfg(loom)]
+        return self.items.get(index as usize);
+        // SAFETY: below the length.
+        #[cfg(not(loom))]
+        (index < self.len).then(|| unsafe { self.get_unchecked(index) })
+    }
+
+    /// Entry `index`, unchecked, for the paths where a check would be felt.
+    ///
+    /// # Safety
+    /// `index` is below the table's length.
+    #[inline]
+    #[cfg_attr(loom, allow(clippy::indexing_slicing))]
+    pub(crate) unsafe fn get_unchecked(self, index: u64) -> &'a T {
+        #[cfg(loom)]
+        return &self.items[index as usize];
+        // SAFETY: in bounds of the mapping by the caller's promise; the mapping is readable for as long as the table,
+        // which outlives the view; zero bytes are a valid `T` (Entry), and all mutation is atomic.
+        #[cfg(not(loom))]
+        unsafe {
+            self.base.add(index as usize).as_ref()
         }
     }
 }

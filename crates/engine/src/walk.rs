@@ -6,8 +6,8 @@ use crate::class::Class;
 use crate::engine::Engine;
 use crate::folio::Folio;
 use crate::geometry::Pfn;
-use crate::map::Miss;
-use crate::page::State;
+use crate::map::{MapView, MemoryMap, Miss};
+use crate::page::{Page, State};
 use crate::platform::{NoFrames, Platform};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::{Reader, Section};
@@ -15,6 +15,7 @@ use crate::rcu::{Reader, Section};
 /// A walker: a registered RCU reader on one engine. One thread at a time.
 pub struct Walker<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
+    view: MapView<'e, P::Owner>,
     reader: Reader<'e, P::Barrier>,
 }
 
@@ -70,7 +71,7 @@ impl core::error::Error for PoisonError {}
 
 impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     pub(crate) fn new(engine: &'e Engine<P, R>, reader: Reader<'e, P::Barrier>) -> Self {
-        Self { engine, reader }
+        Self { engine, view: engine.map.view(), reader }
     }
 
     /// Takes a reference on the folio that contains `pfn`, if a shared folio does.
@@ -83,8 +84,27 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     /// What the page was instead. Speculation may fail at any time; it is not an error of the caller's.
     #[inline]
     pub fn try_get(&self, pfn: Pfn) -> Result<Folio<'e, P, R>, Miss> {
+        // What comes out of the section is one bit on purpose: more would travel through memory.
+        // (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
+        if R::WAITS
+            && let Some(page) = self.view.mapped::<R>(pfn)
+            && self.reader.within(|| MemoryMap::<P::Mapping, P::Owner>::try_get_head::<R>(page))
+        {
+            return Ok(Folio::adopt(self.engine, page));
+        }
+        self.try_get_slowly(pfn).map(|page| Folio::adopt(self.engine, page))
+    }
+
+    /// Not the head of a shared folio in a `Mapped` map page, or not at that moment.
+    #[inline(never)]
+    fn try_get_slowly(&self, pfn: Pfn) -> Result<&'e Page<P::Owner>, Miss> {
+        if R::ASKS_CLASS
+            && let Some(miss) = self.engine.map.miss_by_class(pfn)
+        {
+            return Err(miss);
+        }
         let _section = self.reader.section();
-        self.engine.map.try_get::<R>(pfn).map(|head| Folio::adopt(self.engine, head))
+        self.engine.map.try_get_slowly::<R>(pfn)
     }
 
     /// Enters a section that spans several steps, for callers whose own tables are protected by the same grace periods.

@@ -81,6 +81,19 @@ fn used_address_space() -> u64 {
     pages.and_then(|text| text.split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) * 4096
 }
 
+/// Bytes in the largest binary unit that leaves a whole number of at least 8.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut value, mut unit) = (self.0, 0);
+        while value >= 8 << 10 && unit < 5 {
+            (value, unit) = (value >> 10, unit + 1);
+        }
+        write!(f, "{value} {}", ["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit])
+    }
+}
+
 impl fmt::Display for HostError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -99,19 +112,15 @@ impl fmt::Display for HostError {
             ),
             HostError::StrictTooLarge { bytes, limit } => write!(
                 f,
-                "strict mode watches a memory map of up to {} MiB, this one has {} MiB: choose a smaller machine",
-                limit >> 20,
-                bytes >> 20
+                "strict mode watches a memory map of up to {}, this one has {}: choose a smaller machine",
+                Size(*limit),
+                Size(*bytes)
             ),
-            HostError::NoAddressSpace { kind, bytes, source, limit } => {
-                write!(
-                    f,
-                    "cannot reserve {} MiB of address space for the {kind:?} table ({source}): ",
-                    bytes >> 20
-                )?;
+            HostError::NoAddressSpace { bytes, source, limit, .. } => {
+                write!(f, "cannot reserve {} of address space ({source}): ", Size(*bytes))?;
                 match limit {
                     Limit::AddressSpace(soft) => {
-                        write!(f, "the limit is {} MiB; raise it (ulimit -v) or choose a smaller machine", soft >> 20)
+                        write!(f, "the limit is {}; raise it (ulimit -v) or choose a smaller machine", Size(*soft))
                     }
                     Limit::Overcommit => f.write_str(
                         "vm.overcommit_memory=2 counts reservations as use; set it to 0 or choose a smaller machine",

@@ -95,6 +95,9 @@ impl Scrap {
                 MapFlags::PRIVATE | MapFlags::NORESERVE,
             )?
         };
+        // Where everything new is locked, this page would behave unlike the tables, which are unlocked.
+        // SAFETY: the page is ours.
+        let _ = unsafe { rustix::mm::munlock(address, 4096) };
         NonNull::new(address.cast()).map(Self).ok_or_else(|| io::Error::other("mapped at 0"))
     }
 

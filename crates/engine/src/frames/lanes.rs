@@ -52,6 +52,8 @@ const OPEN_COUNT: u32 = 1 << 16;
 const COUNT_MASK: u32 = 0x3ff;
 /// The tree's lanes have been set up: those without memory are `ABSENT`.
 const ONLINE: u32 = 1 << 31;
+/// Memory is behind the tree's lanes.
+const WRITABLE: u32 = 1 << 30;
 
 /// One set of lanes that a tree word counts.
 #[derive(Clone, Copy)]
@@ -142,9 +144,18 @@ impl<M: Mapping> Lanes<M> {
         self.update(area, |lane| (lane == from).then_some(to)).is_some()
     }
 
-    /// Makes the lanes of `areas` writable.
-    pub(crate) fn ensure(&self, first: Area, areas: u64) -> Result<(), NoFrames> {
-        self.words.materialise(first.word()..(first.0 + areas).div_ceil(LANES))
+    /// Makes the lanes of `tree` writable.
+    #[inline]
+    pub(crate) fn ensure(&self, tree: u64) -> Result<(), NoFrames> {
+        let Some(word) = self.trees.get(tree) else { return Ok(()) };
+        if word.load(Ordering::Acquire) & WRITABLE != 0 {
+            return Ok(());
+        }
+        let first = tree * AREAS_PER_TREE;
+        self.words.materialise(first / LANES..(first + AREAS_PER_TREE).div_ceil(LANES))?;
+        // AcqRel: who sees the flag may write.
+        word.fetch_or(WRITABLE, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Takes `areas` lanes (a power of two, aligned) that are all free, word by word, or none of them. The caller has
@@ -275,7 +286,8 @@ impl<M: Mapping> Lanes<M> {
         }
         if let Some(word) = self.trees.get(tree) {
             let free = if all_free { AREAS_PER_TREE as u32 * FREE_COUNT } else { 0 };
-            word.store(ONLINE | free, Ordering::Release);
+            // The counts are 0 so far, and only the flag of writable lanes may be set.
+            word.fetch_or(ONLINE | free, Ordering::AcqRel);
         }
     }
 }

@@ -17,6 +17,9 @@
 mod isolate;
 mod lanes;
 mod rows;
+mod standalone;
+
+pub use standalone::FrameAllocator;
 
 use core::ops::Range;
 
@@ -60,9 +63,16 @@ impl From<NoFrames> for FrameError {
     }
 }
 
-/// Pages that were given back are not the giver's. Nothing was changed.
+/// Pages that were given back are not taken. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotOwned;
+pub struct NotOwned;
+
+impl core::fmt::Display for NotOwned {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("the pages are free already")
+    }
+}
+impl core::error::Error for NotOwned {}
 
 /// Where a CPU takes its small pages.
 struct Slot {
@@ -122,8 +132,28 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// Takes a block of `order`. `cpu` says who asks, as [`crate::platform::Platform::cpu`].
+    #[inline]
     pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, FrameError> {
         let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(FrameError::NoMemory) };
+        // The common case: the row this CPU took from last has room.
+        if order.get() <= MAP_PAGE_ORDER
+            && let Some(row) = slot.row.load(Ordering::Relaxed).checked_sub(1)
+            && let Some(pfn) = self.take_in_row(row, order)
+        {
+            return Ok(pfn);
+        }
+        // Or the GiB it took from last has.
+        if order.get() >= AREA_ORDER
+            && let home = slot.home.load(Ordering::Relaxed)
+            && let Some(pfn) = self.take_whole_in(home, 1 << (order.get() - AREA_ORDER))?
+        {
+            return Ok(pfn);
+        }
+        self.search(order, slot)
+    }
+
+    #[inline(never)]
+    fn search(&self, order: Order, slot: &Slot) -> Result<Pfn, FrameError> {
         let attempt = || {
             if order.get() < AREA_ORDER {
                 self.alloc_small(order, slot)
@@ -180,15 +210,20 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// Gives a block back that was taken whole.
+    #[inline]
     pub(crate) fn free(&self, pfn: Pfn, order: Order) -> Result<(), NotOwned> {
-        if order.get() >= AREA_ORDER {
-            let (area, areas) = (Area(pfn.0 >> AREA_ORDER), 1 << (order.get() - AREA_ORDER));
-            self.free_whole(area, areas);
-            return Ok(());
-        }
         if order.get() <= MAP_PAGE_ORDER {
             let bit = (pfn.0 % PAGES_PER_MAP_PAGE) as u32;
             return self.free_mask(pfn.map_page(), rows::mask(bit, order.get()));
+        }
+        self.free_many(pfn, order)
+    }
+
+    #[inline(never)]
+    fn free_many(&self, pfn: Pfn, order: Order) -> Result<(), NotOwned> {
+        if order.get() >= AREA_ORDER {
+            let (area, areas) = (Area(pfn.0 >> AREA_ORDER), 1 << (order.get() - AREA_ORDER));
+            return self.free_whole(area, areas);
         }
         let first = pfn.map_page();
         (0..order.map_pages()).try_for_each(|i| self.free_mask(MapPage(first.0 + i), rows::ALL))
@@ -235,7 +270,7 @@ impl<M: Mapping> Frames<M> {
                 spin_loop();
                 continue;
             };
-            if let Err(no_frames) = self.lanes.ensure(area, areas) {
+            if let Err(no_frames) = self.lanes.ensure(tree) {
                 self.lanes.raise(tree, Set::Free, areas);
                 return Err(no_frames.into());
             }
@@ -247,9 +282,13 @@ impl<M: Mapping> Frames<M> {
         Ok(None)
     }
 
-    fn free_whole(&self, area: Area, areas: u64) {
+    fn free_whole(&self, area: Area, areas: u64) -> Result<(), NotOwned> {
+        if (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) != WHOLE) {
+            return Err(NotOwned);
+        }
         let counted = self.lanes.give_run(area, areas);
         self.lanes.raise(area.tree(), Set::Free, counted);
+        Ok(())
     }
 
     // ---- small pages -------------------------------------------------------------------------------------------
@@ -298,6 +337,7 @@ impl<M: Mapping> Frames<M> {
             .map(|start| MapPage(start).first_pfn())
     }
 
+    #[inline]
     fn take_in_row(&self, row: u64, order: Order) -> Option<Pfn> {
         let word = self.rows.get(row)?;
         let mut now = word.load(Ordering::Relaxed);
@@ -427,7 +467,7 @@ impl<M: Mapping> Frames<M> {
 
     /// `FREE` → `SMALL | RESERVED`, with empty rows. The free count has been lowered for it.
     fn open(&self, area: Area) -> Result<bool, NoFrames> {
-        self.lanes.ensure(area, 1)?;
+        self.lanes.ensure(area.tree())?;
         self.rows.materialise(area.first_row()..area.first_row() + MAP_PAGES_PER_AREA)?;
         Ok(self.move_area(|| {
             let opened = self.lanes.update(area, |lane| (lane & !ONES == FREE).then_some(SMALL | RESERVED));
@@ -458,6 +498,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// A page of `area` was freed: keep the lane's hints true enough.
+    #[inline(never)]
     fn after_free(&self, area: Area) {
         let mut lane = self.lanes.get(area);
         if lane == SMALL | FULL
@@ -514,6 +555,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// Gives pages of one map page back.
+    #[inline]
     pub(crate) fn free_mask(&self, map_page: MapPage, mask: u64) -> Result<(), NotOwned> {
         let word = self.rows.get(map_page.0).ok_or(NotOwned)?;
         let mut before = word.load(Ordering::Relaxed);
@@ -598,7 +640,7 @@ impl<M: Mapping> Frames<M> {
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Err(if self.lanes.is_online(tree) { FrameError::Busy } else { FrameError::Absent });
         }
-        if let Err(no_frames) = self.lanes.ensure(area, areas) {
+        if let Err(no_frames) = self.lanes.ensure(tree) {
             self.lanes.raise(tree, Set::Free, areas);
             return Err(no_frames.into());
         }
@@ -705,7 +747,10 @@ impl<M: Mapping> Frames<M> {
                 self.store_row(map_page.0, except);
                 self.after_free(Area(map_page.0 / MAP_PAGES_PER_AREA));
             }
-            Claim::Area(first) => self.free_whole(Area(first.0 / MAP_PAGES_PER_AREA), 1),
+            Claim::Area(first) => {
+                let given = self.free_whole(Area(first.0 / MAP_PAGES_PER_AREA), 1);
+                debug_assert!(given.is_ok(), "{first:?} was not claimed");
+            }
         }
     }
 
@@ -777,7 +822,7 @@ impl<M: Mapping> Frames<M> {
         // Everything that can fail comes first: the tables of what is not covered whole, at either end.
         for edge in [pages.start, pages.end] {
             if edge % (1 << TREE_ORDER) != 0 {
-                self.lanes.ensure(Area((edge >> TREE_ORDER) * AREAS_PER_TREE), AREAS_PER_TREE)?;
+                self.lanes.ensure(edge >> TREE_ORDER)?;
             }
             if edge % AREA_PAGES != 0 {
                 let row = Area(edge >> AREA_ORDER).first_row();
