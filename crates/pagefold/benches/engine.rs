@@ -351,7 +351,7 @@ impl Raw {
 }
 
 fn folds(rows: &mut Vec<Row>) {
-    let engine = engine(2 * (FOLIOS as u64) << 9, Layout::Folded);
+    let engine = engine((2 * FOLIOS as u64) << 9, Layout::Folded);
     let raw = Raw::new();
     let mut batch = engine.fold_batch(FOLIOS).expect("a batch");
     let mut folios: Vec<_> =
@@ -359,7 +359,7 @@ fn folds(rows: &mut Vec<Row>) {
     let mut fold = || {
         folios.iter_mut().for_each(|folio| folio.unfold().expect("descriptors"));
         let spent = time(|| {
-            folios.drain(..).for_each(|folio| batch.push(folio).ok().expect("room"));
+            folios.drain(..).for_each(|folio| assert!(batch.push(folio).is_ok()));
             assert_eq!(batch.commit().map_pages, 7 * FOLIOS as u64);
         });
         folios.extend(batch.drain());

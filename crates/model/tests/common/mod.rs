@@ -68,10 +68,11 @@ pub fn folio_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> pa
 }
 
 /// Explores all interleavings with at most `preemptions` forced switches (loom explores all weak-memory outcomes within
-/// them).
+/// them). `MODEL_PREEMPTIONS` asks for more: a night's work.
 pub fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let more = std::env::var("MODEL_PREEMPTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions);
+    builder.preemption_bound = Some(preemptions.max(more));
     builder.max_branches = 100_000;
     builder.check(model);
 }

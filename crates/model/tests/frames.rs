@@ -1,0 +1,102 @@
+//! The frame allocator: no page twice, none lost, none refused that is free.
+
+mod common;
+
+use common::{Model, explore, order};
+use loom::sync::Arc;
+use loom::thread;
+use pagefold_model::{FrameAllocator, FrameError, Order, Pfn};
+
+fn frames() -> Arc<FrameAllocator<Model>> {
+    let frames = FrameAllocator::new(Model, 8).unwrap();
+    frames.online(0..8).unwrap();
+    Arc::new(frames)
+}
+
+fn pages(pfn: Pfn, order: Order) -> impl Iterator<Item = u64> {
+    pfn.0..pfn.0 + order.pages()
+}
+
+/// Two threads take a block each at the same time, and give it back.
+fn two_blocks(first: u32, second: u32) {
+    let frames = frames();
+    let other = {
+        let frames = Arc::clone(&frames);
+        thread::spawn(move || frames.alloc(order(second)).unwrap())
+    };
+    let mine = frames.alloc(order(first)).unwrap();
+    let theirs = other.join().unwrap();
+    assert!(pages(mine, order(first)).all(|page| pages(theirs, order(second)).all(|other| page != other)));
+    frames.free(mine, order(first)).unwrap();
+    frames.free(theirs, order(second)).unwrap();
+    assert_eq!(frames.free_pages(), 8);
+    // It has come together again.
+    assert!(frames.alloc(order(3)).is_ok());
+}
+
+#[test]
+fn two_pages() {
+    explore(3, || two_blocks(0, 0));
+}
+
+#[test]
+fn a_page_and_an_area() {
+    explore(3, || two_blocks(0, 2));
+}
+
+#[test]
+fn a_map_page_and_a_page() {
+    explore(3, || two_blocks(1, 0));
+}
+
+#[test]
+fn the_last_page_of_an_area_is_freed_while_another_is_taken() {
+    explore(3, || {
+        let frames = frames();
+        let last = frames.alloc(Order::ZERO).unwrap();
+        let other = {
+            let frames = Arc::clone(&frames);
+            thread::spawn(move || frames.free(last, Order::ZERO).unwrap())
+        };
+        let mine = frames.alloc(Order::ZERO).unwrap();
+        other.join().unwrap();
+        frames.free(mine, Order::ZERO).unwrap();
+        assert_eq!(frames.free_pages(), 8);
+        assert!(frames.alloc(order(3)).is_ok());
+    });
+}
+
+#[test]
+fn the_last_free_block_goes_to_one_of_two() {
+    explore(2, || {
+        let frames = frames();
+        let held = frames.alloc(order(2)).unwrap();
+        let other = {
+            let frames = Arc::clone(&frames);
+            thread::spawn(move || frames.alloc(order(2)))
+        };
+        let mine = frames.alloc(order(2));
+        let theirs = other.join().unwrap();
+        match (mine, theirs) {
+            (Ok(pfn), Err(FrameError::NoMemory)) | (Err(FrameError::NoMemory), Ok(pfn)) => {
+                assert_ne!(pfn, held);
+            }
+            both => panic!("{both:?}"),
+        }
+    });
+}
+
+#[test]
+fn nobody_gives_back_what_is_free() {
+    let mut builder = loom::model::Builder::new();
+    builder.max_branches = 10_000;
+    builder.check(|| {
+        let frames = frames();
+        for bits in 0..=3 {
+            assert!(frames.free(Pfn(0), order(bits)).is_err(), "order {bits}");
+        }
+        assert!(frames.free(Pfn(1 << 40), Order::ZERO).is_err());
+        assert!(frames.free(Pfn(1), order(1)).is_err());
+        assert_eq!(frames.free_pages(), 8);
+    });
+}
