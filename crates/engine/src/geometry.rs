@@ -9,7 +9,7 @@ use core::fmt;
 pub const PAGE_SHIFT: u32 = 12;
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
-/// Bytes in a descriptor ([`crate::page::Page`]).
+/// Bytes in a descriptor.
 pub const DESCRIPTOR_SIZE: u64 = 64;
 
 /// log2 of the pages described by one map page: 64 descriptors of 64 bytes fill 4 KiB.

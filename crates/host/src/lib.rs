@@ -127,3 +127,8 @@ fn thread_number() -> usize {
         number.get()
     })
 }
+
+/// The README's example, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

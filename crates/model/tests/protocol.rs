@@ -252,7 +252,7 @@ fn try_get_against_split_of_a_folded_folio() {
 
 #[test]
 fn try_get_against_split_within_a_map_page() {
-    explore(4, || split_and_share(1, 0, 1));
+    explore(3, || split_and_share(1, 0, 1));
 }
 
 #[test]

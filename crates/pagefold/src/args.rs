@@ -15,7 +15,12 @@ const STYLES: Styles =
 /// Every page of memory costs a descriptor: 64 bytes for each 4 KiB, 16 GiB in a TiB. `pagefold` takes the pages of a
 /// real machine, gives their descriptors back while walkers are looking, and measures what is left.
 #[derive(Debug, Parser)]
-#[command(name = "pagefold", version, styles = STYLES, max_term_width = 100)]
+#[command(name = "pagefold", version, styles = STYLES, max_term_width = 100, after_help = "\
+Examples:
+  pagefold replay             fold this machine's page metadata, and see what is left
+  pagefold replay --sample    the same with a machine that was recorded
+  pagefold snapshot FILE      record this machine
+")]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -57,8 +62,8 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_pages)]
     pub memory: Option<u64>,
 
-    /// Take the machine's layout, but all memory as free
-    #[arg(long)]
+    /// A machine of its own: --memory of it, without holes, all of it free
+    #[arg(long, requires = "memory", conflicts_with_all = ["sample", "snapshot"])]
     pub all_free: bool,
 
     /// How long to live with the pages

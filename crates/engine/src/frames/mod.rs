@@ -956,7 +956,7 @@ impl<M: Mapping> Frames<M> {
     }
 }
 
-/// What [`Frames::check`] found.
+/// How the allocator contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit {
     /// A tree's counts are not those of its lanes.

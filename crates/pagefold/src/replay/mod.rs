@@ -54,10 +54,8 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
 
 fn find(args: &ReplayArgs) -> Result<Found> {
     if args.all_free {
-        let Some(pages) = args.memory else { bail!("--all-free needs --memory: how large is the machine?") };
-        if args.sample || args.snapshot.is_some() {
-            bail!("--all-free makes a machine of its own; leave --sample and --snapshot out");
-        }
+        // The arguments say how large.
+        let pages = args.memory.unwrap_or_default();
         let header = Header { memory: vec![MemoryRange { start: 0, end: pages }], ..Header::default() };
         return Ok(Found {
             machine: Machine { header, runs: Vec::new() },
