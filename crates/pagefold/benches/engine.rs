@@ -52,7 +52,9 @@ fn main() {
 
 // ---- try_get and put -----------------------------------------------------------------------------------------------
 
-const PAGES: u64 = 1 << 20;
+/// A million pages for each of two threads.
+const MILLION: u64 = 1 << 20;
+const PAGES: u64 = 2 * MILLION;
 
 /// The state words of the engine's own descriptors: what a bare get and put work on.
 struct Words<'e>(&'e [AtomicU64]);
@@ -112,7 +114,7 @@ fn gets(rows: &mut Vec<Row>) {
     let sets = [
         ("one page", vec![12_345; 1 << 12], 50, Bar::AtMost(1.15)),
         ("4,096 pages", (0..4096).collect::<Vec<_>>(), 50, Bar::AtMost(1.25)),
-        ("random over a million pages", random(1 << 19, PAGES), 1, Bar::AtMost(1.4)),
+        ("random over a million pages", random(1 << 19, MILLION), 1, Bar::AtMost(1.4)),
     ];
     for (name, pages, repeats, bar) in &sets {
         let run = |each: &dyn Fn(&[u64])| time(|| (0..*repeats).for_each(|_| each(pages)));
@@ -183,14 +185,11 @@ fn gets(rows: &mut Vec<Row>) {
         [(0..n).cycle().take(length).collect::<Vec<_>>(), (n..2 * n).cycle().take(length).collect()]
     };
     for (name, sets, bar) in [
-        ("one page", [vec![100; 1 << 17], vec![200_000; 1 << 17]], Bar::AtMost(1.15)),
+        ("one page", [vec![100; 1 << 17], vec![MILLION + 100; 1 << 17]], Bar::AtMost(1.15)),
         ("4,096 pages", halves(4096, 1 << 17), Bar::AtMost(1.25)),
         (
             "random over a million pages",
-            [
-                random(1 << 18, PAGES / 2),
-                random(1 << 18, PAGES / 2).iter().map(|pfn| pfn + PAGES / 2).collect(),
-            ],
+            [random(1 << 18, MILLION), random(1 << 18, MILLION).iter().map(|pfn| pfn + MILLION).collect()],
             Bar::AtMost(1.4),
         ),
     ] {
