@@ -136,13 +136,5 @@ impl fmt::Display for HostError {
     }
 }
 
-impl std::error::Error for HostError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            HostError::NoPopulate(source)
-            | HostError::NoStrict(source)
-            | HostError::NoAddressSpace { source, .. } => Some(source),
-            HostError::PageSize(_) | HostError::StrictTooLarge { .. } => None,
-        }
-    }
-}
+// What the kernel said is part of the text, so it is no source besides.
+impl std::error::Error for HostError {}

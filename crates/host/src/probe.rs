@@ -73,12 +73,6 @@ impl Features {
         }
         missing
     }
-
-    /// As if the kernel had none of the optional features: for tests of the substitutes.
-    #[doc(hidden)]
-    pub fn without_optional(&self) -> Self {
-        Self { pidfd: None, pagemap_scan: false }
-    }
 }
 
 /// One page to try things on.

@@ -17,7 +17,7 @@ use crate::machine::{Header, Machine, PAGES_PER_SECTION, Run};
 #[derive(Debug, thiserror::Error)]
 pub enum LiveError {
     /// A file cannot be read; for the page files that means: not root.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}")]
     Unreadable {
         /// Which file.
         path: PathBuf,

@@ -37,9 +37,7 @@ impl Source<'_> {
             Source::HostOrSample => match read_host("") {
                 Ok(machine) => Ok(Found { machine, origin: "this host".into() }),
                 Err(error) if error.is_permission() => {
-                    say(format_args!(
-                        "{error}; using the built-in sample (run as root to replay this machine)"
-                    ));
+                    say(format_args!("{error} without root; using the built-in sample"));
                     sample()
                 }
                 Err(error) => Err(error).context("reading this machine (try --sample)"),

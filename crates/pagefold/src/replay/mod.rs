@@ -114,6 +114,7 @@ impl Job<'_> {
     }
 
     fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
+        let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
         let mut host: Host<B, Stamp> = Host::new(barrier)?;
         host.features().missing().iter().for_each(say);
         if self.args.strict {
@@ -122,7 +123,6 @@ impl Job<'_> {
         // What is not there cannot be materialised; a flat map must leave room for the rest of the machine.
         let flat_bytes = self.tiles.pages() * 64;
         let is_flat = !self.args.all_free && available().is_none_or(|bytes| flat_bytes < bytes / 4 * 3);
-        let baseline = Baseline::take()?;
         let begun = Instant::now();
         let config = Config::new(self.tiles.end());
         let engine: Engine<_, R> = Engine::new(host, config)?;
