@@ -35,6 +35,9 @@ fn the_main_job_runs_on_the_sample() {
     for what in ["allocated", "freed", "split", "collapsed", "unfolded", "folded"] {
         assert!(report["owners"][what].as_u64().unwrap() > 0, "{what}");
     }
+    // The owners left the machine about as full as they found it.
+    let (before, after) = (number(&report, "/folded_pages_in_use"), number(&report, "/last_pages_in_use"));
+    assert!(before.abs_diff(after) < before / 20, "{before} {after}");
 }
 
 #[test]

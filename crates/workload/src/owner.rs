@@ -66,6 +66,9 @@ impl core::ops::AddAssign for OwnerCounts {
     }
 }
 
+/// How far an owner's balance of pages may drift before it gives back, or keeps.
+const ALLOWANCE: i64 = 1 << 14;
+
 /// Attempts to freeze a folio that walkers are on.
 const FREEZE_TRIES: usize = 16;
 
@@ -79,6 +82,8 @@ pub struct OwnerTask<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> {
     folder: Folder<'e, P, R>,
     folding: bool,
     pieces: Vec<Frozen<'e, P, R>>,
+    /// Pages it took more than it gave back. Kept near zero, so that the machine stays as full as it was found.
+    balance: i64,
     counts: OwnerCounts,
 }
 
@@ -104,6 +109,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
             folder: index.engine().folder(shape.batch)?,
             folding: false,
             pieces,
+            balance: 0,
             counts: OwnerCounts::default(),
         })
     }
@@ -154,6 +160,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         match self.index.engine().alloc(order, kind) {
             Ok(frozen) => {
                 self.counts.allocated += 1;
+                self.balance += frozen.order().pages() as i64;
                 Some(share(frozen))
             }
             Err(AllocError::NoMemory | AllocError::NoFrames) => {
@@ -171,13 +178,14 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
             let other = self.somewhere();
             self.index.load(other)
         });
-        let same = model.map(|entry| entry.order()).filter(|_| self.rng.u8(0..16) != 0);
+        let same = model.map(|entry| entry.order()).filter(|_| self.balance > 0 || self.rng.u8(0..16) != 0);
         let order = same.unwrap_or_else(|| self.order());
-        if let Some(folio) = self.alloc(order) {
+        let got = if self.balance > ALLOWANCE { None } else { self.alloc(order) };
+        if let Some(folio) = got {
             let old = self.index.put(at, folio);
-            self.counts.freed += u64::from(old.is_some());
+            self.release(old);
         } else {
-            // Memory is short: make some room.
+            // Memory is short, or enough of it taken: make some room.
             for _ in 0..8 {
                 self.free();
             }
@@ -185,9 +193,19 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
     }
 
     fn free(&mut self) {
+        if self.balance < -ALLOWANCE {
+            return;
+        }
         let at = self.somewhere();
         let folio = self.index.take(at);
-        self.counts.freed += u64::from(folio.is_some());
+        self.release(folio);
+    }
+
+    fn release(&mut self, folio: Option<Folio<'e, P, R>>) {
+        if let Some(folio) = folio {
+            self.counts.freed += 1;
+            self.balance -= folio.order().pages() as i64;
+        }
     }
 
     /// Takes a folio out of the index and freezes it; puts it back if walkers hold on to it.
@@ -212,7 +230,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
                 Err(back) => folio = back,
             }
         }
-        self.counts.freed += 1;
+        self.release(Some(folio));
     }
 
     fn split(&mut self) {
@@ -245,6 +263,8 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
                 while let Some(piece) = self.pieces.pop() {
                     if self.rng.u8(0..8) == 0 {
                         self.store(share(piece));
+                    } else {
+                        self.release(Some(share(piece)));
                     }
                 }
             }
@@ -279,10 +299,9 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         }
         let Some(whole) = self.gather() else { return };
         self.counts.collapsed += 1;
-        if self.rng.bool() {
+        if self.balance > 0 || self.rng.bool() {
             // Freed instead, and its descriptors folded as free memory.
-            drop(whole);
-            self.counts.freed += 1;
+            self.release(Some(share(whole)));
             return self.fold_free();
         }
         self.push(whole);
@@ -305,16 +324,18 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
             return;
         };
         self.counts.allocated += 1;
+        self.balance += whole.pages() as i64;
         match frozen.split(piece) {
             Ok(pieces) => {
                 self.counts.split += 1;
                 for (at, piece) in self.window.clone().zip(pieces) {
-                    drop(self.index.put(at, share(piece)));
+                    let old = self.index.put(at, share(piece));
+                    self.release(old);
                 }
             }
             Err((frozen, _)) => {
                 self.counts.no_memory += 1;
-                drop(frozen);
+                self.release(Some(share(frozen)));
             }
         }
     }
@@ -322,7 +343,9 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
     /// The folio of the window's pieces, if no walker is on any of them.
     fn gather(&mut self) -> Option<Frozen<'e, P, R>> {
         for at in self.window.clone() {
-            match freeze(self.index.take(at)?) {
+            // No slot of a full window is empty: nobody else takes from it.
+            let Some(folio) = self.index.take(at) else { continue };
+            match freeze(folio) {
                 Ok(frozen) => self.pieces.push(frozen),
                 Err(folio) => {
                     // Held: everything back to its place.
@@ -338,7 +361,9 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         match Frozen::collapse(core::mem::take(&mut self.pieces)) {
             Ok(whole) => Some(whole),
             Err((pieces, _)) => {
-                self.counts.freed += pieces.len() as u64;
+                for piece in pieces {
+                    self.release(Some(share(piece)));
+                }
                 None
             }
         }
