@@ -1,0 +1,192 @@
+//! Memory from the host, and back to it: a sparse memfd whose plugged blocks may be filled and whose unplugged blocks are
+//! holes.
+
+use std::fs::File;
+use std::io;
+
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fstat, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
+
+use crate::host::Backing;
+use crate::settings::{MIN_BLOCK_SIZE, thp_size};
+
+/// Pages of a [`Memfd`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// The system's, and transparent huge pages where the host gives them.
+    #[default]
+    Normal,
+    /// Huge pages of the pool: 2 MiB.
+    Huge2MiB,
+    /// Huge pages of the pool: 1 GiB.
+    Huge1GiB,
+}
+
+/// Why there is no memory to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemfdError {
+    /// The kernel has no such file for us.
+    #[error("no memory file of {size} bytes: {source}")]
+    Create {
+        /// Bytes wanted.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The process locks its memory: a sparse file cannot stay sparse.
+    #[error(
+        "this process locks all memory it maps (mlockall): every block would be filled at once; unlock memory, \
+         and let the device fill each block as it is plugged"
+    )]
+    Locked,
+    /// The file is not empty.
+    #[error(
+        "the memory file holds {0} bytes already: hand over a sparse one; blocks are filled as they are plugged"
+    )]
+    Filled(u64),
+    /// It could not be mapped.
+    #[error("the memory file could not be mapped: {0}")]
+    Map(String),
+}
+
+/// A memory file (`memfd_create`), shared: all that is mapped from it sees the same bytes, vhost-user processes included.
+#[derive(Debug)]
+pub struct Memfd {
+    file: FileOffset,
+    size: u64,
+    page_size: u64,
+    huge: bool,
+    prealloc: bool,
+}
+
+impl Memfd {
+    /// A sparse file of `size` bytes.
+    ///
+    /// # Errors
+    /// Where the kernel gives none, or this process locks its memory.
+    pub fn new(size: u64, pages: Pages) -> Result<Self, MemfdError> {
+        let flags = match pages {
+            Pages::Normal => MemfdFlags::CLOEXEC,
+            Pages::Huge2MiB => MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            Pages::Huge1GiB => MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+        };
+        let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
+        let file = memfd_create("virtio-mem", flags).map_err(create)?;
+        ftruncate(&file, size).map_err(create)?;
+        Self::from_file(file.into(), size)
+    }
+
+    /// The first `size` bytes of a sparse file of the VMM's own: a memfd, or one on tmpfs or hugetlbfs.
+    ///
+    /// # Errors
+    /// Where the file holds data already, cannot be examined, or this process locks its memory.
+    pub fn from_file(file: File, size: u64) -> Result<Self, MemfdError> {
+        let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
+        let stat = fstat(&file).map_err(create)?;
+        if stat.st_blocks != 0 {
+            return Err(MemfdError::Filled(stat.st_blocks as u64 * 512));
+        }
+        if locks_memory().map_err(create)? {
+            return Err(MemfdError::Locked);
+        }
+        let system = rustix::param::page_size() as u64;
+        let block = stat.st_blksize as u64;
+        let page_size = if block.is_power_of_two() { block.max(system) } else { system };
+        let size = size.min(stat.st_size as u64);
+        Ok(Self {
+            file: FileOffset::new(file, 0),
+            size,
+            page_size,
+            huge: page_size > system,
+            prealloc: false,
+        })
+    }
+
+    /// Fills blocks with memory when they are plugged (`fallocate`), so that the guest never meets a host without any: a
+    /// plug is then answered BUSY instead.
+    pub fn with_prealloc(mut self, prealloc: bool) -> Self {
+        self.prealloc = prealloc;
+        self
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        self.file.file()
+    }
+
+    /// The file, mapped as guest memory that begins at `addr`. It shares the device's bytes and costs no memory by itself.
+    ///
+    /// # Errors
+    /// Where there is no address space for it.
+    pub fn guest_region(&self, addr: u64) -> Result<GuestRegionMmap, MemfdError> {
+        let mapped = MmapRegion::from_file(self.file.clone(), self.size as usize)
+            .map_err(|error| MemfdError::Map(error.to_string()))?;
+        GuestRegionMmap::new(mapped, GuestAddress(addr))
+            .ok_or_else(|| MemfdError::Map(format!("{addr:#x} is too high for {} bytes", self.size)))
+    }
+
+    /// Bytes of memory the file holds now, as the kernel counts them.
+    ///
+    /// # Errors
+    /// Where the file cannot be examined.
+    pub fn resident(&self) -> io::Result<u64> {
+        Ok(fstat(self.file())?.st_blocks as u64 * 512)
+    }
+}
+
+impl Backing for Memfd {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    fn default_block_size(&self) -> u64 {
+        if self.huge { self.page_size.max(MIN_BLOCK_SIZE) } else { thp_size().max(MIN_BLOCK_SIZE) }
+    }
+
+    fn populate(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        if !self.prealloc {
+            return Ok(());
+        }
+        fallocate(self.file(), FallocateFlags::empty(), offset, len).map_err(|error| {
+            // hugetlbfs keeps what it had filled when the pool ran dry; tmpfs does not.
+            match self.discard(offset, len) {
+                Ok(()) => error.into(),
+                Err(undo) => undo,
+            }
+        })
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(self.file(), hole, offset, len)?)
+    }
+}
+
+/// Whether this process locks and so fills whatever it maps (`mlockall` with `MCL_FUTURE`): a fresh page is resident then.
+fn locks_memory() -> rustix::io::Result<bool> {
+    let len = rustix::param::page_size();
+    // SAFETY: an anonymous mapping at an address of the kernel's choice replaces nothing.
+    let page = unsafe {
+        rustix::mm::mmap_anonymous(
+            std::ptr::null_mut(),
+            len,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )?
+    };
+    let mut resident = 0u8;
+    // SAFETY: `page` is a mapping of one page; `mincore` writes one byte for it.
+    let looked = unsafe { libc::mincore(page, len, &mut resident) };
+    let error = io::Error::last_os_error();
+    // SAFETY: the mapping is ours, and nobody else has its address.
+    unsafe { rustix::mm::munmap(page, len)? };
+    if looked != 0 {
+        return Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::NOMEM));
+    }
+    Ok(resident & 1 == 1)
+}
