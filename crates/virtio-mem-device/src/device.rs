@@ -106,8 +106,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// # Errors
     /// [`SettingsError`]: what is wrong with the settings, or the host's answer where unplugged memory is to be readable.
     pub fn new(settings: Settings, backing: B, guest: G) -> Result<Self, SettingsError> {
-        let block_size =
-            settings.check((backing.size(), backing.default_block_size()), backing.page_size())?;
+        let block_size = settings.check(&backing)?;
         let mut offered = Features::empty();
         offered.set(Features::ACPI_PXM, settings.node.is_some());
         offered.set(Features::UNPLUGGED_INACCESSIBLE, settings.unplugged != Unplugged::Readable);
@@ -241,23 +240,21 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     }
 
     fn plug(&mut self, range: RegionRange) -> Result<(), HostError> {
-        let steps: &[Step] = if self.hides() {
-            &[Step::Populate, Step::Show, Step::MapDma]
+        if self.hides() {
+            self.take(&[(Step::Populate, range), (Step::Show, range), (Step::MapDma, range)])?;
         } else {
-            &[Step::Populate, Step::MapDma]
-        };
-        self.take(&steps.iter().map(|step| (*step, range)).collect::<Vec<_>>())?;
+            self.take(&[(Step::Populate, range), (Step::MapDma, range)])?;
+        }
         self.core.plugged(&range);
         Ok(())
     }
 
     fn unplug(&mut self, range: RegionRange) -> Result<(), HostError> {
-        let steps: &[Step] = if self.hides() {
-            &[Step::UnmapDma, Step::Hide, Step::Discard]
+        if self.hides() {
+            self.take(&[(Step::UnmapDma, range), (Step::Hide, range), (Step::Discard, range)])?;
         } else {
-            &[Step::UnmapDma, Step::Discard]
-        };
-        self.take(&steps.iter().map(|step| (*step, range)).collect::<Vec<_>>())?;
+            self.take(&[(Step::UnmapDma, range), (Step::Discard, range)])?;
+        }
         self.core.unplugged(&range);
         Ok(())
     }
@@ -296,11 +293,11 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     }
 
     /// Where the driver may read unplugged memory, the guest has access to all of the usable region.
-    pub(crate) fn show_usable(&mut self, from: u64, to: u64) -> Result<(), HostError> {
+    fn show_usable(&mut self, from: u64, to: u64) -> Result<(), HostError> {
         if self.hides() || from >= to { Ok(()) } else { self.take(&[(Step::Show, self.part(from, to))]) }
     }
 
-    fn part(&self, from: u64, to: u64) -> RegionRange {
+    pub(crate) fn part(&self, from: u64, to: u64) -> RegionRange {
         RegionRange { addr: self.core.addr + from, offset: from, len: to - from }
     }
 

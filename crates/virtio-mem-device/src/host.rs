@@ -7,7 +7,7 @@ use crate::core::RegionRange;
 
 /// The memory behind a device's region. Offsets and lengths are bytes, multiples of the device block.
 ///
-/// Both calls do all or nothing: one that fails has changed nothing, contents included.
+/// Both calls do all or nothing.
 pub trait Backing {
     /// Bytes it can hold.
     fn size(&self) -> u64;
@@ -21,7 +21,7 @@ pub trait Backing {
     /// Makes a range ready to be plugged, before the guest is told that it has it.
     ///
     /// # Errors
-    /// Where the host has no memory for it. The driver is told to come again.
+    /// Where the host has no memory for it. The driver is told to come again. Memory that the range held may be gone.
     fn populate(&mut self, offset: u64, len: u64) -> io::Result<()>;
 
     /// Gives the memory of a range back to the host. The range may hold memory that was never populated.

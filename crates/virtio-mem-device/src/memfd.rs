@@ -4,12 +4,15 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fstat, ftruncate, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fstat, fstatfs, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
 use crate::host::Backing;
 use crate::settings::{MIN_BLOCK_SIZE, thp_size};
+
+/// `HUGETLBFS_MAGIC`, `linux/magic.h`.
+const HUGETLBFS: rustix::fs::FsWord = 0x958458f6;
 
 /// Pages of a [`Memfd`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,25 +85,30 @@ impl Memfd {
     /// # Errors
     /// Where the file holds data already, cannot be examined, or this process locks its memory.
     pub fn from_file(file: File, size: u64) -> Result<Self, MemfdError> {
-        let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
-        let stat = fstat(&file).map_err(create)?;
-        if stat.st_blocks != 0 {
-            return Err(MemfdError::Filled(stat.st_blocks as u64 * 512));
+        let memfd = Self::with_contents(file, size)?;
+        match memfd.resident() {
+            Ok(0) => Ok(memfd),
+            Ok(bytes) => Err(MemfdError::Filled(bytes)),
+            Err(source) => Err(MemfdError::Create { size, source }),
         }
+    }
+
+    /// A file that holds the memory of a guest that was saved: for [`crate::Device::restore`], which gives back what is in
+    /// it beside the plugged blocks.
+    ///
+    /// # Errors
+    /// Where the file cannot be examined, or this process locks its memory.
+    pub fn with_contents(file: File, size: u64) -> Result<Self, MemfdError> {
+        let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
         if locks_memory().map_err(create)? {
             return Err(MemfdError::Locked);
         }
-        let system = rustix::param::page_size() as u64;
-        let block = stat.st_blksize as u64;
-        let page_size = if block.is_power_of_two() { block.max(system) } else { system };
+        let (stat, system) = (fstat(&file).map_err(create)?, fstatfs(&file).map_err(create)?);
+        let huge = system.f_type == HUGETLBFS;
+        // On hugetlbfs this is the huge page. On tmpfs it may say so too, but any page can be discarded.
+        let page_size = if huge { system.f_bsize as u64 } else { rustix::param::page_size() as u64 };
         let size = size.min(stat.st_size as u64);
-        Ok(Self {
-            file: FileOffset::new(file, 0),
-            size,
-            page_size,
-            huge: page_size > system,
-            prealloc: false,
-        })
+        Ok(Self { file: FileOffset::new(file, 0), size, page_size, huge, prealloc: false })
     }
 
     /// Fills blocks with memory when they are plugged (`fallocate`), so that the guest never meets a host without any: a
@@ -153,8 +161,8 @@ impl Backing for Memfd {
             return Ok(());
         }
         fallocate(self.file(), FallocateFlags::empty(), offset, len).map_err(|error| {
-            // hugetlbfs keeps what it had filled when the pool ran dry; tmpfs does not.
-            match self.discard(offset, len) {
+            // tmpfs takes back what it had filled when memory ran out; hugetlbfs keeps it.
+            match if self.huge { self.discard(offset, len) } else { Ok(()) } {
                 Ok(()) => error.into(),
                 Err(undo) => undo,
             }

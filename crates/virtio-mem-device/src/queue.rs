@@ -39,7 +39,11 @@ pub struct Served {
 }
 
 /// Where a driver wants its response: as many bytes as one has, checked to be memory.
-struct Reply(Vec<(GuestAddress, usize)>);
+#[derive(Default)]
+struct Reply {
+    parts: [(GuestAddress, usize); RESPONSE],
+    count: usize,
+}
 
 impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// Serves what the driver has made available. Does nothing where no driver is ready, or its queue is not: a doorbell may
@@ -108,31 +112,33 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             None => Response::new(ResponseType::Error),
         };
         // A driver may have unplugged the memory that the answer was to go to.
-        if reply.0.iter().any(|(addr, len)| self.core.touches_unplugged(addr.0, *len as u64)) {
+        let parts = &reply.parts[..reply.count];
+        if parts.iter().any(|(addr, len)| self.core.touches_unplugged(addr.0, *len as u64)) {
             return None;
         }
         let mut rest = response.as_bytes();
-        for (addr, len) in reply.0 {
-            let (part, after) = rest.split_at(len);
-            mem.write_slice(part, addr).ok()?;
+        for (addr, len) in parts {
+            let (part, after) = rest.split_at(*len);
+            mem.write_slice(part, *addr).ok()?;
             rest = after;
         }
         Some(RESPONSE as u32)
     }
 
     fn reply_of<M: GuestMemory>(&self, chain: DescriptorChain<&M>, mem: &M) -> Option<Reply> {
-        let (mut parts, mut room) = (Vec::new(), RESPONSE);
+        let (mut reply, mut room) = (Reply::default(), RESPONSE);
         for buffer in chain.writable() {
             if !self.is_memory(mem, buffer.addr(), buffer.len(), Permissions::Write) {
                 return None;
             }
             let len = room.min(buffer.len() as usize);
             if len > 0 {
-                parts.push((buffer.addr(), len));
+                reply.parts[reply.count] = (buffer.addr(), len);
+                reply.count += 1;
                 room -= len;
             }
         }
-        (room == 0).then_some(Reply(parts))
+        (room == 0).then_some(reply)
     }
 
     fn request_of<M: GuestMemory>(&self, chain: DescriptorChain<&M>, mem: &M) -> Option<Request> {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use crate::host::Backing;
+
 /// The smallest device block, as in QEMU (`VIRTIO_MEM_MIN_BLOCK_SIZE`, `hw/virtio/virtio-mem.c`).
 pub const MIN_BLOCK_SIZE: u64 = 1 << 20;
 
@@ -67,10 +69,10 @@ impl Settings {
         }
     }
 
-    /// The block size, once everything was found sound. `backing` is the backing's length and its default block size.
-    pub(crate) fn check(&self, backing: (u64, u64), page_size: u64) -> Result<u64, SettingsError> {
-        let (backing, default_block) = backing;
-        let block = self.block_size.unwrap_or(default_block);
+    /// The block size, once everything was found sound.
+    pub(crate) fn check(&self, backing: &impl Backing) -> Result<u64, SettingsError> {
+        let block = self.block_size.unwrap_or_else(|| backing.default_block_size());
+        let page_size = backing.page_size();
         if !block.is_power_of_two() || block < MIN_BLOCK_SIZE || block < page_size {
             return Err(SettingsError::BlockSize { size: block, least: MIN_BLOCK_SIZE.max(page_size) });
         }
@@ -86,12 +88,12 @@ impl Settings {
         }
         let unit = block.max(guest_block);
         for (what, value) in [("address", self.addr), ("size", self.region_size)] {
-            if value % unit != 0 {
+            if !value.is_multiple_of(unit) {
                 return Err(SettingsError::Unaligned { what, value, unit });
             }
         }
-        if self.region_size > backing {
-            return Err(SettingsError::BackingTooSmall { region: self.region_size, backing });
+        if self.region_size > backing.size() {
+            return Err(SettingsError::BackingTooSmall { region: self.region_size, backing: backing.size() });
         }
         check_requested(self.requested_size, block, self.region_size)?;
         Ok(block)
@@ -175,7 +177,7 @@ pub enum RequestedSizeError {
 }
 
 pub(crate) fn check_requested(size: u64, block: u64, region: u64) -> Result<(), RequestedSizeError> {
-    if size % block != 0 {
+    if !size.is_multiple_of(block) {
         Err(RequestedSizeError::Unaligned { size, block })
     } else if size > region {
         Err(RequestedSizeError::TooLarge { size, region })
