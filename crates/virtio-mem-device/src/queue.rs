@@ -5,15 +5,20 @@
 //! | 24 readable bytes and 10 writable ones or more, split as the driver likes | it is a request |
 //! | too few readable bytes, or some that are not memory | ERROR, no request |
 //! | too few writable bytes, or some that are not memory | used, with length 0; no request |
-//! | a buffer in unplugged memory of this device | as one that is not memory: it would allocate what was given back |
 //! | rings that are not memory, or hold impossible numbers | the device needs a reset; nothing is served until then |
+//!
+//! Unplugged memory of this device is not memory here: to read or write it would allocate what was given back.
 
 use pagefold_virtio_mem_spec::{Request, Response, ResponseType};
 use std::mem::size_of;
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, Permissions};
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory::GuestMemorySliceIterator;
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions};
 use zerocopy::{FromBytes, IntoBytes};
 
+use crate::core::Core;
 use crate::device::Device;
 use crate::host::{Backing, GuestAccess};
 
@@ -38,13 +43,6 @@ pub struct Served {
     pub needs_reset: bool,
 }
 
-/// Where a driver wants its response: as many bytes as one has, checked to be memory.
-#[derive(Default)]
-struct Reply {
-    parts: [(GuestAddress, usize); RESPONSE],
-    count: usize,
-}
-
 impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// Serves what the driver has made available. Does nothing where no driver is ready, or its queue is not: a doorbell may
     /// ring at any time.
@@ -67,98 +65,139 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         mem: &M,
         served: &mut Served,
     ) -> Result<(), Error> {
-        if !queue.is_valid(mem) {
+        let view = self.view(mem);
+        if !queue.is_valid(&view) {
             return Err(Error::QueueNotReady);
         }
-        queue.disable_notification(mem)?;
-        loop {
-            let Some(chain) = queue.iter(mem)?.next() else {
-                if !queue.enable_notification(mem)? {
+        queue.disable_notification(&view)?;
+        while served.chains < u32::from(queue.size()) {
+            if !self.serve_chain(queue, mem)? {
+                if !queue.enable_notification(&self.view(mem))? {
                     break;
                 }
                 // The driver was faster than the doorbell, or an entry could not be read.
-                let Some(chain) = queue.iter(mem)?.next() else { return Err(Error::InvalidAvailRingIndex) };
-                self.serve_chain(chain, queue, mem)?;
-                served.chains += 1;
-                continue;
-            };
-            self.serve_chain(chain, queue, mem)?;
-            served.chains += 1;
-            if served.chains >= u32::from(queue.size()) {
-                served.more = queue.enable_notification(mem)?;
-                break;
+                if !self.serve_chain(queue, mem)? {
+                    return Err(Error::InvalidAvailRingIndex);
+                }
             }
+            served.chains += 1;
         }
-        served.interrupt = served.chains > 0 && queue.needs_notification(mem)?;
+        let view = self.view(mem);
+        served.more = queue.enable_notification(&view)?;
+        served.interrupt = served.chains > 0 && queue.needs_notification(&view)?;
         Ok(())
     }
 
-    fn serve_chain<M: GuestMemory>(
-        &mut self,
-        chain: DescriptorChain<&M>,
-        queue: &mut Queue,
-        mem: &M,
-    ) -> Result<(), Error> {
+    /// Serves the next chain, if there is one.
+    fn serve_chain<M: GuestMemory>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, Error> {
+        let view = self.view(mem);
+        let Some(chain) = queue.iter(&view)?.next() else { return Ok(false) };
         let head = chain.head_index();
-        let written = self.answer(chain, mem).unwrap_or(0);
-        queue.add_used(mem, head, written)
+        let reply = reply_of(chain.clone(), &view);
+        let request = request_of(chain, &view);
+        let written = match reply {
+            None => 0,
+            Some(reply) => {
+                let response = match request {
+                    Some(request) => self.handle(&request),
+                    None => Response::new(ResponseType::Error),
+                };
+                reply.write(&response, &self.view(mem))
+            }
+        };
+        queue.add_used(&self.view(mem), head, written)?;
+        Ok(true)
     }
 
-    /// Answers a chain. Returns the bytes written, or nothing where there is no room for an answer.
-    fn answer<M: GuestMemory>(&mut self, chain: DescriptorChain<&M>, mem: &M) -> Option<u32> {
-        let reply = self.reply_of(chain.clone(), mem)?;
-        let response = match self.request_of(chain, mem) {
-            Some(request) => self.handle(&request),
-            None => Response::new(ResponseType::Error),
-        };
-        // A driver may have unplugged the memory that the answer was to go to.
-        let parts = &reply.parts[..reply.count];
-        if parts.iter().any(|(addr, len)| self.core.touches_unplugged(addr.0, *len as u64)) {
-            return None;
+    fn view<'a, M>(&'a self, mem: &'a M) -> Plugged<'a, M> {
+        Plugged { mem, core: &self.core }
+    }
+}
+
+/// The guest's memory without what this device has unplugged.
+struct Plugged<'a, M> {
+    mem: &'a M,
+    core: &'a Core,
+}
+
+impl<M: GuestMemory> GuestMemory for Plugged<'_, M> {
+    type PhysicalMemory = M::PhysicalMemory;
+    type Bitmap = M::Bitmap;
+
+    fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
+        !self.core.touches_unplugged(addr.0, count as u64) && self.mem.check_range(addr, count, access)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, Self::Bitmap>>, GuestMemoryError> {
+        if self.core.touches_unplugged(addr.0, count as u64) {
+            return Err(GuestMemoryError::InvalidGuestAddress(addr));
+        }
+        self.mem.get_slices(addr, count, access)
+    }
+}
+
+/// Where a driver wants its response: as many bytes as one has, checked to be memory.
+#[derive(Default)]
+struct Reply {
+    parts: [(GuestAddress, usize); RESPONSE],
+    count: usize,
+}
+
+impl Reply {
+    /// Writes a response. Returns its bytes, or 0 where the request has unplugged the memory it was to go to.
+    fn write(&self, response: &Response, mem: &impl GuestMemory) -> u32 {
+        let parts = &self.parts[..self.count];
+        if !parts.iter().all(|&(addr, len)| mem.check_range(addr, len, Permissions::Write)) {
+            return 0;
         }
         let mut rest = response.as_bytes();
-        for (addr, len) in parts {
-            let (part, after) = rest.split_at(*len);
-            mem.write_slice(part, *addr).ok()?;
+        for &(addr, len) in parts {
+            let (part, after) = rest.split_at(len);
+            if mem.write_slice(part, addr).is_err() {
+                return 0;
+            }
             rest = after;
         }
-        Some(RESPONSE as u32)
+        RESPONSE as u32
     }
+}
 
-    fn reply_of<M: GuestMemory>(&self, chain: DescriptorChain<&M>, mem: &M) -> Option<Reply> {
-        let (mut reply, mut room) = (Reply::default(), RESPONSE);
-        for buffer in chain.writable() {
-            if !self.is_memory(mem, buffer.addr(), buffer.len(), Permissions::Write) {
-                return None;
-            }
-            let len = room.min(buffer.len() as usize);
-            if len > 0 {
-                reply.parts[reply.count] = (buffer.addr(), len);
-                reply.count += 1;
-                room -= len;
-            }
+fn reply_of<M: GuestMemory>(chain: DescriptorChain<&M>, mem: &M) -> Option<Reply> {
+    let (mut reply, mut room) = (Reply::default(), RESPONSE);
+    for buffer in chain.writable() {
+        if !is_memory(mem, &buffer, Permissions::Write) {
+            return None;
         }
-        (room == 0).then_some(reply)
-    }
-
-    fn request_of<M: GuestMemory>(&self, chain: DescriptorChain<&M>, mem: &M) -> Option<Request> {
-        let (mut bytes, mut filled) = ([0; REQUEST], 0);
-        for buffer in chain.readable() {
-            if !self.is_memory(mem, buffer.addr(), buffer.len(), Permissions::Read) {
-                return None;
-            }
-            let len = (REQUEST - filled).min(buffer.len() as usize);
-            mem.read_slice(&mut bytes[filled..filled + len], buffer.addr()).ok()?;
-            filled += len;
+        let len = room.min(buffer.len() as usize);
+        if len > 0 {
+            reply.parts[reply.count] = (buffer.addr(), len);
+            reply.count += 1;
+            room -= len;
         }
-        (filled == REQUEST).then(|| Request::read_from_bytes(&bytes).ok()).flatten()
     }
+    (room == 0).then_some(reply)
+}
 
-    /// Whether a buffer lies in the guest's memory, and not in memory that it has given back.
-    fn is_memory<M: GuestMemory>(&self, mem: &M, addr: GuestAddress, len: u32, access: Permissions) -> bool {
-        len == 0
-            || addr.checked_add(u64::from(len)).is_some()
-                && mem.check_range(addr, len as usize, access)
-                && !self.core.touches_unplugged(addr.0, u64::from(len))
+fn request_of<M: GuestMemory>(chain: DescriptorChain<&M>, mem: &M) -> Option<Request> {
+    let (mut bytes, mut filled) = ([0; REQUEST], 0);
+    for buffer in chain.readable() {
+        if !is_memory(mem, &buffer, Permissions::Read) {
+            return None;
+        }
+        let len = (REQUEST - filled).min(buffer.len() as usize);
+        mem.read_slice(&mut bytes[filled..filled + len], buffer.addr()).ok()?;
+        filled += len;
     }
+    (filled == REQUEST).then(|| Request::read_from_bytes(&bytes).ok()).flatten()
+}
+
+/// Whether all of a buffer lies in memory.
+fn is_memory(mem: &impl GuestMemory, buffer: &Descriptor, access: Permissions) -> bool {
+    let (addr, len) = (buffer.addr(), buffer.len());
+    len == 0 || addr.checked_add(u64::from(len)).is_some() && mem.check_range(addr, len as usize, access)
 }
