@@ -1,6 +1,7 @@
 //! Every promise between classes, descriptors and allocator, checked while nothing moves.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::class::Class;
 use crate::engine::Engine;
@@ -12,6 +13,7 @@ use crate::geometry::{
 use crate::page::Kind;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
+use crate::zone::Zone;
 
 /// What a sound machine consists of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +98,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// # Errors
     /// The first [`Violation`].
     pub fn audit(&self) -> Result<Audit, Violation> {
-        self.frames.check().map_err(Violation::Frames)?;
+        for zone in Zone::ALL {
+            self.zone(zone).check().map_err(Violation::Frames)?;
+        }
         let mut audit = Audit { holes: self.map.holes.pages(), ..Audit::default() };
         // Taken pages that are in no folio, and one of them.
         let (mut leaked, mut near) = (0, Pfn(0));
@@ -106,8 +110,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             if let Some((class, next)) = self.map.classes.uniform(section) {
                 let next = next.min(self.map.classes.sections());
                 let pages = (next - section) * PAGES_PER_SECTION;
-                let is_free =
-                    class.class() == Class::Free && self.frames.is_free(MapPage(first).first_pfn(), pages);
+                let is_free = class.class() == Class::Free && self.is_free(section..next);
                 if is_free || class.class() != Class::Free {
                     audit.free_pages += if is_free { pages } else { 0 };
                     section = next;
@@ -116,7 +119,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             }
             section += 1;
             for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
-                let taken = self.frames.taken_mask(map_page);
+                let taken = self.frames(map_page).taken_mask(map_page);
                 let owned = self.audit_map_page(map_page, taken, &mut audit)?;
                 let (class, backed) = self.map.class(map_page);
                 audit.materialised += u64::from(backed);
@@ -142,6 +145,19 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             return Err(Violation::Miscounted { counted, found });
         }
         Ok(audit)
+    }
+
+    /// Whether all pages of `sections` are free for their zones' allocators.
+    fn is_free(&self, sections: Range<u64>) -> bool {
+        // Without memory blocks all of it is the normal zone's, and GiB can be looked at at once.
+        let first = |section: u64| Pfn(section * PAGES_PER_SECTION);
+        if self.records.is_empty() {
+            let pages = (sections.end - sections.start) * PAGES_PER_SECTION;
+            return self.zone(Zone::Normal).is_free(first(sections.start), pages);
+        }
+        sections
+            .into_iter()
+            .all(|section| self.zone(self.records.zone(section)).is_free(first(section), PAGES_PER_SECTION))
     }
 
     /// Checks one map page. Returns the pages that are in folios.

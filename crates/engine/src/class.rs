@@ -283,11 +283,17 @@ impl<M: Mapping> Classes<M> {
     /// by map page. Nothing is changed on an error. The caller owns all of it, and nobody else changes classes there
     /// meanwhile.
     pub(crate) fn set_uniform(&self, map_pages: Range<u64>, class: ClassByte) -> Result<(), NoFrames> {
+        self.prepare_uniform(map_pages.clone())?;
+        self.fill_uniform(map_pages, class);
+        Ok(())
+    }
+
+    /// The part of [`set_uniform`](Self::set_uniform) that can fail.
+    pub(crate) fn prepare_uniform(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
         let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
         let mut next = sections.start;
-        // Everything that can fail comes first.
-        self.ensure(before.clone())?;
-        self.ensure(after.clone())?;
+        self.ensure(before)?;
+        self.ensure(after)?;
         while next < sections.end {
             let step = self.uniform_step(next, sections.end);
             match step {
@@ -296,10 +302,16 @@ impl<M: Mapping> Classes<M> {
             }
             next = step.end();
         }
+        Ok(())
+    }
+
+    /// The part of [`set_uniform`](Self::set_uniform) that cannot.
+    pub(crate) fn fill_uniform(&self, map_pages: Range<u64>, class: ClassByte) {
+        let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
         for map_page in before.chain(after) {
             self.set(MapPage(map_page), class);
         }
-        next = sections.start;
+        let mut next = sections.start;
         while next < sections.end {
             let step = self.uniform_step(next, sections.end);
             match step {
@@ -312,7 +324,6 @@ impl<M: Mapping> Classes<M> {
             }
             next = step.end();
         }
-        Ok(())
     }
 
     /// What can be set at once from `section` on.
@@ -339,7 +350,9 @@ impl<M: Mapping> Classes<M> {
         for map_page in bytes.clone() {
             self.set(MapPage(map_page), class);
         }
-        byte.store(class.0 | EXPLICIT, Ordering::Release);
+        // A swap, since others set the folder's hint in the same byte (and loom lets their read-modify-write overtake a
+        // plain store). A hint that gets lost here is none: nothing is materialised.
+        byte.swap(class.0 | EXPLICIT, Ordering::Release);
         for map_page in bytes {
             self.set(MapPage(map_page), ClassByte::UNSET);
         }

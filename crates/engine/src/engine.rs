@@ -22,8 +22,10 @@ use crate::page::{Kind, Page};
 use crate::platform::{FoldRange, Mapping, NoFrames, Platform, TableKind};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::{OutOfMemory, Rcu};
+use crate::sync::AtomicBool;
 use crate::table::{Entry, Table};
 use crate::walk::{Peek, PoisonError, Poisoned, Walker};
+use crate::zone::{Records, Zone};
 
 /// How large a machine, and how its large folios are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +149,9 @@ impl core::error::Error for OnlineError {}
 /// The engine. See the [crate](crate) for what it does, and [`crate::map`] for what it promises.
 pub struct Engine<P: Platform, R: Protocol = Fold> {
     pub(crate) map: MemoryMap<P::Mapping, P::Owner>,
-    pub(crate) frames: Frames<P::Mapping>,
+    zones: [Frames<P::Mapping>; 2],
+    pub(crate) records: Records<P::Mapping>,
+    pub(crate) hotplug_taken: AtomicBool,
     pub(crate) rcu: Rcu<P::Barrier>,
     platform: P,
     _protocol: PhantomData<R>,
@@ -174,13 +178,29 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             Marks::new(table(&platform, TableKind::Holes, map_pages)?),
         ];
         let map = MemoryMap::new(descriptors, Classes::new(classes, sections, regions), marks, config.layout);
-        let frames = Frames::tables(
-            table(&platform, TableKind::Rows, rows)?,
-            table(&platform, TableKind::Lanes, lane_words)?,
-            table(&platform, TableKind::Trees, trees)?,
-        );
+        let records = Records::new(table(&platform, TableKind::Blocks, pages / PAGES_PER_SECTION)?);
+        let frames = |kinds: [TableKind; 3]| {
+            let [rows_kind, lanes_kind, trees_kind] = kinds;
+            Ok(Frames::tables(
+                table(&platform, rows_kind, rows)?,
+                table(&platform, lanes_kind, lane_words)?,
+                table(&platform, trees_kind, trees)?,
+            ))
+        };
+        let zones = [
+            frames([TableKind::Rows, TableKind::Lanes, TableKind::Trees])?,
+            frames([TableKind::MovableRows, TableKind::MovableLanes, TableKind::MovableTrees])?,
+        ];
         let rcu = Rcu::new(platform.barrier());
-        Ok(Self { map, frames, rcu, platform, _protocol: PhantomData })
+        Ok(Self {
+            map,
+            zones,
+            records,
+            hotplug_taken: AtomicBool::new(false),
+            rcu,
+            platform,
+            _protocol: PhantomData,
+        })
     }
 
     /// Page numbers end here.
@@ -198,6 +218,20 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// The platform.
     pub fn platform(&self) -> &P {
         &self.platform
+    }
+    /// The allocator of a zone.
+    #[inline]
+    pub(crate) fn zone(&self, zone: Zone) -> &Frames<P::Mapping> {
+        let [normal, movable] = &self.zones;
+        match zone {
+            Zone::Normal => normal,
+            Zone::Movable => movable,
+        }
+    }
+    /// The allocator that has `map_page`, or would have it: its section's zone's. Sections lie in one zone as a whole.
+    #[inline]
+    pub(crate) fn frames(&self, map_page: MapPage) -> &Frames<P::Mapping> {
+        self.zone(self.records.zone(map_page.section()))
     }
     /// Its RCU domain, for the owner's own structures and grace periods.
     pub fn rcu(&self) -> &Rcu<P::Barrier> {
@@ -250,17 +284,13 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 self.map.holes.ensure(edge)?;
             }
         }
+        self.zone(Zone::Normal).prepare_online(&pages)?;
         // Classes before frames: as soon as the allocator has the memory, it may be used.
         self.map.classes.set_uniform(map_pages.clone(), ClassByte::FREE)?;
         for (edge, mask) in edges {
             self.map.holes.mark(edge, mask);
         }
-        if let Err(no_frames) = self.frames.online(pages) {
-            // It cannot fail: these classes were just set.
-            let _ = self.map.classes.set_uniform(map_pages, ClassByte::ABSENT);
-            edges.into_iter().for_each(|(edge, mask)| self.map.holes.unmark(edge, mask));
-            return Err(no_frames.into());
-        }
+        self.zone(Zone::Normal).online(pages);
         Ok(())
     }
 
@@ -277,7 +307,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         Ok(())
     }
 
-    fn absent_map_pages(&self, pages: &Range<u64>) -> Result<Range<u64>, OnlineError> {
+    pub(crate) fn absent_map_pages(&self, pages: &Range<u64>) -> Result<Range<u64>, OnlineError> {
         if pages.start >= pages.end || pages.end > self.pages() {
             return Err(OnlineError::OutOfRange);
         }
@@ -311,15 +341,16 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             if self.map.class(map_page) != (Class::Free, false) {
                 continue;
             }
-            let except = self.frames.taken_mask(map_page);
-            let Some(claim) = self.frames.take_map_page(map_page, except) else { continue };
+            let frames = self.frames(map_page);
+            let except = frames.taken_mask(map_page);
+            let Some(claim) = frames.take_map_page(map_page, except) else { continue };
             let claimed = match claim {
                 crate::frames::Claim::Row(map_page) => map_page.0..map_page.0 + 1,
                 crate::frames::Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
             };
             next = next.max(claimed.end);
             let done = self.map.unfold_free(claimed.clone());
-            self.frames.give_map_page(claim, except);
+            frames.give_map_page(claim, except);
             self.withhold_poison(claimed.clone());
             done?;
             claimed.for_each(|map_page| self.map.classes.hint_foldable(MapPage(map_page)));
@@ -329,7 +360,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
 
     /// Free pages, counted. Exact while nothing moves.
     pub fn free_pages(&self) -> u64 {
-        self.frames.free_pages()
+        self.zones.iter().map(Frames::free_pages).sum()
     }
 
     /// Map pages that have memory behind them now.
@@ -338,9 +369,11 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     /// All tables, for measuring.
-    pub fn tables(&self) -> [(TableKind, &P::Mapping); 9] {
+    pub fn tables(&self) -> [(TableKind, &P::Mapping); 13] {
         let [classes, sections, regions] = self.map.classes.mappings();
-        let [rows, lanes, trees] = self.frames.mappings();
+        let [normal, movable] = &self.zones;
+        let [rows, lanes, trees] = normal.mappings();
+        let [movable_rows, movable_lanes, movable_trees] = movable.mappings();
         [
             (TableKind::Map, self.map.mapping()),
             (TableKind::Classes, classes),
@@ -351,6 +384,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             (TableKind::Trees, trees),
             (TableKind::Poison, self.map.poison.mapping()),
             (TableKind::Holes, self.map.holes.mapping()),
+            (TableKind::Blocks, self.records.mapping()),
+            (TableKind::MovableRows, movable_rows),
+            (TableKind::MovableLanes, movable_lanes),
+            (TableKind::MovableTrees, movable_trees),
         ]
     }
 
@@ -361,15 +398,31 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
 
     // ---- allocating and freeing --------------------------------------------------------------------------------
 
-    /// Allocates a frozen folio. Its owner's data is zeros.
+    /// Allocates a frozen folio that will stay where it is, out of the normal zone. Its owner's data is zeros.
     ///
     /// Out of folded free memory this materialises one map page, whatever the order; often none.
     ///
     /// # Errors
     /// [`AllocError`].
     pub fn alloc(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+        self.alloc_in(Zone::Normal, order, kind)
+    }
+
+    /// As [`alloc`](Self::alloc), for a folio whose owner will move it when asked to (see
+    /// [`Migrate`](crate::hotplug::Migrate)): out of the movable zone, or the normal one where that has none.
+    ///
+    /// # Errors
+    /// [`AllocError`], of the normal zone.
+    pub fn alloc_movable(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+        match self.alloc_in(Zone::Movable, order, kind) {
+            Err(AllocError::NoMemory | AllocError::NoFrames) => self.alloc_in(Zone::Normal, order, kind),
+            done => done,
+        }
+    }
+
+    fn alloc_in(&self, zone: Zone, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
         loop {
-            let pfn = self.frames.alloc(order, self.platform.cpu())?;
+            let pfn = self.zone(zone).alloc(order, self.platform.cpu())?;
             if self.has_poison(pfn, order) {
                 self.give_back(pfn, order);
                 continue;
@@ -386,7 +439,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages()) {
             return Err(AllocError::Absent);
         }
-        self.frames.alloc_at(pfn, order)?;
+        self.frames(pfn.map_page()).alloc_at(pfn, order)?;
         if self.has_poison(pfn, order) {
             self.give_back(pfn, order);
             return Err(AllocError::Busy);
@@ -420,9 +473,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
 
     /// Gives pages without descriptors back to the allocator.
     fn give_back(&self, pfn: Pfn, order: Order) {
-        let given = self.frames.free(pfn, order);
-        debug_assert!(given.is_ok(), "{pfn} {order} was not owned");
         let first = pfn.map_page();
+        let given = self.frames(first).free(pfn, order);
+        debug_assert!(given.is_ok(), "{pfn} {order} was not owned");
         self.map.classes.hint_foldable(first);
         self.withhold_poison(first.0..first.0 + order.map_pages());
     }
@@ -442,7 +495,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             let mut mask = self.map.poison.mask(map_page);
             while mask != 0 {
                 // Recording the poison has backed the allocator's tables for it. Taken already: fine as well.
-                let _ = self.frames.alloc_mask(map_page, mask & mask.wrapping_neg());
+                let _ = self.frames(map_page).alloc_mask(map_page, mask & mask.wrapping_neg());
                 mask &= mask - 1;
             }
         }
@@ -467,18 +520,18 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     pub(crate) fn split_block(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), NoFrames> {
         let breaks_areas = order.get() >= AREA_ORDER && to.get() < AREA_ORDER;
         if breaks_areas {
-            self.frames.prepare_split(pfn, order)?;
+            self.frames(pfn.map_page()).prepare_split(pfn, order)?;
         }
         self.map.split(pfn, order, to)?;
         if breaks_areas {
-            self.frames.split_whole(pfn, order);
+            self.frames(pfn.map_page()).split_whole(pfn, order);
         }
         Ok(())
     }
 
     pub(crate) fn collapse_block(&self, pfn: Pfn, order: Order, kind: Kind) {
         self.map.collapse(pfn, order, kind);
-        self.frames.join_whole(pfn, order);
+        self.frames(pfn.map_page()).join_whole(pfn, order);
     }
 
     /// The parts of a frozen folio's map that describe only tails and have memory.
@@ -531,14 +584,14 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         }
         // Freeing around the poison later must not need memory.
         let area = pfn.head(Order::AREA);
-        self.frames.prepare_split(area, Order::AREA)?;
         let (map_page, bit) = (pfn.map_page(), 1 << (pfn.0 % PAGES_PER_MAP_PAGE));
+        self.frames(map_page).prepare_split(area, Order::AREA)?;
         self.map.poison.ensure(map_page)?;
         if self.map.poison.mark(map_page, bit) == 0 {
             return Ok(Poisoned::Known);
         }
         mark();
-        let taken = self.frames.alloc_mask(map_page, bit);
+        let taken = self.frames(map_page).alloc_mask(map_page, bit);
         Ok(if taken.is_ok() { Poisoned::Withheld } else { Poisoned::InUse })
     }
 }

@@ -249,8 +249,9 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                 return false;
             }
             let except = self.engine.never_free(map_page);
-            let Some(claim) = self.engine.frames.take_map_page(map_page, except) else {
-                if self.engine.frames.taken_mask(map_page) & !except == 0 {
+            let frames = self.engine.frames(map_page);
+            let Some(claim) = frames.take_map_page(map_page, except) else {
+                if frames.taken_mask(map_page) & !except == 0 {
                     // Free, but moving or isolated just now: look here again.
                     map.classes.hint_foldable(map_page);
                 }
@@ -271,8 +272,9 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
     /// above it can go too. Only where plenty of other memory is free: all of it is out of reach until it is folded.
     fn collect_whole(&mut self, section: u64) -> bool {
         const AREAS: u64 = MAP_PAGES_PER_SECTION / MAP_PAGES_PER_AREA;
-        let Engine { map, frames, .. } = self.engine;
+        let map = &self.engine.map;
         let map_pages = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
+        let frames = self.engine.frames(MapPage(map_pages.start));
         let first = self.claims.len();
         let has_room = first + AREAS as usize <= self.batch && map_pages.end <= map.classes.len();
         if !has_room || !frames.is_mostly_free(MapPage(map_pages.start)) {
@@ -306,7 +308,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                     }
                 }
             }
-            self.engine.frames.give_map_page(claim, except);
+            self.engine.frames(claim.first()).give_map_page(claim, except);
             claimed_map_pages(claim)
                 .for_each(|map_page| self.engine.withhold_poison(map_page.0..map_page.0 + 1));
         }

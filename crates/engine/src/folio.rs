@@ -49,6 +49,11 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
         Self { engine, page }
     }
 
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &'e Engine<P, R> {
+        self.engine
+    }
+
     /// The state word now. Order and kind stand as long as the reference does; the refcount may change at any time.
     #[inline]
     pub fn state(&self) -> State {

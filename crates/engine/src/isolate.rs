@@ -4,31 +4,38 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::engine::Engine;
-use crate::frames::Isolation;
+use crate::frames::{Isolation, IsolationError};
 use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::platform::Platform;
 use crate::protocol::{Fold, Protocol};
-use crate::rcu::OutOfMemory;
 
 /// Why a range could not be isolated. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IsolateError {
-    /// The range is empty, ends beyond the machine, or does not begin and end at multiples of 2 MiB.
+    /// The range is empty, ends beyond the machine, does not begin and end at multiples of 2 MiB, or lies in several zones.
     BadRange,
     /// No memory to note what is collected: free some and retry.
     OutOfMemory,
+    /// A part of the range is isolated already, or being taken offline: retry when that is over.
+    Isolated,
 }
 
-impl From<OutOfMemory> for IsolateError {
-    fn from(_: OutOfMemory) -> Self {
-        IsolateError::OutOfMemory
+impl From<IsolationError> for IsolateError {
+    fn from(error: IsolationError) -> Self {
+        match error {
+            IsolationError::OutOfMemory => IsolateError::OutOfMemory,
+            IsolationError::Isolated => IsolateError::Isolated,
+        }
     }
 }
 
 impl fmt::Display for IsolateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            IsolateError::BadRange => "the range must lie in the machine and be a multiple of 2 MiB",
+            IsolateError::BadRange => {
+                "the range must lie in one zone of the machine and be a multiple of 2 MiB"
+            }
+            IsolateError::Isolated => "a part of the range is isolated already: retry later",
             IsolateError::OutOfMemory => "no memory to note what is collected: free some and retry",
         })
     }
@@ -54,9 +61,12 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         if !is_aligned || pages.start >= pages.end || pages.end > self.pages() {
             return Err(IsolateError::BadRange);
         }
-        // A CPU that takes its small pages there would not notice.
-        self.frames.drain();
-        let isolation = self.frames.isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
+        let zone = self.records.zone(Pfn(pages.start).section());
+        let last = Pfn(pages.end - 1).section();
+        if !(Pfn(pages.start).section()..=last).all(|section| self.records.zone(section) == zone) {
+            return Err(IsolateError::BadRange);
+        }
+        let isolation = self.zone(zone).isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
         Ok(Isolated { engine: self, isolation, pages })
     }
 }
@@ -69,7 +79,6 @@ impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
 
     /// Collects what was freed since the last time, and returns how many pages are still in use.
     pub fn collect(&mut self) -> u64 {
-        self.engine.frames.drain();
         self.isolation.collect()
     }
 

@@ -39,6 +39,8 @@
 //! * *What serialises try-get against restore?* Unfolding writes whole descriptors with refcount 0 while the class still
 //!   says folded, and nobody writes to a refcount of 0.
 
+mod offline;
+
 use alloc::vec::Vec;
 use core::ops::Range;
 

@@ -64,14 +64,4 @@ impl<M: Mapping> Marks<M> {
         self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
         mask & !before
     }
-
-    /// Takes marks back.
-    pub(crate) fn unmark(&self, map_page: MapPage, mask: u64) {
-        if mask != 0
-            && let Some(row) = self.rows.get(map_page.0)
-        {
-            let before = row.fetch_and(!mask, Ordering::SeqCst);
-            self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
-        }
-    }
 }

@@ -37,11 +37,19 @@ pub enum TableKind {
     Poison,
     /// Pages without memory in partly present map pages: 8 bytes a map page.
     Holes,
+    /// What memory blocks say: 4 bytes a section.
+    Blocks,
+    /// The movable zone's rows.
+    MovableRows,
+    /// The movable zone's lanes.
+    MovableLanes,
+    /// The movable zone's tree words.
+    MovableTrees,
 }
 
 impl TableKind {
     /// All of them, in the order the engine reserves them.
-    pub const ALL: [TableKind; 9] = [
+    pub const ALL: [TableKind; 13] = [
         TableKind::Map,
         TableKind::Classes,
         TableKind::Sections,
@@ -51,6 +59,10 @@ impl TableKind {
         TableKind::Trees,
         TableKind::Poison,
         TableKind::Holes,
+        TableKind::Blocks,
+        TableKind::MovableRows,
+        TableKind::MovableLanes,
+        TableKind::MovableTrees,
     ];
 }
 

@@ -124,6 +124,10 @@ impl Region {
             TableKind::Trees => c"pagefold trees",
             TableKind::Poison => c"pagefold poison",
             TableKind::Holes => c"pagefold holes",
+            TableKind::Blocks => c"pagefold blocks",
+            TableKind::MovableRows => c"pagefold movable rows",
+            TableKind::MovableLanes => c"pagefold movable lanes",
+            TableKind::MovableTrees => c"pagefold movable trees",
         };
         // SAFETY: the name outlives the call, and the range is our own.
         unsafe {

@@ -9,10 +9,18 @@ use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
 use super::{AREA_PAGES, Frames, rows};
-use crate::geometry::MAP_PAGES_PER_AREA;
+use crate::geometry::{AREAS_PER_TREE, MAP_PAGES_PER_AREA};
 use crate::platform::Mapping;
-use crate::rcu::OutOfMemory;
 use crate::sync::{Ordering, spin_loop};
+
+/// Why a range could not be isolated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IsolationError {
+    /// No memory to note what is collected.
+    OutOfMemory,
+    /// Somebody else isolates a part of it.
+    Isolated,
+}
 
 /// A range of areas nothing new is handed out in. Dropping it gives back what was collected.
 pub(crate) struct Isolation<'f, M: Mapping> {
@@ -24,14 +32,24 @@ pub(crate) struct Isolation<'f, M: Mapping> {
 
 impl<M: Mapping> Frames<M> {
     /// Isolates `areas` (area numbers), collecting what is free there now.
-    pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, OutOfMemory> {
+    pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, IsolationError> {
         let rows = areas.end.saturating_sub(areas.start).saturating_mul(MAP_PAGES_PER_AREA) as usize;
         let mut collected = Vec::new();
-        collected.try_reserve_exact(rows).map_err(|_| OutOfMemory)?;
+        collected.try_reserve_exact(rows).map_err(|_| IsolationError::OutOfMemory)?;
         collected.resize(rows, 0);
+        let trees = Area(areas.start).tree()..areas.end.div_ceil(AREAS_PER_TREE);
+        for tree in trees.filter(|&tree| self.lanes.is_online(tree)) {
+            self.lanes.ensure(tree).map_err(|_| IsolationError::OutOfMemory)?;
+        }
+        // A CPU that takes its small pages there would not notice.
+        self.drain_areas(areas.clone());
         let mut isolation = Isolation { frames: self, areas, collected };
         for area in isolation.areas.clone() {
-            isolation.begin(Area(area));
+            if !isolation.begin(Area(area)) {
+                // What was begun so far ends with it.
+                isolation.areas.end = area;
+                return Err(IsolationError::Isolated);
+            }
         }
         isolation.collect();
         Ok(isolation)
@@ -39,14 +57,14 @@ impl<M: Mapping> Frames<M> {
 }
 
 impl<M: Mapping> Isolation<'_, M> {
-    /// Marks one area, and takes it out of the set it was counted in.
-    fn begin(&mut self, area: Area) {
+    /// Marks one area, and takes it out of the set it was counted in. Whether nobody had marked it before.
+    fn begin(&mut self, area: Area) -> bool {
         let lanes = &self.frames.lanes;
         loop {
             let lane = lanes.get(area);
             let set = match (state(lane), lane & (FULL | RESERVED)) {
-                (ABSENT, _) => return,
-                _ if lane & ISOLATED != 0 => return,
+                (ABSENT, _) => return true,
+                _ if lane & ISOLATED != 0 => return false,
                 (FREE, _) => Some(Set::Free),
                 (SMALL, 0) => Some(Set::Open),
                 _ => None,
@@ -59,7 +77,7 @@ impl<M: Mapping> Isolation<'_, M> {
                 continue;
             }
             if lanes.replace(area, lane, lane | ISOLATED) {
-                return;
+                return true;
             }
             if let Some(set) = set {
                 lanes.raise(area.tree(), set, 1);
@@ -69,6 +87,7 @@ impl<M: Mapping> Isolation<'_, M> {
 
     /// Collects what has become free since the last time. Returns the pages that are still in use.
     pub(crate) fn collect(&mut self) -> u64 {
+        self.frames.drain_areas(self.areas.clone());
         let mut busy = 0;
         for area in self.areas.clone().map(Area) {
             busy += self.collect_area(area);
@@ -112,6 +131,56 @@ impl<M: Mapping> Isolation<'_, M> {
         (self.areas.start * MAP_PAGES_PER_AREA..)
             .zip(self.collected.iter().copied())
             .filter(|&(_, mask)| mask != 0)
+    }
+
+    /// Pages of the row that were not collected: in use, poisoned, or without memory. None in areas without memory.
+    pub(crate) fn missing(&self, row: u64) -> u64 {
+        let lane = self.frames.lanes.get(Area(row / MAP_PAGES_PER_AREA));
+        if state(lane) == ABSENT || lane & ISOLATED == 0 {
+            return 0;
+        }
+        let first = self.areas.start * MAP_PAGES_PER_AREA;
+        rows::ALL & !self.collected.get((row - first) as usize).copied().unwrap_or(rows::ALL)
+    }
+
+    /// Pages of the range that were not collected.
+    pub(crate) fn missing_pages(&self) -> u64 {
+        self.areas_with_memory()
+            .flat_map(|area| Area(area).first_row()..Area(area + 1).first_row())
+            .map(|row| u64::from(self.missing(row).count_ones()))
+            .sum()
+    }
+
+    /// Areas of the range that have memory.
+    pub(crate) fn areas_with_memory(&self) -> impl Iterator<Item = u64> + '_ {
+        self.areas.clone().filter(|&area| {
+            let lane = self.frames.lanes.get(Area(area));
+            state(lane) != ABSENT && lane & ISOLATED != 0
+        })
+    }
+
+    /// Takes the memory of the range away from the allocator for good. Every page of it is the caller's: collected, or
+    /// owned otherwise.
+    pub(crate) fn remove(mut self) {
+        for area in core::mem::take(&mut self.areas).map(Area) {
+            // The rows of small pages are all ones: collecting took them.
+            self.frames.lanes.update(area, |lane| {
+                let ones = if state(lane) == SMALL { ONES } else { lane & ONES };
+                (state(lane) != ABSENT && lane & ISOLATED != 0).then_some(ABSENT | ones)
+            });
+        }
+    }
+
+    /// Ends the isolation, but keeps what was collected: it stays taken, and is the caller's from now on.
+    pub(crate) fn keep(mut self) {
+        for area in core::mem::take(&mut self.areas).map(Area) {
+            self.frames.lanes.update(area, |lane| {
+                (lane & ISOLATED != 0).then_some(match state(lane) {
+                    SMALL => SMALL | FULL,
+                    other => other | lane & ONES,
+                })
+            });
+        }
     }
 
     /// Puts the range back into circulation, with all that was collected.

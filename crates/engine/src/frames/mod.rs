@@ -23,7 +23,7 @@ pub use standalone::FrameAllocator;
 
 use core::ops::Range;
 
-pub(crate) use isolate::Isolation;
+pub(crate) use isolate::{Isolation, IsolationError};
 use lanes::{ABSENT, Area, FREE, FULL, ISOLATED, Lanes, ONES, RESERVED, SMALL, Set, WHOLE, state};
 
 use crate::geometry::{
@@ -89,6 +89,15 @@ pub(crate) enum Claim {
     Row(MapPage),
     /// A whole free area: all its map pages.
     Area(MapPage),
+}
+
+impl Claim {
+    /// The first map page of it.
+    pub(crate) fn first(self) -> MapPage {
+        match self {
+            Claim::Row(first) | Claim::Area(first) => first,
+        }
+    }
 }
 
 /// The frame allocator over its tables.
@@ -289,6 +298,17 @@ impl<M: Mapping> Frames<M> {
         let counted = self.lanes.give_run(area, areas);
         self.lanes.raise(area.tree(), Set::Free, counted);
         Ok(())
+    }
+
+    /// Gives an area back all of whose pages are the caller's, however they were taken.
+    pub(crate) fn free_area(&self, pfn: Pfn) {
+        let area = Area(pfn.0 >> AREA_ORDER);
+        let given = match state(self.lanes.get(area)) {
+            WHOLE => self.free_whole(area, 1),
+            _ => (area.first_row()..area.first_row() + MAP_PAGES_PER_AREA)
+                .try_for_each(|row| self.free_mask(MapPage(row), rows::ALL)),
+        };
+        debug_assert!(given.is_ok(), "{pfn} was not owned");
     }
 
     // ---- small pages -------------------------------------------------------------------------------------------
@@ -544,13 +564,35 @@ impl<M: Mapping> Frames<M> {
             }
             return;
         }
-        // All rows are ones and ours; the lane can only have been marked isolated meanwhile.
-        let closed =
-            self.lanes.update(area, |lane| (state(lane) == SMALL).then_some(FREE | ONES | lane & ISOLATED));
-        match closed {
+        // All rows are ones and ours. The lane may have been marked isolated meanwhile, or even have been opened again
+        // by the end of an isolation.
+        match self.leave_small(area, FREE | ONES) {
             Some(lane) if lane & ISOLATED == 0 => self.lanes.raise(tree, Set::Free, 1),
             Some(_) => {}
             None => rows.for_each(|row| self.store_row(row, 0)),
+        }
+    }
+
+    /// `SMALL` → `to`, for whoever owns every page of the area; the mark of isolation stays. Returns the lane as it was,
+    /// or nothing if it is not `SMALL`.
+    fn leave_small(&self, area: Area, to: u8) -> Option<u8> {
+        loop {
+            let lane = self.lanes.get(area);
+            if state(lane) != SMALL {
+                return None;
+            }
+            let is_open = lane & (FULL | RESERVED | ISOLATED) == 0;
+            if is_open && !self.lanes.lower(area.tree(), Set::Open, 1) {
+                // Somebody lowered the count and is about to find that this area is full.
+                spin_loop();
+                continue;
+            }
+            if self.lanes.replace(area, lane, to | lane & ISOLATED) {
+                return Some(lane);
+            }
+            if is_open {
+                self.lanes.raise(area.tree(), Set::Open, 1);
+            }
         }
     }
 
@@ -581,15 +623,23 @@ impl<M: Mapping> Frames<M> {
 
     /// Ends all reservations.
     pub(crate) fn drain(&self) {
+        self.drain_areas(0..self.lanes.trees() * AREAS_PER_TREE);
+    }
+
+    /// Ends the reservations of `areas`.
+    fn drain_areas(&self, areas: Range<u64>) {
         for slot in &self.slots {
-            if slot.row.load(Ordering::Relaxed) != 0
-                && let Some(row) = slot.row.swap(0, Ordering::Relaxed).checked_sub(1)
+            let row = slot.row.load(Ordering::Relaxed);
+            if let Some(area) = row.checked_sub(1).map(|row| row / MAP_PAGES_PER_AREA)
+                && areas.contains(&area)
+                && slot.row.compare_exchange(row, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             {
-                self.retire(Area(row / MAP_PAGES_PER_AREA));
+                self.retire(Area(area));
             }
         }
         // A close can be missed while others are searching the tree; here is where it is made up for.
-        for tree in (0..self.lanes.trees()).filter(|&tree| self.lanes.count(tree, Set::Open) > 0) {
+        let trees = areas.start / AREAS_PER_TREE..areas.end.div_ceil(AREAS_PER_TREE);
+        for tree in trees.filter(|&tree| self.lanes.count(tree, Set::Open) > 0) {
             for area in (tree * AREAS_PER_TREE..(tree + 1) * AREAS_PER_TREE).map(Area) {
                 if self.lanes.get(area) == SMALL {
                     self.after_free(area);
@@ -788,35 +838,21 @@ impl<M: Mapping> Frames<M> {
         }
         let first = pfn.0 >> AREA_ORDER;
         for area in (first..first + (1 << (order.get() - AREA_ORDER))).map(Area) {
-            loop {
-                let lane = self.lanes.get(area);
-                if state(lane) != SMALL {
-                    break;
-                }
-                let is_open = lane & (FULL | RESERVED | ISOLATED) == 0;
-                if is_open && !self.lanes.lower(area.tree(), Set::Open, 1) {
-                    // Somebody lowered the count and is about to find that this area is full.
-                    spin_loop();
-                    continue;
-                }
-                if self.lanes.replace(area, lane, WHOLE | ONES | lane & ISOLATED) {
-                    break;
-                }
-                if is_open {
-                    self.lanes.raise(area.tree(), Set::Open, 1);
-                }
-            }
+            self.leave_small(area, WHOLE | ONES);
         }
     }
 
     // ---- coming online, and counting ---------------------------------------------------------------------------
 
-    /// Adds `pages` as free memory. The caller has made sure that nothing was online there, and is the only one who
-    /// adds or removes memory in those GiB. Nothing is changed on an error.
-    pub(crate) fn online(&self, pages: Range<u64>) -> Result<(), NoFrames> {
-        if pages.start >= pages.end {
-            return Ok(());
-        }
+    /// As [`prepare_online`](Self::prepare_online), for whichever whole areas of `pages`.
+    pub(crate) fn prepare_parts(&self, pages: &Range<u64>) -> Result<(), NoFrames> {
+        self.prepare_online(pages)?;
+        (pages.start >> TREE_ORDER..pages.end.div_ceil(1 << TREE_ORDER))
+            .try_for_each(|tree| self.lanes.ensure(tree))
+    }
+
+    /// Makes sure that [`online`](Self::online) of `pages` has all tables it needs.
+    pub(crate) fn prepare_online(&self, pages: &Range<u64>) -> Result<(), NoFrames> {
         let trees = pages.start >> TREE_ORDER..pages.end.div_ceil(1 << TREE_ORDER);
         self.lanes.ensure_trees(trees.clone())?;
         // Everything that can fail comes first: the tables of what is not covered whole, at either end.
@@ -829,28 +865,47 @@ impl<M: Mapping> Frames<M> {
                 self.rows.materialise(row..row + MAP_PAGES_PER_AREA)?;
             }
         }
-        for tree in trees {
-            if !self.lanes.is_online(tree) {
-                let (_, is_whole) = in_tree(tree, &pages);
-                self.lanes.begin_online(tree, is_whole);
-                if is_whole {
-                    continue;
-                }
-            }
-            let (covered, _) = in_tree(tree, &pages);
-            for area in covered.start >> AREA_ORDER..covered.end.div_ceil(AREA_PAGES) {
-                self.online_area(Area(area), &covered);
-            }
-        }
         Ok(())
     }
 
-    fn online_area(&self, area: Area, pages: &Range<u64>) {
+    /// Adds `pages` as free memory. The caller has prepared it, has made sure that nothing was online there, and is the
+    /// only one who adds or removes memory in those GiB.
+    pub(crate) fn online(&self, pages: Range<u64>) {
+        self.begin(pages, FREE);
+    }
+
+    /// As [`online`](Self::online), but taken: all of it is the caller's. Whole areas only.
+    pub(crate) fn online_taken(&self, pages: Range<u64>) {
+        self.begin(pages, WHOLE);
+    }
+
+    fn begin(&self, pages: Range<u64>, as_state: u8) {
+        if pages.start >= pages.end {
+            return;
+        }
+        for tree in pages.start >> TREE_ORDER..pages.end.div_ceil(1 << TREE_ORDER) {
+            let (covered, is_whole) = in_tree(tree, &pages);
+            if !self.lanes.is_online(tree) {
+                let all_free = is_whole && as_state == FREE;
+                self.lanes.begin_online(tree, all_free);
+                if all_free {
+                    continue;
+                }
+            }
+            for area in covered.start >> AREA_ORDER..covered.end.div_ceil(AREA_PAGES) {
+                self.online_area(Area(area), &covered, as_state);
+            }
+        }
+    }
+
+    fn online_area(&self, area: Area, pages: &Range<u64>, as_state: u8) {
         let area_pages = area.0 << AREA_ORDER..(area.0 + 1) << AREA_ORDER;
         if pages.start <= area_pages.start && area_pages.end <= pages.end {
             let joined =
-                self.lanes.update(area, |lane| (state(lane) == ABSENT).then_some(lane & ONES | FREE));
-            self.lanes.raise(area.tree(), Set::Free, u64::from(joined.is_some()));
+                self.lanes.update(area, |lane| (state(lane) == ABSENT).then_some(lane & ONES | as_state));
+            if as_state == FREE {
+                self.lanes.raise(area.tree(), Set::Free, u64::from(joined.is_some()));
+            }
             return;
         }
         // Memory begins or ends inside the area: small pages, with the missing ones taken for ever.

@@ -41,7 +41,9 @@ impl<P: Platform> FrameAllocator<P> {
         if pages.start >= pages.end || pages.end > self.pages {
             return Err(OnlineError::OutOfRange);
         }
-        Ok(self.frames.online(pages)?)
+        self.frames.prepare_online(&pages)?;
+        self.frames.online(pages);
+        Ok(())
     }
 
     /// Takes a block of `order` pages.

@@ -106,8 +106,14 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
             | TableKind::Sections
             | TableKind::Regions
             | TableKind::Poison
-            | TableKind::Holes => &mut cost.classes,
-            TableKind::Rows | TableKind::Lanes | TableKind::Trees => &mut cost.allocator,
+            | TableKind::Holes
+            | TableKind::Blocks => &mut cost.classes,
+            TableKind::Rows
+            | TableKind::Lanes
+            | TableKind::Trees
+            | TableKind::MovableRows
+            | TableKind::MovableLanes
+            | TableKind::MovableTrees => &mut cost.allocator,
         };
         *sum = *sum + part;
         ranges.push(region.addresses());

@@ -1,0 +1,597 @@
+//! Memory that comes and goes: memory blocks are added, go online into a zone, offline, and are removed, under walkers.
+//!
+//! # States of a memory block
+//!
+//! | state | class of its map pages | who has its pages |
+//! |---|---|---|
+//! | not added | `Absent` | nobody |
+//! | offline | `Offline` | nobody |
+//! | online | `Free`, `Mapped`, `Tail` where memory is; `Offline` where a listener says that none is | its zone's allocator |
+//!
+//! | from | by | to | on the way |
+//! |---|---|---|---|
+//! | not added | [`Hotplug::add`] | offline | nothing is materialised |
+//! | offline | [`Hotplug::online`] | online | `GoingOnline` (veto: `CancelOnline`), then `Online` |
+//! | online | [`Hotplug::offline`] | offline | `GoingOffline` (veto or busy: `CancelOffline`), then `Offline` |
+//! | offline | [`Hotplug::remove`] | not added | nothing: everything is folded already |
+//!
+//! Each step does all of its work or none. Whatever can run out of memory is tried before anything can be seen.
+//!
+//! # Fake-offline
+//!
+//! Inside an online block, areas may be *fake-offline*: present, but without memory behind them, since a hypervisor took
+//! it. There are two ways to keep them, see [`FakeOffline`].
+//!
+//! # Walkers
+//!
+//! They need not know. A stale page number in memory that went away finds the class `Offline` or `Absent`; who looks at
+//! the descriptor all the same reads zeros. The memory of descriptors goes after a grace period, as everywhere.
+//!
+//! Terms, states and the order of notifications are those of Linux (`mm/memory_hotplug.c`, `drivers/base/memory.c`).
+
+mod classic;
+mod notify;
+mod policy;
+mod withdraw;
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::ops::Range;
+
+pub use classic::HeldPage;
+pub use notify::{Change, Event, Listener, Veto};
+pub use policy::{DEFAULT_RATIO, Group, OnlinePolicy, ZoneInfo};
+pub use withdraw::{Busy, Migrate, Migration, Unmovable};
+
+use crate::class::ClassByte;
+use crate::engine::{Engine, OnlineError};
+use crate::geometry::{AREA_ORDER, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION};
+use crate::platform::{NoFrames, Platform};
+use crate::protocol::{Fold, Protocol};
+use crate::rcu::OutOfMemory;
+use crate::sync::Ordering;
+use crate::zone::{BlockState, Record, Zone, sections_of};
+use notify::Chain;
+use policy::Counts;
+
+/// How fake-offline areas of online blocks are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FakeOffline {
+    /// Class `Offline`: no descriptors, so no reference that anyone could take or would have to drop.
+    #[default]
+    Folded,
+    /// Linux's way: every page has a descriptor of kind `Offline` with one reference. The driver drops it when the block
+    /// is about to go offline, and takes it again when that is cancelled.
+    Classic {
+        /// Whether walkers are told (by the class) and waited for before the references are dropped. Linux does not.
+        rcu: bool,
+    },
+}
+
+/// How memory blocks are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotplugConfig {
+    /// Pages in a memory block: a power of two, at least a section (128 MiB).
+    pub block_pages: u64,
+    /// Which zone [`OnlineTo::Policy`] means.
+    pub policy: OnlinePolicy,
+    /// How fake-offline areas are kept.
+    pub fake_offline: FakeOffline,
+    /// How often to ask owners to move their folios before a block is busy.
+    pub passes: usize,
+}
+
+impl Default for HotplugConfig {
+    fn default() -> Self {
+        Self {
+            block_pages: PAGES_PER_SECTION,
+            policy: OnlinePolicy::default(),
+            fake_offline: FakeOffline::default(),
+            passes: 5,
+        }
+    }
+}
+
+/// Why there is no [`Hotplug`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HotplugError {
+    /// The engine has, or had, one already. It is the lock of memory hotplug, and keeps its counts.
+    Taken,
+    /// The block size is not a power of two of at least a section, or larger than the machine.
+    BlockSize,
+}
+
+impl fmt::Display for HotplugError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HotplugError::Taken => "memory hotplug of this engine was taken in hand before",
+            HotplugError::BlockSize => {
+                "a memory block must be a power of two of at least 128 MiB, inside the machine"
+            }
+        })
+    }
+}
+impl core::error::Error for HotplugError {}
+
+/// Why memory could not be added. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddError {
+    /// The range is empty, or does not begin and end at multiples of the block size.
+    Misaligned,
+    /// The range ends beyond the machine.
+    OutOfRange,
+    /// Memory was added there before.
+    Overlap,
+    /// No memory to note it: free some and retry.
+    NoFrames,
+}
+
+impl From<OnlineError> for AddError {
+    fn from(error: OnlineError) -> Self {
+        match error {
+            OnlineError::OutOfRange => AddError::OutOfRange,
+            OnlineError::Overlap => AddError::Overlap,
+            OnlineError::NoFrames => AddError::NoFrames,
+        }
+    }
+}
+
+impl From<NoFrames> for AddError {
+    fn from(_: NoFrames) -> Self {
+        AddError::NoFrames
+    }
+}
+
+impl fmt::Display for AddError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            AddError::Misaligned => "the range is not a multiple of the memory block size",
+            AddError::OutOfRange => "the range ends beyond the machine",
+            AddError::Overlap => "memory was added there before",
+            AddError::NoFrames => "no memory to note the new memory: free some and retry",
+        })
+    }
+}
+impl core::error::Error for AddError {}
+
+/// Why a block did not change its state. Nothing was changed, and who was told was told that it is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// No block of that number was added.
+    NoBlock,
+    /// The block is not in the state that this step begins with.
+    State(BlockState),
+    /// A listener refused.
+    Veto(Veto),
+    /// Some of its memory stays in use.
+    Busy(Busy),
+    /// No memory for the step: free some and retry.
+    NoFrames,
+}
+
+impl From<NoFrames> for BlockError {
+    fn from(_: NoFrames) -> Self {
+        BlockError::NoFrames
+    }
+}
+
+impl fmt::Display for BlockError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BlockError::NoBlock => f.write_str("no such memory block"),
+            BlockError::State(state) => write!(f, "the memory block is {state:?}"),
+            BlockError::Veto(veto) => write!(f, "refused: {veto}"),
+            BlockError::Busy(busy) => write!(f, "{busy}"),
+            BlockError::NoFrames => f.write_str("no memory for this step: free some and retry"),
+        }
+    }
+}
+impl core::error::Error for BlockError {}
+
+/// Why pages did not become fake-offline, or online again. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FakeError {
+    /// Not whole areas of 2 MiB in one online memory block.
+    BadRange,
+    /// Some of them stay in use.
+    Busy(Busy),
+    /// A walker holds on to a page that is fake-offline.
+    Held(HeldPage),
+    /// No memory for it: free some and retry.
+    NoFrames,
+}
+
+impl From<NoFrames> for FakeError {
+    fn from(_: NoFrames) -> Self {
+        FakeError::NoFrames
+    }
+}
+
+impl fmt::Display for FakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FakeError::BadRange => f.write_str("not whole areas of 2 MiB in one online memory block"),
+            FakeError::Busy(busy) => write!(f, "{busy}"),
+            FakeError::Held(page) => write!(f, "{page}"),
+            FakeError::NoFrames => f.write_str("no memory for this step: free some and retry"),
+        }
+    }
+}
+impl core::error::Error for FakeError {}
+
+/// Number of a memory block: first page divided by the block size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockId(pub u64);
+
+/// Where a block is to go online.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum OnlineTo {
+    /// Into this zone.
+    Zone(Zone),
+    /// Wherever the policy says.
+    Policy,
+}
+
+/// What is known of a memory block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Its number.
+    pub id: BlockId,
+    /// Where it stands.
+    pub state: BlockState,
+    /// Its zone; meaningful while it is online.
+    pub zone: Zone,
+    /// Its NUMA node.
+    pub node: u8,
+    /// Whoever added it.
+    pub group: Group,
+}
+
+/// Memory hotplug of one engine. There is one, and its exclusive borrow is the lock under which memory is
+/// added, removed, and changes between online and offline.
+pub struct Hotplug<'e, P: Platform, R: Protocol = Fold> {
+    engine: &'e Engine<P, R>,
+    config: HotplugConfig,
+    chain: Chain<'e>,
+    counts: Counts,
+    /// Blocks end here.
+    end: BlockId,
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// Takes memory hotplug in hand, once.
+    ///
+    /// # Errors
+    /// [`HotplugError`].
+    pub fn hotplug(&self, config: HotplugConfig) -> Result<Hotplug<'_, P, R>, HotplugError> {
+        let size = config.block_pages;
+        if !size.is_power_of_two() || size < PAGES_PER_SECTION || size > self.pages() {
+            return Err(HotplugError::BlockSize);
+        }
+        // Relaxed: nothing but the flag itself is at stake.
+        if self.hotplug_taken.swap(true, Ordering::Relaxed) {
+            return Err(HotplugError::Taken);
+        }
+        Ok(Hotplug { engine: self, config, chain: Chain::new(), counts: Counts::new(), end: BlockId(0) })
+    }
+}
+
+impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
+    /// The engine.
+    pub fn engine(&self) -> &'e Engine<P, R> {
+        self.engine
+    }
+    /// As it was configured.
+    pub fn config(&self) -> HotplugConfig {
+        self.config
+    }
+
+    /// Tells `listener` of every change from now on, in the order of priorities.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn listen(&mut self, listener: Arc<dyn Listener + 'e>) -> Result<(), OutOfMemory> {
+        self.chain.register(listener)
+    }
+
+    /// Ends that. Whether it was registered.
+    pub fn unlisten(&mut self, listener: &Arc<dyn Listener + 'e>) -> bool {
+        self.chain.unregister(listener)
+    }
+
+    /// A group for blocks that come and go one by one, as those of one virtio-mem device do (Linux: a dynamic memory
+    /// group).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn group(&mut self) -> Result<Group, OutOfMemory> {
+        self.counts.group()
+    }
+
+    /// Adds boot memory of `node`: it goes straight into the normal zone and stays.
+    ///
+    /// # Errors
+    /// [`OnlineError`].
+    pub fn boot(&mut self, pages: Range<u64>, node: u8) -> Result<(), OnlineError> {
+        self.counts.ensure_node(node).map_err(|_| OnlineError::NoFrames)?;
+        self.engine.online(pages.clone())?;
+        self.counts.boot(&pages, node);
+        Ok(())
+    }
+
+    /// The pages of a block.
+    pub fn pages(&self, block: BlockId) -> Range<u64> {
+        let start = block.0.saturating_mul(self.config.block_pages);
+        start..start.saturating_add(self.config.block_pages)
+    }
+
+    /// The block that `pfn` lies in, whether there is one or not.
+    pub fn block_of(&self, pfn: u64) -> BlockId {
+        BlockId(pfn / self.config.block_pages)
+    }
+
+    /// What is known of `block`.
+    pub fn block(&self, block: BlockId) -> Option<BlockInfo> {
+        let record = self.record(block);
+        let state = record.state()?;
+        let group = Group::from_number(record.group());
+        Some(BlockInfo { id: block, state, zone: record.zone(), node: record.node(), group })
+    }
+
+    /// All blocks.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockInfo> + '_ {
+        (0..self.end.0).filter_map(|block| self.block(BlockId(block)))
+    }
+
+    /// What lies in `zone`.
+    pub fn zone(&self, zone: Zone) -> ZoneInfo {
+        self.counts.zone(zone)
+    }
+
+    fn record(&self, block: BlockId) -> Record {
+        self.engine.records.get(sections_of(&self.pages(block)).start)
+    }
+
+    fn set_record(&mut self, block: BlockId, record: Record) {
+        self.engine.records.set(sections_of(&self.pages(block)), record);
+    }
+
+    /// Adds the blocks of `pages`, offline, to `node` and `group`.
+    ///
+    /// # Errors
+    /// [`AddError`].
+    pub fn add(&mut self, pages: Range<u64>, node: u8, group: Group) -> Result<(), AddError> {
+        let size = self.config.block_pages;
+        if pages.start >= pages.end || pages.start % size != 0 || pages.end % size != 0 {
+            return Err(AddError::Misaligned);
+        }
+        let map_pages = self.engine.absent_map_pages(&pages)?;
+        self.counts.ensure_node(node).map_err(|_| AddError::NoFrames)?;
+        self.engine.records.ensure(sections_of(&pages))?;
+        self.engine.map.classes.set_uniform(map_pages, ClassByte::OFFLINE)?;
+        self.engine.records.set(sections_of(&pages), Record::offline(node, group.number()));
+        self.end = self.end.max(BlockId(pages.end / size));
+        Ok(())
+    }
+
+    /// Brings an offline block online. Returns its zone.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn online(&mut self, block: BlockId, to: OnlineTo) -> Result<Zone, BlockError> {
+        let record = self.in_state(block, BlockState::Offline)?;
+        let zone = match to {
+            OnlineTo::Zone(zone) => zone,
+            OnlineTo::Policy => self.counts.choose(self.config.policy, self.config.block_pages, record),
+        };
+        let change = Change { pages: self.pages(block), zone, node: record.node() };
+        let going = record.with_zone(zone).with_state(BlockState::Going);
+        self.set_record(block, going);
+        let begun = self.chain.going(Event::GoingOnline, &change).map_err(BlockError::Veto);
+        if let Err(error) = begun.and_then(|()| Ok(self.expose(&change)?)) {
+            self.chain.tell(Event::CancelOnline, &change);
+            self.set_record(block, record);
+            return Err(error);
+        }
+        self.set_record(block, going.with_state(BlockState::Online));
+        self.counts.online(&change, record.group());
+        self.chain.tell(Event::Online, &change);
+        Ok(zone)
+    }
+
+    /// Gives the memory of a block to its zone: all of it, or what a listener says is there. Nothing was changed on an
+    /// error.
+    fn expose(&mut self, change: &Change) -> Result<(), NoFrames> {
+        let Change { pages, zone, .. } = change;
+        let (engine, chain, zone) = (self.engine, &self.chain, *zone);
+        let mut plugged = 0;
+        chain.parts(pages, &mut |part| plugged += part.end - part.start);
+        engine.zone(zone).prepare_parts(pages)?;
+        let map_pages = map_pages_of(pages);
+        if plugged == pages.end - pages.start {
+            engine.map.classes.prepare_uniform(map_pages.clone())?;
+        } else {
+            engine.map.classes.ensure(map_pages.clone())?;
+        }
+        let is_classic = matches!(self.config.fake_offline, FakeOffline::Classic { .. });
+        if is_classic {
+            // Linux describes every page of the block, whether there is memory or not.
+            engine.map.classes.ensure(map_pages.clone())?;
+            engine.map.materialise_offline(map_pages.clone())?;
+        }
+        chain.parts(pages, &mut |part| engine.enlist(part, zone));
+        if is_classic {
+            // What no part has claimed stays with the driver.
+            engine.map.describe_offline(map_pages);
+            engine.zone(zone).online_taken(pages.clone());
+        }
+        self.counts.managed(zone, plugged as i64);
+        Ok(())
+    }
+
+    /// Takes an online block offline: asks the owners of what is in use to move it, then takes every page.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn offline(&mut self, block: BlockId, migrate: &mut dyn Migrate<'e, P, R>) -> Result<(), BlockError> {
+        let record = self.in_state(block, BlockState::Online)?;
+        let zone = record.zone();
+        let change = Change { pages: self.pages(block), zone, node: record.node() };
+        self.set_record(block, record.with_state(BlockState::Going));
+        let begun = self.chain.going(Event::GoingOffline, &change).map_err(BlockError::Veto);
+        let passes = self.config.passes;
+        let withdrawn = begun.and_then(|()| Ok(self.engine.withdraw(&change.pages, migrate, passes)?));
+        match withdrawn {
+            Err(error) => {
+                self.chain.tell(Event::CancelOffline, &change);
+                self.set_record(block, record);
+                Err(error)
+            }
+            Ok(pages) => {
+                self.set_record(block, record.with_state(BlockState::Offline).with_zone(Zone::Normal));
+                self.counts.managed(zone, -(pages as i64));
+                self.uncount(&change, record.group());
+                self.chain.tell(Event::Offline, &change);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes an offline block out of the machine.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn remove(&mut self, block: BlockId) -> Result<(), BlockError> {
+        self.in_state(block, BlockState::Offline)?;
+        let map_pages = map_pages_of(&self.pages(block));
+        self.engine.map.classes.set_uniform(map_pages, ClassByte::ABSENT)?;
+        self.set_record(block, Record::NONE);
+        while self.end.0 > 0 && self.block(BlockId(self.end.0 - 1)).is_none() {
+            self.end.0 -= 1;
+        }
+        Ok(())
+    }
+
+    /// Takes online areas out of use: their memory is to be unplugged. Owners are asked to move what is in use.
+    ///
+    /// # Errors
+    /// [`FakeError`].
+    pub fn fake_offline(
+        &mut self,
+        pages: Range<u64>,
+        migrate: &mut dyn Migrate<'e, P, R>,
+    ) -> Result<(), FakeError> {
+        let record = self.online_areas(&pages)?;
+        let passes = match record.zone() {
+            // As Linux: what lies in the normal zone rarely moves.
+            Zone::Normal => 1,
+            Zone::Movable => self.config.passes,
+        };
+        let withdrawn = match self.config.fake_offline {
+            FakeOffline::Folded => self.engine.withdraw(&pages, migrate, passes)?,
+            FakeOffline::Classic { .. } => self.engine.hold_offline(&pages, migrate, passes)?,
+        };
+        self.counts.managed(record.zone(), -(withdrawn as i64));
+        Ok(())
+    }
+
+    /// Puts fake-offline areas back to use: their memory has been plugged.
+    ///
+    /// # Errors
+    /// [`FakeError`].
+    pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+        let record = self.online_areas(&pages)?;
+        match self.config.fake_offline {
+            FakeOffline::Folded => {
+                // The block went online with all its tables.
+                self.engine.map.classes.ensure(map_pages_of(&pages))?;
+                self.engine.enlist(pages.clone(), record.zone());
+            }
+            FakeOffline::Classic { .. } => self.engine.free_offline(&pages)?,
+        }
+        self.counts.managed(record.zone(), (pages.end - pages.start) as i64);
+        Ok(())
+    }
+
+    /// Makes sure that [`fake_online`](Self::fake_online) of `pages` will not need memory, before they are plugged.
+    ///
+    /// # Errors
+    /// [`FakeError`].
+    pub fn prepare_fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+        self.online_areas(&pages)?;
+        Ok(self.engine.map.classes.ensure(map_pages_of(&pages))?)
+    }
+
+    fn online_areas(&self, pages: &Range<u64>) -> Result<Record, FakeError> {
+        let area = 1 << AREA_ORDER;
+        let is_aligned = pages.start % area == 0 && pages.end % area == 0 && pages.start < pages.end;
+        let block = self.block_of(pages.start);
+        let record = self.record(block);
+        let is_inside = pages.end <= self.pages(block).end;
+        if !is_aligned || !is_inside || record.state() != Some(BlockState::Online) {
+            return Err(FakeError::BadRange);
+        }
+        Ok(record)
+    }
+
+    fn in_state(&self, block: BlockId, state: BlockState) -> Result<Record, BlockError> {
+        let record = self.record(block);
+        match record.state() {
+            None => Err(BlockError::NoBlock),
+            Some(now) if now != state => Err(BlockError::State(now)),
+            Some(_) => Ok(record),
+        }
+    }
+
+    /// Takes a block out of its zone's counts, and shrinks the zone's span if it lay at an edge.
+    fn uncount(&mut self, change: &Change, group: u16) {
+        let mut span = self.counts.offline(change, group);
+        let size = self.config.block_pages;
+        let is_there = |hotplug: &Self, block: u64| {
+            let record = hotplug.record(BlockId(block));
+            record.state() == Some(BlockState::Online) && record.zone() == change.zone
+        };
+        while span.start < span.end
+            && change.pages.start <= span.start
+            && !self.counts.is_boot(change.zone, span.start)
+        {
+            if is_there(self, span.start / size) {
+                break;
+            }
+            span.start = (span.start / size + 1) * size;
+        }
+        while span.start < span.end
+            && change.pages.end >= span.end
+            && !self.counts.is_boot(change.zone, span.end - 1)
+        {
+            if is_there(self, (span.end - 1) / size) {
+                break;
+            }
+            span.end = (span.end - 1) / size * size;
+        }
+        self.counts.set_span(change.zone, span);
+    }
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// Gives areas of class `Offline` to a zone as free memory. Everything it needs was prepared.
+    pub(crate) fn enlist(&self, pages: Range<u64>, zone: Zone) {
+        let map_pages = map_pages_of(&pages);
+        self.map.offer(map_pages.clone());
+        self.zone(zone).online(pages);
+        self.withhold_poison(map_pages);
+    }
+}
+
+pub(crate) fn map_pages_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start / PAGES_PER_MAP_PAGE..pages.end / PAGES_PER_MAP_PAGE
+}
+
+impl<P: Platform, R: Protocol> fmt::Debug for Hotplug<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hotplug")
+            .field("config", &self.config)
+            .field("counts", &self.counts)
+            .finish_non_exhaustive()
+    }
+}

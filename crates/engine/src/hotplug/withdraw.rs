@@ -1,0 +1,247 @@
+//! Taking memory back that is in use: nothing new is allocated in it, what is free is collected, and the owners of the
+//! rest are asked to move it.
+
+use core::fmt;
+use core::ops::Range;
+
+use super::{BlockError, FakeError, map_pages_of};
+use crate::engine::Engine;
+use crate::folio::Folio;
+use crate::frames::{Isolation, IsolationError};
+use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, Pfn};
+use crate::map::Miss;
+use crate::platform::{NoFrames, Platform};
+use crate::protocol::{Fold, Protocol};
+use crate::walk::Walker;
+
+/// What an owner says of a folio it was asked to move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Migration {
+    /// Moved: its references on the old folio are gone, or going.
+    Moved,
+    /// Not just now (locked, no memory for the copy): ask again.
+    Busy,
+    /// Never, or not for a long time: pinned, or not its folio at all.
+    Unmovable,
+}
+
+/// Owners of folios that can move what they keep somewhere else.
+pub trait Migrate<'e, P: Platform, R: Protocol = Fold> {
+    /// Moves what `folio` holds to another folio and gives up the owner's references on it. `folio` itself is one more
+    /// reference, taken to find out what is there; it ends with this call. Nothing is allocated in the range that is to
+    /// be emptied. Must not wait for a grace period.
+    fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration;
+}
+
+/// Nothing can be moved: for machines whose owners cannot do it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unmovable;
+
+impl<'e, P: Platform, R: Protocol> Migrate<'e, P, R> for Unmovable {
+    fn migrate(&mut self, _: Folio<'e, P, R>) -> Migration {
+        Migration::Unmovable
+    }
+}
+
+/// What stayed in use, after all attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// Pages in use.
+    pub pages: u64,
+    /// Folios among them whose owners will not move them.
+    pub unmovable: u64,
+    /// One of the pages.
+    pub near: Pfn,
+}
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pages stay in use, one near {}", self.pages, self.near)?;
+        if self.unmovable > 0 { write!(f, "; {} folios are pinned", self.unmovable) } else { Ok(()) }
+    }
+}
+
+/// Why a range could not be emptied. It is in circulation again.
+pub(crate) enum WithdrawError {
+    Busy(Busy),
+    NoFrames,
+}
+
+impl From<NoFrames> for WithdrawError {
+    fn from(_: NoFrames) -> Self {
+        WithdrawError::NoFrames
+    }
+}
+
+impl From<WithdrawError> for BlockError {
+    fn from(error: WithdrawError) -> Self {
+        match error {
+            WithdrawError::Busy(busy) => BlockError::Busy(busy),
+            WithdrawError::NoFrames => BlockError::NoFrames,
+        }
+    }
+}
+
+impl From<WithdrawError> for FakeError {
+    fn from(error: WithdrawError) -> Self {
+        match error {
+            WithdrawError::Busy(busy) => FakeError::Busy(busy),
+            WithdrawError::NoFrames => FakeError::NoFrames,
+        }
+    }
+}
+
+/// A range that has been emptied. Dropping the isolation puts it back into circulation.
+pub(crate) struct Withdrawal<'e, P: Platform> {
+    pub(crate) isolation: Isolation<'e, P::Mapping>,
+    /// Pages of it that the allocator had.
+    pub(crate) pages: u64,
+}
+
+/// What is left in a range.
+#[derive(Default)]
+struct Left {
+    pages: u64,
+    /// Pages the driver has given up (classic fake-offline): nobody's, and not the allocator's either.
+    given_up: u64,
+    unmovable: u64,
+    near: Option<Pfn>,
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// Takes `pages` (whole areas of one zone) away from the allocator and folds their descriptors to `Offline`. Returns
+    /// how many pages the allocator had. On an error the range is in circulation again, but for what owners have moved.
+    pub(crate) fn withdraw<'e>(
+        &'e self,
+        pages: &Range<u64>,
+        migrate: &mut dyn Migrate<'e, P, R>,
+        passes: usize,
+    ) -> Result<u64, WithdrawError> {
+        let map_pages = map_pages_of(pages);
+        // What can fail comes first.
+        self.map.classes.prepare_uniform(map_pages.clone())?;
+        let Withdrawal { isolation, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
+        if self.map.publish_offline(map_pages.clone()) {
+            if R::WAITS {
+                self.rcu.synchronize();
+            }
+            // SAFETY: published just above by the owner of all of it (everything was collected), and waited for.
+            unsafe { self.map.fold_offline(map_pages) };
+        }
+        isolation.remove();
+        Ok(withdrawn)
+    }
+
+    /// Isolates `pages` and empties them.
+    pub(crate) fn clear_out<'e>(
+        &'e self,
+        pages: &Range<u64>,
+        migrate: &mut dyn Migrate<'e, P, R>,
+        passes: usize,
+    ) -> Result<Withdrawal<'e, P>, WithdrawError> {
+        let frames = self.frames(Pfn(pages.start).map_page());
+        let areas = pages.start >> AREA_ORDER..pages.end >> AREA_ORDER;
+        let mut isolation = frames.isolate(areas).map_err(|error| match error {
+            IsolationError::OutOfMemory => WithdrawError::NoFrames,
+            IsolationError::Isolated => WithdrawError::Busy(Busy {
+                pages: pages.end - pages.start,
+                unmovable: 0,
+                near: Pfn(pages.start),
+            }),
+        })?;
+        let had = isolation.areas_with_memory().count() as u64 * Order::AREA.pages();
+        let mut left = Left::default();
+        if isolation.missing_pages() != 0 {
+            let walker = self.walker().map_err(|_| WithdrawError::NoFrames)?;
+            for _ in 0..passes.max(1) {
+                left = self.ask_to_move(&isolation, &walker, migrate);
+                if left.pages == 0 {
+                    break;
+                }
+                // Who only looked lets go by then.
+                self.rcu.synchronize();
+                isolation.collect();
+            }
+            left = Left { unmovable: left.unmovable, ..self.left_in(&isolation, &walker) };
+        }
+        match left.near {
+            Some(near) => {
+                let busy = Busy { pages: left.pages, unmovable: left.unmovable, near };
+                drop(isolation);
+                // Whatever became free meanwhile was out of the folders' reach, and poison out of the allocator's.
+                self.withhold_poison(map_pages_of(pages));
+                map_pages_of(pages).step_by(MAP_PAGES_PER_AREA as usize).for_each(|map_page| {
+                    self.map.classes.hint_foldable(MapPage(map_page));
+                });
+                Err(WithdrawError::Busy(busy))
+            }
+            None => Ok(Withdrawal { isolation, pages: had - left.given_up }),
+        }
+    }
+
+    /// Pages of the isolated range that are not collected, one by one.
+    fn uncollected<'i>(&self, isolation: &'i Isolation<'_, P::Mapping>) -> impl Iterator<Item = Pfn> + 'i {
+        isolation.areas_with_memory().flat_map(move |area| {
+            let first = area * MAP_PAGES_PER_AREA;
+            (first..first + MAP_PAGES_PER_AREA).flat_map(move |row| {
+                let missing = isolation.missing(row);
+                let first = MapPage(row).first_pfn();
+                (0..64u32)
+                    .filter(move |bit| missing >> bit & 1 != 0)
+                    .map(move |bit| first.plus(u64::from(bit)))
+            })
+        })
+    }
+
+    /// Whether `pfn`, which was not collected, is in use. If not it is poisoned and withheld, or given up by a driver.
+    fn is_in_use(&self, pfn: Pfn, walker: &Walker<'_, P, R>) -> bool {
+        let _section = walker.section();
+        if self.map.is_given_up(pfn) {
+            return false;
+        }
+        let has_folio = self.peek(pfn).is_some_and(|peek| peek.head.is_some());
+        has_folio || !self.map.is_poisoned(pfn)
+    }
+
+    fn left_in(&self, isolation: &Isolation<'_, P::Mapping>, walker: &Walker<'_, P, R>) -> Left {
+        let mut left = Left::default();
+        for pfn in self.uncollected(isolation) {
+            if self.map.is_given_up(pfn) {
+                left.given_up += 1;
+            } else if self.is_in_use(pfn, walker) {
+                left.pages += 1;
+                left.near = left.near.or(Some(pfn));
+            }
+        }
+        left
+    }
+
+    /// Asks the owner of every folio in the range to move it.
+    fn ask_to_move<'e>(
+        &'e self,
+        isolation: &Isolation<'_, P::Mapping>,
+        walker: &Walker<'e, P, R>,
+        migrate: &mut dyn Migrate<'e, P, R>,
+    ) -> Left {
+        let mut left = Left::default();
+        let mut next = Pfn(0);
+        for pfn in self.uncollected(isolation) {
+            if pfn < next {
+                continue;
+            }
+            match walker.try_get(pfn) {
+                Ok(folio) => {
+                    next = folio.pfn().plus(folio.order().pages());
+                    left.pages += folio.order().pages();
+                    left.unmovable += u64::from(migrate.migrate(folio) == Migration::Unmovable);
+                }
+                // Somebody is at it just now; or it is nobody's.
+                Err(Miss::Frozen | Miss::Saturated | Miss::Free) => {
+                    left.pages += u64::from(self.is_in_use(pfn, walker));
+                }
+                Err(Miss::Absent | Miss::Offline | Miss::Stray) => {}
+            }
+        }
+        left
+    }
+}

@@ -1,0 +1,198 @@
+//! Classes and descriptors of memory that comes and goes.
+//!
+//! The caller owns every page of the ranges here: nobody else's folio is in them, and the allocator does not have them
+//! (yet, or any more).
+
+use core::ops::Range;
+
+use super::MemoryMap;
+use crate::class::ClassByte;
+use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::page::{Kind, State};
+use crate::platform::{FoldRange, Mapping, NoFrames, Owner};
+use crate::sync::Ordering;
+
+/// Ranges folded by one call.
+const BATCH: usize = 64;
+
+impl<M: Mapping, O: Owner> MemoryMap<M, O> {
+    /// Those of `map_pages` in sections that may have something materialised.
+    fn explicit(&self, map_pages: Range<u64>) -> impl Iterator<Item = u64> + '_ {
+        let sections = map_pages.start / MAP_PAGES_PER_SECTION..map_pages.end.div_ceil(MAP_PAGES_PER_SECTION);
+        sections.filter(|&section| self.classes.is_explicit(section)).flat_map(move |section| {
+            let first = section * MAP_PAGES_PER_SECTION;
+            first.max(map_pages.start)..(first + MAP_PAGES_PER_SECTION).min(map_pages.end)
+        })
+    }
+
+    /// Whether memory is behind any of `map_pages`.
+    fn has_backed(&self, map_pages: Range<u64>) -> bool {
+        self.explicit(map_pages).any(|map_page| self.classes.get(MapPage(map_page)).is_backed())
+    }
+
+    /// `Offline` → `Free` (or `Mapped`, where memory is behind it). The classes have been prepared.
+    pub(crate) fn offer(&self, map_pages: Range<u64>) {
+        if !self.has_backed(map_pages.clone()) {
+            return self.classes.fill_uniform(map_pages, ClassByte::FREE);
+        }
+        for map_page in map_pages.map(MapPage) {
+            if self.classes.get(map_page).is_backed() {
+                self.clear_map_page(map_page);
+                self.classes.set(map_page, ClassByte::MAPPED);
+                self.classes.hint_foldable(map_page);
+            } else {
+                self.classes.set(map_page, ClassByte::FREE);
+            }
+        }
+    }
+
+    /// Publishes all of `map_pages` as `Offline`, ahead of taking their memory away; whether there is memory to take,
+    /// after a grace period, by [`fold_offline`](Self::fold_offline). The classes have been prepared.
+    pub(crate) fn publish_offline(&self, map_pages: Range<u64>) -> bool {
+        if !self.has_backed(map_pages.clone()) {
+            self.classes.fill_uniform(map_pages, ClassByte::OFFLINE);
+            return false;
+        }
+        for map_page in map_pages.map(MapPage) {
+            let is_backed = self.classes.get(map_page).is_backed();
+            let class = if is_backed { ClassByte::OFFLINE.backed() } else { ClassByte::OFFLINE };
+            self.classes.set(map_page, class);
+        }
+        true
+    }
+
+    /// Takes the memory behind `map_pages` away: whole sections as one range, so that the page tables above go too.
+    ///
+    /// # Safety
+    /// They were published as `Offline`, and a grace period has passed since (or the protocol is one of those that are
+    /// wrong on purpose).
+    pub(crate) unsafe fn fold_offline(&self, map_pages: Range<u64>) {
+        let mut ranges: [FoldRange; BATCH] = core::array::from_fn(|_| FoldRange { bytes: 0..0, backed: 0 });
+        let mut next = map_pages.start;
+        while next < map_pages.end {
+            let mut used = 0;
+            for range in &mut ranges {
+                let Some((found, after)) = self.next_backed(next..map_pages.end) else {
+                    next = map_pages.end;
+                    break;
+                };
+                *range = found;
+                used += 1;
+                next = after;
+            }
+            // SAFETY: the caller's promise.
+            unsafe { self.fold(ranges.get(..used).unwrap_or_default()) };
+        }
+        // What the platform did not take stays backed, and its class keeps saying so.
+        if !self.has_backed(map_pages.clone()) {
+            self.classes.fill_uniform(map_pages, ClassByte::OFFLINE);
+        }
+    }
+
+    /// The first stretch of `map_pages` to be folded at once, and where the next may begin.
+    fn next_backed(&self, map_pages: Range<u64>) -> Option<(FoldRange, u64)> {
+        let is_backed = |&map_page: &u64| self.classes.get(MapPage(map_page)).is_backed();
+        let start = self.explicit(map_pages.clone()).find(is_backed)?;
+        let section = start - start % MAP_PAGES_PER_SECTION;
+        let whole = section..section + MAP_PAGES_PER_SECTION;
+        if map_pages.start <= section && whole.end <= map_pages.end {
+            let backed = whole.clone().filter(is_backed).count() as u64;
+            return Some((FoldRange { bytes: self.bytes_of(whole.clone()), backed }, whole.end));
+        }
+        let end = (start..map_pages.end.min(whole.end)).find(|map_page| !is_backed(map_page));
+        let end = end.unwrap_or(map_pages.end.min(whole.end));
+        Some((FoldRange { bytes: self.bytes_of(start..end), backed: end - start }, end))
+    }
+
+    /// Memory behind all of `map_pages`, whose classes keep saying folded. Nothing is changed on an error.
+    pub(crate) fn materialise_offline(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+        self.materialise_missing(map_pages.clone())?;
+        for map_page in map_pages.map(MapPage) {
+            let class = self.classes.get(map_page);
+            if !class.is_backed() {
+                self.classes.set(map_page, class.backed());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the descriptors of those of `map_pages` that are `Offline`: each page a folio of its own, of kind
+    /// `Offline`, with one reference. They have been materialised.
+    pub(crate) fn describe_offline(&self, map_pages: Range<u64>) {
+        for map_page in map_pages.map(MapPage) {
+            if self.classes.get(map_page).unbacked() == ClassByte::OFFLINE {
+                self.write_offline(map_page);
+            }
+        }
+    }
+
+    /// As [`describe_offline`](Self::describe_offline), for one map page of whatever class, whose pages are free.
+    pub(crate) fn write_offline(&self, map_page: MapPage) {
+        let state = State::head(Order::ZERO, Kind::Offline).with_refs(1);
+        for pfn in (map_page.first_pfn().0..map_page.first_pfn().0 + PAGES_PER_MAP_PAGE).map(Pfn) {
+            self.clear(pfn);
+            // Release: a walker that sees the reference may take another.
+            self.store(pfn, self.marked(pfn, state), Ordering::Release);
+        }
+        self.classes.set(map_page, ClassByte::MAPPED);
+    }
+
+    /// The descriptor of a fake-offline page, whatever its class says.
+    fn offline_state(&self, pfn: Pfn) -> State {
+        self.pages.get(pfn.0).map_or(State::ZERO, |page| State(page.state.load(Ordering::Acquire)))
+    }
+
+    /// Drops the one reference of a fake-offline page, if it is the only one; what was found if not.
+    pub(crate) fn drop_offline(&self, pfn: Pfn) -> Result<(), State> {
+        let Some(page) = self.pages.get(pfn.0) else { return Err(State::ZERO) };
+        let now = self.offline_state(pfn);
+        if now.refs() != 1 || now.kind() != Kind::Offline {
+            return Err(now);
+        }
+        // Acquire: pairs with the Release of a walker's put, as in freezing.
+        page.state
+            .compare_exchange(now.0, now.with_refs(0).0, Ordering::Acquire, Ordering::Relaxed)
+            .map(|_| ())
+            .map_err(State)
+    }
+
+    /// Takes the reference of a fake-offline page again.
+    pub(crate) fn retake_offline(&self, pfn: Pfn) {
+        let now = self.offline_state(pfn);
+        if now.refs() == 0 && now.is_head() && now.kind() == Kind::Offline {
+            self.store(pfn, now.with_refs(1), Ordering::Release);
+        }
+    }
+
+    /// Tells walkers by the class that the fake-offline pages of `map_page` are nothing to take, or that they are there
+    /// again.
+    pub(crate) fn hide_offline(&self, map_page: MapPage, is_hidden: bool) {
+        let class = if is_hidden { ClassByte::OFFLINE.backed() } else { ClassByte::MAPPED };
+        if self.classes.get(map_page).is_backed() {
+            self.classes.set(map_page, class);
+        }
+    }
+
+    /// Whether nobody but the driver has anything to do with `pfn`: fake-offline, with its reference dropped.
+    pub(crate) fn is_given_up(&self, pfn: Pfn) -> bool {
+        match self.classes.get(pfn.map_page()).unbacked() {
+            ClassByte::OFFLINE => true,
+            _ => {
+                let state = self.state(pfn);
+                state.is_head() && state.kind() == Kind::Offline && state.refs() == 0
+            }
+        }
+    }
+
+    /// Ends fake-offline pages: their descriptors are zero again. Their references have been dropped.
+    pub(crate) fn end_offline(&self, map_page: MapPage) {
+        self.clear_map_page(map_page);
+        self.classes.set(map_page, ClassByte::MAPPED);
+        self.classes.hint_foldable(map_page);
+    }
+
+    /// Memory behind a free map page of the caller's.
+    pub(crate) fn materialise_owned(&self, map_page: MapPage) -> Result<(), NoFrames> {
+        self.ensure_mapped(map_page)
+    }
+}
