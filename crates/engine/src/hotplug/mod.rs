@@ -43,9 +43,10 @@ pub use notify::{Change, Event, Listener, Veto};
 pub use policy::{DEFAULT_RATIO, Group, OnlinePolicy, ZoneInfo};
 pub use withdraw::{Busy, Migrate, Migration, Unmovable};
 
-use crate::class::ClassByte;
+use crate::class::{Class, ClassByte};
 use crate::engine::{Engine, OnlineError};
-use crate::geometry::{AREA_ORDER, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION};
+use crate::geometry::{AREA_ORDER, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn};
+use crate::page::Kind;
 use crate::platform::{NoFrames, Platform};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::OutOfMemory;
@@ -362,7 +363,7 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     /// [`AddError`].
     pub fn add(&mut self, pages: Range<u64>, node: u8, group: Group) -> Result<(), AddError> {
         let size = self.config.block_pages;
-        if pages.start >= pages.end || pages.start % size != 0 || pages.end % size != 0 {
+        if pages.start >= pages.end || !pages.start.is_multiple_of(size) || !pages.end.is_multiple_of(size) {
             return Err(AddError::Misaligned);
         }
         let map_pages = self.engine.absent_map_pages(&pages)?;
@@ -522,9 +523,26 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         Ok(self.engine.map.classes.ensure(map_pages_of(&pages))?)
     }
 
+    /// Whether any of `pages` is fake-offline: in an online block, without memory behind it.
+    pub fn is_fake_offline(&self, pages: Range<u64>) -> bool {
+        let walker = self.engine.walker();
+        // Without memory for a walker nothing may be claimed; the caller will find it in use.
+        walker.is_ok_and(|walker| {
+            pages.into_iter().any(|pfn| {
+                let _section = walker.section();
+                walker.peek(Pfn(pfn)).is_some_and(|peek| match peek.class {
+                    Class::Offline => true,
+                    Class::Mapped => peek.state.is_head() && peek.state.kind() == Kind::Offline,
+                    _ => false,
+                })
+            })
+        })
+    }
+
     fn online_areas(&self, pages: &Range<u64>) -> Result<Record, FakeError> {
         let area = 1 << AREA_ORDER;
-        let is_aligned = pages.start % area == 0 && pages.end % area == 0 && pages.start < pages.end;
+        let is_aligned =
+            pages.start.is_multiple_of(area) && pages.end.is_multiple_of(area) && pages.start < pages.end;
         let block = self.block_of(pages.start);
         let record = self.record(block);
         let is_inside = pages.end <= self.pages(block).end;
