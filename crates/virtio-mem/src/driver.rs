@@ -19,7 +19,7 @@ use crate::channel::{Answer, Channel, ChannelError, interpret};
 use crate::config::{ConfigError, Geometry, Limits, Mode, Region, check};
 use crate::ends::Leftovers;
 use crate::progress::{Progress, Shortfall, Status};
-use crate::sync::RELAXED;
+use crate::sync::{AtomicBool, RELAXED};
 use crate::tracking::Tracking;
 use crate::watch::Watch;
 
@@ -177,8 +177,6 @@ pub struct Driver<'e, C: Channel> {
     pub(crate) limits: Limits,
     /// Memory was plugged before the driver came, and nothing has been done about it yet.
     pub(crate) leftovers: Option<Leftovers>,
-    /// A unit whose state is not known: an answer was odd.
-    pub(crate) doubtful: Option<u64>,
     /// Where the current pass of unplugging stands.
     pub(crate) pass: Option<Pass>,
     pub(crate) left: [Progress; 2],
@@ -225,6 +223,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             engine: hotplug.engine(),
             tracking: Arc::clone(&tracking),
             fake_offline: hotplug.config().fake_offline,
+            dropped: AtomicBool::new(false),
         });
         let group = hotplug.group()?;
         hotplug.listen(Arc::clone(&listener))?;
@@ -237,6 +236,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             (0, false) => None,
             _ => Some(settings.leftovers),
         };
+        tracking.closed.store(leftovers.is_some(), RELAXED);
         Ok(Self {
             channel,
             region,
@@ -248,7 +248,6 @@ impl<'e, C: Channel> Driver<'e, C> {
             node,
             limits,
             leftovers,
-            doubtful: None,
             pass: None,
             left: [Progress::default(); 2],
             backoff: Backoff::new(settings.seed),
@@ -361,9 +360,9 @@ impl<'e, C: Channel> Driver<'e, C> {
             self.take_over(machine)?;
             return Ok(true);
         }
-        if let Some(unit) = self.doubtful {
+        if let Some(unit) = self.tracking.doubtful() {
             self.settle(machine, unit)?;
-            self.doubtful = None;
+            self.tracking.set_doubtful(None);
             return Ok(true);
         }
         if self.clean_up()? {
@@ -454,7 +453,7 @@ impl<'e, C: Channel> Driver<'e, C> {
                 let is_clear = matches!(trouble, Trouble::Nack | Trouble::DeviceBusy);
                 let is_undone = addr == bytes.start || self.ask(undo, bytes.start..addr).is_ok();
                 if !is_clear || !is_undone {
-                    self.doubtful = self.geometry.unit_of(bytes.start >> PAGE_SHIFT);
+                    self.tracking.set_doubtful(self.geometry.unit_of(bytes.start >> PAGE_SHIFT));
                 }
                 return Err(trouble);
             }

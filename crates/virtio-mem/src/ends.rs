@@ -87,7 +87,7 @@ impl fmt::Debug for Remains<'_> {
 /// A driver that is dropped, rather than [removed](Driver::remove_driver), leaves its memory as it is, for good.
 impl<C: Channel> Drop for Driver<'_, C> {
     fn drop(&mut self) {
-        self.tracking.removing.store(true, RELAXED);
+        self.tracking.closed.store(true, RELAXED);
     }
 }
 
@@ -114,6 +114,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             }
         }
         self.leftovers = None;
+        self.tracking.closed.store(false, RELAXED);
         Ok(())
     }
 

@@ -265,8 +265,8 @@ impl<'e, C: Channel> Driver<'e, C> {
         machine.hotplug.fake_offline(pages.clone(), machine.migrate)?;
         if let Err(trouble) = self.unplug(unit, subs) {
             // In doubt it stays out of use: there may be no memory behind it. What becomes of it is settled next.
-            if self.doubtful.is_none() && machine.hotplug.fake_online(pages).is_err() {
-                self.doubtful = Some(unit);
+            if self.tracking.doubtful().is_none() && machine.hotplug.fake_online(pages).is_err() {
+                self.tracking.set_doubtful(Some(unit));
             }
             return Err(trouble);
         }
@@ -341,13 +341,11 @@ impl<'e, C: Channel> Driver<'e, C> {
                         }
                         continue;
                     }
-                    (false, false) => {
-                        // In use without memory behind it. The device must not do that; take it out of use, or failing
-                        // that ask for memory again.
-                        if machine.hotplug.fake_offline(pages, machine.migrate).is_err() {
-                            self.plug(unit, sub..sub + 1)?;
-                            continue;
-                        }
+                    // In use without memory behind it. The device must not do that; take it out of use, or failing that
+                    // ask for memory again.
+                    (false, false) if machine.hotplug.fake_offline(pages, machine.migrate).is_err() => {
+                        self.plug(unit, sub..sub + 1)?;
+                        continue;
                     }
                     _ => {}
                 }

@@ -24,8 +24,10 @@ pub(crate) struct Tracking {
     plugged: AtomicU64,
     /// Units below here have been used.
     next: AtomicU64,
-    /// The driver is going: nothing may change any more.
-    pub(crate) removing: AtomicBool,
+    /// The driver does not know its blocks yet, or is gone: nothing may change.
+    pub(crate) closed: AtomicBool,
+    /// A unit whose state is not known, plus one: an answer was odd. Nothing of it may change before the device was asked.
+    doubtful: AtomicU64,
     /// Something happened that may let the driver do more.
     pub(crate) woken: AtomicBool,
 }
@@ -48,9 +50,18 @@ impl Tracking {
             counts,
             plugged: AtomicU64::new(0),
             next: AtomicU64::new(0),
-            removing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            doubtful: AtomicU64::new(0),
             woken: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn doubtful(&self) -> Option<u64> {
+        self.doubtful.load(RELAXED).checked_sub(1)
+    }
+
+    pub(crate) fn set_doubtful(&self, unit: Option<u64>) {
+        self.doubtful.store(unit.map_or(0, |unit| unit + 1), RELAXED);
     }
 
     // ---- states ------------------------------------------------------------------------------------------------

@@ -10,13 +10,16 @@ use pagefold_engine::{Engine, Platform};
 
 use crate::config::Mode;
 use crate::state::{BigState, SubState, Trigger};
-use crate::sync::RELAXED;
+use crate::sync::{AtomicBool, RELAXED};
 use crate::tracking::Tracking;
 
 pub(crate) struct Watch<'e, P: Platform, R: Protocol> {
     pub(crate) engine: &'e Engine<P, R>,
     pub(crate) tracking: Arc<Tracking>,
     pub(crate) fake_offline: FakeOffline,
+    /// Whether the references of a unit's holes are dropped. That an event is cancelled is also told to those who never
+    /// heard of it.
+    pub(crate) dropped: AtomicBool,
 }
 
 impl<P: Platform, R: Protocol> Watch<'_, P, R> {
@@ -47,14 +50,18 @@ impl<P: Platform, R: Protocol> Watch<'_, P, R> {
             Event::GoingOffline => {
                 if let FakeOffline::Classic { rcu } = self.fake_offline {
                     self.drop_references(unit, rcu)?;
+                    self.dropped.store(true, RELAXED);
                 }
             }
             Event::CancelOffline => {
-                if let FakeOffline::Classic { .. } = self.fake_offline {
+                if self.dropped.swap(false, RELAXED) {
                     self.holes(unit).for_each(|hole| self.engine.retake_offline_references(hole));
                 }
             }
-            Event::Offline => self.tracking.apply(unit, Trigger::WentOffline),
+            Event::Offline => {
+                self.dropped.store(false, RELAXED);
+                self.tracking.apply(unit, Trigger::WentOffline);
+            }
             Event::GoingOnline | Event::CancelOnline => {}
         }
         Ok(())
@@ -65,8 +72,13 @@ impl<P: Platform, R: Protocol> Listener for Watch<'_, P, R> {
     fn notify(&self, event: Event, change: &Change) -> Result<(), Veto> {
         let Some(unit) = self.tracking.unit_of(&change.pages) else { return Ok(()) };
         let is_going = matches!(event, Event::GoingOnline | Event::GoingOffline);
-        if is_going && self.tracking.removing.load(RELAXED) {
-            return Err(Veto::Refused("the virtio-mem driver of this memory is gone"));
+        if is_going && self.tracking.closed.load(RELAXED) {
+            return Err(Veto::Refused("the virtio-mem driver of this memory is not ready, or gone"));
+        }
+        if is_going && self.tracking.doubtful() == Some(unit) {
+            return Err(Veto::Refused(
+                "the device has to be asked first what is plugged of the memory block",
+            ));
         }
         if matches!(event, Event::Online | Event::Offline) {
             self.tracking.woken.store(true, RELAXED);

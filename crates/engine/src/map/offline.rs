@@ -167,9 +167,12 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// Tells walkers by the class that the fake-offline pages of `map_page` are nothing to take, or that they are there
     /// again.
     pub(crate) fn hide_offline(&self, map_page: MapPage, is_hidden: bool) {
-        let class = if is_hidden { ClassByte::OFFLINE.backed() } else { ClassByte::MAPPED };
-        if self.classes.get(map_page).is_backed() {
-            self.classes.set(map_page, class);
+        let (from, to) = match is_hidden {
+            true => (ClassByte::MAPPED, ClassByte::OFFLINE.backed()),
+            false => (ClassByte::OFFLINE.backed(), ClassByte::MAPPED),
+        };
+        if self.classes.get(map_page) == from {
+            self.classes.set(map_page, to);
         }
     }
 
