@@ -13,7 +13,9 @@ use proptest::prelude::*;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::bitmap::BS;
+use vm_memory::guest_memory::GuestMemorySliceIterator;
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, Permissions};
 use zerocopy::IntoBytes;
 
 const NEXT: u16 = 1;
@@ -254,6 +256,46 @@ fn many_requests_behind_one_doorbell() {
     }
     assert_eq!(machine.serve(), Served { chains: 8, interrupt: true, more: false, needs_reset: false });
     assert_eq!(plugged(&machine.device), 8 * BLOCK);
+}
+
+/// Memory of a driver that is as fast as the device: whenever the device looks, there is one more chain.
+struct FastDriver {
+    memory: GuestMemoryMmap,
+    available: GuestAddress,
+}
+
+impl GuestMemory for FastDriver {
+    type PhysicalMemory = GuestMemoryMmap;
+    type Bitmap = ();
+
+    fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
+        GuestMemory::check_range(&self.memory, addr, count, access)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, ()>>, GuestMemoryError> {
+        if (addr, count) == (self.available, 2) {
+            let index: u16 = self.memory.read_obj(addr)?;
+            self.memory.write_obj(index.wrapping_add(1), addr)?;
+        }
+        GuestMemory::get_slices(&self.memory, addr, count, access)
+    }
+}
+
+#[test]
+fn a_driver_that_never_stops_is_served_for_a_while() {
+    let mut machine = Machine::new();
+    machine.request(Request::new(State, ADDR, 1));
+    machine.chain(&[(BUFFERS, 24, 0), RESPONSE]);
+    machine.memory.write_obj([0u16; 16], GuestAddress(machine.queue.avail_ring() + 4)).unwrap();
+    let available = GuestAddress(machine.queue.avail_ring() + 2);
+    let memory = FastDriver { memory: machine.memory.clone(), available };
+    let served = machine.device.serve(&mut machine.queue, &memory);
+    assert_eq!(served, Served { chains: 16, interrupt: true, more: true, needs_reset: false });
 }
 
 #[test]
