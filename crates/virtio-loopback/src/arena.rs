@@ -14,7 +14,7 @@ const BASE: u64 = 1 << 51;
 const GRAIN: u64 = 64;
 
 /// An address that is not memory: for a buffer that found no room.
-pub(crate) const NOWHERE: u64 = u64::MAX & !(GRAIN - 1);
+pub(crate) const NOWHERE: u64 = !(GRAIN - 1);
 
 pub(crate) struct Arena {
     memory: GuestMemoryMmap,
