@@ -132,7 +132,7 @@ fn a_queue_that_is_not_memory_is_refused_and_a_reset_heals() {
     let host = device(settings(ADDR));
     let mut transport = host.connect().unwrap();
     transport.begin_init(Accepted::all());
-    for (size, addr) in [(8, 0x1000), (8, u64::MAX & !0xfff), (3, 1 << 51), (1 << 20, 1 << 51), (8, 7)] {
+    for (size, addr) in [(8, 0x1000), (8, !0xfff), (3, 1 << 51), (1 << 20, 1 << 51), (8, 7)] {
         transport.queue_set(0, size, addr, addr, addr);
         transport.finish_init();
         transport.notify(0);

@@ -331,7 +331,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             };
             let pages = self.geometry.pages(unit, sub..sub + 1);
             if is_online {
-                let is_out = machine.hotplug.is_fake_offline(pages.clone());
+                let is_out = machine.hotplug.is_fake_offline(pages.clone()).map_err(|_| Trouble::NoMemory)?;
                 match (is_plugged, is_out) {
                     (true, true) => {
                         // Plugged, but not in use: into use, or back to the host.

@@ -183,7 +183,10 @@ impl<'e> World<'e> {
                         range.offset <= offset && offset + 2 * MIB <= range.offset + range.len
                     };
                     let is_plugged = plugged.iter().any(|range| holds(&range));
-                    assert!(is_plugged || self.hotplug.is_fake_offline(area..area + 1), "page {area:#x}");
+                    assert!(
+                        is_plugged || self.hotplug.is_fake_offline(area..area + 1).unwrap(),
+                        "page {area:#x}"
+                    );
                 }
             }
         });

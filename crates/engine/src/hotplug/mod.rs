@@ -524,19 +524,19 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     }
 
     /// Whether any of `pages` is fake-offline: in an online block, without memory behind it.
-    pub fn is_fake_offline(&self, pages: Range<u64>) -> bool {
-        let walker = self.engine.walker();
-        // Without memory for a walker nothing may be claimed; the caller will find it in use.
-        walker.is_ok_and(|walker| {
-            pages.into_iter().any(|pfn| {
-                let _section = walker.section();
-                walker.peek(Pfn(pfn)).is_some_and(|peek| match peek.class {
-                    Class::Offline => true,
-                    Class::Mapped => peek.state.is_head() && peek.state.kind() == Kind::Offline,
-                    _ => false,
-                })
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn is_fake_offline(&self, pages: Range<u64>) -> Result<bool, OutOfMemory> {
+        let walker = self.engine.walker()?;
+        Ok(pages.into_iter().any(|pfn| {
+            let _section = walker.section();
+            walker.peek(Pfn(pfn)).is_some_and(|peek| match peek.class {
+                Class::Offline => true,
+                Class::Mapped => peek.state.is_head() && peek.state.kind() == Kind::Offline,
+                _ => false,
             })
-        })
+        }))
     }
 
     fn online_areas(&self, pages: &Range<u64>) -> Result<Record, FakeError> {

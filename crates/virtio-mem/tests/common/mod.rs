@@ -102,7 +102,7 @@ pub fn check<'e>(device: &TestDevice, driver: &Driver<'e, TestChannel>, hotplug:
                         .iter()
                         .any(|range| range.offset <= offset && offset + 2 * MIB <= range.offset + range.len)
                 });
-                let is_out = hotplug.is_fake_offline(area..area + 1);
+                let is_out = hotplug.is_fake_offline(area..area + 1).unwrap();
                 assert_eq!(is_plugged, !is_out, "area at page {area:#x}");
             }
         }
