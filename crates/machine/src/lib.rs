@@ -3,17 +3,24 @@
 //! * [`live`] reads this machine: where its memory is (`/proc/iomem`, `/proc/zoneinfo`), and every page's flags and map
 //!   count (`/proc/kpageflags`, `/proc/kpagecount`).
 //! * [`snapshot`] writes that to a file, and reads it back.
+//! * [`Host`] is what a host says of itself in small files that everyone may read: zones, blocks, pools, counters.
 //! * [`Machine`] is either, in memory: a layout, and runs of pages that are alike.
+//! * [`Tally`] sums a machine up, and [`cost`] is the arithmetic of descriptors.
 //! * [`PageState`] is what a page is used for, and [`Machine::extents`] turns runs of flags into folios with states.
 
+pub mod cost;
 pub mod flags;
+pub mod host;
 pub mod layout;
 pub mod live;
 mod machine;
 pub mod snapshot;
 mod state;
+pub mod tally;
 
 pub use flags::Flags;
+pub use host::Host;
 pub use layout::{MemoryRange, Zone};
 pub use machine::{Extent, Header, Machine, PAGES_PER_SECTION, Run};
 pub use state::PageState;
+pub use tally::Tally;

@@ -1,0 +1,234 @@
+//! Reading the small files that a host describes itself with, under any root, and keeping account of what was not to be
+//! had.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// No file read here is larger: the largest, a kernel's BTF, has 5 to 20 MB.
+const MAX_FILE: u64 = 64 << 20;
+
+/// Something that could not be read, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Gap {
+    /// Which file or directory, as seen from the root.
+    pub path: String,
+    /// What it would have told.
+    pub tells: String,
+    /// Why it did not.
+    pub why: String,
+    /// Which sort of gap that is.
+    pub kind: GapKind,
+}
+
+/// Sorts of gaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GapKind {
+    /// This kernel does not have it. Nothing is wrong.
+    Absent,
+    /// It takes more rights.
+    Denied,
+    /// It cannot be read.
+    Unreadable,
+    /// It was there, and went away while it was read.
+    Vanished,
+    /// It holds something else than this program knows.
+    Malformed,
+}
+
+impl GapKind {
+    /// Whether what was read is only a part of what the host has to tell.
+    pub fn is_partial(self) -> bool {
+        self != GapKind::Absent
+    }
+}
+
+/// The files under a root.
+#[derive(Debug)]
+pub struct Files {
+    root: PathBuf,
+    gaps: Vec<Gap>,
+}
+
+impl Files {
+    /// The files under `root`, which has `proc` and `sys` in it.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), gaps: Vec::new() }
+    }
+
+    /// What was not to be had so far.
+    pub fn into_gaps(self) -> Vec<Gap> {
+        self.gaps
+    }
+
+    /// Whether there is such a file or directory.
+    pub fn exists(&self, path: &str) -> bool {
+        self.root.join(path).exists()
+    }
+
+    /// Notes that something is missing.
+    pub fn miss(&mut self, path: &str, tells: &str, kind: GapKind, why: impl Into<String>) {
+        self.gaps.push(Gap { path: format!("/{path}"), tells: tells.into(), why: why.into(), kind });
+    }
+
+    /// A whole file. Missing is noted.
+    pub fn bytes(&mut self, path: &str, tells: &str) -> Option<Vec<u8>> {
+        match read(&self.root.join(path)) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                let (kind, why) = describe(&error);
+                self.miss(path, tells, kind, why);
+                None
+            }
+        }
+    }
+
+    /// A whole file, as text. Bytes that are no text become U+FFFD, which no parser takes for anything.
+    pub fn text(&mut self, path: &str, tells: &str) -> Option<String> {
+        self.bytes(path, tells).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// As [`text`](Self::text); that it is missing says something too, and is not noted.
+    pub fn optional_text(&mut self, path: &str, tells: &str) -> Option<String> {
+        match read(&self.root.join(path)) {
+            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                let (kind, why) = describe(&error);
+                self.miss(path, tells, kind, why);
+                None
+            }
+        }
+    }
+
+    /// A file that stood in a directory listing a moment ago.
+    pub fn listed_text(&mut self, path: &str, tells: &str) -> Option<String> {
+        let text = self.text(path, tells);
+        if text.is_none()
+            && let Some(gap) = self.gaps.last_mut()
+            && gap.kind == GapKind::Absent
+        {
+            gap.kind = GapKind::Vanished;
+            gap.why = "it went away while it was read".into();
+        }
+        text
+    }
+
+    /// The one number in a file; `parse` says how it is written.
+    pub fn number(
+        &mut self,
+        path: &str,
+        tells: &str,
+        parse: impl FnOnce(&str) -> Option<u64>,
+    ) -> Option<u64> {
+        let text = self.listed_text(path, tells)?;
+        let number = parse(text.trim());
+        if number.is_none() {
+            self.malformed(path, tells, &text);
+        }
+        number
+    }
+
+    /// Notes that a file holds something else than it should.
+    pub fn malformed(&mut self, path: &str, tells: &str, text: &str) {
+        let line: String = text.trim_start().chars().take_while(|&c| c != '\n').take(40).collect();
+        let why = match line.trim_end() {
+            "" => "it is empty".to_owned(),
+            line => format!("it begins with {line:?}, which is not what it should hold"),
+        };
+        self.miss(path, tells, GapKind::Malformed, why);
+    }
+
+    /// Names in a directory, sorted; none if there is no such directory.
+    pub fn names(&mut self, path: &str, tells: &str) -> Vec<String> {
+        let listed = fs::read_dir(self.root.join(path)).and_then(|entries| {
+            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        });
+        match listed {
+            Ok(names) => {
+                let mut names: Vec<String> = names;
+                names.sort();
+                names
+            }
+            Err(error) => {
+                let (kind, why) = describe(&error);
+                self.miss(path, tells, kind, why);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Numbers that follow `prefix` in a directory's names, sorted.
+    pub fn numbered(&mut self, path: &str, prefix: &str, tells: &str) -> Vec<u64> {
+        let names = self.names(path, tells);
+        let mut numbers: Vec<u64> =
+            names.iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    // Another root may hold anything, and opening a FIFO would wait for ever.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than 64 MiB"));
+    }
+    Ok(bytes)
+}
+
+fn describe(error: &io::Error) -> (GapKind, String) {
+    match error.kind() {
+        io::ErrorKind::NotFound => (GapKind::Absent, "this kernel does not have it".into()),
+        io::ErrorKind::PermissionDenied => (GapKind::Denied, "permission denied".into()),
+        // ENODEV and ENXIO: what sysfs says of a device that is being removed.
+        _ if matches!(error.raw_os_error(), Some(6 | 19)) => {
+            (GapKind::Vanished, "it went away while it was read".into())
+        }
+        _ => (GapKind::Unreadable, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sort_of_gap_is_told_apart() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("proc")).unwrap();
+        fs::write(root.path().join("proc/number"), "no number\n").unwrap();
+        fs::write(root.path().join("proc/empty"), "").unwrap();
+        let mut files = Files::new(root.path());
+        assert_eq!(files.text("proc/nothing", "nothing"), None);
+        assert_eq!(files.listed_text("proc/gone", "nothing"), None);
+        assert_eq!(files.bytes("proc", "nothing"), None);
+        assert_eq!(files.number("proc/number", "nothing", |text| text.parse().ok()), None);
+        assert_eq!(files.number("proc/empty", "nothing", |text| text.parse().ok()), None);
+        assert_eq!(files.optional_text("proc/option", "nothing"), None);
+        let gaps = files.into_gaps();
+        let kinds: Vec<_> = gaps.iter().map(|gap| gap.kind).collect();
+        use GapKind::{Absent, Malformed, Unreadable, Vanished};
+        assert_eq!(kinds, [Absent, Vanished, Unreadable, Malformed, Malformed]);
+        assert!(gaps[3].why.contains("no number"), "{}", gaps[3].why);
+        assert!(gaps[4].why.contains("empty"), "{}", gaps[4].why);
+    }
+
+    #[test]
+    fn a_fifo_does_not_hold_up_the_reader() {
+        let root = tempfile::tempdir().unwrap();
+        let made = std::process::Command::new("mkfifo").arg(root.path().join("pipe")).status().unwrap();
+        assert!(made.success());
+        let mut files = Files::new(root.path());
+        assert_eq!(files.text("pipe", "nothing"), None);
+        assert_eq!(files.into_gaps()[0].kind, GapKind::Unreadable);
+    }
+}

@@ -1,0 +1,238 @@
+//! What a host says of itself in small files that everyone may read: [`Host`].
+//!
+//! One module a source. Parsers take what they know, skip what they do not, and never fail on a whole file because of a
+//! line; what could not be had is a [`Gap`] with its reason, beside the rest.
+
+pub mod blocks;
+pub mod btf;
+pub mod buddyinfo;
+pub mod cmdline;
+pub mod counters;
+pub mod files;
+pub mod hugetlb;
+pub mod nodes;
+pub mod page_size;
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::blocks::{Block, BlockState, Blocks};
+pub use self::buddyinfo::FreeBlocks;
+pub use self::cmdline::BootOptions;
+pub use self::counters::Counters;
+use self::files::Files;
+pub use self::files::{Gap, GapKind};
+pub use self::hugetlb::{Hvo, Pool};
+pub use self::nodes::Node;
+pub use self::page_size::{PageSize, PageSizeFrom};
+use crate::layout::{Zone, parse_zoneinfo};
+use crate::machine::{Header, Machine};
+
+/// Everything a host says of itself without root.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Kernel release; empty if nothing tells.
+    pub kernel: String,
+    /// Architecture; empty if nothing tells.
+    pub arch: String,
+    /// Bytes in a page, and how that is known.
+    pub page_size: PageSize,
+    /// Kernel structures, from BTF.
+    pub structs: Structs,
+    /// What the kernel was told at boot that matters here.
+    pub boot: BootOptions,
+    /// `/proc/meminfo`, in bytes.
+    pub meminfo: Counters,
+    /// `/proc/vmstat`.
+    pub vmstat: Counters,
+    /// Zones with memory.
+    pub zones: Vec<Zone>,
+    /// Free blocks by zone.
+    pub free_blocks: Vec<FreeBlocks>,
+    /// Memory blocks; `None` without memory hotplug.
+    pub blocks: Option<Blocks>,
+    /// Nodes; none without NUMA.
+    pub nodes: Vec<Node>,
+    /// Pools of huge pages.
+    pub pools: Vec<Pool>,
+    /// Whether HVO is on.
+    pub hvo: Hvo,
+    /// The parameter `memory_hotplug.memmap_on_memory`: whether added blocks may hold their own descriptors.
+    pub memmap_on_memory: Option<bool>,
+    /// `vm.min_free_kbytes`, in bytes: what ordinary allocations leave.
+    pub min_free: Option<u64>,
+    /// What could not be read, and why.
+    pub gaps: Vec<Gap>,
+}
+
+/// Sizes of kernel structures; `None` where BTF does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Structs {
+    /// `struct page`, the descriptor.
+    pub page: Option<u64>,
+    /// Whether the descriptor has a word for the memory cgroup (`memcg_data`).
+    pub page_has_memcg: Option<bool>,
+    /// `struct mem_section`, one a section.
+    pub mem_section: Option<u64>,
+    /// `struct mem_section_usage`, one a section with memory, without its page-block flags.
+    pub mem_section_usage: Option<u64>,
+    /// `struct memory_block`, one a memory block.
+    pub memory_block: Option<u64>,
+}
+
+/// Bytes of a descriptor where nothing tells: x86-64's and arm64's, in every kernel since 2.6.
+const USUAL_DESCRIPTOR: u64 = 64;
+
+impl Host {
+    /// Reads the host under `root` (`/` for this one). Whatever fails is a gap.
+    pub fn read(root: &Path) -> Self {
+        let mut files = Files::new(root);
+        let files = &mut files;
+        let meminfo = counters(files, "proc/meminfo", "memory in total and its uses", "MemTotal");
+        let vmstat = counters(files, "proc/vmstat", "the kernel's count of descriptors", "nr_free_pages");
+        let zones = parsed(files, "proc/zoneinfo", "zones", parse_zoneinfo);
+        let free_blocks = parsed(files, "proc/buddyinfo", "free blocks by order", buddyinfo::parse);
+        let kernel = files.text("proc/sys/kernel/osrelease", "the kernel's release").unwrap_or_default();
+        let is_this_host = root == Path::new("/");
+        let arch = match files.optional_text("proc/sys/kernel/arch", "the architecture") {
+            Some(arch) => arch.trim().to_owned(),
+            None if is_this_host => std::env::consts::ARCH.to_owned(),
+            None => String::new(),
+        };
+        let page_size = PageSize::find(is_this_host, &meminfo, &vmstat);
+        if page_size.from == PageSizeFrom::Assumed {
+            files.miss("proc/vmstat", "the size of a page", GapKind::Malformed, "4 KiB are assumed");
+        }
+        let pools = if files.exists("sys/kernel/mm/hugepages") {
+            hugetlb::read_pools(files, "sys/kernel/mm/hugepages")
+        } else {
+            let why = "this kernel has no huge page pools";
+            files.miss("sys/kernel/mm/hugepages", "pools of huge pages", GapKind::Absent, why);
+            Vec::new()
+        };
+        let mut host = Self {
+            kernel: kernel.trim().to_owned(),
+            arch,
+            page_size,
+            structs: structs(files),
+            boot: files
+                .text("proc/cmdline", "boot options")
+                .map_or_else(BootOptions::default, |text| BootOptions::parse(&text)),
+            meminfo,
+            vmstat,
+            zones,
+            free_blocks,
+            blocks: blocks::read(files),
+            nodes: nodes::read(files),
+            pools,
+            hvo: hugetlb::read_hvo(files),
+            memmap_on_memory: memmap_on_memory(files),
+            min_free: files
+                .optional_text("proc/sys/vm/min_free_kbytes", "what allocations leave free")
+                .and_then(|text| text.trim().parse::<u64>().ok()?.checked_mul(1024)),
+            gaps: Vec::new(),
+        };
+        host.gaps = std::mem::replace(files, Files::new(root)).into_gaps();
+        host
+    }
+
+    /// What a snapshot file knows of its host.
+    pub fn of(machine: &Machine) -> Self {
+        let Header { page_size, kernel, arch, zones, mem_total, mem_free, descriptor_size, .. } =
+            machine.header.clone();
+        let gap = |path: &str, tells: &str| Gap {
+            path: path.into(),
+            tells: tells.into(),
+            why: "a snapshot file does not hold it".into(),
+            kind: GapKind::Absent,
+        };
+        Self {
+            kernel,
+            arch,
+            page_size: PageSize { bytes: page_size, from: PageSizeFrom::Snapshot },
+            structs: Structs { page: (descriptor_size > 0).then_some(descriptor_size), ..Structs::default() },
+            meminfo: Counters::from([("MemTotal", mem_total), ("MemFree", mem_free)]),
+            zones,
+            gaps: vec![
+                gap("/proc/meminfo", "page tables and other uses"),
+                gap("/sys/devices/system/memory", "memory blocks"),
+                gap("/sys/devices/system/node", "NUMA nodes"),
+                gap("/proc/sys/vm/hugetlb_optimize_vmemmap", "whether HVO is on"),
+            ],
+            ..Self::default()
+        }
+    }
+
+    /// Bytes of a descriptor: what BTF says, or the usual 64.
+    pub fn descriptor_size(&self) -> u64 {
+        self.structs.page.unwrap_or(USUAL_DESCRIPTOR)
+    }
+
+    /// Whether a part is missing that this kernel should have.
+    pub fn is_partial(&self) -> bool {
+        self.gaps.iter().any(|gap| gap.kind.is_partial())
+    }
+}
+
+fn counters(files: &mut Files, path: &str, tells: &str, must_have: &str) -> Counters {
+    let Some(text) = files.text(path, tells) else { return Counters::default() };
+    let counters = Counters::parse(&text);
+    if counters.get(must_have).is_none() {
+        files.malformed(path, tells, &text);
+    }
+    counters
+}
+
+fn parsed<T>(files: &mut Files, path: &str, tells: &str, parse: fn(&str) -> Vec<T>) -> Vec<T> {
+    let Some(text) = files.text(path, tells) else { return Vec::new() };
+    let parts = parse(&text);
+    if parts.is_empty() {
+        files.malformed(path, tells, &text);
+    }
+    parts
+}
+
+fn structs(files: &mut Files) -> Structs {
+    const PATH: &str = "sys/kernel/btf/vmlinux";
+    const TELLS: &str = "the size of a descriptor";
+    let Some(bytes) = files.bytes(PATH, TELLS) else { return Structs::default() };
+    let wanted =
+        [("page", "memcg_data"), ("mem_section", ""), ("mem_section_usage", ""), ("memory_block", "")];
+    match btf::structs(&bytes, &wanted) {
+        Ok(found) => {
+            let size = |name| found.get(name).map(|found: &btf::Struct| found.size);
+            // A descriptor of another size than these is no struct page.
+            let page = size("page").filter(|size| (8..=512).contains(size));
+            if page.is_none() {
+                files.miss(PATH, TELLS, GapKind::Malformed, "it has no struct page of a sane size");
+            }
+            Structs {
+                page,
+                page_has_memcg: found.get("page").map(|page| page.has_member),
+                mem_section: size("mem_section"),
+                mem_section_usage: size("mem_section_usage"),
+                memory_block: size("memory_block"),
+            }
+        }
+        Err(error) => {
+            files.miss(PATH, TELLS, GapKind::Malformed, error.to_string());
+            Structs::default()
+        }
+    }
+}
+
+fn memmap_on_memory(files: &mut Files) -> Option<bool> {
+    const PATH: &str = "sys/module/memory_hotplug/parameters/memmap_on_memory";
+    const TELLS: &str = "whether blocks may hold their own descriptors";
+    let text = files.optional_text(PATH, TELLS)?;
+    match text.trim() {
+        "Y" | "force" => Some(true),
+        "N" => Some(false),
+        _ => {
+            files.malformed(PATH, TELLS, &text);
+            None
+        }
+    }
+}
