@@ -34,6 +34,11 @@ impl LiveError {
     pub fn is_permission(&self) -> bool {
         matches!(self, LiveError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
     }
+
+    /// Whether a file is not there at all.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, LiveError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 /// Pages read at once: 1 MiB of each file.

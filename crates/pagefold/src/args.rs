@@ -17,6 +17,7 @@ const STYLES: Styles =
 #[derive(Debug, Parser)]
 #[command(name = "pagefold", version, styles = STYLES, max_term_width = 100, after_help = "\
 Examples:
+  pagefold report             what page metadata costs this machine, and where
   pagefold replay             fold this machine's page metadata, and see what is left
   pagefold replay --sample    the same with a machine that was recorded
   pagefold snapshot FILE      record this machine
@@ -28,6 +29,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Report(crate::report::ReportArgs),
     Replay(ReplayArgs),
     Snapshot(SnapshotArgs),
 }

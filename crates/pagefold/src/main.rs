@@ -1,10 +1,14 @@
 //! The `pagefold` command.
 
 mod args;
+mod exit;
 mod replay;
+mod report;
 mod size;
 mod snapshot;
 mod source;
+mod survey;
+mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -13,10 +17,11 @@ use clap::Parser;
 
 use crate::args::{Args, Command};
 
-/// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's).
+/// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's); and those of [`exit`].
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.command {
+        Command::Report(args) => report::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
     };

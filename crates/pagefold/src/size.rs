@@ -14,7 +14,8 @@ pub fn parse_pages(text: &str) -> Result<u64, String> {
     Ok(bytes / 4096)
 }
 
-fn parse_bytes(text: &str) -> Result<u64, String> {
+/// Reads a size as bytes.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: f64 = number.parse().map_err(|_| format!("'{text}' is not a size; try 512M or 1T"))?;
@@ -42,6 +43,16 @@ pub fn parse_seconds(text: &str) -> Result<f64, String> {
     if (0.0..=1e6).contains(&seconds) { Ok(seconds) } else { Err("between 0 and 1000000 seconds".into()) }
 }
 
+/// Reads a part of memory: `2%`, `1.6`.
+pub fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent: f64 = text
+        .trim_end_matches('%')
+        .trim()
+        .parse()
+        .map_err(|_| format!("'{text}' is no percentage; try 2%"))?;
+    if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err("between 0% and 100%".into()) }
+}
+
 /// Bytes in the largest binary unit that leaves a number of at least 1, with four significant digits.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes(pub u64);
@@ -50,6 +61,62 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = scaled(self.0 as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"]);
         f.pad(&text)
+    }
+}
+
+/// How amounts of memory are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Units {
+    /// Powers of 1024: KiB, MiB.
+    #[default]
+    Iec,
+    /// Powers of 1000: kB, MB.
+    Si,
+    /// Plain bytes.
+    Bytes,
+}
+
+impl Units {
+    /// An amount of memory for people.
+    pub fn show(self, bytes: u64) -> String {
+        match self {
+            Units::Iec => Bytes(bytes).to_string(),
+            Units::Si => scaled(bytes as f64, 1000.0, &["B", "kB", "MB", "GB", "TB", "PB"]),
+            Units::Bytes => bytes.to_string(),
+        }
+    }
+
+    /// A size that is what it is called, without places after the point: 2 MiB.
+    pub fn size(self, bytes: u64) -> String {
+        let text = self.show(bytes);
+        match text.split_once('.') {
+            Some((whole, rest)) if rest.trim_start_matches('0').starts_with(' ') => {
+                format!("{whole}{}", rest.trim_start_matches('0'))
+            }
+            _ => text,
+        }
+    }
+}
+
+/// `--si` and `--bytes`.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct UnitArgs {
+    /// Powers of 1000 (kB, MB) instead of 1024 (KiB, MiB)
+    #[arg(long, conflicts_with = "bytes", help_heading = "Output")]
+    si: bool,
+
+    /// Plain bytes
+    #[arg(long, help_heading = "Output")]
+    bytes: bool,
+}
+
+impl UnitArgs {
+    pub fn units(self) -> Units {
+        match self {
+            UnitArgs { bytes: true, .. } => Units::Bytes,
+            UnitArgs { si: true, .. } => Units::Si,
+            _ => Units::Iec,
+        }
     }
 }
 
@@ -122,10 +189,23 @@ mod tests {
     }
 
     #[test]
+    fn percentages_are_bounded() {
+        assert_eq!(parse_percent("1.6%"), Ok(1.6));
+        assert_eq!(parse_percent("2"), Ok(2.0));
+        for text in ["", "%", "-1%", "101%", "nan", "x"] {
+            assert!(parse_percent(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn numbers_are_written_for_people() {
         assert_eq!(Bytes(0).to_string(), "0 B");
         assert_eq!(Bytes(402_653_184).to_string(), "384 MiB");
         assert_eq!(Bytes(1536).to_string(), "1.50 KiB");
+        assert_eq!(Units::Si.show(402_653_184), "403 MB");
+        assert_eq!(Units::Iec.size(2 << 20), "2 MiB");
+        assert_eq!(Units::Iec.size(1536), "1.50 KiB");
+        assert_eq!(Units::Bytes.show(402_653_184), "402653184");
         assert_eq!(Count(12_345_678.0).to_string(), "12.3 M");
         assert_eq!(Count(7.0).to_string(), "7");
         assert_eq!(Whole(6_291_358).to_string(), "6,291,358");

@@ -47,6 +47,8 @@ pub struct Host {
     pub meminfo: Counters,
     /// `/proc/vmstat`.
     pub vmstat: Counters,
+    /// The kernel's own count of descriptors; kernels since 6.12 have one.
+    pub memmap: Option<Memmap>,
     /// Zones with memory.
     pub zones: Vec<Zone>,
     /// Free blocks by zone.
@@ -67,6 +69,24 @@ pub struct Host {
     pub gaps: Vec<Gap>,
 }
 
+/// What the kernel counts of its descriptors, in pages (`nr_memmap_boot_pages` and `nr_memmap_pages`). `page_ext`, where it
+/// is in use, and descriptors of device memory are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Memmap {
+    /// All.
+    pub pages: u64,
+    /// Those made at boot; `None` if only the sum is known.
+    pub boot_pages: Option<u64>,
+}
+
+impl Memmap {
+    fn of(vmstat: &Counters) -> Option<Self> {
+        let boot = vmstat.get("nr_memmap_boot_pages")?;
+        let later = vmstat.get("nr_memmap_pages").unwrap_or(0);
+        Some(Self { pages: boot.saturating_add(later), boot_pages: Some(boot) })
+    }
+}
+
 /// Sizes of kernel structures; `None` where BTF does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Structs {
@@ -84,6 +104,8 @@ pub struct Structs {
 
 /// Bytes of a descriptor where nothing tells: x86-64's and arm64's, in every kernel since 2.6.
 const USUAL_DESCRIPTOR: u64 = 64;
+/// A structure of another size is no descriptor.
+const SANE_DESCRIPTORS: std::ops::RangeInclusive<u64> = 8..=512;
 
 impl Host {
     /// Reads the host under `root` (`/` for this one). Whatever fails is a gap.
@@ -120,6 +142,7 @@ impl Host {
             boot: files
                 .text("proc/cmdline", "boot options")
                 .map_or_else(BootOptions::default, |text| BootOptions::parse(&text)),
+            memmap: Memmap::of(&vmstat),
             meminfo,
             vmstat,
             zones,
@@ -140,8 +163,9 @@ impl Host {
 
     /// What a snapshot file knows of its host.
     pub fn of(machine: &Machine) -> Self {
-        let Header { page_size, kernel, arch, zones, mem_total, mem_free, descriptor_size, .. } =
-            machine.header.clone();
+        let Header {
+            page_size, kernel, arch, zones, mem_total, mem_free, descriptor_size, memmap_pages, ..
+        } = machine.header.clone();
         let gap = |path: &str, tells: &str| Gap {
             path: path.into(),
             tells: tells.into(),
@@ -154,6 +178,7 @@ impl Host {
             page_size: PageSize { bytes: page_size, from: PageSizeFrom::Snapshot },
             structs: Structs { page: (descriptor_size > 0).then_some(descriptor_size), ..Structs::default() },
             meminfo: Counters::from([("MemTotal", mem_total), ("MemFree", mem_free)]),
+            memmap: memmap_pages.map(|pages| Memmap { pages, boot_pages: None }),
             zones,
             gaps: vec![
                 gap("/proc/meminfo", "page tables and other uses"),
@@ -203,8 +228,7 @@ fn structs(files: &mut Files) -> Structs {
     match btf::structs(&bytes, &wanted) {
         Ok(found) => {
             let size = |name| found.get(name).map(|found: &btf::Struct| found.size);
-            // A descriptor of another size than these is no struct page.
-            let page = size("page").filter(|size| (8..=512).contains(size));
+            let page = size("page").filter(|size| SANE_DESCRIPTORS.contains(size));
             if page.is_none() {
                 files.miss(PATH, TELLS, GapKind::Malformed, "it has no struct page of a sane size");
             }

@@ -2,12 +2,12 @@
 
 use std::io::{self, Write};
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::Table;
 use serde::Serialize;
 
 use super::cost::{Cost, Part};
 use crate::size::{Bytes, Count, Whole};
+use crate::table::{add, table};
 
 /// Everything a replay found. The JSON is this, with `schema` raised whenever a field changes its meaning.
 #[derive(Debug, Serialize)]
@@ -336,20 +336,4 @@ impl Report {
         }
         Ok(())
     }
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table
-}
-
-fn add<const N: usize>(table: &mut Table, cells: [String; N]) {
-    table.add_row(cells.into_iter().map(Cell::new));
 }

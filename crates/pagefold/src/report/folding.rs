@@ -1,0 +1,130 @@
+//! What folding would leave. From every page's state it is a sum; without, only limits are known.
+
+use pagefold_machine::Host;
+
+use super::accounts::{Accounts, section_size};
+use super::model::{Figure, FoldingReport, Interval};
+use crate::survey::Survey;
+
+/// Bytes of the engine's tables for each map page, at most: one of class, eight of the allocator's row. The rest (a lane
+/// byte for 2 MiB, a tree word for 1 GiB) is an eighth of a byte more.
+const TABLES_NUMERATOR: u64 = 73;
+const TABLES_DENOMINATOR: u64 = 8;
+
+/// What folding would leave here.
+pub fn folding(survey: &Survey, accounts: &Accounts) -> FoldingReport {
+    let shape = accounts.shape;
+    let full = &accounts.full;
+    let (descriptors, sections) = match &survey.pages {
+        Some(pages) => {
+            let left = pages.tally.map_pages_left.saturating_mul(shape.page);
+            let from = "map pages in which a page or a head is in use, by every page's state";
+            (Interval::computed(left, left, from), pages.tally.sections_left)
+        }
+        None => {
+            let sections = accounts.described.max / section_size(&survey.host).max(1);
+            (limits(&survey.host, accounts), sections)
+        }
+    };
+    let map_pages = full.max / shape.page.max(1);
+    let tables = map_pages.saturating_mul(TABLES_NUMERATOR) / TABLES_DENOMINATOR;
+    // Where a section keeps any map page, a page table maps it page by page.
+    let tables = tables.saturating_add(sections.saturating_mul(shape.page));
+    let tables = Figure::computed(
+        tables,
+        "at most: 9 bytes a map page for classes and the allocator, a page table a section",
+    );
+    let total = Interval::computed(
+        descriptors.min.saturating_add(tables.bytes),
+        descriptors.max.saturating_add(tables.bytes),
+        descriptors.from.clone(),
+    );
+    FoldingReport { descriptors, tables, total }
+}
+
+/// Limits from counters: what is free in blocks of a map page or more folds, huge pages keep one map page each, and the
+/// rest keeps between all (small pages) and an eighth (2 MiB folios).
+fn limits(host: &Host, accounts: &Accounts) -> Interval {
+    let shape = accounts.shape;
+    let map_page = shape.described_by_map_page();
+    let order = (map_page / shape.page.max(1)).max(1).ilog2();
+    let free = host
+        .free_blocks
+        .iter()
+        .fold(0u64, |sum, zone| sum.saturating_add(zone.pages_from(order)))
+        .saturating_mul(shape.page);
+    let unborn = deferred(host);
+    let mut huge = host.pools.iter().fold((0u64, 0u64), |(bytes, left), pool| {
+        let kept = shape.descriptors(pool.size).min(shape.page).saturating_mul(pool.pages);
+        (bytes.saturating_add(pool.bytes()), left.saturating_add(kept))
+    });
+    let pmd = shape.page / 8 * shape.page;
+    for name in ["AnonHugePages", "ShmemHugePages", "FileHugePages"] {
+        let bytes = host.meminfo.get(name).unwrap_or(0);
+        let kept = (bytes / pmd.max(1)).saturating_mul(shape.page);
+        huge = (huge.0.saturating_add(bytes), huge.1.saturating_add(kept));
+    }
+    let folds = shape.descriptors(free.saturating_add(unborn).saturating_add(huge.0));
+    let rest = accounts.full.max.saturating_sub(folds);
+    let max = rest.saturating_add(huge.1).min(accounts.full.max);
+    // Holes and small free blocks may fold as well: the least is what is in use, in the largest folios.
+    let free_in_all = host.meminfo.get("MemFree").unwrap_or(0).max(free);
+    let in_use = accounts.memory.bytes.saturating_sub(free_in_all).saturating_sub(huge.0);
+    let min = (shape.descriptors(in_use) / 8).saturating_add(huge.1).min(max);
+    Interval::computed(
+        min,
+        max,
+        "free blocks, huge pages and the rest as counters have them (exact with a scan)",
+    )
+}
+
+/// Free memory that no zone has yet (deferred initialisation).
+pub fn deferred(host: &Host) -> u64 {
+    let in_zones = host.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(zone.free));
+    let in_zones = in_zones.saturating_mul(host.page_size.bytes);
+    let all = host.meminfo.get("MemFree").unwrap_or(0);
+    // The two files are not read at the same moment: a small difference means nothing.
+    all.checked_sub(in_zones).filter(|_| in_zones > 0).filter(|&bytes| bytes > all / 64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagefold_machine::Zone;
+    use pagefold_machine::host::{Counters, FreeBlocks, Pool};
+
+    #[test]
+    fn limits_hold_what_is_known_to_fold() {
+        // 4 GiB: 1 GiB free in large blocks, 1 GiB of huge pages, 2 GiB in use.
+        let host = Host {
+            meminfo: Counters::from([("MemFree", 1 << 30)]),
+            zones: vec![Zone { present: 1 << 20, spanned: 1 << 20, free: 1 << 18, ..Zone::default() }],
+            free_blocks: vec![FreeBlocks {
+                node: 0,
+                zone: "Normal".into(),
+                blocks: [vec![0; 10], vec![256]].concat(),
+            }],
+            pools: vec![Pool { size: 2 << 20, pages: 512, free: 0, surplus: 0 }],
+            ..Host::default()
+        };
+        let survey = Survey { origin: String::new(), host, pages: None };
+        let accounts = Accounts::of(&survey);
+        let folding = folding(&survey, &accounts);
+        // 2 GiB of small pages keep 32 MiB; 512 huge pages keep 2 MiB.
+        assert_eq!(folding.descriptors.max, 34 << 20);
+        assert_eq!(folding.descriptors.min, (4 << 20) + (2 << 20));
+        assert!(folding.tables.bytes < 1 << 20);
+    }
+
+    #[test]
+    fn free_memory_outside_of_zones_is_deferred() {
+        let mut host = Host {
+            meminfo: Counters::from([("MemFree", 1 << 30)]),
+            zones: vec![Zone { free: 1 << 17, ..Zone::default() }],
+            ..Host::default()
+        };
+        assert_eq!(deferred(&host), 1 << 29);
+        host.zones[0].free = (1 << 18) - 100;
+        assert_eq!(deferred(&host), 0);
+    }
+}

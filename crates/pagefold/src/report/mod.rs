@@ -1,0 +1,89 @@
+//! `pagefold report`: what page metadata costs a machine, where, and what would save it.
+
+mod accounts;
+mod args;
+mod checks;
+mod costs;
+mod folding;
+pub mod model;
+mod print;
+mod rows;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+pub use self::accounts::Accounts;
+pub use self::args::ReportArgs;
+use self::model::{HvoReport, MachineFacts, Report, SCHEMA};
+use crate::exit;
+use crate::survey::Survey;
+
+pub fn run(args: &ReportArgs) -> Result<ExitCode> {
+    let report = Report::of(&args.survey.survey()?);
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+    } else {
+        print::print(&report, args.units.units(), args.blocks, &mut stdout)?;
+    }
+    Ok(exit::code(report.partial, args.fail_over.is_some_and(|limit| report.share() > limit)))
+}
+
+impl Report {
+    /// Everything a survey tells.
+    pub fn of(survey: &Survey) -> Self {
+        let host = &survey.host;
+        let accounts = Accounts::of(survey);
+        let offline = rows::offline(survey, &accounts);
+        Self {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").into(),
+            machine: MachineFacts {
+                origin: survey.origin.clone(),
+                kernel: host.kernel.clone(),
+                arch: host.arch.clone(),
+                page_size: host.page_size.bytes,
+                page_size_from: host.page_size.from,
+                descriptor_size: accounts.shape.descriptor,
+                descriptor_size_known: host.structs.page.is_some(),
+                scanned: survey.pages.is_some(),
+            },
+            memory: accounts.memory.clone(),
+            descriptors: accounts.descriptors.clone(),
+            descriptors_computed: accounts.computed.clone(),
+            descriptors_counted: accounts.counted.clone(),
+            places: rows::places(host, &accounts),
+            nodes: rows::nodes(host, &accounts),
+            zones: rows::zones(host, &accounts),
+            blocks: rows::blocks(survey, &accounts),
+            huge_pages: rows::huge_pages(survey, &accounts),
+            hvo: HvoReport {
+                state: host.hvo,
+                boot_option: host.boot.hvo,
+                saved: accounts.saved.clone(),
+                left: accounts.left(),
+            },
+            states: rows::states(survey),
+            folios: rows::folios(survey),
+            offline,
+            folding: folding::folding(survey, &accounts),
+            other_costs: costs::other_costs(host, &accounts),
+            checks: checks::checks(survey, &accounts),
+            gaps: host.gaps.clone(),
+            partial: host.is_partial(),
+        }
+    }
+
+    /// Descriptors in percent of memory.
+    pub fn share(&self) -> f64 {
+        percent(self.descriptors.bytes, self.memory.bytes)
+    }
+}
+
+/// `part` of `whole` in percent.
+pub fn percent(part: u64, whole: u64) -> f64 {
+    part as f64 * 100.0 / whole.max(1) as f64
+}

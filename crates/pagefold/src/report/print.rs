@@ -1,0 +1,408 @@
+//! The report for people: one paragraph that answers, then tables.
+
+use std::io::{self, Write};
+
+use comfy_table::ColumnConstraint;
+use pagefold_machine::host::{Hvo, PageSizeFrom};
+
+use super::model::{Interval, Report};
+use super::percent;
+use crate::size::{Units, Whole};
+use crate::table::{add, table, words, wrap};
+
+/// Columns of running text.
+const WIDTH: usize = 100;
+
+pub fn print(report: &Report, units: Units, each_block: bool, to: &mut impl Write) -> io::Result<()> {
+    let printer = Printer { report, units };
+    writeln!(to, "{}\n", wrap(&printer.answer(), WIDTH))?;
+    printer.machine(to)?;
+    printer.descriptors(to)?;
+    printer.savings(to)?;
+    printer.zones(to)?;
+    printer.blocks(each_block, to)?;
+    printer.huge_pages(to)?;
+    printer.states(to)?;
+    printer.other_costs(to)?;
+    printer.checks(to)?;
+    printer.gaps(to)
+}
+
+struct Printer<'a> {
+    report: &'a Report,
+    units: Units,
+}
+
+impl Printer<'_> {
+    fn show(&self, bytes: u64) -> String {
+        self.units.show(bytes)
+    }
+
+    fn range(&self, interval: &Interval) -> String {
+        let (min, max) = (self.show(interval.min), self.show(interval.max));
+        if min == max { max } else { format!("{min} to {max}") }
+    }
+
+    fn share(&self, bytes: u64) -> String {
+        format!("{:.2} %", percent(bytes, self.report.memory.bytes))
+    }
+
+    /// The paragraph on top.
+    fn answer(&self) -> String {
+        let report = self.report;
+        let (bytes, memory) = (report.descriptors.bytes, report.memory.bytes);
+        let mut text = format!(
+            "Page metadata costs {} of {} ({}) here.",
+            self.show(bytes),
+            self.show(memory),
+            self.share(bytes)
+        );
+        text.push_str(&self.hvo_answer());
+        let folding = &report.folding;
+        let left = self.share(folding.total.max);
+        if folding.total.is_exact() {
+            text.push_str(&format!(
+                " Folding would leave {} ({left}), tables included; `pagefold replay` does it and measures.",
+                self.show(folding.total.max)
+            ));
+        } else {
+            text.push_str(&format!(
+                " Folding would leave at most {} ({left}), tables included; every page's state tells how much exactly.",
+                self.show(folding.total.max)
+            ));
+        }
+        text
+    }
+
+    fn hvo_answer(&self) -> String {
+        let hvo = &self.report.hvo;
+        if hvo.saved.max == 0 && hvo.left.max == 0 {
+            return " There are no huge pages that HVO could save on.".into();
+        }
+        let saved = match (hvo.state, hvo.saved.max) {
+            (Hvo::Off | Hvo::Unsupported | Hvo::Unknown, 0) => String::new(),
+            _ => format!(" HVO saves {} of it now.", self.range(&hvo.saved)),
+        };
+        let left = match (hvo.state, hvo.left.max) {
+            (_, 0) => String::new(),
+            (Hvo::On, _) => format!(" Up to {} are left for it to save.", self.show(hvo.left.max)),
+            (Hvo::Off, max) => format!(" HVO is off and would save {}.", self.show(max)),
+            (Hvo::Unsupported, max) => {
+                format!(" This kernel has no HVO, which would save {}.", self.show(max))
+            }
+            (Hvo::Unknown, _) => format!(" HVO would save {}.", self.range(&hvo.left)),
+        };
+        format!("{saved}{left}")
+    }
+
+    fn machine(&self, to: &mut impl Write) -> io::Result<()> {
+        let machine = &self.report.machine;
+        let known = |text: &str, prefix: &str| {
+            if text.is_empty() { String::new() } else { format!(", {prefix}{text}") }
+        };
+        let page = match machine.page_size_from {
+            PageSizeFrom::Assumed => " (assumed)",
+            PageSizeFrom::Counters => " (by its counters)",
+            PageSizeFrom::System | PageSizeFrom::Snapshot => "",
+        };
+        let descriptor = if machine.descriptor_size_known { "" } else { " (assumed)" };
+        writeln!(
+            to,
+            "machine   {}{}{}, pages of {}{page}, descriptors of {} bytes{descriptor}",
+            machine.origin,
+            known(&machine.kernel, "Linux "),
+            known(&machine.arch, ""),
+            self.units.size(machine.page_size),
+            machine.descriptor_size,
+        )?;
+        let read = if machine.scanned {
+            "counters and every page's state"
+        } else {
+            "counters; as root, every page's state as well"
+        };
+        writeln!(to, "read      {read}\n")
+    }
+
+    fn descriptors(&self, to: &mut impl Write) -> io::Result<()> {
+        let report = self.report;
+        let mut table = table(&["descriptors", "bytes", "of memory", "how", "from"]);
+        words(&mut table, &[3, 4]);
+        let row = |name: String, interval: Interval| {
+            [
+                name,
+                self.range(&interval),
+                self.share(interval.max),
+                interval.how.name().to_owned(),
+                interval.from.clone(),
+            ]
+        };
+        add(&mut table, row("all".into(), report.descriptors.clone().into()));
+        for place in report.places.iter().filter(|place| place.place != "unknown") {
+            let name = match place.place {
+                "boot" => "  made at boot",
+                "runtime" => "  made later, from the buddy allocator",
+                _ => "  made later, there or on the block",
+            };
+            add(&mut table, row(name.into(), place.descriptors.clone().into()));
+        }
+        if report.nodes.len() > 1 {
+            for node in &report.nodes {
+                add(&mut table, row(format!("  node {}", node.node), node.descriptors.clone()));
+            }
+        }
+        add(&mut table, row("all, by arithmetic".into(), report.descriptors_computed.clone()));
+        writeln!(to, "{}\n", table.trim_fmt())
+    }
+
+    fn zones(&self, to: &mut impl Write) -> io::Result<()> {
+        if self.report.zones.is_empty() {
+            return Ok(());
+        }
+        let mut table = table(&["zones", "memory", "managed", "free", "descriptors"]);
+        for zone in &self.report.zones {
+            add(
+                &mut table,
+                [
+                    format!("node {} {}", zone.node, zone.zone),
+                    self.show(zone.present),
+                    self.show(zone.managed),
+                    self.show(zone.free),
+                    self.show(zone.descriptors.bytes),
+                ],
+            );
+        }
+        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(
+            to,
+            "Memory, managed, free: counted (zoneinfo). Descriptors: computed, of present pages, without HVO.\n"
+        )
+    }
+
+    fn blocks(&self, each: bool, to: &mut impl Write) -> io::Result<()> {
+        let Some(blocks) = &self.report.blocks else { return Ok(()) };
+        let scanned = self.report.machine.scanned;
+        let title = format!("memory blocks of {}", self.units.size(blocks.size));
+        let mut table =
+            table(&[&title, "blocks", "memory", "descriptors", "offline inside", "their descriptors"]);
+        let state = |state: &'static str, zone: &Option<String>| match zone {
+            Some(zone) => format!("{state}, {zone}"),
+            None if state == "online" => "online, several zones".into(),
+            None => state.into(),
+        };
+        let offline = |bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| self.show(bytes));
+        for group in &blocks.groups {
+            let share = group.memory.checked_div(group.descriptors.bytes).unwrap_or(1).max(1);
+            add(
+                &mut table,
+                [
+                    state(group.state.name(), &group.zone),
+                    Whole(group.blocks).to_string(),
+                    self.show(group.memory),
+                    self.show(group.descriptors.bytes),
+                    offline(group.offline),
+                    offline(group.offline.map(|bytes| bytes / share)),
+                ],
+            );
+        }
+        if each {
+            for row in &blocks.list {
+                let node = row.node.map_or_else(String::new, |node| format!(", node {node}"));
+                add(
+                    &mut table,
+                    [
+                        format!("  {} ({}{node})", row.block, state(row.state.name(), &row.zone)),
+                        String::new(),
+                        self.units.size(blocks.size),
+                        self.show(row.descriptors),
+                        offline(row.offline),
+                        offline(row.offline_descriptors),
+                    ],
+                );
+            }
+        }
+        let has_offline = blocks.groups.iter().any(|group| group.offline.is_some_and(|bytes| bytes > 0));
+        for column in [4, 5] {
+            if let Some(column) = table.column_mut(column).filter(|_| !has_offline) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
+        }
+        writeln!(to, "{}", table.trim_fmt())?;
+        let offline = match (scanned, has_offline) {
+            (false, _) => "",
+            (true, false) => " No page in them is offline.",
+            (true, true) => "\nOffline inside: fake-offline or ballooned, counted page by page.",
+        };
+        writeln!(to, "Blocks: counted. Descriptors: computed, of whole blocks, without HVO.{offline}\n")
+    }
+
+    fn huge_pages(&self, to: &mut impl Write) -> io::Result<()> {
+        let rows: Vec<_> = self.report.huge_pages.iter().filter(|row| row.pages > 0).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut table = table(&["huge pages", "pages", "free", "memory", "descriptors", "with HVO"]);
+        for row in rows {
+            add(
+                &mut table,
+                [
+                    self.units.size(row.size),
+                    Whole(row.pages).to_string(),
+                    row.free.map_or_else(String::new, |free| Whole(free).to_string()),
+                    self.show(row.size.saturating_mul(row.pages)),
+                    self.show(row.descriptors.bytes),
+                    self.show(row.with_hvo.bytes),
+                ],
+            );
+        }
+        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(to, "Pages: counted. Descriptors: computed, without HVO, and with it on all of them.\n")
+    }
+
+    fn states(&self, to: &mut impl Write) -> io::Result<()> {
+        let rows = &self.report.states;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut table = table(&["page states", "pages", "memory", "descriptors", "with HVO", "folded"]);
+        let mut sums = [0u64; 5];
+        for row in rows {
+            let numbers = [row.pages, row.memory, row.descriptors, row.with_hvo, row.folded];
+            sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum = sum.saturating_add(number));
+            add(&mut table, self.state(row.state, numbers));
+        }
+        add(&mut table, self.state("total", sums));
+        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(
+            to,
+            "Pages: counted one by one, {}. Descriptors: computed, as Linux has them; with HVO on all huge pages; and what\n\
+             folding would leave.\n",
+            if self.report.machine.origin == "this host" {
+                "while the machine went on"
+            } else {
+                "as they were read"
+            }
+        )
+    }
+
+    fn state(&self, name: &str, [pages, memory, descriptors, with_hvo, folded]: [u64; 5]) -> [String; 6] {
+        [
+            name.to_owned(),
+            Whole(pages).to_string(),
+            self.show(memory),
+            self.show(descriptors),
+            self.show(with_hvo),
+            self.show(folded),
+        ]
+    }
+
+    fn savings(&self, to: &mut impl Write) -> io::Result<()> {
+        let report = self.report;
+        let mut table = table(&["savings", "now", "left", "how", ""]);
+        words(&mut table, &[3, 4]);
+        let (state, available) = match report.hvo.state {
+            Hvo::On => ("HVO (on)", "in Linux: huge pages of pools only"),
+            Hvo::Off => ("HVO (off)", "sysctl vm.hugetlb_optimize_vmemmap=1, for new huge pages"),
+            Hvo::Unsupported => ("HVO", "not in this kernel"),
+            Hvo::Unknown => ("HVO", "nothing tells whether it is on"),
+        };
+        let how = |interval: &Interval| interval.how.name().to_owned();
+        add(
+            &mut table,
+            [
+                state.into(),
+                self.range(&report.hvo.saved),
+                self.range(&report.hvo.left),
+                how(&report.hvo.left),
+                available.into(),
+            ],
+        );
+        let folding = &report.folding.total;
+        let of = report.descriptors.bytes;
+        let left = Interval {
+            min: of.saturating_sub(folding.max),
+            max: of.saturating_sub(folding.min),
+            ..folding.clone()
+        };
+        add(
+            &mut table,
+            [
+                "folding".into(),
+                self.show(0),
+                self.range(&left),
+                how(&left),
+                "not in Linux today: Pagefold's engine".into(),
+            ],
+        );
+        if let Some(offline) = report.offline.as_ref().filter(|offline| offline.memory.bytes > 0) {
+            add(
+                &mut table,
+                [
+                    "  of it, offline pages".into(),
+                    self.show(0),
+                    self.show(offline.descriptors.bytes),
+                    offline.descriptors.how.name().into(),
+                    format!(
+                        "{} fake-offline or ballooned, in {} blocks",
+                        self.show(offline.memory.bytes),
+                        Whole(offline.blocks)
+                    ),
+                ],
+            );
+        }
+        writeln!(to, "{}\n", table.trim_fmt())
+    }
+
+    fn other_costs(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut table = table(&["other costs by the page", "bytes", "how", "what for"]);
+        words(&mut table, &[2, 3]);
+        for cost in &self.report.other_costs {
+            let (bytes, how) = match &cost.cost {
+                Some(interval) => (self.range(interval), interval.how.name()),
+                None => ("unknown".into(), ""),
+            };
+            add(&mut table, [cost.title.to_owned(), bytes, how.to_owned(), cost.note.clone()]);
+        }
+        writeln!(to, "{}\n", table.trim_fmt())
+    }
+
+    fn checks(&self, to: &mut impl Write) -> io::Result<()> {
+        let checks = &self.report.checks;
+        let agreeing = checks.iter().filter(|check| check.agrees).count();
+        if checks.is_empty() {
+            return Ok(());
+        }
+        writeln!(to, "cross-checks: {agreeing} of {} agree", checks.len())?;
+        for check in checks.iter().filter(|check| !check.agrees) {
+            writeln!(
+                to,
+                "  {}: {} and {}, {} apart",
+                check.what,
+                self.range(&check.left),
+                self.range(&check.right),
+                self.show(check.difference)
+            )?;
+            for line in wrap(&check.note, WIDTH - 4).lines() {
+                writeln!(to, "    {line}")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gaps(&self, to: &mut impl Write) -> io::Result<()> {
+        let gaps = &self.report.gaps;
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        writeln!(to, "\nnot read")?;
+        const SHOWN: usize = 12;
+        for gap in gaps.iter().take(SHOWN) {
+            let mark = if gap.kind.is_partial() { "!" } else { " " };
+            let why = gap.why.chars().filter(|c| !c.is_control()).collect::<String>();
+            writeln!(to, "{mark} {} ({}): {why}", gap.path, gap.tells)?;
+        }
+        if gaps.len() > SHOWN {
+            writeln!(to, "  ... and {} more (--json lists them)", gaps.len() - SHOWN)?;
+        }
+        Ok(())
+    }
+}

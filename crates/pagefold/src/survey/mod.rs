@@ -1,0 +1,123 @@
+//! Looking at a machine: what it says of itself (tier 1, for everyone), and what every page is used for (tier 2, as root, or
+//! from a snapshot file).
+
+mod args;
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use pagefold_machine::host::{Gap, GapKind};
+use pagefold_machine::{Host, Machine, Tally};
+
+pub use self::args::SurveyArgs;
+use crate::source::{Source, read_proc};
+
+/// What was found out about a machine.
+pub struct Survey {
+    /// A word for where it comes from.
+    pub origin: String,
+    /// Tier 1.
+    pub host: Host,
+    /// Tier 2.
+    pub pages: Option<Pages>,
+}
+
+/// What every page is used for, summed up.
+pub struct Pages {
+    pub tally: Tally,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of memory in sections: that have descriptors.
+    pub described: u64,
+}
+
+impl Pages {
+    fn of(machine: &Machine) -> Self {
+        Self {
+            tally: Tally::of(machine),
+            memory: machine.pages().saturating_mul(4096),
+            described: machine.described_pages().saturating_mul(4096),
+        }
+    }
+}
+
+impl SurveyArgs {
+    /// Looks at the machine.
+    ///
+    /// # Errors
+    /// A snapshot that cannot be read; a root that says nothing at all.
+    pub fn survey(&self) -> Result<Survey> {
+        if let Some(path) = &self.file {
+            return recorded(&Source::File(path));
+        }
+        if self.sample {
+            return recorded(&Source::Sample);
+        }
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        if !root.join("proc").is_dir() {
+            bail!("{} has no directory 'proc': is it another host's root?", root.display());
+        }
+        let mut host = Host::read(root);
+        if host.meminfo.is_empty() && host.zones.is_empty() && host.blocks.is_none() {
+            let why =
+                host.gaps.first().map_or_else(String::new, |gap| format!(" ({}: {})", gap.path, gap.why));
+            bail!("nothing in {} says how much memory there is{why}", root.display());
+        }
+        let pages = if self.no_scan { None } else { self.scan(root, &mut host) };
+        let origin = match &self.root {
+            Some(root) => root.display().to_string(),
+            None => "this host".into(),
+        };
+        Ok(Survey { origin, host, pages })
+    }
+
+    /// Reads every page's state, if that is possible.
+    fn scan(&self, root: &Path, host: &mut Host) -> Option<Pages> {
+        const TELLS: &str = "every page's state";
+        let mut miss = |kind, why: String| {
+            host.gaps.push(Gap { path: "/proc/kpageflags".into(), tells: TELLS.into(), why, kind });
+        };
+        if host.page_size.bytes != 4096 || host.structs.page.is_some_and(|size| size != 64) {
+            miss(
+                GapKind::Unreadable,
+                "states are read for pages of 4 KiB with descriptors of 64 bytes only".into(),
+            );
+            return None;
+        }
+        match read_proc(&root.join("proc"), "") {
+            Ok(machine) => Some(Pages::of(&machine)),
+            // Without root, tier 1 is all there is, and not a part of something.
+            Err(error) if error.is_permission() && !self.scan => {
+                miss(GapKind::Absent, "it takes root".into());
+                None
+            }
+            Err(error) if error.is_missing() && !self.scan => {
+                miss(GapKind::Absent, "it is not there".into());
+                None
+            }
+            Err(error) => {
+                miss(
+                    if error.is_permission() { GapKind::Denied } else { GapKind::Unreadable },
+                    chain(&error),
+                );
+                None
+            }
+        }
+    }
+}
+
+fn chain(error: &pagefold_machine::live::LiveError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn recorded(source: &Source<'_>) -> Result<Survey> {
+    let found = source.read()?;
+    let host = Host::of(&found.machine);
+    Ok(Survey { origin: found.origin, host, pages: Some(Pages::of(&found.machine)) })
+}

@@ -1,0 +1,58 @@
+//! Tables for people: names on the left, numbers aligned on the right, no lines.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+
+/// An empty table. All columns but the first are aligned on the right.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+/// Aligns columns that hold words on the left.
+pub fn words(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Left);
+        }
+    }
+}
+
+/// Adds a row.
+pub fn add<const N: usize>(table: &mut Table, cells: [String; N]) {
+    table.add_row(cells.into_iter().map(Cell::new));
+}
+
+/// Breaks a paragraph into lines of at most `width` characters.
+pub fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_are_wrapped() {
+        assert_eq!(wrap("a bb  ccc\ndddd", 5), "a bb\nccc\ndddd");
+        assert_eq!(wrap("", 5), "");
+        assert_eq!(wrap("longerthanthat a", 5), "longerthanthat\na");
+    }
+}
