@@ -2,6 +2,7 @@
 
 mod args;
 mod exit;
+mod export;
 mod replay;
 mod report;
 mod size;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let done = match &args.command {
         Command::Report(args) => report::run(args),
+        Command::Export(args) => export::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
     };

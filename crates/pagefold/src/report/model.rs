@@ -143,7 +143,9 @@ pub struct NodeRow {
     pub memory: u64,
     /// Its descriptors.
     pub descriptors: Interval,
-    /// What HVO could save on its huge pages in all, in bytes.
+    /// What HVO saves on its huge pages.
+    pub hvo_saved: Interval,
+    /// What HVO could save on them in all, in bytes (computed).
     pub hvo_savable: u64,
     /// Its page tables.
     pub page_tables: Option<Figure>,

@@ -80,10 +80,11 @@ pub fn nodes(host: &Host, accounts: &Accounts) -> Vec<NodeRow> {
                 let least = full.saturating_sub(saved_most);
                 Interval::computed(least, full.saturating_sub(saved_least), from)
             };
+            let hvo_saved = Interval::computed(saved_least, saved_most, accounts.saved.from.clone());
             let page_tables = node.meminfo.get("PageTables");
             let page_tables = page_tables
                 .map(|bytes| Figure::counted(bytes, format!("node{}/meminfo PageTables", node.id)));
-            NodeRow { node: node.id, memory, descriptors, hvo_savable: savable, page_tables }
+            NodeRow { node: node.id, memory, descriptors, hvo_saved, hvo_savable: savable, page_tables }
         })
         .collect()
 }

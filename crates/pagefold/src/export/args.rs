@@ -1,0 +1,48 @@
+//! The arguments of `pagefold export`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::survey::SurveyArgs;
+
+/// The report for scripts and fleets: JSON, Prometheus text, or CSV
+///
+/// The same numbers as `pagefold report`. JSON has a schema (--schema prints it) and a version in it. Prometheus text is for
+/// node_exporter's textfile collector. CSV has one number a line. With --output the file appears whole or not at all.
+///
+/// Exit codes: 0 fine, 1 failure, 2 usage, 3 something that this kernel has could not be read (the rest is written).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pagefold export > host.json
+  pagefold export --format prometheus --no-scan --output /var/lib/node_exporter/pagefold.prom
+  pagefold export --format csv web7.pgf
+  pagefold export --schema > report.schema.json
+")]
+pub struct ExportArgs {
+    #[command(flatten)]
+    pub survey: SurveyArgs,
+
+    /// The form
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    pub format: Format,
+
+    /// Write to FILE, readable by everyone; it is replaced in one step [default: stdout]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Print the JSON Schema of the JSON form, and nothing else
+    #[arg(long, conflicts_with_all = ["file", "sample", "root", "scan", "no_scan", "format"])]
+    pub schema: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Everything, as `report --json`
+    Json,
+    /// Gauges with few labels
+    Prometheus,
+    /// One number a line
+    Csv,
+}

@@ -1,0 +1,255 @@
+//! What descriptors would cost under each option.
+
+use pagefold_machine::cost::Shape;
+use pagefold_machine::host::Pool;
+use serde::Serialize;
+
+use super::base::Base;
+use crate::report::model::Interval;
+
+/// One option.
+#[derive(Clone, Debug, Serialize)]
+pub struct Option {
+    /// A name.
+    pub name: String,
+    /// What descriptors would cost (computed).
+    pub descriptors: Interval,
+    /// Against all descriptors as Linux has them without HVO; negative if it costs more.
+    pub saved_min: i64,
+    pub saved_max: i64,
+    /// Whether Linux has it.
+    pub in_linux: Availability,
+    /// What it costs in time, with the source.
+    pub time: String,
+    /// What else there is to know.
+    pub note: String,
+}
+
+/// Whether Linux has an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Availability {
+    /// In Linux today.
+    Yes,
+    /// On other architectures.
+    ElsewhereOnly,
+    /// Not in Linux today.
+    No,
+}
+
+impl Availability {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Availability::Yes => "yes",
+            Availability::ElsewhereOnly => "not on x86-64",
+            Availability::No => "no",
+        }
+    }
+}
+
+/// Bytes of a descriptor that is allocated beside 8-byte (or larger) memdescs for each folio. What heads have in
+/// `struct page` today; nobody has built it yet, so this is an assumption.
+pub const MEMDESC_OBJECT: u64 = 64;
+
+/// All options.
+pub fn options(base: &Base) -> Vec<Option> {
+    let full = base.full();
+    let exact = |bytes: u64, from: &str| Interval::computed(bytes, bytes, from);
+    let mut options = vec![Option::new(
+        "as Linux has them, no HVO",
+        full,
+        exact(full, "a descriptor for each page"),
+        Availability::Yes,
+        "",
+        "",
+    )];
+    let saved = hvo_saves(&base.pools, base.shape);
+    options.push(Option::new(
+        "HVO for all huge pages",
+        full,
+        exact(full.saturating_sub(saved), "one page of descriptors for each huge page"),
+        Availability::Yes,
+        &hvo_time(&base.pools),
+        if base.pools.is_empty() { "there are no huge pages; try --hugetlb" } else { "vm.hugetlb_optimize_vmemmap=1" },
+    ));
+    options.push(Option::new(
+        "memmap_on_memory",
+        full,
+        exact(full, "the same number, in another place"),
+        Availability::Yes,
+        "",
+        "saves nothing: added blocks hold their own; not with virtio-mem, not with HVO",
+    ));
+    for size in [32, 16, 8] {
+        options.push(memdesc(base, full, size));
+    }
+    options.push(Option::new(
+        "folding",
+        full,
+        base.folded_in_all(),
+        Availability::No,
+        "0.8 us to fold a huge page, 1.3 to 3.3 us to unfold a map page (measured: Linux 6.18, user space)",
+        "with the engine's tables; `pagefold replay` measures it",
+    ));
+    for page in [16 << 10, 64 << 10] {
+        options.push(larger_pages(base, full, page));
+    }
+    options
+}
+
+/// What HVO gives back for pools.
+pub fn hvo_saves(pools: &[Pool], shape: Shape) -> u64 {
+    pools.iter().fold(0u64, |sum, pool| {
+        sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size)))
+    })
+}
+
+fn memdesc(base: &Base, full: u64, size: u64) -> Option {
+    let shape = Shape { descriptor: size, ..base.shape };
+    let words = shape.descriptors(base.described);
+    let huge = base.pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.pages));
+    let objects = |folios: u64| folios.saturating_add(huge).saturating_mul(MEMDESC_OBJECT);
+    let descriptors = Interval::computed(
+        words.saturating_add(objects(base.folios.least)),
+        words.saturating_add(objects(base.folios.most)),
+        format!("{size} bytes a page, and {MEMDESC_OBJECT} for each folio in use: {}", base.folios.from),
+    );
+    let note = match hvo_saves(&base.pools, shape) {
+        _ if base.pools.is_empty() => String::new(),
+        0 => "HVO would save nothing more: a huge page has one page of them".into(),
+        more => format!("HVO on top would save {} more", crate::size::Bytes(more)),
+    };
+    Option::new(&format!("memdesc of {size} bytes"), full, descriptors, Availability::No, "", &note)
+}
+
+fn larger_pages(base: &Base, full: u64, page: u64) -> Option {
+    let bytes = Shape { page, ..base.shape }.descriptors(base.described);
+    let name = format!("pages of {} KiB", page >> 10);
+    let from = Interval::computed(bytes, bytes, "a descriptor for each page");
+    let note = "small files and mappings take whole pages: not in this figure";
+    Option::new(&name, full, from, Availability::ElsewhereOnly, "", note)
+}
+
+/// What HVO adds to making and freeing pools, from times taken elsewhere.
+fn hvo_time(pools: &[Pool]) -> String {
+    /// Linux 6.18 on 2 CPUs under virtualisation, 1024 huge pages of 2 MiB: 6.2 to 26.7 ms to allocate, 5.5 to 25.2 ms to
+    /// free.
+    const ADDED_US: f64 = 20.0;
+    let seconds = |pages: u64| pages as f64 * ADDED_US / 1e6;
+    match pools.iter().find(|pool| pool.size == 2 << 20 && pool.pages > 0) {
+        Some(pool) => format!(
+            "adds 20 us for each 2 MiB page made or freed (measured: Linux 6.18), {:.2} s for the pool",
+            seconds(pool.pages)
+        ),
+        None if pools.is_empty() => String::new(),
+        None => "adds 1 to 48 ms for each 1 GiB page made or freed (measured: Linux 6.1 to 7.3, emulated)".into(),
+    }
+}
+
+impl Option {
+    fn new(
+        name: &str,
+        full: u64,
+        descriptors: Interval,
+        in_linux: Availability,
+        time: &str,
+        note: &str,
+    ) -> Self {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        Self {
+            name: name.into(),
+            saved_min: signed(full).saturating_sub(signed(descriptors.max)),
+            saved_max: signed(full).saturating_sub(signed(descriptors.min)),
+            descriptors,
+            in_linux,
+            time: time.into(),
+            note: note.into(),
+        }
+    }
+}
+
+/// What a memory block size means.
+#[derive(Clone, Debug, Serialize)]
+pub struct BlockSize {
+    /// Bytes in a block.
+    pub size: u64,
+    /// Blocks of this machine's memory.
+    pub blocks: u64,
+    /// Bytes of descriptors that adding one takes, in Linux.
+    pub descriptors: u64,
+    /// If one sub-block of 2 MiB stays plugged in every block: bytes in use,
+    pub stuck: u64,
+    /// descriptors in Linux,
+    pub stuck_linux: u64,
+    /// and under folding, if these are used as small pages.
+    pub stuck_folded: u64,
+}
+
+/// A device's sub-block, which is the least that stays.
+const SUB_BLOCK: u64 = 2 << 20;
+
+/// The block sizes that x86-64 chooses from.
+pub fn block_sizes(base: &Base) -> Vec<BlockSize> {
+    let size = |shift: u32| {
+        let size = 1u64 << shift;
+        let blocks = base.memory.div_ceil(size);
+        BlockSize {
+            size,
+            blocks,
+            descriptors: base.shape.descriptors(size),
+            stuck: blocks.saturating_mul(SUB_BLOCK),
+            stuck_linux: base.shape.descriptors(blocks.saturating_mul(size)),
+            stuck_folded: base.shape.descriptors(blocks.saturating_mul(SUB_BLOCK)),
+        }
+    };
+    (27..=31).map(size).filter(|row| row.size <= base.memory || row.size == 128 << 20).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(size: u64, pages: u64) -> Pool {
+        Pool { size, pages, free: pages, surplus: 0 }
+    }
+
+    fn option<'a>(options: &'a [Option], name: &str) -> &'a Option {
+        options.iter().find(|option| option.name.starts_with(name)).unwrap()
+    }
+
+    #[test]
+    fn a_terabyte_of_huge_pages() {
+        let base = Base::of_sizes(1 << 40, 0, vec![pool(2 << 20, 1 << 18), pool(1 << 30, 512)]).unwrap();
+        let options = options(&base);
+        assert_eq!(option(&options, "as Linux").descriptors.max, 16 << 30);
+        // A page of descriptors for each huge page.
+        assert_eq!(option(&options, "HVO").descriptors.max, ((1 << 18) + 512) * 4096);
+        let memdesc = option(&options, "memdesc of 8");
+        assert_eq!(memdesc.descriptors.max, (2 << 30) + ((1 << 18) + 512) * 64);
+        // 511 of 512 pages of each gigabyte's words, and nothing of 2 MiB pages.
+        assert!(memdesc.note.contains("1022 MiB"), "{}", memdesc.note);
+        assert_eq!(option(&options, "pages of 64").descriptors.max, 1 << 30);
+        assert!(option(&options, "HVO").time.contains("5.24 s"), "{}", option(&options, "HVO").time);
+        let folded = &option(&options, "folding").descriptors;
+        assert!(folded.max < 1200 << 20, "{folded:?}");
+    }
+
+    #[test]
+    fn one_sub_block_left_in_each_block() {
+        let base = Base::of_sizes(1 << 40, 1 << 39, Vec::new()).unwrap();
+        let sizes = block_sizes(&base);
+        let row = |size: u64| sizes.iter().find(|row| row.size == size).unwrap();
+        let (small, large) = (row(128 << 20), row(2 << 30));
+        assert_eq!((small.stuck, small.stuck_linux), (16 << 30, 16 << 30));
+        assert_eq!((large.stuck, large.stuck_linux), (1 << 30, 16 << 30));
+        assert_eq!(small.stuck_folded, 256 << 20);
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        assert!(Base::of_sizes(1 << 30, 1 << 29, vec![pool(1 << 30, 1)]).is_err());
+        assert!(Base::of_sizes(1 << 30, 0, vec![pool(1 << 30, u64::MAX)]).is_err());
+        let base = Base::of_sizes(1 << 30, 1 << 29, Vec::new()).unwrap();
+        assert!(base.with_pools(vec![pool(1 << 30, 2)]).is_err());
+    }
+}
