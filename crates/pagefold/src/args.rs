@@ -30,6 +30,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Report(crate::report::ReportArgs),
+    Plan(crate::plan::PlanArgs),
     Export(crate::export::ExportArgs),
     Replay(ReplayArgs),
     Snapshot(SnapshotArgs),

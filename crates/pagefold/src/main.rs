@@ -3,6 +3,7 @@
 mod args;
 mod exit;
 mod export;
+mod plan;
 mod replay;
 mod report;
 mod size;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
     };

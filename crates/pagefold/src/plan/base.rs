@@ -1,6 +1,7 @@
 //! What a plan starts from: a machine, or sizes alone.
 
 use anyhow::{Result, bail};
+use pagefold_machine::PageState;
 use pagefold_machine::cost::Shape;
 use pagefold_machine::host::Pool;
 use pagefold_machine::tally::ORDERS;
@@ -27,6 +28,8 @@ pub struct Base {
     pub folded: Interval,
     /// The engine's tables, at most.
     pub tables: u64,
+    /// Bytes in use, outside of the pools.
+    pub in_use: u64,
     /// Folios in use, outside of the pools.
     pub folios: Folios,
     /// Whether something could not be read.
@@ -45,7 +48,7 @@ impl Base {
     pub fn of(survey: &Survey) -> Self {
         let accounts = Accounts::of(survey);
         let shape = accounts.shape;
-        let pools = pools(survey);
+        let pools: Vec<Pool> = pools(survey).into_iter().filter(|pool| pool.pages > 0).collect();
         let kept = kept(&pools, shape);
         let folding = folding(survey, &accounts);
         let folded = Interval {
@@ -53,19 +56,25 @@ impl Base {
             max: folding.descriptors.max.saturating_sub(kept),
             ..folding.descriptors
         };
-        let folios = match &survey.pages {
+        let (in_use, folios) = match &survey.pages {
             Some(pages) => {
-                let hugetlb = &pages.tally.hugetlb;
-                let all: u64 = (0..ORDERS)
-                    .map(|order| pages.tally.folios[order].saturating_sub(hugetlb[order]))
+                let tally = &pages.tally;
+                let free = PageState::ALL.into_iter().filter(|state| {
+                    state.is_free()
+                        || matches!(state, PageState::Offline | PageState::NoPage | PageState::Hugetlb)
+                });
+                let free = free.fold(0u64, |sum, state| sum.saturating_add(tally.state(state).pages));
+                let folios: u64 = (0..ORDERS)
+                    .map(|order| tally.folios[order].saturating_sub(tally.hugetlb[order]))
                     .fold(0, u64::saturating_add);
-                Folios { least: all, most: all, from: "this machine's folios" }
+                let in_use = accounts.memory.bytes.saturating_sub(free.saturating_mul(shape.page));
+                (in_use, Folios { least: folios, most: folios, from: "this machine's folios" })
             }
             None => {
                 let free = survey.host.meminfo.get("MemFree").unwrap_or(0);
                 let in_pools = pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.bytes()));
                 let in_use = accounts.memory.bytes.saturating_sub(free).saturating_sub(in_pools);
-                Folios::in_use(in_use, shape)
+                (in_use, Folios::in_use(in_use, shape))
             }
         };
         Self {
@@ -77,6 +86,7 @@ impl Base {
             pools,
             folded,
             tables: folding.tables.bytes,
+            in_use,
             folios,
             partial: survey.host.is_partial(),
         }
@@ -107,6 +117,7 @@ impl Base {
             pools,
             folded: Interval::computed(folded / 8, folded, "what is in use, in 2 MiB folios to small pages"),
             tables: map_pages * 9 + map_pages / 8 + memory / (128 << 20) * 4096,
+            in_use,
             folios: Folios::in_use(in_use, shape),
             partial: false,
         })
@@ -119,14 +130,12 @@ impl Base {
     /// They do not fit beside what is in use.
     pub fn with_pools(mut self, pools: Vec<Pool>) -> Result<Self> {
         let bytes = pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.bytes()));
-        // Pages in use, at least: each folio has one.
-        let in_use = self.folios.least.saturating_mul(self.shape.page);
-        if bytes > self.memory.saturating_sub(in_use) {
+        if bytes > self.memory.saturating_sub(self.in_use) {
             bail!(
                 "pools of {} do not fit into {} beside {} in use",
                 Bytes(bytes),
                 Bytes(self.memory),
-                Bytes(in_use)
+                Bytes(self.in_use)
             );
         }
         self.pools = pools;

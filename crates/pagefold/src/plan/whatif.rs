@@ -5,11 +5,11 @@ use pagefold_machine::host::Pool;
 use serde::Serialize;
 
 use super::base::Base;
-use crate::report::model::Interval;
+use crate::report::model::{How, Interval};
 
-/// One option.
+/// One way to keep descriptors.
 #[derive(Clone, Debug, Serialize)]
-pub struct Option {
+pub struct Scenario {
     /// A name.
     pub name: String,
     /// What descriptors would cost (computed).
@@ -19,10 +19,27 @@ pub struct Option {
     pub saved_max: i64,
     /// Whether Linux has it.
     pub in_linux: Availability,
-    /// What it costs in time, with the source.
-    pub time: String,
+    /// What it costs in time.
+    pub time: Vec<Time>,
     /// What else there is to know.
     pub note: String,
+}
+
+/// A cost in time.
+#[derive(Clone, Debug, Serialize)]
+pub struct Time {
+    /// How that is known: measured once, elsewhere.
+    pub how: How,
+    /// How long what takes.
+    pub what: String,
+    /// Where it was measured.
+    pub from: &'static str,
+}
+
+impl Time {
+    fn measured(what: impl Into<String>, from: &'static str) -> Self {
+        Self { how: How::Measured, what: what.into(), from }
+    }
 }
 
 /// Whether Linux has an option.
@@ -51,44 +68,51 @@ impl Availability {
 /// `struct page` today; nobody has built it yet, so this is an assumption.
 pub const MEMDESC_OBJECT: u64 = 64;
 
-/// All options.
-pub fn options(base: &Base) -> Vec<Option> {
+/// All ways.
+pub fn scenarios(base: &Base) -> Vec<Scenario> {
     let full = base.full();
     let exact = |bytes: u64, from: &str| Interval::computed(bytes, bytes, from);
-    let mut options = vec![Option::new(
+    let mut options = vec![Scenario::new(
         "as Linux has them, no HVO",
         full,
         exact(full, "a descriptor for each page"),
         Availability::Yes,
-        "",
+        Vec::new(),
         "",
     )];
     let saved = hvo_saves(&base.pools, base.shape);
-    options.push(Option::new(
+    options.push(Scenario::new(
         "HVO for all huge pages",
         full,
         exact(full.saturating_sub(saved), "one page of descriptors for each huge page"),
         Availability::Yes,
-        &hvo_time(&base.pools),
-        if base.pools.is_empty() { "there are no huge pages; try --hugetlb" } else { "vm.hugetlb_optimize_vmemmap=1" },
+        hvo_time(&base.pools),
+        if base.pools.is_empty() {
+            "there are no huge pages; try --hugetlb"
+        } else {
+            "vm.hugetlb_optimize_vmemmap=1"
+        },
     ));
-    options.push(Option::new(
+    options.push(Scenario::new(
         "memmap_on_memory",
         full,
         exact(full, "the same number, in another place"),
         Availability::Yes,
-        "",
+        Vec::new(),
         "saves nothing: added blocks hold their own; not with virtio-mem, not with HVO",
     ));
     for size in [32, 16, 8] {
         options.push(memdesc(base, full, size));
     }
-    options.push(Option::new(
+    options.push(Scenario::new(
         "folding",
         full,
         base.folded_in_all(),
         Availability::No,
-        "0.8 us to fold a huge page, 1.3 to 3.3 us to unfold a map page (measured: Linux 6.18, user space)",
+        vec![Time::measured(
+            "takes 0.8 us to fold a huge page, 1.3 to 3.3 us to unfold a map page",
+            "Pagefold's engine in user space, Linux 6.18, 2 CPUs under virtualisation",
+        )],
         "with the engine's tables; `pagefold replay` measures it",
     ));
     for page in [16 << 10, 64 << 10] {
@@ -99,12 +123,12 @@ pub fn options(base: &Base) -> Vec<Option> {
 
 /// What HVO gives back for pools.
 pub fn hvo_saves(pools: &[Pool], shape: Shape) -> u64 {
-    pools.iter().fold(0u64, |sum, pool| {
-        sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size)))
-    })
+    pools
+        .iter()
+        .fold(0u64, |sum, pool| sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size))))
 }
 
-fn memdesc(base: &Base, full: u64, size: u64) -> Option {
+fn memdesc(base: &Base, full: u64, size: u64) -> Scenario {
     let shape = Shape { descriptor: size, ..base.shape };
     let words = shape.descriptors(base.described);
     let huge = base.pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.pages));
@@ -119,40 +143,46 @@ fn memdesc(base: &Base, full: u64, size: u64) -> Option {
         0 => "HVO would save nothing more: a huge page has one page of them".into(),
         more => format!("HVO on top would save {} more", crate::size::Bytes(more)),
     };
-    Option::new(&format!("memdesc of {size} bytes"), full, descriptors, Availability::No, "", &note)
+    Scenario::new(&format!("memdesc of {size} bytes"), full, descriptors, Availability::No, Vec::new(), &note)
 }
 
-fn larger_pages(base: &Base, full: u64, page: u64) -> Option {
+fn larger_pages(base: &Base, full: u64, page: u64) -> Scenario {
     let bytes = Shape { page, ..base.shape }.descriptors(base.described);
     let name = format!("pages of {} KiB", page >> 10);
     let from = Interval::computed(bytes, bytes, "a descriptor for each page");
     let note = "small files and mappings take whole pages: not in this figure";
-    Option::new(&name, full, from, Availability::ElsewhereOnly, "", note)
+    Scenario::new(&name, full, from, Availability::ElsewhereOnly, Vec::new(), note)
 }
 
-/// What HVO adds to making and freeing pools, from times taken elsewhere.
-fn hvo_time(pools: &[Pool]) -> String {
-    /// Linux 6.18 on 2 CPUs under virtualisation, 1024 huge pages of 2 MiB: 6.2 to 26.7 ms to allocate, 5.5 to 25.2 ms to
-    /// free.
+/// What HVO adds to making and freeing pools.
+fn hvo_time(pools: &[Pool]) -> Vec<Time> {
+    /// 1024 huge pages of 2 MiB: 6.2 to 26.7 ms to allocate, 5.5 to 25.2 ms to free, without and with HVO.
     const ADDED_US: f64 = 20.0;
-    let seconds = |pages: u64| pages as f64 * ADDED_US / 1e6;
-    match pools.iter().find(|pool| pool.size == 2 << 20 && pool.pages > 0) {
-        Some(pool) => format!(
-            "adds 20 us for each 2 MiB page made or freed (measured: Linux 6.18), {:.2} s for the pool",
-            seconds(pool.pages)
-        ),
-        None if pools.is_empty() => String::new(),
-        None => "adds 1 to 48 ms for each 1 GiB page made or freed (measured: Linux 6.1 to 7.3, emulated)".into(),
+    let pages = |size: u64| pools.iter().find(|pool| pool.size == size).map_or(0, |pool| pool.pages);
+    let mut times = Vec::new();
+    if pages(2 << 20) > 0 {
+        let pool = pages(2 << 20) as f64 * ADDED_US / 1e6;
+        times.push(Time::measured(
+            format!("adds {ADDED_US:.0} us for each 2 MiB page made or freed: {pool:.2} s for this pool"),
+            "Linux 6.18, 2 CPUs under virtualisation, free memory at hand",
+        ));
     }
+    if pages(1 << 30) > 0 {
+        times.push(Time::measured(
+            "adds 1 to 48 ms for each 1 GiB page made or freed",
+            "Linux 7.3 to 6.1, one emulated CPU: compare, do not add up",
+        ));
+    }
+    times
 }
 
-impl Option {
+impl Scenario {
     fn new(
         name: &str,
         full: u64,
         descriptors: Interval,
         in_linux: Availability,
-        time: &str,
+        time: Vec<Time>,
         note: &str,
     ) -> Self {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -162,7 +192,7 @@ impl Option {
             saved_max: signed(full).saturating_sub(signed(descriptors.min)),
             descriptors,
             in_linux,
-            time: time.into(),
+            time,
             note: note.into(),
         }
     }
@@ -213,14 +243,14 @@ mod tests {
         Pool { size, pages, free: pages, surplus: 0 }
     }
 
-    fn option<'a>(options: &'a [Option], name: &str) -> &'a Option {
+    fn option<'a>(options: &'a [Scenario], name: &str) -> &'a Scenario {
         options.iter().find(|option| option.name.starts_with(name)).unwrap()
     }
 
     #[test]
     fn a_terabyte_of_huge_pages() {
         let base = Base::of_sizes(1 << 40, 0, vec![pool(2 << 20, 1 << 18), pool(1 << 30, 512)]).unwrap();
-        let options = options(&base);
+        let options = scenarios(&base);
         assert_eq!(option(&options, "as Linux").descriptors.max, 16 << 30);
         // A page of descriptors for each huge page.
         assert_eq!(option(&options, "HVO").descriptors.max, ((1 << 18) + 512) * 4096);
@@ -229,7 +259,7 @@ mod tests {
         // 511 of 512 pages of each gigabyte's words, and nothing of 2 MiB pages.
         assert!(memdesc.note.contains("1022 MiB"), "{}", memdesc.note);
         assert_eq!(option(&options, "pages of 64").descriptors.max, 1 << 30);
-        assert!(option(&options, "HVO").time.contains("5.24 s"), "{}", option(&options, "HVO").time);
+        assert!(option(&options, "HVO").time[0].what.contains("5.24 s"));
         let folded = &option(&options, "folding").descriptors;
         assert!(folded.max < 1200 << 20, "{folded:?}");
     }

@@ -14,8 +14,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-pub use self::accounts::Accounts;
+pub use self::accounts::{Accounts, pools};
 pub use self::args::ReportArgs;
+pub use self::folding::folding;
 use self::model::{HvoReport, MachineFacts, Report, SCHEMA};
 use crate::exit;
 use crate::survey::Survey;
@@ -69,7 +70,7 @@ impl Report {
             states: rows::states(survey),
             folios: rows::folios(survey),
             offline,
-            folding: folding::folding(survey, &accounts),
+            folding: folding(survey, &accounts),
             other_costs: costs::other_costs(host, &accounts),
             checks: checks::checks(survey, &accounts),
             gaps: host.gaps.clone(),

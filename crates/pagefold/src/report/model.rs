@@ -65,6 +65,8 @@ pub enum How {
     Counted,
     /// Arithmetic.
     Computed,
+    /// Whoever asked said so.
+    Given,
 }
 
 impl How {
@@ -74,6 +76,7 @@ impl How {
             How::Measured => "measured",
             How::Counted => "counted",
             How::Computed => "computed",
+            How::Given => "given",
         }
     }
 }

@@ -71,6 +71,14 @@ impl SurveyArgs {
         Ok(Survey { origin, host, pages })
     }
 
+    /// Looks only at what the machine says of itself, unless a scan is asked for.
+    ///
+    /// # Errors
+    /// As [`survey`](Self::survey).
+    pub fn survey_quickly(&self) -> Result<Survey> {
+        Self { no_scan: !self.scan, ..self.clone() }.survey()
+    }
+
     /// Reads every page's state, if that is possible.
     fn scan(&self, root: &Path, host: &mut Host) -> Option<Pages> {
         const TELLS: &str = "every page's state";

@@ -1,0 +1,378 @@
+//! Can a guest add so much memory?
+//!
+//! Every memory block that is added needs its descriptors first: 2 MiB for 128 MiB, from memory that the kernel already
+//! has in a kernel zone, besides page tables of the direct map and the block's own objects. What happens then to the
+//! block decides what comes next: online in a kernel zone it can hold the next block's descriptors, in ZONE_MOVABLE it
+//! cannot. (mm/memory_hotplug.c; facts measured in guests of Linux 6.1 to 7.3.)
+
+use anyhow::{Result, bail};
+use pagefold_machine::Host;
+use pagefold_machine::cost::Shape;
+use serde::Serialize;
+
+use super::args::{Online, PlanArgs};
+use crate::report::model::{Figure, How};
+
+/// What a block costs besides its descriptors, at most: measured 6 to 20 KiB a block of 128 MiB with virtio-mem in guests
+/// of Linux 6.1 to 7.3.
+const BLOCK_OBJECTS: u64 = 20 << 10;
+/// What a guest has free if nobody says, in percent of its memory: the rule that Kata's limit of 48 times rests on.
+const ASSUMED_FREE_PERCENT: u64 = 75;
+/// Steps that are written down.
+const MAX_STEPS: usize = 16;
+
+/// The guest, as far as adding memory needs it.
+pub struct Guest {
+    pub origin: String,
+    pub shape: Shape,
+    /// Bytes of memory it has.
+    pub memory: u64,
+    /// Bytes that are free in kernel zones.
+    pub free: Figure,
+    /// Bytes of them that must stay.
+    pub reserve: Figure,
+    /// Bytes in a memory block.
+    pub block: u64,
+    /// Free blocks of 2 MiB and more in kernel zones: each takes a block's descriptors in one piece. `None` if unknown.
+    pub large_free: Option<u64>,
+    /// Whether something could not be read.
+    pub partial: bool,
+}
+
+/// One way to add memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct Way {
+    /// A name.
+    pub name: &'static str,
+    /// Whether Linux has it.
+    pub in_linux: bool,
+    /// Whether all of it can be added.
+    pub works: bool,
+    /// Bytes that must be free before it begins.
+    pub needs: u64,
+    /// The most that can be added this way, in bytes; `None`: no limit by descriptors.
+    pub largest: Option<u64>,
+    /// What there is to know.
+    pub note: String,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Answer {
+    pub schema: u32,
+    /// Which guest.
+    pub origin: String,
+    /// Bytes asked for, and bytes in whole blocks.
+    pub asked: u64,
+    pub added: u64,
+    /// Bytes in a block, and blocks.
+    pub block: u64,
+    pub blocks: u64,
+    /// Bytes of memory it has.
+    pub memory: u64,
+    /// Bytes free in kernel zones, and what of it must stay.
+    pub free: Figure,
+    pub reserve: Figure,
+    /// Bytes of descriptors (computed), and the rest (computed from measured costs of a block).
+    pub descriptors: Figure,
+    pub objects: Figure,
+    /// Whether Linux can, the way that was asked for.
+    pub works: bool,
+    /// Bytes more that would have to be free.
+    pub missing: u64,
+    /// Steps that work, each made online in a kernel zone before the next, in bytes; empty if no step does.
+    pub steps: Vec<u64>,
+    /// Whether these steps reach what was asked for.
+    pub steps_reach: bool,
+    /// Blocks whose descriptors find a free block of their size; absent if unknown.
+    pub in_one_piece: Option<u64>,
+    /// All ways.
+    pub ways: Vec<Way>,
+}
+
+impl Guest {
+    /// From a machine that was looked at, or from sizes.
+    pub fn of(args: &PlanArgs) -> Result<Self> {
+        match args.memory {
+            Some(memory) => Self::of_sizes(args, memory),
+            None => {
+                let survey = args.survey.survey_quickly()?;
+                Self::of_host(args, survey.origin, &survey.host)
+            }
+        }
+    }
+
+    fn of_sizes(args: &PlanArgs, memory: u64) -> Result<Self> {
+        let free = match args.free {
+            Some(free) if free > memory => bail!("more is free (--free) than there is (--guest-memory)"),
+            Some(free) => Figure { bytes: free, how: How::Given, from: "--free".into() },
+            None => {
+                let free = memory / 100 * ASSUMED_FREE_PERCENT;
+                Figure::computed(free, "75 % of --guest-memory, as --free is not given")
+            }
+        };
+        let reserve = args.reserve.map_or_else(
+            || Figure::computed(min_free(memory), "what Linux sets for so much memory (min_free_kbytes)"),
+            |bytes| Figure { bytes, how: How::Given, from: "--reserve".into() },
+        );
+        Ok(Self {
+            origin: "sizes alone".into(),
+            shape: Shape::USUAL,
+            memory,
+            free,
+            reserve,
+            block: args.block.unwrap_or(128 << 20),
+            large_free: None,
+            partial: false,
+        })
+    }
+
+    fn of_host(args: &PlanArgs, origin: String, host: &Host) -> Result<Self> {
+        let shape = Shape { page: host.page_size.bytes, descriptor: host.descriptor_size() };
+        let is_kernel = |zone: &str| zone != "Movable" && zone != "Device";
+        let sum = |field: fn(&pagefold_machine::Zone) -> u64| {
+            let zones = host.zones.iter().filter(|zone| is_kernel(&zone.name));
+            zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(shape.page)
+        };
+        if host.zones.is_empty() {
+            bail!("nothing tells what is free in which zone; give --guest-memory and --free");
+        }
+        let memory = sum(|zone| zone.present);
+        let reserve = match (args.reserve, host.min_free) {
+            (Some(bytes), _) => Figure { bytes, how: How::Given, from: "--reserve".into() },
+            (None, Some(bytes)) => Figure::counted(bytes, "/proc/sys/vm/min_free_kbytes"),
+            (None, None) => {
+                Figure::computed(min_free(memory), "what Linux sets for so much memory (min_free_kbytes)")
+            }
+        };
+        let block = args.block.or(host.blocks.as_ref().map(|blocks| blocks.size)).unwrap_or(128 << 20);
+        // One piece: a block's descriptors, 2 MiB for 128 MiB, as far as the buddy allocator has such blocks.
+        let pieces = (shape.descriptors(block.min(128 << 20)) / shape.page.max(1)).max(1).ilog2();
+        let large_free = host.free_blocks.iter().filter(|zone| is_kernel(&zone.zone));
+        let large_free =
+            large_free.fold(0u64, |sum, zone| sum.saturating_add(zone.pages_from(pieces) >> pieces));
+        Ok(Self {
+            origin,
+            shape,
+            memory,
+            free: Figure::counted(sum(|zone| zone.free), "/proc/zoneinfo, kernel zones"),
+            reserve,
+            block,
+            large_free: (!host.free_blocks.is_empty()).then_some(large_free),
+            partial: host.is_partial(),
+        })
+    }
+
+    /// Bytes that can be taken.
+    fn spare(&self) -> u64 {
+        self.free.bytes.saturating_sub(self.reserve.bytes)
+    }
+
+    /// What adding `blocks` takes beforehand, of descriptors and in all.
+    fn needs(&self, blocks: u64) -> (u64, u64) {
+        let descriptors = self.shape.descriptors(self.block).saturating_mul(blocks);
+        (descriptors, descriptors.saturating_add(self.objects().saturating_mul(blocks)))
+    }
+
+    fn objects(&self) -> u64 {
+        // A block of another size has as much more or less of page tables.
+        BLOCK_OBJECTS.max(BLOCK_OBJECTS / 2 * (self.block >> 27))
+    }
+
+    /// Blocks that `bytes` suffice for, each at `cost`.
+    fn largest(&self, bytes: u64, cost: u64) -> u64 {
+        (bytes / cost.max(1)).saturating_mul(self.block)
+    }
+
+    /// The answer to `asked` bytes.
+    pub fn answer(&self, asked: u64, online: Online) -> Answer {
+        let blocks = asked.div_ceil(self.block);
+        let added = blocks.saturating_mul(self.block);
+        let (descriptors, needs) = self.needs(blocks);
+        let (_, one) = self.needs(1);
+        let spare = self.spare();
+        let ways = self.ways(added, blocks);
+        let works = match online {
+            Online::Movable => needs <= spare,
+            Online::Kernel => one <= spare,
+        };
+        let steps = self.steps(added, one);
+        Answer {
+            schema: 1,
+            origin: self.origin.clone(),
+            asked,
+            added,
+            block: self.block,
+            blocks,
+            memory: self.memory,
+            free: self.free.clone(),
+            reserve: self.reserve.clone(),
+            descriptors: Figure::computed(
+                descriptors,
+                format!("{} bytes for each page of {} blocks", self.shape.descriptor, blocks),
+            ),
+            objects: Figure::computed(
+                needs - descriptors,
+                "20 KiB for each block of 128 MiB, the most that was measured (virtio-mem guests, Linux 6.1 to 7.3)",
+            ),
+            works,
+            missing: match online {
+                Online::Movable => needs.saturating_sub(spare),
+                Online::Kernel => one.saturating_sub(spare),
+            },
+            steps_reach: steps.iter().fold(0u64, |sum, step| sum.saturating_add(*step)) >= added,
+            steps,
+            in_one_piece: self
+                .large_free
+                .map(|free| free.min(blocks.saturating_mul((self.block >> 27).max(1)))),
+            ways,
+        }
+    }
+
+    fn ways(&self, added: u64, blocks: u64) -> Vec<Way> {
+        let (_, needs) = self.needs(blocks);
+        let (_, one) = self.needs(1);
+        let spare = self.spare();
+        let objects = self.objects();
+        let map_pages = self.shape.descriptors(self.block) / self.shape.page.max(1);
+        let folded = objects.saturating_add(map_pages * 73 / 8);
+        let way = |name, in_linux, needs: u64, largest: Option<u64>, note: &str| Way {
+            name,
+            in_linux,
+            works: needs <= spare && largest.is_none_or(|largest| largest >= added),
+            needs,
+            largest,
+            note: note.into(),
+        };
+        vec![
+            way(
+                "at once (DIMM, ACPI)",
+                true,
+                needs,
+                Some(self.largest(spare, one)),
+                "all descriptors before any of it is online",
+            ),
+            way(
+                "virtio-mem, online_movable",
+                true,
+                needs,
+                Some(self.largest(spare, one)),
+                "block by block, but ZONE_MOVABLE holds no descriptors; stops where memory ends",
+            ),
+            way(
+                "virtio-mem, online_kernel",
+                true,
+                one,
+                if one <= spare { None } else { Some(0) },
+                "each block holds the next one's descriptors; hard to take away again",
+            ),
+            way(
+                "memmap_on_memory (DIMM, ACPI)",
+                true,
+                blocks.saturating_mul(objects),
+                Some(self.largest(spare, objects)),
+                "descriptors on the block itself, 1/64 of it; virtio-mem does not use it",
+            ),
+            way(
+                "folding",
+                false,
+                blocks.saturating_mul(folded),
+                Some(self.largest(spare, folded)),
+                "no descriptors until a page is used: not in Linux today",
+            ),
+        ]
+    }
+
+    /// The largest steps, one after the other, each made online in a kernel zone.
+    fn steps(&self, added: u64, one: u64) -> Vec<u64> {
+        let mut steps = Vec::new();
+        let mut spare = self.spare();
+        let mut left = added;
+        while left > 0 && steps.len() < MAX_STEPS {
+            let step = self.largest(spare, one).min(left);
+            if step == 0 {
+                break;
+            }
+            steps.push(step);
+            left -= step;
+            let cost = step / self.block * one;
+            spare = spare.saturating_sub(cost).saturating_add(step);
+        }
+        steps
+    }
+}
+
+/// What Linux keeps free: 4 * sqrt(kilobytes of low memory), from 128 KiB to 256 MiB (`calculate_min_free_kbytes`,
+/// mm/page_alloc.c).
+fn min_free(memory: u64) -> u64 {
+    ((memory / 1024).saturating_mul(16).isqrt()).clamp(128, 262_144) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(memory: u64, free: u64) -> Guest {
+        Guest {
+            origin: String::new(),
+            shape: Shape::USUAL,
+            memory,
+            free: Figure::counted(free, ""),
+            reserve: Figure::computed(min_free(memory), ""),
+            block: 128 << 20,
+            large_free: None,
+            partial: false,
+        }
+    }
+
+    const GIB: u64 = 1 << 30;
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn what_kata_ran_into() {
+        // "12 GiB require around 188 MiB of free memory": 96 blocks of 2 MiB are 192 MiB, and a bit.
+        let answer = guest(256 * MIB, 188 * MIB).answer(12 * GIB, Online::Movable);
+        assert_eq!((answer.blocks, answer.descriptors.bytes), (96, 192 * MIB));
+        assert!(!answer.works);
+        assert_eq!(answer.missing, 192 * MIB + 96 * BLOCK_OBJECTS - (188 - 2) * MIB);
+        // 92 blocks fit into 186 MiB, and with them in a kernel zone the rest does.
+        assert_eq!(answer.steps, [92 * 128 * MIB, 4 * 128 * MIB]);
+        assert!(answer.steps_reach);
+        let works = |name: &str| answer.ways.iter().find(|way| way.name.starts_with(name)).unwrap().works;
+        assert!(!works("at once") && !works("virtio-mem, online_movable"));
+        assert!(works("virtio-mem, online_kernel") && works("memmap_on_memory") && works("folding"));
+        assert!(guest(256 * MIB, 188 * MIB).answer(12 * GIB, Online::Kernel).works);
+    }
+
+    #[test]
+    fn the_largest_step_works_and_one_more_block_does_not() {
+        let guest = guest(2 * GIB, 1500 * MIB);
+        let largest = guest.answer(GIB, Online::Movable).ways[0].largest.unwrap();
+        assert!(guest.answer(largest, Online::Movable).works);
+        assert!(!guest.answer(largest + 1, Online::Movable).works);
+    }
+
+    #[test]
+    fn nothing_free_is_no_step() {
+        let answer = guest(256 * MIB, MIB).answer(GIB, Online::Kernel);
+        assert!(!answer.works && answer.steps.is_empty() && !answer.steps_reach);
+        assert!(answer.ways.iter().filter(|way| way.in_linux).all(|way| !way.works));
+    }
+
+    #[test]
+    fn what_linux_keeps_free() {
+        assert_eq!(min_free(256 * MIB), 2 * MIB);
+        assert_eq!(min_free(1 << 40), 131_072 * 1024);
+        assert_eq!(min_free(1 << 42), 262_144 * 1024);
+        assert_eq!(min_free(0), 128 * 1024);
+    }
+
+    #[test]
+    fn absurd_sizes_do_not_overflow() {
+        let answer = guest(u64::MAX, u64::MAX).answer(1 << 52, Online::Movable);
+        assert!(answer.works);
+        let mut odd = guest(GIB, GIB);
+        odd.block = 1 << 40;
+        assert!(!odd.answer(1 << 52, Online::Movable).works);
+    }
+}

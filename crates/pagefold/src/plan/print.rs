@@ -1,0 +1,229 @@
+//! Plans for people.
+
+use std::io::{self, Write};
+
+use super::Plan;
+use super::args::Online;
+use super::hotplug::Answer;
+use super::whatif::{MEMDESC_OBJECT, Scenario};
+use crate::report::model::Interval;
+use crate::report::percent;
+use crate::size::{Units, Whole};
+use crate::table::{add, table, words, wrap};
+
+const WIDTH: usize = 100;
+
+pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
+    writeln!(to, "{}\n", wrap(&plan_answer(plan, units), WIDTH))?;
+    let pools: Vec<String> = plan
+        .pools
+        .iter()
+        .filter(|pool| pool.pages > 0)
+        .map(|pool| format!("{} of {}", Whole(pool.pages), units.size(pool.size)))
+        .collect();
+    let pools = if pools.is_empty() { "none".into() } else { pools.join(", ") };
+    writeln!(to, "machine   {}: {}; huge pages: {pools}\n", plan.origin, units.show(plan.memory))?;
+    let mut table = table(&["descriptors", "bytes", "of memory", "saved", "in Linux", "what else"]);
+    words(&mut table, &[4, 5]);
+    for scenario in &plan.scenarios {
+        add(
+            &mut table,
+            [
+                scenario.name.clone(),
+                range(&scenario.descriptors, units),
+                format!("{:.2} %", percent(scenario.descriptors.max, plan.memory)),
+                saved(scenario, units),
+                scenario.in_linux.name().into(),
+                scenario.note.clone(),
+            ],
+        );
+    }
+    writeln!(to, "{}", table.trim_fmt())?;
+    writeln!(
+        to,
+        "All computed. memdesc: its words and {MEMDESC_OBJECT} bytes for each of {} folios in use ({}), an assumption.\n",
+        match plan.folios.is_exact() {
+            true => Whole(plan.folios.max).to_string(),
+            false => format!("{} to {}", Whole(plan.folios.min), Whole(plan.folios.max)),
+        },
+        plan.folios.from
+    )?;
+    writeln!(to, "time, measured")?;
+    for scenario in &plan.scenarios {
+        for time in &scenario.time {
+            writeln!(to, "  {} {}\n    ({})", scenario.name, time.what, time.from)?;
+        }
+    }
+    writeln!(to)?;
+    blocks(plan, units, to)
+}
+
+fn plan_answer(plan: &Plan, units: Units) -> String {
+    let of = |name: &str| plan.scenarios.iter().find(|scenario| scenario.name.starts_with(name));
+    let mut text = String::new();
+    if let Some(full) = of("as Linux") {
+        text.push_str(&format!(
+            "Descriptors of {} are {} ({:.2} %).",
+            units.show(plan.memory),
+            units.show(full.descriptors.max),
+            percent(full.descriptors.max, plan.memory)
+        ));
+    }
+    if let Some(hvo) = of("HVO") {
+        match hvo.saved_max {
+            0 => text.push_str(" HVO saves nothing without huge pages."),
+            bytes => text.push_str(&format!(
+                " HVO on all huge pages saves {}, in Linux today.",
+                units.show(bytes.unsigned_abs())
+            )),
+        }
+    }
+    if let Some(folding) = of("folding") {
+        let exact = folding.descriptors.is_exact();
+        text.push_str(&format!(
+            " Folding saves {}{}, not in Linux today.",
+            if exact { "" } else { "at least " },
+            units.show(folding.saved_min.max(0).unsigned_abs())
+        ));
+    }
+    text
+}
+
+fn range(interval: &Interval, units: Units) -> String {
+    let (min, max) = (units.show(interval.min), units.show(interval.max));
+    if min == max { max } else { format!("{min} to {max}") }
+}
+
+fn saved(scenario: &Scenario, units: Units) -> String {
+    let signed = |bytes: i64| {
+        let sign = if bytes < 0 { "-" } else { "" };
+        format!("{sign}{}", units.show(bytes.unsigned_abs()))
+    };
+    let (min, max) = (signed(scenario.saved_min), signed(scenario.saved_max));
+    if min == max { max } else { format!("{min} to {max}") }
+}
+
+fn blocks(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
+    let mut table =
+        table(&["memory blocks of", "blocks", "to add one", "2 MiB stuck in each", "Linux", "folded"]);
+    for row in &plan.block_sizes {
+        add(
+            &mut table,
+            [
+                units.size(row.size),
+                Whole(row.blocks).to_string(),
+                units.show(row.descriptors),
+                units.show(row.stuck),
+                units.show(row.stuck_linux),
+                units.show(row.stuck_folded),
+            ],
+        );
+    }
+    writeln!(to, "{}", table.trim_fmt())?;
+    writeln!(
+        to,
+        "Computed. The worst case of shrinking: one sub-block of 2 MiB stays plugged in every block. Then so much is\n\
+         in use, and so much are its descriptors, in Linux and folded (not in Linux today)."
+    )
+}
+
+pub fn answer(answer: &Answer, online: Online, units: Units, to: &mut impl Write) -> io::Result<()> {
+    writeln!(to, "{}\n", wrap(&verdict(answer, online, units), WIDTH))?;
+    writeln!(
+        to,
+        "guest     {}: {} in kernel zones\n          {} free ({}: {})\n          {} must stay ({}: {})",
+        answer.origin,
+        units.show(answer.memory),
+        units.show(answer.free.bytes),
+        answer.free.how.name(),
+        answer.free.from,
+        units.show(answer.reserve.bytes),
+        answer.reserve.how.name(),
+        answer.reserve.from,
+    )?;
+    writeln!(
+        to,
+        "needs     {} of descriptors ({}) for {} blocks of {}, and {} of page tables and objects\n",
+        units.show(answer.descriptors.bytes),
+        answer.descriptors.how.name(),
+        Whole(answer.blocks),
+        units.size(answer.block),
+        units.show(answer.objects.bytes),
+    )?;
+    let mut table = table(&["way", "works", "needs first", "largest step", "in Linux", "what else"]);
+    words(&mut table, &[1, 4, 5]);
+    for way in &answer.ways {
+        let largest = way.largest.map_or_else(|| "no limit".into(), |bytes| units.show(bytes));
+        let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        add(
+            &mut table,
+            [
+                way.name.into(),
+                yes(way.works),
+                units.show(way.needs),
+                largest,
+                yes(way.in_linux),
+                way.note.clone(),
+            ],
+        );
+    }
+    writeln!(to, "{}", table.trim_fmt())?;
+    writeln!(to, "Needs: computed. Page tables and objects: {}.", answer.objects.from)?;
+    if let Some(pieces) = answer.in_one_piece {
+        let wanted = answer.blocks.saturating_mul((answer.block >> 27).max(1));
+        if pieces < wanted {
+            writeln!(
+                to,
+                "Only {} of {} pieces of descriptors find a free block of their size; the rest is made of single pages, \
+                 with a page table each.",
+                Whole(pieces),
+                Whole(wanted)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn verdict(answer: &Answer, online: Online, units: Units) -> String {
+    let more = units.show(answer.added);
+    let zone = match online {
+        Online::Movable => "ZONE_MOVABLE",
+        Online::Kernel => "a kernel zone",
+    };
+    let rounded =
+        if answer.added == answer.asked { String::new() } else { format!(" ({more} in whole blocks)") };
+    let asked = units.show(answer.asked);
+    let mut text = if answer.works {
+        format!("Yes: this guest can add {asked}{rounded} to {zone}, as Linux is.")
+    } else {
+        format!(
+            "No: this guest cannot add {asked}{rounded} to {zone}, as Linux is. It needs {} more of free memory first.",
+            units.show(answer.missing)
+        )
+    };
+    if !answer.works {
+        if let Some(first) = answer.steps.first() {
+            text.push_str(&format!(" The largest step that works is {}", units.show(*first)));
+            match (answer.steps_reach, answer.steps.len()) {
+                (true, 2..) => {
+                    let steps: Vec<String> = answer.steps.iter().map(|step| units.show(*step)).collect();
+                    text.push_str(&format!(
+                        "; all of it works in steps, each made online in a kernel zone before the next: {}.",
+                        steps.join(", then ")
+                    ));
+                }
+                _ => text.push('.'),
+            }
+        } else {
+            text.push_str(" Not a single block fits.");
+        }
+    }
+    if let Some(folding) = answer.ways.iter().find(|way| !way.in_linux) {
+        let can = if folding.works { "it could" } else { "it could not either" };
+        text.push_str(&format!(
+            " Under folding {can}: {} needed first (not in Linux today).",
+            units.show(folding.needs)
+        ));
+    }
+    text
+}
