@@ -32,16 +32,17 @@ pub struct Zone {
     pub free: u64,
 }
 
-/// The `System RAM` ranges of `/proc/iomem`, in pages, those only partly RAM left out. Empty if the file hides
+/// The `System RAM` ranges of `/proc/iomem`, in pages, those only partly RAM left out; also those that a driver added
+/// (`System RAM (virtio_mem)`, `System RAM (kmem)`), which stand inside the driver's own range. Empty if the file hides
 /// addresses (it does without root).
 pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
     let mut ranges: Vec<MemoryRange> = Vec::new();
-    for line in text.lines().filter(|line| !line.starts_with(' ')) {
+    for line in text.lines() {
         let Some((addresses, name)) = line.split_once(" : ") else { continue };
-        if name.trim() != "System RAM" {
+        if name.trim() != "System RAM" && !name.trim().starts_with("System RAM (") {
             continue;
         }
-        let Some((start, end)) = addresses.split_once('-') else { continue };
+        let Some((start, end)) = addresses.trim_start().split_once('-') else { continue };
         let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else {
             continue;
         };
@@ -103,11 +104,32 @@ pub fn value(text: &str, key: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_read(
+            iomem in "( {0,4}[0-9a-f]{1,17}-[0-9a-f]{1,17} : (System RAM( \\(x\\))?|Reserved)\n|.{0,60}\n){0,8}",
+            zones in "(Node [0-9]{1,11}, zone [A-Z]{1,6}\n|  (present|spanned|managed|start_pfn:|nr_free_pages) [0-9]{1,21}\n|.{0,60}\n){0,12}",
+        ) {
+            let ranges = parse_iomem(&iomem);
+            prop_assert!(ranges.iter().all(|range| range.start < range.end));
+            prop_assert!(parse_zoneinfo(&zones).iter().all(|zone| zone.present > 0));
+            let _ = value(&zones, "present");
+        }
+    }
 
     #[test]
     fn iomem_ranges_are_whole_pages_of_system_ram() {
         let text = "00000000-00000fff : Reserved\n00001000-0009fbff : System RAM\n0009fc00-000fffff : Reserved\n  000f0000-000fffff : System ROM\n00100000-bfffffff : System RAM\n  01000000-02209987 : Kernel code\n100000000-63fffffff : System RAM\n";
         let ranges = [(1, 0x9f), (0x100, 0xc_0000), (0x10_0000, 0x64_0000)];
+        assert_eq!(parse_iomem(text), ranges.map(|(start, end)| MemoryRange { start, end }));
+    }
+
+    #[test]
+    fn memory_that_drivers_added_stands_inside_their_ranges() {
+        let text = "00100000-3fffffff : System RAM\n  01000000-01ffffff : Kernel code\n100000000-1ffffffff : virtio0\n  100000000-10fffffff : System RAM (virtio_mem)\n  110000000-117ffffff : System RAM (virtio_mem)\n200000000-2ffffffff : CXL Window 0\n  200000000-20fffffff : dax0.0\n    200000000-20fffffff : System RAM (kmem)\n";
+        let ranges = [(0x100, 0x4_0000), (0x10_0000, 0x11_8000), (0x20_0000, 0x21_0000)];
         assert_eq!(parse_iomem(text), ranges.map(|(start, end)| MemoryRange { start, end }));
     }
 

@@ -14,13 +14,18 @@ const STYLES: Styles =
 ///
 /// Every page of memory costs a descriptor: 64 bytes for each 4 KiB, 16 GiB in a TiB. `pagefold` takes the pages of a
 /// real machine, gives their descriptors back while walkers are looking, and measures what is left.
+///
+/// Exit codes: 0 fine; 1 failure; 2 usage; 3 a part of what this machine has could not be read, the rest was printed; 10 a
+/// threshold was passed (report --fail-over), or the answer is no (plan --hotplug).
 #[derive(Debug, Parser)]
 #[command(name = "pagefold", version, styles = STYLES, max_term_width = 100, after_help = "\
 Examples:
-  pagefold report             what page metadata costs this machine, and where
-  pagefold replay             fold this machine's page metadata, and see what is left
-  pagefold replay --sample    the same with a machine that was recorded
-  pagefold snapshot FILE      record this machine
+  pagefold report              what page metadata costs this machine, and where
+  pagefold plan --hotplug 12G  can this guest add so much memory?
+  pagefold explain             what the words mean
+  pagefold replay              fold this machine's page metadata, and see what is left
+  pagefold replay --sample     the same with a machine that was recorded
+  pagefold snapshot FILE       record this machine
 ")]
 pub struct Args {
     #[command(subcommand)]
@@ -32,8 +37,11 @@ pub enum Command {
     Report(crate::report::ReportArgs),
     Plan(crate::plan::PlanArgs),
     Export(crate::export::ExportArgs),
+    Explain(crate::explain::ExplainArgs),
     Replay(ReplayArgs),
     Snapshot(SnapshotArgs),
+    Completions(crate::shell::CompletionsArgs),
+    Man(crate::shell::ManArgs),
 }
 
 /// Load a real machine's pages into the engine, fold what can be folded, and live with them

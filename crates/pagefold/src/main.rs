@@ -2,10 +2,12 @@
 
 mod args;
 mod exit;
+mod explain;
 mod export;
 mod plan;
 mod replay;
 mod report;
+mod shell;
 mod size;
 mod snapshot;
 mod source;
@@ -25,9 +27,12 @@ fn main() -> ExitCode {
     let done = match &args.command {
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Completions(args) => shell::completions(args),
+        Command::Man(args) => shell::man(args),
     };
     match done {
         Ok(code) => code,

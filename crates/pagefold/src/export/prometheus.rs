@@ -86,7 +86,7 @@ fn descriptors(report: &Report, gauges: &mut Gauges) {
     gauges.set("pagemeta_memory_bytes", "Bytes of memory with pages", [], report.memory.bytes);
     for check in &report.checks {
         gauges.set(
-            "pagemeta_counter_mismatch_bytes",
+            "pagemeta_mismatch_bytes",
             "Bytes by which two counters of one quantity differ",
             [("check", check.name)],
             check.difference,

@@ -122,7 +122,7 @@ fn memory_map_tables(accounts: &Accounts) -> OtherCost {
         name: "memory_map_page_tables",
         title: "page tables of the memory map",
         cost: Some(cost),
-        note: "HVO adds one for each 128 MiB it works in, and they stay".into(),
+        note: "HVO splits it into small pages where it works, and it stays so".into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::ColumnConstraint;
 use pagefold_machine::host::{Hvo, PageSizeFrom};
 
-use super::model::{Interval, Report};
+use super::model::{How, Interval, Report};
 use super::percent;
 use crate::size::{Units, Whole};
 use crate::table::{add, table, words, wrap};
@@ -51,12 +51,13 @@ impl Printer<'_> {
     fn answer(&self) -> String {
         let report = self.report;
         let (bytes, memory) = (report.descriptors.bytes, report.memory.bytes);
-        let mut text = format!(
-            "Page metadata costs {} of {} ({}) here.",
-            self.show(bytes),
-            self.show(memory),
-            self.share(bytes)
-        );
+        // If the kernel's count does not say, arithmetic leaves it open.
+        let cost = match (report.descriptors.how, &report.descriptors_computed) {
+            (How::Computed, computed) if !computed.is_exact() => self.range(computed),
+            _ => self.show(bytes),
+        };
+        let mut text =
+            format!("Page metadata costs {cost} of {} ({}) here.", self.show(memory), self.share(bytes));
         text.push_str(&self.hvo_answer());
         let folding = &report.folding;
         let left = self.share(folding.total.max);

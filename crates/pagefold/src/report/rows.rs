@@ -214,7 +214,7 @@ pub fn states(survey: &Survey) -> Vec<StateRow> {
     if holes > 0 {
         let (descriptors, with_hvo) = (holes * 64, holes * 64);
         rows.push(StateRow {
-            state: "holes in sections",
+            state: "holes, offline blocks",
             pages: holes,
             memory: 0,
             descriptors,

@@ -3,11 +3,12 @@
 
 mod args;
 
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use pagefold_machine::host::{Gap, GapKind};
-use pagefold_machine::{Host, Machine, Tally};
+use pagefold_machine::host::{BlockState, Gap, GapKind};
+use pagefold_machine::{Host, Machine, MemoryRange, Tally};
 
 pub use self::args::SurveyArgs;
 use crate::source::{Source, read_proc};
@@ -39,6 +40,30 @@ impl Pages {
             described: machine.described_pages().saturating_mul(4096),
         }
     }
+
+    /// Without the pages of offline blocks. They have descriptors, but what these hold means nothing, and kernels differ
+    /// in what `/proc/kpageflags` says of them (6.12: no page; 6.18: no flags).
+    fn without(mut machine: Machine, offline: &[Range<u64>]) -> Self {
+        let described = machine.described_pages().saturating_mul(4096);
+        for gap in offline {
+            let memory = std::mem::take(&mut machine.header.memory);
+            let cut = memory.into_iter().flat_map(|range| {
+                let before = MemoryRange { end: range.end.min(gap.start), ..range };
+                let after = MemoryRange { start: range.start.max(gap.end), ..range };
+                [before, after].into_iter().filter(|range| range.start < range.end)
+            });
+            machine.header.memory = cut.collect();
+        }
+        Self { described, ..Self::of(&machine) }
+    }
+}
+
+/// Pages of blocks that are not online.
+fn offline_blocks(host: &Host) -> Vec<Range<u64>> {
+    let Some(blocks) = &host.blocks else { return Vec::new() };
+    let pages = blocks.size / host.page_size.bytes.max(1);
+    let offline = blocks.list.iter().filter(|block| block.state == BlockState::Offline);
+    offline.map(|block| block.id.saturating_mul(pages)..(block.id + 1).saturating_mul(pages)).collect()
 }
 
 impl SurveyArgs {
@@ -82,24 +107,24 @@ impl SurveyArgs {
     /// Reads every page's state, if that is possible.
     fn scan(&self, root: &Path, host: &mut Host) -> Option<Pages> {
         const TELLS: &str = "every page's state";
+        let offline = offline_blocks(host);
+        let asked = self.scan;
         let mut miss = |kind, why: String| {
             host.gaps.push(Gap { path: "/proc/kpageflags".into(), tells: TELLS.into(), why, kind });
         };
         if host.page_size.bytes != 4096 || host.structs.page.is_some_and(|size| size != 64) {
-            miss(
-                GapKind::Unreadable,
-                "states are read for pages of 4 KiB with descriptors of 64 bytes only".into(),
-            );
+            let kind = if asked { GapKind::Unreadable } else { GapKind::Absent };
+            miss(kind, "they are read for pages of 4 KiB with descriptors of 64 bytes only".into());
             return None;
         }
         match read_proc(&root.join("proc"), "") {
-            Ok(machine) => Some(Pages::of(&machine)),
+            Ok(machine) => Some(Pages::without(machine, &offline)),
             // Without root, tier 1 is all there is, and not a part of something.
-            Err(error) if error.is_permission() && !self.scan => {
+            Err(error) if error.is_permission() && !asked => {
                 miss(GapKind::Absent, "it takes root".into());
                 None
             }
-            Err(error) if error.is_missing() && !self.scan => {
+            Err(error) if error.is_missing() && !asked => {
                 miss(GapKind::Absent, "it is not there".into());
                 None
             }
@@ -128,4 +153,19 @@ fn recorded(source: &Source<'_>) -> Result<Survey> {
     let found = source.read()?;
     let host = Host::of(&found.machine);
     Ok(Survey { origin: found.origin, host, pages: Some(Pages::of(&found.machine)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagefold_machine::{Header, PageState};
+
+    #[test]
+    fn offline_blocks_have_descriptors_and_no_states() {
+        let memory = vec![MemoryRange { start: 0, end: 3 << 15 }];
+        let machine = Machine { header: Header { memory, ..Header::default() }, runs: Vec::new() };
+        let pages = Pages::without(machine, &[1 << 15..2 << 15]);
+        assert_eq!((pages.described, pages.memory), (3 << 27, 2 << 27));
+        assert_eq!(pages.tally.state(PageState::Free).pages, 2 << 15);
+    }
 }
