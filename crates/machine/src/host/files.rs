@@ -87,15 +87,15 @@ impl Files {
         }
     }
 
-    /// A whole file, as text. Bytes that are no text become U+FFFD, which no parser takes for anything.
+    /// A whole file, as [`plain`] text.
     pub fn text(&mut self, path: &str, tells: &str) -> Option<String> {
-        self.bytes(path, tells).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        self.bytes(path, tells).map(|bytes| plain(&String::from_utf8_lossy(&bytes)))
     }
 
     /// As [`text`](Self::text); that it is missing says something too, and is not noted.
     pub fn optional_text(&mut self, path: &str, tells: &str) -> Option<String> {
         match read(&self.root.join(path)) {
-            Ok(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(bytes) => Some(plain(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 let (kind, why) = describe(&error);
@@ -170,6 +170,13 @@ impl Files {
         numbers.sort_unstable();
         numbers
     }
+}
+
+/// Text without control characters but for ends of lines and tabs, so that it can be shown on a terminal. Others become
+/// U+FFFD, as bytes that are no text do; no parser takes that for anything.
+pub fn plain(text: &str) -> String {
+    let is_plain = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if is_plain(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

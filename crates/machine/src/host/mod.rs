@@ -22,7 +22,7 @@ pub use self::blocks::{Block, BlockState, Blocks};
 pub use self::buddyinfo::FreeBlocks;
 pub use self::cmdline::BootOptions;
 pub use self::counters::Counters;
-use self::files::Files;
+use self::files::{Files, plain};
 pub use self::files::{Gap, GapKind};
 pub use self::hugetlb::{Hvo, Pool};
 pub use self::nodes::Node;
@@ -173,13 +173,13 @@ impl Host {
             kind: GapKind::Absent,
         };
         Self {
-            kernel,
-            arch,
+            kernel: plain(&kernel),
+            arch: plain(&arch),
             page_size: PageSize { bytes: page_size, from: PageSizeFrom::Snapshot },
             structs: Structs { page: (descriptor_size > 0).then_some(descriptor_size), ..Structs::default() },
             meminfo: Counters::from([("MemTotal", mem_total), ("MemFree", mem_free)]),
             memmap: memmap_pages.map(|pages| Memmap { pages, boot_pages: None }),
-            zones,
+            zones: zones.into_iter().map(|zone| Zone { name: plain(&zone.name), ..zone }).collect(),
             gaps: vec![
                 gap("/proc/meminfo", "page tables and other uses"),
                 gap("/sys/devices/system/memory", "memory blocks"),

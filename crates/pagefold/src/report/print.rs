@@ -398,8 +398,7 @@ impl Printer<'_> {
         const SHOWN: usize = 12;
         for gap in gaps.iter().take(SHOWN) {
             let mark = if gap.kind.is_partial() { "!" } else { " " };
-            let why = gap.why.chars().filter(|c| !c.is_control()).collect::<String>();
-            writeln!(to, "{mark} {} ({}): {why}", gap.path, gap.tells)?;
+            writeln!(to, "{mark} {} ({}): {}", gap.path, gap.tells, gap.why)?;
         }
         if gaps.len() > SHOWN {
             writeln!(to, "  ... and {} more (--json lists them)", gaps.len() - SHOWN)?;

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod roots;
+
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 use serde_json::Value;

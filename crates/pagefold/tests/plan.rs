@@ -1,0 +1,148 @@
+//! `pagefold plan`: sizes alone, machines, and guests that want to grow.
+
+mod common;
+
+use common::{json, pagefold, roots};
+use predicates::prelude::*;
+use serde_json::Value;
+
+fn plan(args: &[&str]) -> Value {
+    json(pagefold().args(["plan", "--json"]).args(args).assert().success())
+}
+
+fn scenario<'a>(plan: &'a Value, name: &str) -> &'a Value {
+    let all = plan["scenarios"].as_array().unwrap();
+    all.iter()
+        .find(|scenario| scenario["name"].as_str().unwrap().starts_with(name))
+        .unwrap_or_else(|| panic!("no {name}"))
+}
+
+#[test]
+fn sizes_alone_need_no_machine() {
+    let plan = plan(&["--memory", "1T", "--hugetlb", "2M:400000,1G:128"]);
+    let cost = |name: &str| scenario(&plan, name)["descriptors"]["max"].as_u64().unwrap();
+    assert_eq!(cost("as Linux"), 16 << 30);
+    assert_eq!(cost("memmap_on_memory"), 16 << 30);
+    assert_eq!(cost("HVO"), (16 << 30) - 400_000 * 7 * 4096 - 128 * 4095 * 4096);
+    // What Linux does not offer today says so.
+    for (name, in_linux) in [
+        ("HVO", "yes"),
+        ("folding", "no"),
+        ("memdesc of 32", "no"),
+        ("memdesc of 8", "no"),
+        ("pages of 64", "elsewhere_only"),
+    ] {
+        assert_eq!(scenario(&plan, name)["in_linux"], in_linux, "{name}");
+    }
+    assert_eq!(scenario(&plan, "HVO")["time"][0]["how"], "measured");
+}
+
+#[test]
+fn a_recorded_machine_brings_its_own_folios() {
+    let plan = plan(&["--sample"]);
+    // Every folio that was counted has a descriptor beside 8-byte words.
+    let folios = plan["folios"]["max"].as_u64().unwrap();
+    assert_eq!(plan["folios"]["min"], folios);
+    let memdesc = &scenario(&plan, "memdesc of 8")["descriptors"];
+    assert_eq!(memdesc["min"], memdesc["max"]);
+    assert_eq!(memdesc["max"], (48 << 20) + (folios + 384) * 64);
+    // 384 huge pages were in it.
+    assert_eq!(scenario(&plan, "HVO")["saved_max"], 384 * 7 * 4096);
+    let report = json(pagefold().args(["report", "--sample", "--json"]).assert().success());
+    let folded = &scenario(&plan, "folding")["descriptors"]["max"];
+    assert_eq!(folded, &report["folding"]["total"]["max"]);
+    let folios_reported: u64 =
+        report["folios"].as_array().unwrap().iter().map(|row| row["folios"].as_u64().unwrap()).sum();
+    assert_eq!(folios_reported, folios + 384);
+}
+
+#[test]
+fn another_pool_takes_the_place_of_the_one_there_is() {
+    let plan = plan(&["--sample", "--hugetlb", "1G:4"]);
+    assert_eq!(scenario(&plan, "HVO")["saved_max"], 4u64 * 4095 * 4096);
+    let too_much = pagefold().args(["plan", "--sample", "--hugetlb", "1G:24"]).assert().code(1);
+    too_much.stderr(predicate::str::contains("do not fit").and(predicate::str::is_match("^.*\n$").unwrap()));
+}
+
+#[test]
+fn block_sizes_and_the_worst_case() {
+    let plan = plan(&["--memory", "1T"]);
+    let sizes = plan["block_sizes"].as_array().unwrap();
+    let large = sizes.iter().find(|row| row["size"] == 2u64 << 30).unwrap();
+    assert_eq!(
+        (&large["blocks"], &large["stuck"], &large["stuck_linux"]),
+        (&512.into(), &(1u64 << 30).into(), &(16u64 << 30).into())
+    );
+}
+
+#[test]
+fn can_this_guest_grow() {
+    let ask = |args: &[&str], code: i32| {
+        let mut command = pagefold();
+        command.args(["plan", "--json", "--hotplug"]).args(args);
+        json(command.assert().code(code))
+    };
+    // Kata's case: 12 GiB need about 188 MiB free, and a guest of 256 MiB does not have that to give.
+    let kata = ["12G", "--guest-memory", "256M", "--free", "188M", "--block", "128M"];
+    let no = ask(&kata, 10);
+    assert_eq!(
+        (&no["works"], &no["blocks"], &no["descriptors"]["bytes"]),
+        (&false.into(), &96.into(), &(192 << 20).into())
+    );
+    let missing = no["missing"].as_u64().unwrap();
+    assert!((6 << 20..10 << 20).contains(&missing), "{missing}");
+    // With what is missing it works; a little less does not.
+    let free = |bytes: u64| ["12G".into(), "--guest-memory=256M".into(), format!("--free={bytes}")];
+    let ask_free = |bytes: u64, code: i32| {
+        let args = free(bytes);
+        ask(&args.iter().map(String::as_str).collect::<Vec<_>>(), code)
+    };
+    ask_free((188 << 20) + missing, 0);
+    ask_free((188 << 20) + missing - 1, 10);
+    // The largest step works, and one block more does not.
+    let step = no["steps"][0].as_u64().unwrap();
+    assert_eq!((step % (128 << 20), no["steps_reach"] == true), (0, true));
+    let of = |bytes: u64| bytes.to_string();
+    ask(&[&of(step), "--guest-memory=256M", "--free=188M"], 0);
+    ask(&[&of(step + 1), "--guest-memory=256M", "--free=188M"], 10);
+    // Into a kernel zone, block by block, it works; and under folding.
+    ask(&[&kata[..], &["--online", "kernel"]].concat(), 0);
+    let ways = no["ways"].as_array().unwrap();
+    let folding = ways.iter().find(|way| way["name"] == "folding").unwrap();
+    assert_eq!((&folding["works"], &folding["in_linux"]), (&true.into(), &false.into()));
+}
+
+#[test]
+fn a_guest_by_its_files() {
+    let mut command = pagefold();
+    command.args(["plan", "--json", "--hotplug", "4G", "--root"]).arg(roots::root("guest-virtio-mem"));
+    let answer = json(command.assert().success());
+    // What is free in ZONE_MOVABLE holds no descriptors.
+    assert_eq!(answer["free"]["bytes"], (3840 + 150_000) * 4096);
+    assert_eq!(answer["reserve"]["bytes"], 4096 << 10);
+    assert_eq!(answer["block"], 128 << 20);
+    let mut command = pagefold();
+    command.args(["plan", "--hotplug", "64G", "--root"]).arg(roots::root("guest-virtio-mem"));
+    let no = command.assert().code(10);
+    no.stdout(
+        predicate::str::starts_with("No: this guest cannot add 64.0 GiB")
+            .and(predicate::str::contains("not in Linux today")),
+    );
+}
+
+#[test]
+fn questions_that_make_no_sense() {
+    let refused = |args: &[&str], code: i32| {
+        pagefold().arg("plan").args(args).assert().code(code).stdout("");
+    };
+    refused(&["--hotplug", "0"], 2);
+    refused(&["--hotplug", "lots"], 2);
+    refused(&["--hotplug", "1G", "--block", "100M"], 2);
+    refused(&["--block", "128M"], 2);
+    refused(&["--free", "1G"], 2);
+    refused(&["--hugetlb", "3M:1"], 2);
+    refused(&["--memory", "1G", "--sample"], 2);
+    refused(&["--hotplug", "1G", "--guest-memory", "1G", "--free", "2G"], 1);
+    refused(&["--memory", "1G", "--free", "2G"], 1);
+    refused(&["--memory", "1G", "--hugetlb", "1G:18446744073709551615"], 1);
+}
