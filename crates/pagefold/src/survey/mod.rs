@@ -164,7 +164,7 @@ mod tests {
     fn offline_blocks_have_descriptors_and_no_states() {
         let memory = vec![MemoryRange { start: 0, end: 3 << 15 }];
         let machine = Machine { header: Header { memory, ..Header::default() }, runs: Vec::new() };
-        let pages = Pages::without(machine, &[1 << 15..2 << 15]);
+        let pages = Pages::without(machine, std::slice::from_ref(&(1 << 15..2 << 15)));
         assert_eq!((pages.described, pages.memory), (3 << 27, 2 << 27));
         assert_eq!(pages.tally.state(PageState::Free).pages, 2 << 15);
     }
