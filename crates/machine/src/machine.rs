@@ -114,7 +114,7 @@ impl Machine {
 
     /// Free pages whose descriptors the kernel has not written yet: it counts them as free, but no zone has them.
     pub fn deferred_pages(&self) -> u64 {
-        let in_zones: u64 = self.header.zones.iter().map(|zone| zone.free).sum();
+        let in_zones = self.header.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(zone.free));
         let all = self.header.mem_free / 4096;
         // The two are not read at the same moment: a small difference means nothing.
         all.checked_sub(in_zones).filter(|&pages| pages > all / 64).unwrap_or(0)
@@ -336,6 +336,14 @@ mod tests {
         );
         assert_eq!((machine.pages(), machine.end()), (20, 135));
         assert_eq!(machine.described_pages(), PAGES_PER_SECTION);
+    }
+
+    #[test]
+    fn absurd_zones_do_not_overflow() {
+        let mut machine = machine(&[(0, 1 << 20)], &[]);
+        machine.header.mem_free = u64::MAX;
+        machine.header.zones = vec![Zone { free: u64::MAX, ..Zone::default() }; 2];
+        assert_eq!(machine.deferred_pages(), 0);
     }
 
     #[test]

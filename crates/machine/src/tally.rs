@@ -4,7 +4,7 @@
 //! a page of its own, or as a folio that fits into it; a folio of several map pages keeps its first. All other map pages
 //! are folded. `pagefold replay` does it with the engine and measures; this only counts.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::machine::{Extent, Machine, PAGES_PER_SECTION};
 use crate::state::PageState;
@@ -28,8 +28,8 @@ pub struct Tally {
     pub map_pages_left: u64,
     /// Sections (128 MiB) in which it would leave any.
     pub sections_left: u64,
-    /// Offline pages by section, where there are any.
-    pub offline: BTreeMap<u64, u64>,
+    /// Runs of offline pages, in ascending order.
+    pub offline: Vec<Range<u64>>,
 }
 
 /// The pages in one state.
@@ -51,7 +51,7 @@ impl Tally {
             hugetlb: [0; ORDERS],
             map_pages_left: 0,
             sections_left: 0,
-            offline: BTreeMap::new(),
+            offline: Vec::new(),
         };
         let mut map = Map { tally: &mut tally, at: 0, parts: Vec::new(), next_section: 0 };
         machine.extents().for_each(|extent| map.add(&extent));
@@ -60,6 +60,24 @@ impl Tally {
         let known: u64 = tally.states.iter().map(|state| state.pages).sum();
         tally.state_mut(PageState::Free).pages += machine.pages().saturating_sub(known);
         tally
+    }
+
+    /// Offline pages among `pages`.
+    pub fn offline_in(&self, pages: Range<u64>) -> u64 {
+        let first = self.offline.partition_point(|run| run.end <= pages.start);
+        let within = self.offline[first..].iter().take_while(|run| run.start < pages.end);
+        within.map(|run| run.end.min(pages.end) - run.start.max(pages.start)).sum()
+    }
+
+    /// Blocks of `pages` pages each that have any offline page.
+    pub fn offline_blocks(&self, pages: u64) -> u64 {
+        let mut next = 0;
+        let blocks = self.offline.iter().map(|run| {
+            let first = (run.start / pages.max(1)).max(next);
+            next = run.end.div_ceil(pages.max(1)).max(next);
+            next.saturating_sub(first)
+        });
+        blocks.sum()
     }
 
     /// The pages in one state.
@@ -95,14 +113,10 @@ impl Map<'_> {
         tally.state_mut(state).pages += pages;
         let folios = pages >> order;
         match state {
-            PageState::Offline => {
-                let mut at = start;
-                while at < end {
-                    let stop = end.min((at / PAGES_PER_SECTION + 1) * PAGES_PER_SECTION);
-                    *tally.offline.entry(at / PAGES_PER_SECTION).or_default() += stop - at;
-                    at = stop;
-                }
-            }
+            PageState::Offline => match tally.offline.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => tally.offline.push(start..end),
+            },
             PageState::Free | PageState::Deferred | PageState::Reserved => {}
             PageState::HwPoison | PageState::NoPage => {}
             _ => {
@@ -246,8 +260,19 @@ mod tests {
     fn one_plugged_sub_block_in_a_block() {
         // Linux's own numbers: 32,256 offline pages in a block of 128 MiB with 2 MiB plugged.
         let tally = tally(1 << 15, &[(0, 512, BUDDY), (512, 32_256, OFFLINE)]);
-        assert_eq!(tally.offline[&0], 32_256);
+        assert_eq!(tally.state(PageState::Offline).pages, 32_256);
+        assert_eq!((tally.offline_in(0..1 << 15), tally.offline_in(0..1024)), (32_256, 512));
+        assert_eq!((tally.offline_in(0..512), tally.offline_in(1 << 15..2 << 15)), (0, 0));
+        assert_eq!((tally.offline_blocks(1 << 15), tally.offline_blocks(512)), (1, 63));
         assert_eq!(tally.map_pages_left, 0);
+    }
+
+    #[test]
+    fn runs_of_offline_pages_are_counted_by_block_once() {
+        let tally = tally(1 << 16, &[(10, 20, OFFLINE), (40, 4000, OFFLINE), (5000, 1, OFFLINE)]);
+        assert_eq!(tally.offline, [10..30, 40..4040, 5000..5001]);
+        assert_eq!((tally.offline_blocks(4096), tally.offline_blocks(2048)), (2, 3));
+        assert_eq!(tally.offline_in(20..50), 20);
     }
 
     #[test]

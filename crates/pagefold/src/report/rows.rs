@@ -12,7 +12,7 @@ use super::model::{
 };
 use crate::survey::{Pages, Survey};
 
-/// Bytes in a section of x86-64, which is what offline pages are counted by.
+/// Bytes in a section of x86-64, where there are no blocks.
 const SECTION: u64 = 128 << 20;
 
 /// Where descriptors lie.
@@ -155,10 +155,9 @@ pub fn blocks(survey: &Survey, accounts: &Accounts) -> Option<BlocksReport> {
 }
 
 fn offline_in(pages: &Pages, block: u64, size: u64) -> u64 {
-    let sections = size / SECTION;
-    let first = block.saturating_mul(sections);
-    let in_block = pages.tally.offline.range(first..first.saturating_add(sections));
-    in_block.map(|(_, pages)| pages.saturating_mul(4096)).fold(0, u64::saturating_add)
+    let pages_per_block = size / 4096;
+    let first = block.saturating_mul(pages_per_block);
+    pages.tally.offline_in(first..first.saturating_add(pages_per_block)).saturating_mul(4096)
 }
 
 /// By size of huge pages.
@@ -238,12 +237,10 @@ pub fn folios(survey: &Survey) -> Vec<FolioRow> {
 pub fn offline(survey: &Survey, accounts: &Accounts) -> Option<OfflineReport> {
     let pages = survey.pages.as_ref()?;
     let bytes = pages.tally.state(PageState::Offline).pages.saturating_mul(4096);
-    let sections = survey.host.blocks.as_ref().map_or(1, |blocks| (blocks.size / SECTION).max(1));
-    let blocks: std::collections::BTreeSet<u64> =
-        pages.tally.offline.keys().map(|section| section / sections).collect();
+    let block = survey.host.blocks.as_ref().map_or(SECTION, |blocks| blocks.size);
     Some(OfflineReport {
         memory: Figure::counted(bytes, "/proc/kpageflags KPF_OFFLINE"),
         descriptors: Figure::computed(accounts.shape.descriptors(bytes), "of these pages"),
-        blocks: blocks.len() as u64,
+        blocks: pages.tally.offline_blocks(block / 4096),
     })
 }
