@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use common::{json, pagefold, replay, roots};
-use pagefold_machine::flags;
+use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, flags, snapshot};
 use predicates::prelude::*;
 use serde_json::Value;
 
@@ -128,6 +128,42 @@ fn pages_of_64_kib() {
     // Page states cannot be read there, which is said, and is an error only if asked for.
     let scan = pagefold().args(["report", "--scan", "--root"]).arg(roots::root("arm64-64k")).assert().code(3);
     scan.stdout(predicate::str::contains("! /proc/kpageflags").and(predicate::str::contains("4 KiB")));
+}
+
+#[test]
+fn sparse_and_huge_layouts() {
+    // A gigabyte at the bottom and one at the very top of what page numbers can name, most of it huge pages.
+    let (gigabyte, top) = (1u64 << 18, (1u64 << 40) - (1 << 18));
+    let memory = [0, top].map(|start| MemoryRange { start, end: start + gigabyte }).to_vec();
+    let run = |start, len, flags| Run { start, len, flags: Flags(flags), count: 0 };
+    let runs = vec![
+        run(0, gigabyte, flags::BUDDY),
+        run(top, 1, flags::HUGE | flags::COMPOUND_HEAD),
+        run(top + 1, gigabyte - 1, flags::HUGE | flags::COMPOUND_TAIL),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("machine.pgf");
+    let machine = Machine { header: Header { page_size: 4096, memory, ..Header::default() }, runs };
+    snapshot::write(&machine, fs::File::create(&file).unwrap()).unwrap();
+    let report = json(pagefold().args(["report", "--json"]).arg(&file).assert().success());
+    assert_eq!((bytes(&report["descriptors"]), bytes(&report["memory"])), (32 << 20, 2 << 30));
+    assert_eq!(interval(&report["folding"]["descriptors"]), (PAGE, PAGE));
+    assert_eq!(interval(&report["hvo"]["left"]).1, 4095 * PAGE);
+
+    // 64 TiB in blocks of 2 GiB, a tenth of them there.
+    let root = roots::copy("host-hvo");
+    let blocks = root.path().join("sys/devices/system/memory");
+    for id in (1000..32_768).step_by(50) {
+        fs::create_dir(blocks.join(format!("memory{id}"))).unwrap();
+        fs::write(blocks.join(format!("memory{id}/state")), "offline\n").unwrap();
+    }
+    let mut command = pagefold();
+    command.args(["report", "--json", "--root"]).arg(root.path());
+    let report = json(command.assert().success());
+    assert_eq!(report["blocks"]["list"].as_array().unwrap().len(), 33 + 636 - 1);
+    // The kernel's count cannot be right now, and is not believed.
+    assert_eq!(row(&report["checks"], "name", "descriptors")["agrees"], false);
+    assert_eq!(report["descriptors"]["how"], "computed");
 }
 
 #[test]

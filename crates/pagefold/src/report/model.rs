@@ -129,7 +129,7 @@ pub struct MachineFacts {
 /// A place where descriptors lie.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Place {
-    /// `boot`, `runtime`, `runtime or block`, `unknown`.
+    /// `boot`, `runtime` (the buddy allocator), `block` (the block they describe), `runtime or block`, `unknown`.
     pub place: &'static str,
     /// How many.
     pub descriptors: Figure,

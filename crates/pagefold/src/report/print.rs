@@ -142,6 +142,7 @@ impl Printer<'_> {
             let name = match place.place {
                 "boot" => "  made at boot",
                 "runtime" => "  made later, from the buddy allocator",
+                "block" => "  on the blocks they describe",
                 _ => "  made later, there or on the block",
             };
             add(&mut table, row(name.into(), place.descriptors.clone().into()));

@@ -37,7 +37,7 @@ pub fn places(host: &Host, accounts: &Accounts) -> Vec<Place> {
         ),
         _ => ("runtime", "from the buddy allocator, for memory added after boot or given back by HVO"),
     };
-    vec![
+    let mut places = vec![
         Place {
             place: "boot",
             descriptors: Figure::counted(boot.saturating_mul(page), "/proc/vmstat nr_memmap_boot_pages"),
@@ -48,7 +48,15 @@ pub fn places(host: &Host, accounts: &Accounts) -> Vec<Place> {
             descriptors: Figure::counted(later, "/proc/vmstat nr_memmap_pages"),
             note: note.into(),
         },
-    ]
+    ];
+    if host.memmap_on_memory == Some(false) {
+        places.push(Place {
+            place: "block",
+            descriptors: Figure::computed(0, "memory_hotplug.memmap_on_memory is off"),
+            note: "on the added blocks themselves".into(),
+        });
+    }
+    places
 }
 
 /// By node.
