@@ -214,15 +214,75 @@ fn uses(state: PageState) -> bool {
 mod tests {
     use super::*;
     use crate::flags::{
-        ANON, BUDDY, COMPOUND_HEAD, COMPOUND_TAIL, Flags, HUGE, LRU, OFFLINE, RESERVED, SLAB,
+        ANON, BUDDY, COMPOUND_HEAD, COMPOUND_TAIL, Flags, HUGE, HWPOISON, LRU, NOPAGE, OFFLINE, RESERVED,
+        SLAB,
     };
     use crate::layout::MemoryRange;
     use crate::machine::{Header, Run};
+    use proptest::prelude::*;
 
-    fn tally(pages: u64, runs: &[(u64, u64, u64)]) -> Tally {
+    fn machine(pages: u64, runs: &[(u64, u64, u64)]) -> Machine {
         let run = |&(start, len, flags): &(u64, u64, u64)| Run { start, len, flags: Flags(flags), count: 0 };
         let header = Header { memory: vec![MemoryRange { start: 0, end: pages }], ..Header::default() };
-        Tally::of(&Machine { header, runs: runs.iter().map(run).collect() })
+        Machine { header, runs: runs.iter().map(run).collect() }
+    }
+
+    fn tally(pages: u64, runs: &[(u64, u64, u64)]) -> Tally {
+        Tally::of(&machine(pages, runs))
+    }
+
+    /// The rule, page by page: which map pages stay.
+    fn by_the_rule(machine: &Machine) -> (u64, u64) {
+        let mut kept = std::collections::BTreeSet::new();
+        for Extent { start, pages, order, state, .. } in machine.extents().filter(|extent| uses(extent.state))
+        {
+            let mut at = start;
+            while at < start + pages {
+                let left = start + pages - at;
+                let order = match state {
+                    PageState::Reserved => at.trailing_zeros().min(left.ilog2()).min(18),
+                    _ => order,
+                };
+                // A folio that fits into a map page keeps it; of a larger one, the first is kept.
+                kept.insert(at / PAGES_PER_MAP_PAGE);
+                at += 1 << order;
+            }
+        }
+        let sections: std::collections::BTreeSet<u64> = kept.iter().map(|map_page| map_page / 512).collect();
+        (kept.len() as u64, sections.len() as u64)
+    }
+
+    proptest! {
+        #[test]
+        fn sums_are_the_rules(
+            gaps in prop::collection::vec((0u64..80, 1u64..700, 0usize..9), 1..60),
+            huge in prop::collection::vec(0u64..256, 0..6),
+        ) {
+            const KINDS: [u64; 9] =
+                [BUDDY, LRU, ANON, SLAB, OFFLINE, RESERVED, NOPAGE, HWPOISON, 0];
+            let mut runs: Vec<(u64, u64, u64)> = Vec::new();
+            let mut at = 0;
+            for (gap, len, kind) in gaps {
+                runs.push((at + gap, len, KINDS[kind]));
+                at += gap + len;
+            }
+            // Huge pages above, of 2 MiB.
+            let base = 1 << 17;
+            let mut places: Vec<u64> = huge.iter().map(|place| base + place * 512).collect();
+            places.sort_unstable();
+            places.dedup();
+            for place in places {
+                runs.push((place, 1, HUGE | COMPOUND_HEAD));
+                runs.push((place + 1, 511, HUGE | COMPOUND_TAIL));
+            }
+            let machine = machine(1 << 18, &runs);
+            let tally = Tally::of(&machine);
+            prop_assert_eq!((tally.map_pages_left, tally.sections_left), by_the_rule(&machine));
+            let shared: f64 = tally.states.iter().map(|state| state.map_pages_left).sum();
+            prop_assert!((shared - tally.map_pages_left as f64).abs() < 1e-6);
+            let pages: u64 = tally.states.iter().map(|state| state.pages).sum();
+            prop_assert_eq!(pages, machine.pages());
+        }
     }
 
     #[test]

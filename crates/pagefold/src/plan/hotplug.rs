@@ -213,7 +213,7 @@ impl Guest {
             ),
             objects: Figure::computed(
                 needs - descriptors,
-                "20 KiB for each block of 128 MiB, the most that was measured (virtio-mem guests, Linux 6.1 to 7.3)",
+                "20 KiB for each 128 MiB, the most that was measured (virtio-mem, Linux 6.1 to 7.3)",
             ),
             works,
             missing: match online {
@@ -257,7 +257,7 @@ impl Guest {
                 true,
                 needs,
                 Some(self.largest(spare, one)),
-                "block by block, but ZONE_MOVABLE holds no descriptors; stops where memory ends",
+                "block by block, but ZONE_MOVABLE holds no descriptors: it stops midway",
             ),
             way(
                 "virtio-mem, online_kernel",
@@ -278,7 +278,7 @@ impl Guest {
                 false,
                 blocks.saturating_mul(folded),
                 Some(self.largest(spare, folded)),
-                "no descriptors until a page is used: not in Linux today",
+                "no descriptors until a page is used",
             ),
         ]
     }

@@ -6,7 +6,7 @@ use super::Plan;
 use super::args::Online;
 use super::hotplug::Answer;
 use super::whatif::{MEMDESC_OBJECT, Scenario};
-use crate::report::model::Interval;
+use crate::report::model::{How, Interval};
 use crate::report::percent;
 use crate::size::{Units, Whole};
 use crate::table::{add, table, words, wrap};
@@ -23,8 +23,8 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
         .collect();
     let pools = if pools.is_empty() { "none".into() } else { pools.join(", ") };
     writeln!(to, "machine   {}: {}; huge pages: {pools}\n", plan.origin, units.show(plan.memory))?;
-    let mut table = table(&["descriptors", "bytes", "of memory", "saved", "in Linux", "what else"]);
-    words(&mut table, &[4, 5]);
+    let mut table = table(&["descriptors", "bytes", "of memory", "saved", "in Linux"]);
+    words(&mut table, &[4]);
     for scenario in &plan.scenarios {
         add(
             &mut table,
@@ -34,24 +34,27 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
                 format!("{:.2} %", percent(scenario.descriptors.max, plan.memory)),
                 saved(scenario, units),
                 scenario.in_linux.name().into(),
-                scenario.note.clone(),
             ],
         );
     }
     writeln!(to, "{}", table.trim_fmt())?;
-    writeln!(
-        to,
-        "All computed. memdesc: its words and {MEMDESC_OBJECT} bytes for each of {} folios in use ({}), an assumption.\n",
-        match plan.folios.is_exact() {
-            true => Whole(plan.folios.max).to_string(),
-            false => format!("{} to {}", Whole(plan.folios.min), Whole(plan.folios.max)),
-        },
+    let folios = match plan.folios.is_exact() {
+        true => Whole(plan.folios.max).to_string(),
+        false => format!("{} to {}", Whole(plan.folios.min), Whole(plan.folios.max)),
+    };
+    let assumed = format!(
+        "All computed. memdesc: its words, and {MEMDESC_OBJECT} bytes (an assumption) for each of {folios} folios in \
+         use ({}).",
         plan.folios.from
-    )?;
-    writeln!(to, "time, measured")?;
+    );
+    writeln!(to, "{}\n", wrap(&assumed, WIDTH))?;
     for scenario in &plan.scenarios {
+        if !scenario.note.is_empty() {
+            writeln!(to, "{}: {}", scenario.name, scenario.note)?;
+        }
         for time in &scenario.time {
-            writeln!(to, "  {} {}\n    ({})", scenario.name, time.what, time.from)?;
+            let text = format!("{} {} ({}: {})", scenario.name, time.what, time.how.name(), time.from);
+            writeln!(to, "{}", wrap(&text, WIDTH))?;
         }
     }
     writeln!(to)?;
@@ -122,8 +125,8 @@ fn blocks(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "{}", table.trim_fmt())?;
     writeln!(
         to,
-        "Computed. The worst case of shrinking: one sub-block of 2 MiB stays plugged in every block. Then so much is\n\
-         in use, and so much are its descriptors, in Linux and folded (not in Linux today)."
+        "Computed. The worst case of shrinking: one sub-block of 2 MiB stays plugged in every block. Then so\n\
+         much is in use, and so much are its descriptors, in Linux and folded (not in Linux today)."
     )
 }
 
@@ -143,39 +146,42 @@ pub fn answer(answer: &Answer, online: Online, units: Units, to: &mut impl Write
     )?;
     writeln!(
         to,
-        "needs     {} of descriptors ({}) for {} blocks of {}, and {} of page tables and objects\n",
+        "needs     {} of descriptors ({}) for {} blocks of {}, and {} besides\n",
         units.show(answer.descriptors.bytes),
         answer.descriptors.how.name(),
         Whole(answer.blocks),
         units.size(answer.block),
         units.show(answer.objects.bytes),
     )?;
-    let mut table = table(&["way", "works", "needs first", "largest step", "in Linux", "what else"]);
-    words(&mut table, &[1, 4, 5]);
+    let mut table = table(&["way", "works", "needs first", "largest step", "in Linux"]);
+    words(&mut table, &[1, 4]);
     for way in &answer.ways {
         let largest = way.largest.map_or_else(|| "no limit".into(), |bytes| units.show(bytes));
         let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-        add(
-            &mut table,
-            [
-                way.name.into(),
-                yes(way.works),
-                units.show(way.needs),
-                largest,
-                yes(way.in_linux),
-                way.note.clone(),
-            ],
-        );
+        add(&mut table, [way.name.into(), yes(way.works), units.show(way.needs), largest, yes(way.in_linux)]);
     }
     writeln!(to, "{}", table.trim_fmt())?;
-    writeln!(to, "Needs: computed. Page tables and objects: {}.", answer.objects.from)?;
+    writeln!(
+        to,
+        "Needs: computed. Besides descriptors, page tables and objects:\n{}.\n",
+        answer.objects.from
+    )?;
+    for way in &answer.ways {
+        writeln!(to, "{}: {}", way.name, way.note)?;
+    }
+    if answer.free.how != How::Given {
+        writeln!(
+            to,
+            "Free memory only. Linux may reclaim page cache for more; that can take long, or fail."
+        )?;
+    }
     if let Some(pieces) = answer.in_one_piece {
         let wanted = answer.blocks.saturating_mul((answer.block >> 27).max(1));
         if pieces < wanted {
             writeln!(
                 to,
-                "Only {} of {} pieces of descriptors find a free block of their size; the rest is made of single pages, \
-                 with a page table each.",
+                "Only {} of {} pieces of descriptors find a free block of their size; the others are made of\n\
+                 single pages, with a page table each.",
                 Whole(pieces),
                 Whole(wanted)
             )?;
@@ -203,10 +209,19 @@ fn verdict(answer: &Answer, online: Online, units: Units) -> String {
     };
     if !answer.works {
         if let Some(first) = answer.steps.first() {
-            text.push_str(&format!(" The largest step that works is {}", units.show(*first)));
+            let blocks = |step: u64| {
+                let blocks = step / answer.block.max(1);
+                format!(
+                    "{} ({} block{})",
+                    units.show(step),
+                    Whole(blocks),
+                    if blocks == 1 { "" } else { "s" }
+                )
+            };
+            text.push_str(&format!(" The largest step that works is {}", blocks(*first)));
             match (answer.steps_reach, answer.steps.len()) {
                 (true, 2..) => {
-                    let steps: Vec<String> = answer.steps.iter().map(|step| units.show(*step)).collect();
+                    let steps: Vec<String> = answer.steps.iter().map(|step| blocks(*step)).collect();
                     text.push_str(&format!(
                         "; all of it works in steps, each made online in a kernel zone before the next: {}.",
                         steps.join(", then ")

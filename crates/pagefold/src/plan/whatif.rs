@@ -140,7 +140,7 @@ fn memdesc(base: &Base, full: u64, size: u64) -> Scenario {
     );
     let note = match hvo_saves(&base.pools, shape) {
         _ if base.pools.is_empty() => String::new(),
-        0 => "HVO would save nothing more: a huge page has one page of them".into(),
+        0 => "HVO on top would save nothing: a huge page has one page of them".into(),
         more => format!("HVO on top would save {} more", crate::size::Bytes(more)),
     };
     Scenario::new(&format!("memdesc of {size} bytes"), full, descriptors, Availability::No, Vec::new(), &note)
@@ -150,7 +150,7 @@ fn larger_pages(base: &Base, full: u64, page: u64) -> Scenario {
     let bytes = Shape { page, ..base.shape }.descriptors(base.described);
     let name = format!("pages of {} KiB", page >> 10);
     let from = Interval::computed(bytes, bytes, "a descriptor for each page");
-    let note = "small files and mappings take whole pages: not in this figure";
+    let note = "small files and mappings take whole pages, which is not in this figure";
     Scenario::new(&name, full, from, Availability::ElsewhereOnly, Vec::new(), note)
 }
 

@@ -51,7 +51,7 @@ impl Accounts {
         let pages = survey.pages.as_ref();
         let memory = memory(host, pages);
         let described = described(host, pages, memory.bytes);
-        let from = format!("{} bytes for each page: {}", shape.descriptor, described.from);
+        let from = format!("{} bytes a page: {}", shape.descriptor, described.from);
         let full =
             Interval::computed(shape.descriptors(described.min), shape.descriptors(described.max), from);
         let savable = pools(survey).iter().fold(0u64, |sum, pool| {
@@ -62,7 +62,7 @@ impl Accounts {
         let possible = if host.hvo == Hvo::Unsupported { 0 } else { savable };
         let counted = host.memmap.map(|memmap| {
             let bytes = memmap.pages.saturating_mul(shape.page);
-            Figure::counted(bytes, "/proc/vmstat nr_memmap_boot_pages + nr_memmap_pages")
+            Figure::counted(bytes, "vmstat nr_memmap_boot_pages + nr_memmap_pages")
         });
         let slack = full.max / SLACK;
         let agree = counted.as_ref().is_none_or(|counted| {
@@ -128,7 +128,7 @@ fn blocks_bytes(host: &Host) -> u64 {
 
 fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
     if let Some(pages) = pages {
-        return Interval::computed(pages.described, pages.described, "whole sections of System RAM");
+        return Interval::computed(pages.described, pages.described, "sections of System RAM");
     }
     let section = section_size(host);
     let blocks = blocks_bytes(host);
@@ -143,7 +143,7 @@ fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
         return Interval::computed(
             memory.saturating_add(offline).min(blocks),
             blocks,
-            "memory blocks, which may have holes",
+            "memory blocks, may have holes",
         );
     }
     let spanned = host.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(zone.spanned));

@@ -16,7 +16,7 @@ pub fn other_costs(host: &Host, accounts: &Accounts) -> Vec<OtherCost> {
         name: "page_tables",
         title: "page tables of processes",
         cost: counted(host, "PageTables"),
-        note: "8 bytes for each mapped page and process, in whole pages".into(),
+        note: "8 bytes for each page mapped".into(),
     }];
     if host.meminfo.get("SecPageTables").is_some_and(|bytes| bytes > 0) {
         costs.push(OtherCost {
@@ -42,7 +42,7 @@ pub fn other_costs(host: &Host, accounts: &Accounts) -> Vec<OtherCost> {
             cost: Some(
                 Figure::computed(bytes, "BTF: mem_section, mem_section_usage; page-block flags").into(),
             ),
-            note: "where each section's descriptors are, and what its page blocks are for".into(),
+            note: "where descriptors are; page blocks".into(),
         });
     }
     if let (Some(blocks), Some(size)) = (&host.blocks, host.structs.memory_block) {
@@ -76,7 +76,7 @@ pub fn other_costs(host: &Host, accounts: &Accounts) -> Vec<OtherCost> {
             name: "memcg",
             title: "memory cgroups (in descriptors)",
             cost: Some(Figure::computed(bytes, "BTF: page.memcg_data, 8 bytes of each descriptor").into()),
-            note: "part of the descriptors above, not beside them".into(),
+            note: "part of the descriptors above".into(),
         });
     }
     // What is in use but of unknown size is named all the same.
@@ -122,7 +122,7 @@ fn memory_map_tables(accounts: &Accounts) -> OtherCost {
         name: "memory_map_page_tables",
         title: "page tables of the memory map",
         cost: Some(cost),
-        note: "HVO splits it into small pages where it works, and it stays so".into(),
+        note: "HVO splits it where it works".into(),
     }
 }
 

@@ -276,13 +276,8 @@ impl Printer<'_> {
         writeln!(to, "{}", table.trim_fmt())?;
         writeln!(
             to,
-            "Pages: counted one by one, {}. Descriptors: computed, as Linux has them; with HVO on all huge pages; and what\n\
-             folding would leave.\n",
-            if self.report.machine.origin == "this host" {
-                "while the machine went on"
-            } else {
-                "as they were read"
-            }
+            "Pages: counted one by one. Descriptors: computed, as Linux has them; with HVO on all huge pages;\n\
+             and what folding would leave, where 64 pages keep or lose theirs together.\n"
         )
     }
 
@@ -303,7 +298,7 @@ impl Printer<'_> {
         words(&mut table, &[3, 4]);
         let (state, available) = match report.hvo.state {
             Hvo::On => ("HVO (on)", "in Linux: huge pages of pools only"),
-            Hvo::Off => ("HVO (off)", "sysctl vm.hugetlb_optimize_vmemmap=1, for new huge pages"),
+            Hvo::Off => ("HVO (off)", "vm.hugetlb_optimize_vmemmap=1, for new huge pages"),
             Hvo::Unsupported => ("HVO", "not in this kernel"),
             Hvo::Unknown => ("HVO", "nothing tells whether it is on"),
         };
@@ -344,7 +339,7 @@ impl Printer<'_> {
                     self.show(offline.descriptors.bytes),
                     offline.descriptors.how.name().into(),
                     format!(
-                        "{} fake-offline or ballooned, in {} blocks",
+                        "{} fake-offline or ballooned, blocks: {}",
                         self.show(offline.memory.bytes),
                         Whole(offline.blocks)
                     ),

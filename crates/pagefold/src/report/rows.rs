@@ -40,19 +40,15 @@ pub fn places(host: &Host, accounts: &Accounts) -> Vec<Place> {
     let mut places = vec![
         Place {
             place: "boot",
-            descriptors: Figure::counted(boot.saturating_mul(page), "/proc/vmstat nr_memmap_boot_pages"),
+            descriptors: Figure::counted(boot.saturating_mul(page), "vmstat nr_memmap_boot_pages"),
             note: "taken from memory at boot".into(),
         },
-        Place {
-            place,
-            descriptors: Figure::counted(later, "/proc/vmstat nr_memmap_pages"),
-            note: note.into(),
-        },
+        Place { place, descriptors: Figure::counted(later, "vmstat nr_memmap_pages"), note: note.into() },
     ];
     if host.memmap_on_memory == Some(false) {
         places.push(Place {
             place: "block",
-            descriptors: Figure::computed(0, "memory_hotplug.memmap_on_memory is off"),
+            descriptors: Figure::computed(0, "memmap_on_memory is off"),
             note: "on the added blocks themselves".into(),
         });
     }
