@@ -59,7 +59,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_block, requires = "hotplug")]
     pub block: Option<u64>,
 
-    /// Free memory that must stay [default: the machine's min_free_kbytes, or what Linux would set]
+    /// Free memory that must stay [default: a sixteenth of kernel zones, at most 512M, or min_free_kbytes if that is more]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "hotplug")]
     pub reserve: Option<u64>,
 

@@ -87,7 +87,10 @@ impl Printer<'_> {
         let left = match (hvo.state, hvo.left.max) {
             (_, 0) => String::new(),
             (Hvo::On, _) => format!(" Up to {} are left for it to save.", self.show(hvo.left.max)),
-            (Hvo::Off, max) => format!(" HVO is off and would save {}.", self.show(max)),
+            (Hvo::Off, max) => {
+                let more = if hvo.saved.max > 0 { " more" } else { "" };
+                format!(" HVO is off and would save {}{more}.", self.show(max))
+            }
             (Hvo::Unsupported, max) => {
                 format!(" This kernel has no HVO, which would save {}.", self.show(max))
             }
