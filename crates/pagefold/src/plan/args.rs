@@ -19,10 +19,10 @@ use crate::survey::SurveyArgs;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  pagefold plan                                        this machine
-  pagefold plan --memory 1T --hugetlb 2M:400000,1G:128 sizes alone
-  pagefold plan web7.pgf --hugetlb 1G:200              a recorded machine with another pool
-  pagefold plan --hotplug 12G                          can this guest add 12 GiB?
+  pagefold plan                                          this machine
+  pagefold plan --memory 1T --hugetlb 2M:400000,1G:128   sizes alone
+  pagefold plan web7.pgf --hugetlb 1G:200                a recorded machine with another pool
+  pagefold plan --hotplug 12G                            can this guest add 12 GiB?
   pagefold plan --hotplug 12G --guest-memory 256M --free 188M --block 128M
 ")]
 pub struct PlanArgs {
