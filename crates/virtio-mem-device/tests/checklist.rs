@@ -1,12 +1,11 @@
-//! The specification's requirements on a memory device (virtio 1.4, "Memory Device"), one test each, and those of practice
-//! (RD). The numbers are those of docs/virtio-mem-device.md.
+//! The specification's requirements on a memory device (virtio 1.4, "Memory Device"), one test each. The numbers are those of
+//! docs/virtio-mem-device.md.
 
 mod common;
 
 use common::*;
 use pagefold_virtio_mem_device::{
-    Backing, Device, FeaturesError, Memfd, Notify, Pages, RequestedSizeError, ResizeError, RestoreError,
-    Settings, SettingsError, Step, SystemReset, Unplugged, VERSION_1, thp_size,
+    FeaturesError, Notify, RequestedSizeError, ResizeError, Settings, Step, SystemReset, Unplugged, VERSION_1,
 };
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy, Error, Nack};
@@ -196,7 +195,7 @@ fn d13_unplugged_blocks_go_back_to_the_host() {
     }
     assert_eq!(device.backing().memfd.resident().unwrap(), 4 * BLOCK);
     ask(&mut device, Unplug, 1..3);
-    assert_eq!(data(&device.backing().memfd), [0..BLOCK, 3 * BLOCK..4 * BLOCK]);
+    assert_eq!(data(&device.backing().memfd), [(0, BLOCK), (3 * BLOCK, 4 * BLOCK)]);
     ask(&mut device, UnplugAll, 0..0);
     assert_eq!(data(&device.backing().memfd), []);
 }
@@ -257,7 +256,7 @@ fn d16_a_bad_range_is_an_error() {
             (ADDR + REGION - BLOCK, 1),
             (ADDR, u16::MAX),
             (u64::MAX - BLOCK + 1, 1),
-            (u64::MAX & !(BLOCK - 1), u16::MAX),
+            (!(BLOCK - 1), u16::MAX),
             (u64::MAX, u16::MAX),
         ] {
             assert_eq!(
@@ -375,176 +374,11 @@ fn d22_state_is_plugged_iff_all_are_unplugged_iff_all_are_and_mixed_otherwise() 
 }
 
 #[test]
-fn rd4_every_host_failure_is_undone_and_answered_busy() {
-    for step in [Step::Populate, Step::Show, Step::MapDma, Step::UnmapDma, Step::Hide, Step::Discard] {
-        for kind in [Plug, Unplug, UnplugAll] {
-            let (mut device, host) = driven(settings(), 64 * MIB);
-            ask(&mut device, Plug, 0..3);
-            ask(&mut device, Plug, 5..8);
-            let region = device.backing().memfd.guest_region(ADDR).unwrap();
-            region.write_obj(7u64, MemoryRegionAddress(BLOCK)).unwrap();
-            let before = device.config();
-            let blocks = if kind == Plug { 10..14 } else { 0..3 };
-            host.steps();
-            host.fail_once(step);
-            let answer = ask(&mut device, kind, blocks.clone());
-            let plugs = [Step::Populate, Step::Show, Step::MapDma].contains(&step);
-            if plugs != (kind == Plug) {
-                assert_eq!(answer, says(Ack), "{kind:?} does not come to {step:?}");
-                continue;
-            }
-            assert_eq!(answer, says(Busy), "{kind:?} {step:?}");
-            assert_eq!(device.config(), before);
-            let reached = vec![0, 1, 2, 5, 6, 7];
-            assert_eq!((host.shown(), host.mapped()), (reached.clone(), reached), "{kind:?} {step:?}");
-            assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(BLOCK)).unwrap(), 7);
-            assert!(!device.is_faulty());
-            let (failures, last) = device.host_failures();
-            assert_eq!((failures, last.unwrap().step), (1, step));
-            // And it works the next time.
-            assert_eq!(ask(&mut device, kind, blocks), says(Ack));
-        }
-    }
-}
-
-#[test]
-fn rd4_what_cannot_be_undone_stops_changes_until_it_is_repaired() {
-    let (mut device, host) = driven(settings(), 64 * MIB);
-    host.fail(|step| [Step::MapDma, Step::Hide].contains(&step));
-    assert_eq!(ask(&mut device, Plug, 0..2), says(Busy));
-    assert!(device.is_faulty());
-    let text = device.host_failures().1.unwrap().to_string();
-    assert!(text.contains("mapping for devices of 4194304 bytes at 0x100000000"), "{text}");
-    host.work();
-    assert_eq!(ask(&mut device, Plug, 4..5), says(Busy));
-    assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
-    assert_eq!(ask(&mut device, State, 0..2), is(BlockState::Unplugged));
-    assert!(device.system_reset(SystemReset::Reboot).is_err());
-    drive(&mut device);
-    host.0.lock().unwrap().shown.fill(false);
-    device.repaired();
-    assert_eq!(ask(&mut device, Plug, 0..2), says(Ack));
-}
-
-#[test]
-fn rd5_access_goes_before_memory_and_memory_comes_before_access() {
-    let (mut device, host) = driven(settings(), 64 * MIB);
-    ask(&mut device, Plug, 0..2);
-    assert_eq!(host.steps(), [Step::Populate, Step::Show, Step::MapDma]);
-    ask(&mut device, Unplug, 0..2);
-    assert_eq!(host.steps(), [Step::UnmapDma, Step::Hide, Step::Discard]);
-}
-
-#[test]
-fn rd6_no_resize_while_no_driver_is_ready() {
-    let (mut device, _) = device(settings());
-    assert!(matches!(device.set_requested_size(64 * MIB), Err(ResizeError::NoDriver)));
-    drive(&mut device);
-    assert!(device.set_requested_size(64 * MIB).is_ok());
-    device.device_reset();
-    assert!(matches!(device.set_requested_size(0), Err(ResizeError::NoDriver)));
-    let (mut eager, _) = common::device(Settings { resize_without_driver: true, ..settings() });
-    assert_eq!(eager.set_requested_size(64 * MIB).unwrap(), Notify::ConfigChanged);
-}
-
-#[test]
-fn rd7_sizes_from_the_host_are_checked() {
-    let (mut device, _) = driven(settings(), 64 * MIB);
-    for size in [1, BLOCK - 1, REGION + BLOCK, u64::MAX, u64::MAX & !(BLOCK - 1), 1 << 63] {
-        assert!(matches!(device.set_requested_size(size), Err(ResizeError::Size(_))), "{size:#x}");
-    }
-    device.freeze();
-    assert!(matches!(device.set_requested_size(0), Err(ResizeError::Frozen)));
-    assert_eq!(device.config().requested_size.get(), 64 * MIB);
-}
-
-#[test]
-fn rd8_the_usable_region_leaves_room_for_the_guests_memory_blocks() {
-    for guest_block_size in [128 * MIB, 512 * MIB, 2 * GIB] {
-        let settings = Settings { guest_block_size, ..Settings::new(4 * GIB, 64 * GIB) };
-        let (mut device, _) = driven(settings, 0);
-        assert_eq!(usable(&device), 0);
-        let _ = device.set_requested_size(GIB).unwrap();
-        assert_eq!(usable(&device), GIB + 2 * guest_block_size);
-        let _ = device.set_requested_size(64 * GIB - BLOCK).unwrap();
-        assert_eq!(usable(&device), 64 * GIB);
-    }
-}
-
-#[test]
-fn rd9_a_region_that_does_not_fit_the_guests_memory_blocks_is_refused() {
-    let memory = || Memfd::new(8 * GIB, Pages::Normal).unwrap();
-    let refused = |settings: Settings| Device::new(settings, memory(), ()).unwrap_err();
-    assert!(matches!(
-        refused(Settings::new(ADDR + BLOCK, REGION)),
-        SettingsError::Unaligned { what: "address", .. }
-    ));
-    assert!(matches!(
-        refused(Settings::new(ADDR, REGION + BLOCK)),
-        SettingsError::Unaligned { what: "size", .. }
-    ));
-    let large = Settings { guest_block_size: 2 * GIB, ..Settings::new(ADDR, GIB) };
-    assert!(matches!(refused(large), SettingsError::Unaligned { .. }));
-    let blocks = Settings { block_size: Some(4 * GIB), ..Settings::new(ADDR, 2 * GIB) };
-    assert!(matches!(refused(blocks), SettingsError::Unaligned { .. }));
-    for block_size in [0, 3 * MIB, MIB / 2, 1, u64::MAX] {
-        let settings = Settings { block_size: Some(block_size), ..settings() };
-        assert!(matches!(refused(settings), SettingsError::BlockSize { .. }));
-    }
-    for guest_block_size in [0, 3, 1 << 52, 1 << 63] {
-        let settings = Settings { guest_block_size, ..settings() };
-        assert!(matches!(refused(settings), SettingsError::GuestBlockSize(_)));
-    }
-    assert!(matches!(refused(Settings::new(ADDR, 16 * GIB)), SettingsError::BackingTooSmall { .. }));
-    assert!(matches!(refused(Settings::new(1 << 52, GIB)), SettingsError::BeyondAddressSpace { .. }));
-    assert!(matches!(refused(Settings::new(0, !0 << 27)), SettingsError::BeyondAddressSpace { .. }));
-    let over = Settings { requested_size: 2 * REGION, ..settings() };
-    assert!(matches!(refused(over), SettingsError::Requested(_)));
-    // Each says what it is about.
-    assert_eq!(
-        refused(Settings::new(ADDR + BLOCK, REGION)).to_string(),
-        "the region's address 0x100200000 is no multiple of 0x8000000, the larger of device and guest memory block"
-    );
-}
-
-#[test]
-fn rd10_the_default_block_is_the_hosts_huge_page() {
-    let memory = Memfd::new(REGION, Pages::Normal).unwrap();
-    let device = Device::new(Settings::new(ADDR, REGION), memory, ()).unwrap();
-    assert_eq!(device.config().block_size.get(), thp_size().max(MIB));
-    let huge = Memfd::new(REGION, Pages::Huge2MiB).unwrap();
-    assert_eq!((huge.page_size(), huge.default_block_size()), (2 * MIB, 2 * MIB));
-    // No block below the page: it could not be discarded.
-    let small = Settings { block_size: Some(MIB), ..settings() };
-    assert!(matches!(Device::new(small, huge, ()), Err(SettingsError::BlockSize { .. })));
-}
-
-#[test]
-fn rd12_a_snapshot_is_restored_into_the_same_device_only() {
-    let (mut device, _) = driven(Settings { node: Some(1), ..settings() }, 64 * MIB);
-    ask(&mut device, Plug, 2..5);
-    device.freeze();
-    let saved = device.snapshot();
-    for (other, what) in [
-        (Settings { addr: ADDR + GIB, ..settings() }, "address"),
-        (Settings { region_size: 2 * REGION, ..settings() }, "region size"),
-        (Settings { block_size: Some(4 * MIB), ..settings() }, "block size"),
-    ] {
-        let (mut other, _) = common::device(Settings { node: Some(1), ..other });
-        let error = other.restore(&saved).unwrap_err();
-        assert!(matches!(error, RestoreError::Different { what: found, .. } if found == what), "{error}");
-    }
-    let (mut nowhere, _) = common::device(settings());
-    assert!(matches!(nowhere.restore(&saved), Err(RestoreError::Node { .. })));
-    assert!(matches!(device.restore(&saved), Err(RestoreError::Used)));
-}
-
-#[test]
 fn plugged_memory_is_at_the_regions_guest_address() {
     let (mut device, _) = driven(settings(), 64 * MIB);
     ask(&mut device, Plug, 0..1);
     let region = device.backing().memfd.guest_region(ADDR).unwrap();
     let memory = vm_memory::GuestMemoryMmap::from_regions(vec![region]).unwrap();
     memory.write_obj(1u8, GuestAddress(ADDR)).unwrap();
-    assert_eq!(data(&device.backing().memfd), [0..4096]);
+    assert_eq!(data(&device.backing().memfd), [(0, 4096)]);
 }

@@ -95,7 +95,7 @@ fn a_kernel_that_takes_nothing_back_says_busy() {
     assert_eq!(ask(&mut device, Unplug, 0..1), says(Busy));
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
     assert_eq!((plugged(&device), device.is_faulty()), (4 * BLOCK, false));
-    assert_eq!(data(device.backing()), [0..4096]);
+    assert_eq!(data(device.backing()), [(0, 4096)]);
 }
 
 #[test]

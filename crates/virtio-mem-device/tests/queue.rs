@@ -223,15 +223,13 @@ fn an_answer_into_memory_that_its_request_unplugs_is_not_written() {
 
 #[test]
 fn rings_and_tables_in_unplugged_memory_are_not_memory() {
-    let inside = |addr: u64| (Some(addr as u32), Some((addr >> 32) as u32));
-    let rings: [fn(&mut Queue, (Option<u32>, Option<u32>)); 3] = [
-        |queue, (low, high)| queue.set_desc_table_address(low, high),
-        |queue, (low, high)| queue.set_avail_ring_address(low, high),
-        |queue, (low, high)| queue.set_used_ring_address(low, high),
-    ];
-    for ring in rings {
+    type Place = fn(&mut Queue, Option<u32>, Option<u32>);
+    let rings: [Place; 3] =
+        [Queue::set_desc_table_address, Queue::set_avail_ring_address, Queue::set_used_ring_address];
+    for place in rings {
         let mut machine = Machine::new();
-        ring(&mut machine.queue, inside(ADDR + BLOCK));
+        let inside = ADDR + BLOCK;
+        place(&mut machine.queue, Some(inside as u32), Some((inside >> 32) as u32));
         assert!(machine.serve().needs_reset);
         assert_eq!(machine.device.backing().memfd.resident().unwrap(), 0);
     }

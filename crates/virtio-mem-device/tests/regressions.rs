@@ -80,7 +80,7 @@ fn ch_fbe3e4d64_a_restored_device_has_the_memory_it_was_saved_with() {
     restored.restore(&saved).unwrap();
     let region = restored.backing().memfd.guest_region(ADDR).unwrap();
     assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(3 * BLOCK)).unwrap(), 42);
-    assert_eq!(data(&restored.backing().memfd), [3 * BLOCK..3 * BLOCK + 4096]);
+    assert_eq!(data(&restored.backing().memfd), [(3 * BLOCK, 3 * BLOCK + 4096)]);
     assert_eq!((host.shown(), host.mapped()), (vec![2, 3], vec![2, 3]));
     // The driver goes on where it was.
     assert_eq!(ask(&mut restored, Unplug, 2..3), says(Ack));

@@ -209,7 +209,7 @@ impl Run {
     }
 
     fn resize(&mut self, size: u64) {
-        let sound = size % BLOCK == 0 && size <= REGION;
+        let sound = size.is_multiple_of(BLOCK) && size <= REGION;
         match self.device.set_requested_size(size) {
             Ok(notify) => {
                 assert!(sound && !self.model.frozen);
@@ -301,8 +301,8 @@ impl Run {
                 }
             }
         }
-        for range in data(&self.device.backing().memfd) {
-            for block in range.start / BLOCK..range.end.div_ceil(BLOCK) {
+        for (from, to) in data(&self.device.backing().memfd) {
+            for block in from / BLOCK..to.div_ceil(BLOCK) {
                 assert!(model.written[block as usize].is_some(), "block {block} holds memory");
             }
         }

@@ -140,7 +140,7 @@ impl Hostile<'_> {
                 self.connect();
             }
             7 => {
-                if self.byte() % 2 == 0 {
+                if self.byte() & 1 == 0 {
                     self.device.freeze()
                 } else {
                     self.device.thaw()

@@ -191,12 +191,12 @@ pub fn usable<B: Backing, G: GuestAccess>(device: &Device<B, G>) -> u64 {
     device.config().usable_region_size.get()
 }
 
-/// Where the file holds data, as the kernel says: ranges of bytes.
-pub fn data(memfd: &Memfd) -> Vec<Range<u64>> {
+/// Where the file holds data, as the kernel says: bytes from, to.
+pub fn data(memfd: &Memfd) -> Vec<(u64, u64)> {
     let (mut ranges, mut at) = (Vec::new(), 0);
     while let Ok(start) = seek(memfd.file(), SeekFrom::Data(at)) {
         at = seek(memfd.file(), SeekFrom::Hole(start)).unwrap();
-        ranges.push(start..at);
+        ranges.push((start, at));
     }
     ranges
 }
