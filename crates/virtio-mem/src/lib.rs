@@ -12,6 +12,38 @@
 //! * In *sub-block mode* it plugs and unplugs parts of memory blocks; what is not plugged of an online block is
 //!   fake-offline. In *big-block mode*, for devices with large blocks, it plugs and unplugs several whole memory blocks.
 //!
+//! # Example
+//!
+//! A machine with 512 MiB of boot memory, whose host gives it 1 GiB more. Here the transport leads to a device in the same
+//! process; in a kernel it is `virtio_drivers::transport::pci::PciTransport`.
+//!
+//! ```
+//! use pagefold_engine::hotplug::{HotplugConfig, Unmovable};
+//! use pagefold_engine::{Config, Engine};
+//! use pagefold_host::{Host, Membarrier};
+//! use pagefold_virtio_loopback::{Loopback, LoopbackHal};
+//! use pagefold_virtio_mem::{Driver, Settings, Step, VirtioChannel};
+//! use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let device = DeviceSettings::new(4 << 30, 2 << 30);
+//! let device = Loopback::new(Device::new(device, Memfd::new(2 << 30, Pages::Normal)?, ())?);
+//!
+//! let host: Host<_, ()> = Host::new(Membarrier::register()?)?;
+//! let engine = Engine::<_>::new(host, Config::new((8 << 30) / 4096))?;
+//! let mut hotplug = engine.hotplug(HotplugConfig::default())?;
+//! hotplug.boot(0..(512 << 20) / 4096, 0)?;
+//!
+//! let channel = VirtioChannel::<LoopbackHal, _>::new(device.connect()?, u64::MAX)?;
+//! let mut driver = Driver::probe(channel, &mut hotplug, Settings::default())?;
+//! device.set_requested_size(1 << 30)?;
+//! // Nobody here moves folios; a kernel passes whoever does.
+//! let step = driver.work(&mut hotplug, &mut Unmovable, |_| true);
+//! assert_eq!((step, driver.status().plugged), (Step::Reached, 1 << 30));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The crate is `no_std` (with `alloc`), never logs and never panics. It has no clock: a step that should be tried again
 //! later says how much later.
 //!
