@@ -23,6 +23,7 @@ Examples:
   pagefold report              what page metadata costs this machine, and where
   pagefold plan --hotplug 12G  can this guest add so much memory?
   pagefold explain             what the words mean
+  pagefold map                 see what its pages are used for
   pagefold replay              fold this machine's page metadata, and see what is left
   pagefold replay --sample     the same with a machine that was recorded
   pagefold snapshot FILE       record this machine
@@ -39,6 +40,7 @@ pub enum Command {
     Export(crate::export::ExportArgs),
     Explain(crate::explain::ExplainArgs),
     Replay(ReplayArgs),
+    Map(crate::map::MapArgs),
     Snapshot(SnapshotArgs),
     Completions(crate::shell::CompletionsArgs),
     Man(crate::shell::ManArgs),

@@ -5,6 +5,8 @@ mod exit;
 mod explain;
 mod export;
 mod plan;
+mod map;
+mod picture;
 mod replay;
 mod report;
 mod shell;
@@ -13,6 +15,7 @@ mod snapshot;
 mod source;
 mod survey;
 mod table;
+mod tiles;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Map(args) => map::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),

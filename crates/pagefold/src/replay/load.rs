@@ -9,7 +9,7 @@ use pagefold_engine::{Engine, Folio, Kind, Order, Pfn, Platform, RawFolio};
 use pagefold_machine::{Extent, PageState};
 use pagefold_workload::{Stamp, share};
 
-use super::tiles::Tiles;
+use crate::tiles::Tiles;
 
 /// What was loaded.
 pub struct Loaded<'e, P: Platform, R: Protocol> {

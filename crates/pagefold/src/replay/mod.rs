@@ -4,7 +4,6 @@ mod cost;
 mod hammer;
 mod load;
 mod report;
-mod tiles;
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -24,11 +23,11 @@ use pagefold_workload::{Index, Log, Shape, Stamp, Violation, WalkerKind};
 use self::cost::{Baseline, Cost};
 use self::hammer::{Lived, Plan};
 use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, Violations, WalkerRow};
-use self::tiles::Tiles;
 use crate::args::{ProtocolArg, RcuArg, ReplayArgs};
 use crate::say;
 use crate::size::Bytes;
 use crate::source::{Found, Source, bar};
+use crate::tiles::Tiles;
 
 pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let begun = Instant::now();

@@ -1,0 +1,167 @@
+//! `pagefold map`: physical memory as a picture.
+
+mod folding;
+mod json;
+mod state;
+
+use std::cell::Cell;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use clap::{Args as ClapArgs, ValueEnum};
+use pagefold_machine::Header;
+
+use crate::picture::grid::Grid;
+use crate::picture::layout::Layout;
+use crate::picture::output::{Output, PAPER};
+use crate::picture::terminal::{ColorWhen, Terminal};
+use crate::picture::{Extra, Piece, Subject};
+use crate::size::{Bytes, parse_pages};
+use crate::source::{Found, Source};
+use crate::tiles::Tiles;
+
+/// Show physical memory as a picture: what its pages are used for, or what folding leaves of their descriptors
+///
+/// Reads this machine (as root; otherwise the built-in sample), or a file recorded with `pagefold snapshot`. A cell of the
+/// picture stands for as many pages as it must; holes are made short. On the terminal half blocks show two cells, or
+/// letters one where there are no colours (NO_COLOR); --svg and --png write files instead.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  pagefold map                            this machine (as root), or the sample
+  pagefold map web7.pgf                   a recorded machine
+  pagefold map web7.pgf --by folding      what folding leaves of its descriptors
+  pagefold map --layout hilbert --svg map.svg --png map.png
+  pagefold map --sample --memory 1T       the sample, repeated until it has 1 TiB
+")]
+pub struct MapArgs {
+    /// A machine recorded with `pagefold snapshot`
+    #[arg(value_name = "FILE", conflicts_with = "sample")]
+    pub file: Option<PathBuf>,
+
+    /// Show the built-in sample, recorded from a real machine
+    #[arg(long)]
+    pub sample: bool,
+
+    /// Repeat the machine's layout until it has this much memory (512M, 1T)
+    #[arg(long, value_name = "SIZE", value_parser = parse_pages)]
+    pub memory: Option<u64>,
+
+    /// What the colours stand for
+    #[arg(long, value_enum, default_value_t = By::State)]
+    pub by: By,
+
+    /// How addresses run through the picture
+    #[arg(long, value_enum, default_value_t = Layout::Linear)]
+    pub layout: Layout,
+
+    /// Write an SVG file (- for stdout)
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// Write a PNG file
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+
+    /// Print cells and sums as JSON
+    #[arg(long, conflicts_with_all = ["svg", "png"])]
+    pub json: bool,
+
+    /// When to use colours on the terminal
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorWhen::Auto)]
+    pub color: ColorWhen,
+}
+
+/// What the colours stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum By {
+    /// What pages are used for, as the kernel's flags tell
+    State,
+    /// What folding would leave of their descriptors (computed)
+    Folding,
+}
+
+pub fn run(args: &MapArgs) -> Result<ExitCode> {
+    let found = match (&args.file, args.sample) {
+        (Some(path), _) => Source::File(path).read(),
+        (None, true) => Source::Sample.read(),
+        (None, false) => Source::HostOrSample.read(),
+    }?;
+    let tiles = Tiles::new(&found.machine, args.memory)
+        .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
+    let by_state = |visit: &mut dyn FnMut(Piece)| state::pieces(tiles.memory(), tiles.extents(), visit);
+    let mapped = Cell::new(0);
+    let by_folding = |visit: &mut dyn FnMut(Piece)| {
+        mapped.set(folding::pieces(tiles.memory(), tiles.extents(), visit));
+    };
+    let mut subject = subject(args, &found, &tiles);
+    subject.pieces = match args.by {
+        By::State => &by_state,
+        By::Folding => &by_folding,
+    };
+    let output = Output { svg: args.svg.as_deref(), png: args.png.as_deref() };
+    let terminal = Terminal::of_stdout(args.color);
+    let size = if args.json || output.is_file() { PAPER } else { terminal.size(args.layout) };
+    let grid = Grid::new(&subject, args.layout, size);
+    subject.extra = Some(descriptors(args.by, &grid, mapped.get()));
+    if args.json {
+        json::write(&mut io::stdout().lock(), args.by, &found, &subject, &grid)?;
+    } else if output.is_file() {
+        output.write(&subject, &grid)?;
+    } else {
+        terminal.write(&mut io::stdout().lock(), &subject, &grid)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'a> {
+    let header = &found.machine.header;
+    let memory: Vec<_> = tiles.memory().collect();
+    let page_bytes = page_bytes(header);
+    let bytes = Bytes(tiles.pages().saturating_mul(page_bytes));
+    let kernel = if header.kernel.is_empty() { String::new() } else { format!(", Linux {}", header.kernel) };
+    let repeated =
+        if tiles.count() > 1 { format!(", repeated {} times", tiles.count()) } else { String::new() };
+    let source = match args.by {
+        By::State => "Colours: what pages are used for, counted from page flags.",
+        By::Folding => {
+            "Colours: what folding would leave of the page descriptors, computed from page states."
+        }
+    };
+    Subject {
+        title: format!("Physical memory of {}: {bytes}{kernel}{repeated}", found.origin),
+        notes: vec![header.note.clone(), source.into()],
+        memory,
+        // The zones of one tile say nothing about the next.
+        zones: if tiles.count() > 1 { &[] } else { &header.zones },
+        page_bytes,
+        palette: match args.by {
+            By::State => &state::PALETTE,
+            By::Folding => &folding::PALETTE,
+        },
+        extra: None,
+        pieces: &|_| {},
+    }
+}
+
+/// Bytes in a page of that machine.
+pub fn page_bytes(header: &Header) -> u64 {
+    if header.page_size == 0 { 4096 } else { header.page_size }
+}
+
+/// What descriptors cost: of Linux, by what they describe; or what folding leaves.
+fn descriptors(by: By, grid: &Grid, mapped: u64) -> Extra {
+    match by {
+        By::State => Extra {
+            title: "descriptors (computed)",
+            bytes: grid.cells.totals().iter().map(|pages| pages.saturating_mul(64)).collect(),
+        },
+        By::Folding => {
+            let mut bytes = vec![0; grid.cells.totals().len()];
+            bytes[folding::Fate::Mapped as usize] = mapped * 4096;
+            Extra { title: "left of descriptors", bytes }
+        }
+    }
+}

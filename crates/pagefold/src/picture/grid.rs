@@ -1,0 +1,155 @@
+//! Memory, counted into cells at their places.
+
+use super::Subject;
+use super::axis::{Axis, Room};
+use super::cells::Cells;
+use super::layout::Layout;
+use super::palette::Look;
+
+/// How large a grid may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Columns: a power of two. A Hilbert curve has as many rows.
+    pub columns: u32,
+    /// Rows of the linear layout, one for each hole included.
+    pub rows: u32,
+}
+
+/// A grid of cells.
+#[derive(Clone, Debug)]
+pub struct Grid {
+    /// Which pages a cell stands for.
+    pub axis: Axis,
+    /// Where cells lie.
+    pub layout: Layout,
+    /// Columns of the layout.
+    pub columns: u32,
+    /// Columns and rows that are used.
+    pub used: (u32, u32),
+    /// What is in the cells.
+    pub cells: Cells,
+    looks: Vec<Option<Look>>,
+}
+
+impl Grid {
+    /// Counts `subject` into the finest grid that `size` allows; into a smaller one where there are only few pages.
+    pub fn new(subject: &Subject<'_>, layout: Layout, size: Size) -> Grid {
+        let pages = subject.pages().max(1);
+        let most = 1 << size.columns.max(1).ilog2();
+        let square = |columns: u32| u64::from(columns) * u64::from(columns);
+        let columns = match layout {
+            // Few pages make a small grid, not one long line.
+            Layout::Linear => (3..32).map(|order| 1 << order).find(|&columns| square(columns) >= pages * 4),
+            Layout::Hilbert => (1..32).map(|order| 1 << order).find(|&columns| square(columns) >= pages),
+        };
+        let columns = columns.unwrap_or(most).min(most);
+        let room = match layout {
+            Layout::Linear => Room {
+                slots: u64::from(columns) * u64::from(size.rows.max(1)),
+                grain: u64::from(columns),
+                hole: u64::from(columns),
+                align: u64::from(columns),
+            },
+            Layout::Hilbert => Room {
+                slots: square(columns),
+                grain: 1,
+                hole: (square(columns) / 256).max(1),
+                align: (square(columns) / 64).max(1),
+            },
+        };
+        let axis = Axis::fit(&subject.memory, room);
+        let mut cells = Cells::new(&axis, subject.palette.categories.len());
+        (subject.pieces)(&mut |piece| cells.add(&axis, piece));
+        let looks = cells.slots().map(|slot| subject.palette.look(cells.pages(slot))).collect();
+        let used = (0..axis.slots()).fold((0, 0), |(width, height), slot| {
+            let (x, y) = layout.place(slot, columns);
+            (width.max(x + 1), height.max(y + 1))
+        });
+        Grid { axis, layout, columns, used, cells, looks }
+    }
+
+    /// What a slot shows; `None` where there is no memory.
+    pub fn look(&self, slot: u64) -> Option<Look> {
+        self.looks.get(usize::try_from(slot).ok()?).copied().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::slice::from_ref;
+
+    use crate::picture::Piece;
+    use crate::picture::palette::{BLACK, BLUE, Category, Palette, WHITE};
+
+    static PALETTE: Palette = Palette {
+        categories: &[Category::quiet("free", '.', WHITE, BLACK), Category::new("used", 'U', BLUE)],
+        quiet: 1,
+        alarm: None,
+        steps: [10, 33, 66],
+    };
+
+    /// Every second `step` pages are used.
+    fn check(memory: &[std::ops::Range<u64>], step: u64, layout: Layout, size: Size) -> Grid {
+        let ranges = memory;
+        let pieces = move |visit: &mut dyn FnMut(Piece)| {
+            for range in ranges {
+                let mut at = range.start;
+                while at < range.end {
+                    let pages = step.min(range.end - at);
+                    visit(Piece { start: at, pages, category: (at / step % 2) as usize });
+                    at += pages;
+                }
+            }
+        };
+        let subject = Subject {
+            title: String::new(),
+            notes: Vec::new(),
+            memory: memory.to_vec(),
+            zones: &[],
+            page_bytes: 4096,
+            palette: &PALETTE,
+            extra: None,
+            pieces: &pieces,
+        };
+        let grid = Grid::new(&subject, layout, size);
+        assert_eq!(grid.cells.totals().iter().sum::<u64>(), subject.pages(), "nothing is lost");
+        let by_cell: u64 = grid.cells.slots().map(|slot| grid.cells.pages(slot).iter().sum::<u64>()).sum();
+        assert_eq!(by_cell, subject.pages());
+        let unit = grid.axis.unit();
+        assert!(grid.cells.slots().all(|slot| grid.cells.pages(slot).iter().sum::<u64>() <= unit));
+        assert!(grid.used.0 <= size.columns);
+        grid
+    }
+
+    const SIZE: Size = Size { columns: 64, rows: 48 };
+
+    #[test]
+    fn cells_sum_to_the_machine() {
+        for layout in [Layout::Linear, Layout::Hilbert] {
+            check(&[1..160, 256..(6 << 20) + 77], 999, layout, SIZE);
+            // One page, and no page.
+            let one = check(from_ref(&(1 << 39..(1 << 39) + 1)), 1, layout, SIZE);
+            assert_eq!(one.axis.unit(), 1);
+            assert_eq!(check(&[], 1, layout, SIZE).used, (0, 0));
+            // 64 TiB in tiles of 24 GiB, a GiB of hole after each.
+            let tiles: Vec<_> =
+                (0..2730).map(|tile| tile * (25 << 18)..tile * (25 << 18) + (24 << 18)).collect();
+            check(&tiles, 1 << 18, layout, SIZE);
+            // The last page of an absurdly large machine, and its first.
+            let ends = check(&[0..1, (1 << 40) - 1..1 << 40], 1, layout, SIZE);
+            assert_eq!(ends.axis.unit(), 1);
+            // Every 128th page.
+            let scattered: Vec<_> = (0..4000).map(|n| n * 128..n * 128 + 1).collect();
+            check(&scattered, 1, layout, SIZE);
+        }
+    }
+
+    #[test]
+    fn a_grid_with_few_pages_is_small() {
+        let grid = check(from_ref(&(0..20)), 1, Layout::Linear, SIZE);
+        assert_eq!((grid.columns, grid.axis.unit()), (16, 1));
+        let grid = check(from_ref(&(0..20)), 1, Layout::Hilbert, SIZE);
+        assert_eq!((grid.columns, grid.axis.unit()), (8, 1));
+    }
+}

@@ -1,0 +1,76 @@
+//! Pictures in files.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::Subject;
+use super::draw::draw;
+use super::grid::{Grid, Size};
+use super::png::{SCALE, png};
+use super::scene::Scene;
+use super::svg::svg;
+
+/// The size of a grid on paper.
+pub const PAPER: Size = Size { columns: 128, rows: 128 };
+
+/// Which files to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'a> {
+    pub svg: Option<&'a Path>,
+    pub png: Option<&'a Path>,
+}
+
+impl Output<'_> {
+    /// Whether any is wanted.
+    pub fn is_file(&self) -> bool {
+        self.svg.is_some() || self.png.is_some()
+    }
+
+    /// Draws `grid`, writes the files and names them on stdout.
+    pub fn write(&self, subject: &Subject<'_>, grid: &Grid) -> Result<()> {
+        let scene = draw(subject, grid);
+        let mut stdout = io::stdout().lock();
+        if let Some(path) = self.svg {
+            let text = svg(&scene);
+            if path == Path::new("-") {
+                stdout.write_all(text.as_bytes())?;
+            } else {
+                whole(path, |to| to.write_all(text.as_bytes()))?;
+                writeln!(stdout, "{}", line(path, &scene, 1))?;
+            }
+        }
+        if let Some(path) = self.png {
+            whole(path, |to| png(&scene, to))?;
+            let line = line(path, &scene, SCALE);
+            // Not into the SVG that is on stdout.
+            match self.svg == Some(Path::new("-")) {
+                true => crate::say(line),
+                false => writeln!(stdout, "{line}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(path: &Path, scene: &Scene, scale: u32) -> String {
+    format!("{}: {} x {} pixels", path.display(), scene.width * scale, scene.height * scale)
+}
+
+/// Writes a file beside its place and moves it there whole: never half a picture under the name that was asked for.
+fn whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
+    let mut partial = path.to_owned().into_os_string();
+    partial.push(".partial");
+    let written = (|| {
+        let mut file = BufWriter::new(File::create(&partial)?);
+        write(&mut file)?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        fs::rename(&partial, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
