@@ -28,6 +28,7 @@ pub static PALETTE: Palette = Palette {
     ],
     quiet: 2,
     alarm: None,
+    rule: "A cell shows what most of its pages have that are not free",
     steps: [10, 33, 66],
 };
 

@@ -28,6 +28,7 @@ pub static PALETTE: Palette = Palette {
     ],
     quiet: 3,
     alarm: Some(11),
+    rule: "A cell shows what most of its pages in use are",
     steps: [10, 33, 66],
 };
 

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use super::Subject;
 use super::grid::Grid;
 use super::layout::Layout;
-use super::palette::{Color, GREY, Ground, Look, Strength};
+use super::legend::{legend, unit_line};
+use super::palette::{Color, GREY, Ground, Look};
 use super::scene::{Anchor, Item, Rect, Scene, Text, Weight, fitted};
-use super::text::{Address, Share, printable};
+use super::text::{Address, printable};
 use super::zones::{Label, borders, lanes};
 use crate::size::Bytes;
 
-const INK: Color = Color(0x1f, 0x26, 0x2d);
-const SOFT: Color = Color(0x5b, 0x66, 0x70);
+pub const INK: Color = Color(0x1f, 0x26, 0x2d);
+pub const SOFT: Color = Color(0x5b, 0x66, 0x70);
 const HAIR: Color = Color(0xc3, 0xca, 0xd1);
 
-const MARGIN: u32 = 32;
+pub const MARGIN: u32 = 32;
 /// Width of the whole, and of the map in it.
 const WIDTH: u32 = 1080;
 const MAP: u32 = 768;
@@ -23,7 +24,6 @@ const MAP: u32 = 768;
 const AXIS: u32 = 84;
 /// Height of a line that stands for a hole.
 const HOLE: u32 = 20;
-const LINE: u32 = 20;
 
 /// Draws `grid`.
 pub fn draw(subject: &Subject<'_>, grid: &Grid) -> Scene {
@@ -46,7 +46,8 @@ pub fn draw(subject: &Subject<'_>, grid: &Grid) -> Scene {
     scene
 }
 
-fn text(x: u32, y: u32, size: u32, color: Color, text: impl Into<String>) -> Text {
+/// A line of regular text.
+pub fn text(x: u32, y: u32, size: u32, color: Color, text: impl Into<String>) -> Text {
     Text { x, y, size, weight: Weight::Regular, anchor: Anchor::Start, color, text: text.into() }
 }
 
@@ -62,14 +63,6 @@ fn headline(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid) -> u32 {
     }
     scene.text(text(MARGIN, y, 13, SOFT, unit_line(subject, grid)));
     y + 22
-}
-
-/// How much a cell is.
-pub fn unit_line(subject: &Subject<'_>, grid: &Grid) -> String {
-    let unit = grid.axis.unit();
-    let bytes = Bytes(unit.saturating_mul(subject.page_bytes));
-    let pages = if unit == 1 { "page".into() } else { format!("{} pages", crate::size::Whole(unit)) };
-    format!("One cell: {pages} ({bytes})")
 }
 
 /// Where the cells of a map lie on the drawing.
@@ -309,82 +302,105 @@ fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) -> u32 
     y
 }
 
-/// What colours mean, and how much there is of it. Returns where it ends.
-fn legend(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, top: u32) -> u32 {
-    const COLUMN: u32 = 508;
-    const BYTES: u32 = 270;
-    const SHARE: u32 = 345;
-    const EXTRA: u32 = 450;
-    let totals = grid.cells.totals();
-    let all: u64 = totals.iter().sum();
-    let right = |x: u32, y: u32, color: Color, words: String| Text {
-        anchor: Anchor::End,
-        ..text(x, y, 13, color, words)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::grid::Size;
+    use crate::picture::palette::{BLACK, BLUE, Category, Palette, WHITE};
+    use crate::picture::scene::text_width;
+    use crate::picture::{Extra, Piece};
+    use pagefold_machine::Zone;
+
+    static PALETTE: Palette = Palette {
+        categories: &[
+            Category::quiet("free", '.', WHITE, BLACK),
+            Category::new("a category with a long name", 'U', BLUE),
+            Category::quiet("poisoned", '!', BLACK, WHITE),
+        ],
+        quiet: 1,
+        alarm: Some(2),
+        rule: "A cell shows most of it",
+        steps: [10, 33, 66],
     };
-    let shown: Vec<usize> = (0..totals.len()).filter(|&category| totals[category] > 0).collect();
-    let lines = (shown.len() + 1).div_ceil(2) as u32;
-    for column in 0..2 {
-        let x = MARGIN + column * COLUMN;
-        let small = |to: u32, words: &str| Text { size: 11, ..right(x + to, top, SOFT, words.into()) };
-        scene.text(small(BYTES, "memory"));
-        scene.text(small(SHARE, "share"));
-        if let Some(extra) = &subject.extra {
-            scene.text(small(EXTRA, extra.title));
+
+    /// Left, top, right, bottom, and what it says.
+    fn place(text: &Text) -> (u32, u32, u32, u32, &str) {
+        let width = text_width(&text.text, text.size, text.weight);
+        let left = match text.anchor {
+            Anchor::Start => text.x,
+            Anchor::Middle => text.x.checked_sub(width / 2).unwrap(),
+            Anchor::End => text.x.checked_sub(width).unwrap(),
+        };
+        // Capitals and digits are less than three quarters of the size high.
+        (left, text.y - text.size * 3 / 4, left + width, text.y, &text.text)
+    }
+
+    fn check(memory: &[std::ops::Range<u64>], zones: &[Zone], layout: Layout) {
+        let pieces = |visit: &mut dyn FnMut(Piece)| {
+            for range in memory {
+                let pages = range.end - range.start;
+                let first = pages / 3;
+                visit(Piece { start: range.start, pages: first, category: 1 });
+                visit(Piece { start: range.start + first, pages: pages - first, category: 2 });
+            }
+        };
+        let subject = Subject {
+            title: "A machine with a name that goes on and on ".repeat(9),
+            notes: vec!["A note that somebody wrote who had a lot to say. ".repeat(9), String::new()],
+            memory: memory.to_vec(),
+            zones,
+            page_bytes: 4096,
+            palette: &PALETTE,
+            extra: Some(Extra { title: "descriptors (computed)", bytes: vec![1023 << 30; 3] }),
+            pieces: &pieces,
+        };
+        let scene = draw(&subject, &Grid::new(&subject, layout, Size { columns: 128, rows: 160 }));
+        let texts = scene.items.iter().filter_map(|item| match item {
+            Item::Text(text) => Some(place(text)),
+            Item::Fill(..) => None,
+        });
+        let texts: Vec<_> = texts.collect();
+        assert!(texts.len() > 10);
+        for (at, a) in texts.iter().enumerate() {
+            assert!(a.2 <= scene.width && a.3 < scene.height, "{a:?}");
+            for b in &texts[at + 1..] {
+                let apart = a.2 < b.0 || b.2 < a.0 || a.3 < b.1 || b.3 < a.1;
+                assert!(apart, "{layout:?}: {a:?} {b:?}");
+            }
+        }
+        for item in &scene.items {
+            let Item::Fill(_, rects) = item else { continue };
+            for rect in rects {
+                let inside = rect.x + rect.width <= scene.width && rect.y + rect.height <= scene.height;
+                assert!(inside, "{rect:?}");
+            }
         }
     }
-    for (at, &category) in (0..).zip(&shown) {
-        let (x, y) = (MARGIN + at / lines * COLUMN, top + (at % lines + 1) * LINE);
-        swatches(scene, subject, category, x, y - 11);
-        let name = subject.palette.categories[category].name;
-        scene.text(text(x + 54, y, 13, INK, name));
-        let pages = totals[category];
-        let bytes = Bytes(pages.saturating_mul(subject.page_bytes));
-        scene.text(right(x + BYTES, y, INK, bytes.to_string()));
-        scene.text(right(x + SHARE, y, INK, Share(pages, all).to_string()));
-        if let Some(extra) = &subject.extra {
-            scene.text(right(x + EXTRA, y, INK, Bytes(extra.bytes[category]).to_string()));
+
+    #[test]
+    fn no_words_overlap_or_leave_the_picture() {
+        let zone = |node, name: &str, start, spanned| Zone {
+            node,
+            name: name.into(),
+            start,
+            spanned,
+            present: 1,
+            ..Zone::default()
+        };
+        let gib = 1 << 18;
+        let small =
+            [zone(0, "DMA", 1, 4095), zone(0, "DMA32", 4096, gib), zone(0, "Normal", 4 * gib, 21 * gib)];
+        let nodes: Vec<_> =
+            (0..64).map(|node| zone(node, "Movable", u64::from(node) * gib, 3 * gib)).collect();
+        for layout in [Layout::Linear, Layout::Hilbert] {
+            check(&[1..3 * gib, 4 * gib..25 * gib], &small, layout);
+            check(&[1..3 * gib, 400 * gib..(25000 * gib) + 77], &nodes, layout);
+            check(std::slice::from_ref(&(0..1)), &nodes, layout);
+            check(
+                &(0..200).map(|n| n * 40_000_001..n * 40_000_001 + 7777).collect::<Vec<_>>(),
+                &small,
+                layout,
+            );
         }
-    }
-    let at = shown.len() as u32;
-    let (x, y) = (MARGIN + at / lines.max(1) * COLUMN, top + (at % lines.max(1) + 1) * LINE);
-    let strong = |item: Text| Text { weight: Weight::Medium, ..item };
-    scene.text(strong(text(x + 54, y, 13, INK, "total")));
-    let bytes = Bytes(all.saturating_mul(subject.page_bytes));
-    scene.text(strong(right(x + BYTES, y, INK, bytes.to_string())));
-    if let Some(extra) = &subject.extra {
-        scene.text(strong(right(x + EXTRA, y, INK, Bytes(extra.bytes.iter().sum()).to_string())));
-    }
-    let y = top + (lines + 1) * LINE + 8;
-    scene.text(text(MARGIN, y, 11, SOFT, rule_line(subject)));
-    y + 8
-}
-
-/// How a cell that holds several categories is coloured.
-pub fn rule_line(subject: &Subject<'_>) -> String {
-    let palette = subject.palette;
-    let quiet = palette.categories.first().map_or("", |category| category.name);
-    let alarm = palette.alarm.map_or(String::new(), |alarm| {
-        format!(" One {} page colours its cell.", palette.categories[alarm].name)
-    });
-    let holes = match subject.hole_pages() {
-        0 => String::new(),
-        pages => format!(" Blank: no memory, {}.", Bytes(pages.saturating_mul(subject.page_bytes))),
-    };
-    format!(
-        "A cell shows what most of it is, \u{201c}{quiet}\u{201d} aside. {}.{alarm}{holes}",
-        palette.rule()
-    )
-}
-
-fn swatches(scene: &mut Scene, subject: &Subject<'_>, category: usize, x: u32, y: u32) {
-    let palette = subject.palette;
-    let one_look = category < palette.quiet || Some(category) == palette.alarm;
-    let strengths: &[Strength] = match one_look {
-        true => &[Strength::Full],
-        false => &[Strength::Full, Strength::Medium, Strength::Pale],
-    };
-    for (at, &strength) in (0..).zip(strengths) {
-        let color = palette.color(Look { category, strength }, Ground::Paper);
-        scene.rect(color, x + at * 14, y, 13, 13);
     }
 }

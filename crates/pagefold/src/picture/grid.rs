@@ -86,6 +86,7 @@ mod tests {
         categories: &[Category::quiet("free", '.', WHITE, BLACK), Category::new("used", 'U', BLUE)],
         quiet: 1,
         alarm: None,
+        rule: "A cell shows most of it",
         steps: [10, 33, 66],
     };
 

@@ -6,13 +6,15 @@
 //! * [`palette`] says what categories there are, and how a cell with several looks.
 //! * [`grid`] is the three together: memory, counted into cells at their places.
 //! * [`zones`] finds zones on a grid.
-//! * [`draw`] makes a [`scene`] of a grid, which [`svg`] and [`png`] write; [`terminal`] writes text, [`output`] files.
+//! * [`draw`] makes a [`scene`] of a grid and its [`legend`], which [`svg`] and [`png`] write.
+//! * [`terminal`] writes text, [`output`] files.
 
 pub mod axis;
 pub mod cells;
 pub mod draw;
 pub mod grid;
 pub mod layout;
+pub mod legend;
 pub mod output;
 pub mod palette;
 pub mod png;

@@ -14,7 +14,7 @@ use super::scene::Scene;
 use super::svg::svg;
 
 /// The size of a grid on paper.
-pub const PAPER: Size = Size { columns: 128, rows: 128 };
+pub const PAPER: Size = Size { columns: 128, rows: 160 };
 
 /// Which files to write.
 #[derive(Clone, Copy, Debug)]

@@ -85,6 +85,8 @@ pub struct Palette {
     pub quiet: usize,
     /// A single page of this one shows.
     pub alarm: Option<usize>,
+    /// What a cell shows, for the legend; the strengths follow.
+    pub rule: &'static str,
     /// Shares of a cell, in per cent: from these on a category shows pale, medium, full.
     pub steps: [u8; 3],
 }
@@ -159,10 +161,20 @@ impl Palette {
         if look.strength == Strength::Full { letter } else { letter.to_ascii_lowercase() }
     }
 
-    /// The rule of strengths, for the legend.
-    pub fn rule(&self) -> String {
+    /// The rule by which a cell is coloured, or has its letter, in words.
+    pub fn rule(&self, is_text: bool) -> String {
         let [pale, medium, full] = self.steps;
-        format!("{full} % of a cell or more: full colour; {medium} %: medium; {pale} %: pale")
+        let alarm = self.alarm.and_then(|alarm| self.categories.get(alarm));
+        let alarm = alarm.map_or(String::new(), |alarm| format!(" One {} page is enough.", alarm.name));
+        let rule = self.rule;
+        match is_text {
+            true => {
+                format!("{rule}: a capital from {full} % of the cell, a small letter from {pale} %.{alarm}")
+            }
+            false => format!(
+                "{rule}: full colour from {full} % of the cell, medium from {medium} %, pale from {pale} %.{alarm}"
+            ),
+        }
     }
 }
 
@@ -179,6 +191,7 @@ mod tests {
         ],
         quiet: 1,
         alarm: Some(3),
+        rule: "A cell shows most of it",
         steps: [10, 33, 66],
     };
 

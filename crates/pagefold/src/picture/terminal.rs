@@ -7,9 +7,9 @@ use anstyle::{Ansi256Color, RgbColor, Style};
 use clap::ValueEnum;
 
 use super::Subject;
-use super::draw::{rule_line, unit_line};
 use super::grid::{Grid, Size};
 use super::layout::Layout;
+use super::legend::{rule_line, unit_line};
 use super::palette::{Color, Ground, Look, Strength};
 use super::text::{Address, Share, printable};
 use super::zones::lanes;
@@ -122,7 +122,9 @@ impl Terminal {
     /// What `to` says.
     pub fn write(&self, to: &mut impl Write, subject: &Subject<'_>, grid: &Grid) -> io::Result<()> {
         let bold = if self.colors == Colors::None { Style::new() } else { Style::new().bold() };
-        writeln!(to, "{bold}{}{bold:#}", printable(&subject.title))?;
+        for line in self.wrapped(&printable(&subject.title)) {
+            writeln!(to, "{bold}{line}{bold:#}")?;
+        }
         for note in subject.notes.iter().filter(|note| !note.is_empty()) {
             self.paragraph(to, &printable(note))?;
         }
@@ -134,7 +136,7 @@ impl Terminal {
         writeln!(to)?;
         self.legend(to, subject, grid)?;
         self.zones(to, subject, grid)?;
-        self.paragraph(to, &rule_line(subject))
+        self.paragraph(to, &rule_line(subject, self.colors == Colors::None))
     }
 
     fn linear(&self, to: &mut impl Write, subject: &Subject<'_>, grid: &Grid) -> io::Result<()> {
@@ -306,18 +308,23 @@ impl Terminal {
 
     /// Words, in lines that fit.
     fn paragraph(&self, to: &mut impl Write, words: &str) -> io::Result<()> {
+        self.wrapped(words).iter().try_for_each(|line| writeln!(to, "{line}"))
+    }
+
+    fn wrapped(&self, words: &str) -> Vec<String> {
+        let mut lines = Vec::new();
         let mut line = String::new();
         for word in words.split(' ') {
             if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > usize::from(self.width) {
-                writeln!(to, "{line}")?;
-                line.clear();
+                lines.push(std::mem::take(&mut line));
             }
             if !line.is_empty() {
                 line.push(' ');
             }
             line.push_str(word);
         }
-        writeln!(to, "{line}")
+        lines.push(line);
+        lines
     }
 }
 

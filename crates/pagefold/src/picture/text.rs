@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A physical address in the largest unit that shows it exactly.
+/// A physical address in the largest unit that shows it exactly; or, where that takes more than five digits, about.
 #[derive(Clone, Copy, Debug)]
 pub struct Address(pub u128);
 
@@ -27,9 +27,13 @@ impl Address {
         // Up to two binary digits behind the point are two decimal ones.
         let exact = |shift: u32| self.0 >> shift > 0 && (self.0 << 2).trailing_zeros() >= shift;
         let (unit, shift) = UNITS.into_iter().find(|&(_, shift)| exact(shift)).unwrap_or(("B", 0));
-        let quarters = (self.0 << 2 >> shift) as u64;
-        let fraction = ["", ".25", ".5", ".75"][(quarters % 4) as usize];
-        (format!("{}{fraction}", quarters / 4), unit)
+        let quarters = self.0 << 2 >> shift;
+        if quarters < 400_000 {
+            let fraction = ["", ".25", ".5", ".75"][(quarters % 4) as usize];
+            return (format!("{}{fraction}", quarters / 4), unit);
+        }
+        let (unit, shift) = UNITS.into_iter().find(|&(_, shift)| self.0 >> shift > 0).unwrap_or(("B", 0));
+        (format!("~{:.1}", self.0 as f64 / (1u128 << shift) as f64), unit)
     }
 }
 
@@ -82,6 +86,7 @@ mod tests {
             ((25 << 28) + (1 << 20), "6401 MiB", "6401M"),
             (1 << 40, "1 TiB", "1T"),
             (64 << 40, "64 TiB", "64T"),
+            ((29 << 40) + 4096, "~29.0 TiB", "~29.0T"),
         ] {
             let address = Address(bytes);
             assert_eq!((address.to_string().as_str(), address.short().as_str()), (long, short));

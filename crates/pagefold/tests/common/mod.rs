@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod roots;
+pub mod machines;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
