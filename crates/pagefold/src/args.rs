@@ -41,6 +41,7 @@ pub enum Command {
     Explain(crate::explain::ExplainArgs),
     Replay(ReplayArgs),
     Map(crate::map::MapArgs),
+    Diff(crate::diff::DiffArgs),
     Snapshot(SnapshotArgs),
     Completions(crate::shell::CompletionsArgs),
     Man(crate::shell::ManArgs),

@@ -1,6 +1,9 @@
 //! The `pagefold` command.
 
 mod args;
+mod covered;
+mod deliver;
+mod diff;
 mod exit;
 mod explain;
 mod export;
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(args),
         Command::Replay(args) => replay::run(args),
         Command::Map(args) => map::run(args),
+        Command::Diff(args) => diff::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),

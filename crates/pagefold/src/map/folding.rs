@@ -13,7 +13,6 @@ use pagefold_engine::geometry::PAGES_PER_MAP_PAGE;
 use pagefold_engine::{Order, Pfn};
 use pagefold_machine::{Extent, PageState};
 
-use super::state::covered;
 use crate::picture::Piece;
 use crate::picture::palette::{BLUE, Category, Color, GREEN, Palette, YELLOW};
 
@@ -42,14 +41,10 @@ pub enum Fate {
     Mapped,
 }
 
-/// Visits all of `memory` by what becomes of its map pages. Returns how many stay materialised.
-pub fn pieces(
-    memory: impl Iterator<Item = Range<u64>>,
-    extents: impl Iterator<Item = Extent>,
-    visit: &mut dyn FnMut(Piece),
-) -> u64 {
+/// Visits all of a machine's memory by what becomes of its map pages. Returns how many stay materialised.
+pub fn pieces(covered: impl Iterator<Item = Extent>, visit: &mut dyn FnMut(Piece)) -> u64 {
     let mut fates = Fates { open: Open::default(), mapped: 0, visit };
-    covered(memory, extents, &mut |extent| fates.extent(&extent));
+    covered.for_each(|extent| fates.extent(&extent));
     fates.close();
     fates.mapped
 }
@@ -156,6 +151,7 @@ impl Fates<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::covered::Covered;
     use std::slice::from_ref;
 
     fn fates(memory: &[Range<u64>], extents: &[(u64, u64, u32, PageState)]) -> (Vec<(u64, u64, usize)>, u64) {
@@ -167,10 +163,13 @@ mod tests {
             state,
             mapcount: 0,
         });
-        let mapped = pieces(memory.iter().cloned(), extents, &mut |piece| match seen.last_mut() {
-            Some(last) if last.0 + last.1 == piece.start && last.2 == piece.category => last.1 += piece.pages,
-            _ => seen.push((piece.start, piece.pages, piece.category)),
-        });
+        let mapped =
+            pieces(Covered::new(memory.iter().cloned(), extents), &mut |piece| match seen.last_mut() {
+                Some(last) if last.0 + last.1 == piece.start && last.2 == piece.category => {
+                    last.1 += piece.pages
+                }
+                _ => seen.push((piece.start, piece.pages, piece.category)),
+            });
         (seen, mapped)
     }
 

@@ -13,6 +13,7 @@ use anyhow::{Result, anyhow};
 use clap::{Args as ClapArgs, ValueEnum};
 use pagefold_machine::Header;
 
+use crate::covered::Covered;
 use crate::picture::grid::Grid;
 use crate::picture::layout::Layout;
 use crate::picture::output::{Output, PAPER};
@@ -91,10 +92,11 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
     }?;
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
-    let by_state = |visit: &mut dyn FnMut(Piece)| state::pieces(tiles.memory(), tiles.extents(), visit);
+    let covered = || Covered::new(tiles.memory(), tiles.extents());
+    let by_state = |visit: &mut dyn FnMut(Piece)| state::pieces(covered(), visit);
     let mapped = Cell::new(0);
     let by_folding = |visit: &mut dyn FnMut(Piece)| {
-        mapped.set(folding::pieces(tiles.memory(), tiles.extents(), visit));
+        mapped.set(folding::pieces(covered(), visit));
     };
     let mut subject = subject(args, &found, &tiles);
     subject.pieces = match args.by {

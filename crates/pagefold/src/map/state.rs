@@ -1,8 +1,5 @@
 //! Physical memory by what its pages are used for.
 
-use std::iter::Peekable;
-use std::ops::Range;
-
 use pagefold_machine::{Extent, PageState};
 
 use crate::picture::Piece;
@@ -53,49 +50,10 @@ pub fn category(state: PageState) -> usize {
     STATES.iter().position(|&other| other == state).unwrap_or(0)
 }
 
-/// Visits all of `memory` by state.
-pub fn pieces(
-    memory: impl Iterator<Item = Range<u64>>,
-    extents: impl Iterator<Item = Extent>,
-    visit: &mut dyn FnMut(Piece),
-) {
-    covered(memory, extents, &mut |extent| {
-        visit(Piece { start: extent.start, pages: extent.pages, category: category(extent.state) });
-    });
-}
-
-/// Visits `extents`, and as free ones the parts of `memory` that none of them speaks of. Both in ascending order.
-pub fn covered(
-    memory: impl Iterator<Item = Range<u64>>,
-    extents: impl Iterator<Item = Extent>,
-    visit: &mut dyn FnMut(Extent),
-) {
-    let mut memory = memory.peekable();
-    let mut at = 0;
-    for extent in extents {
-        free_until(&mut memory, &mut at, extent.start, visit);
-        visit(extent);
-        at = extent.start + extent.pages;
-    }
-    free_until(&mut memory, &mut at, u64::MAX, visit);
-}
-
-fn free_until(
-    memory: &mut Peekable<impl Iterator<Item = Range<u64>>>,
-    at: &mut u64,
-    until: u64,
-    visit: &mut dyn FnMut(Extent),
-) {
-    while let Some(range) = memory.peek().filter(|range| range.start < until) {
-        let (start, end) = (range.start.max(*at), range.end.min(until));
-        if start < end {
-            visit(Extent { start, pages: end - start, order: 0, state: PageState::Free, mapcount: 0 });
-            *at = end;
-        }
-        if range.end > until {
-            return;
-        }
-        memory.next();
+/// Visits all of a machine's memory by state.
+pub fn pieces(covered: impl Iterator<Item = Extent>, visit: &mut dyn FnMut(Piece)) {
+    for Extent { start, pages, state, .. } in covered {
+        visit(Piece { start, pages, category: category(state) });
     }
 }
 
@@ -108,28 +66,5 @@ mod tests {
         for state in PageState::ALL {
             assert_eq!(PALETTE.categories[category(state)].name, state.name());
         }
-    }
-
-    #[test]
-    fn memory_that_nothing_is_said_of_is_free() {
-        let extent = |start, pages| Extent { start, pages, order: 0, state: PageState::Slab, mapcount: 0 };
-        let mut seen = Vec::new();
-        // The second extent spans two ranges that touch.
-        let memory = [1..10, 20..30, 30..40, 50..60];
-        let extents = [extent(3, 4), extent(25, 10), extent(35, 5)];
-        pieces(memory.into_iter(), extents.into_iter(), &mut |piece| {
-            seen.push((piece.start, piece.pages, STATES[piece.category]));
-        });
-        let (free, slab) = (PageState::Free, PageState::Slab);
-        let expected = [
-            (1, 2, free),
-            (3, 4, slab),
-            (7, 3, free),
-            (20, 5, free),
-            (25, 10, slab),
-            (35, 5, slab),
-            (50, 10, free),
-        ];
-        assert_eq!(seen, expected);
     }
 }

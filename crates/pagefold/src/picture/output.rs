@@ -1,10 +1,9 @@
 //! Pictures in files.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Subject;
 use super::draw::draw;
@@ -12,6 +11,7 @@ use super::grid::{Grid, Size};
 use super::png::{SCALE, png};
 use super::scene::Scene;
 use super::svg::svg;
+use crate::deliver;
 
 /// The size of a grid on paper.
 pub const PAPER: Size = Size { columns: 128, rows: 160 };
@@ -38,12 +38,14 @@ impl Output<'_> {
             if path == Path::new("-") {
                 stdout.write_all(text.as_bytes())?;
             } else {
-                whole(path, |to| to.write_all(text.as_bytes()))?;
+                deliver::file(path, text.as_bytes())?;
                 writeln!(stdout, "{}", line(path, &scene, 1))?;
             }
         }
         if let Some(path) = self.png {
-            whole(path, |to| png(&scene, to))?;
+            let mut bytes = Vec::new();
+            png(&scene, &mut bytes)?;
+            deliver::file(path, &bytes)?;
             let line = line(path, &scene, SCALE);
             // Not into the SVG that is on stdout.
             match self.svg == Some(Path::new("-")) {
@@ -57,20 +59,4 @@ impl Output<'_> {
 
 fn line(path: &Path, scene: &Scene, scale: u32) -> String {
     format!("{}: {} x {} pixels", path.display(), scene.width * scale, scene.height * scale)
-}
-
-/// Writes a file beside its place and moves it there whole: never half a picture under the name that was asked for.
-fn whole(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<()> {
-    let mut partial = path.to_owned().into_os_string();
-    partial.push(".partial");
-    let written = (|| {
-        let mut file = BufWriter::new(File::create(&partial)?);
-        write(&mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?;
-        fs::rename(&partial, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    written.with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,0 +1,177 @@
+//! `pagefold diff`: what became of pages between two snapshots.
+
+mod change;
+mod compare;
+mod model;
+mod print;
+
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
+use pagefold_machine::{Header, Machine};
+
+use self::compare::Compared;
+use self::model::Report;
+use crate::picture::grid::Grid;
+use crate::picture::layout::Layout;
+use crate::picture::output::{Output, PAPER};
+use crate::picture::terminal::{ColorWhen, Terminal};
+use crate::picture::{Piece, Subject};
+use crate::source::{Found, Source, read_host};
+
+/// Compare two snapshots: what pages were used for, and what they became
+///
+/// A is earlier, B later; without B, this machine as it is now (as root). Pages are compared by number, so the two should
+/// be of one machine; where only one has memory, the other says "not there". Map counts are not compared.
+///
+/// Exit codes: 0 when both could be read, whether or not they differ (two moments of a running machine always do), 1
+/// failure, 2 usage. With --exit-code as diff(1): 0 no page differs, 1 some do, 2 trouble.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  pagefold diff before.pgf after.pgf
+  pagefold diff before.pgf                    before, and this machine now
+  pagefold diff before.pgf after.pgf --map    the table, and where it happened
+  pagefold diff before.pgf after.pgf --svg diff.svg
+  pagefold diff --exit-code a.pgf b.pgf > /dev/null || echo they differ
+")]
+pub struct DiffArgs {
+    /// The earlier snapshot
+    #[arg(value_name = "A")]
+    pub a: PathBuf,
+
+    /// The later snapshot [default: this machine, as root]
+    #[arg(value_name = "B")]
+    pub b: Option<PathBuf>,
+
+    /// Also show where pages changed
+    #[arg(long, conflicts_with = "json")]
+    pub map: bool,
+
+    /// How addresses run through the picture
+    #[arg(long, value_enum, default_value_t = Layout::Linear)]
+    pub layout: Layout,
+
+    /// Write the picture as an SVG file (- for stdout, and no table)
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+
+    /// Write the picture as a PNG file
+    #[arg(long, value_name = "FILE")]
+    pub png: Option<PathBuf>,
+
+    /// Print the comparison as JSON
+    #[arg(long, conflicts_with_all = ["svg", "png"])]
+    pub json: bool,
+
+    /// Exit with 1 if any page differs, and with 2 in case of trouble
+    #[arg(long)]
+    pub exit_code: bool,
+
+    /// When to use colours on the terminal
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorWhen::Auto)]
+    pub color: ColorWhen,
+}
+
+pub fn run(args: &DiffArgs) -> Result<ExitCode> {
+    let done = compare(args);
+    match (done, args.exit_code) {
+        (Ok(_), false) | (Ok(false), true) => Ok(ExitCode::SUCCESS),
+        (Ok(true), true) => Ok(ExitCode::from(1)),
+        (Err(error), true) if !crate::is_broken_pipe(&error) => {
+            crate::say(format_args!("{error:#}"));
+            Ok(ExitCode::from(2))
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Returns whether any page differs.
+fn compare(args: &DiffArgs) -> Result<bool> {
+    let a = Source::File(&args.a).read()?;
+    let b = match &args.b {
+        Some(path) => Source::File(path).read()?,
+        None => Found {
+            machine: read_host("").context("cannot read this machine as B (run as root, or name a file)")?,
+            origin: "this host".into(),
+        },
+    };
+    let page_bytes = page_bytes(&a, &b)?;
+    let compared = Compared::of(&a.machine, &b.machine);
+    let report = Report::new(&a, &b, page_bytes, &compared);
+    let pieces = |visit: &mut dyn FnMut(Piece)| {
+        compare::changes(&a.machine, &b.machine).for_each(|change| {
+            visit(Piece { start: change.start, pages: change.pages, category: change::category(&change) });
+        });
+    };
+    let subject = Subject {
+        title: format!("From {} to {}", name(&a.origin), name(&b.origin)),
+        notes: vec![
+            report.a.line("A"),
+            report.b.line("B"),
+            "Colours: what became of pages, computed from the flags of both.".into(),
+        ],
+        memory: union(&a.machine, &b.machine),
+        zones: if b.machine.header.zones.is_empty() {
+            &a.machine.header.zones
+        } else {
+            &b.machine.header.zones
+        },
+        page_bytes,
+        palette: &change::PALETTE,
+        extra: None,
+        pieces: &pieces,
+    };
+    let output = Output { svg: args.svg.as_deref(), png: args.png.as_deref() };
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+    } else if args.svg.as_deref() != Some(Path::new("-")) {
+        print::print(&mut stdout, &report)?;
+        if args.map {
+            let terminal = Terminal::of_stdout(args.color);
+            writeln!(stdout)?;
+            let grid = Grid::new(&subject, args.layout, terminal.size(args.layout));
+            terminal.write(&mut stdout, &subject, &grid)?;
+        }
+    }
+    drop(stdout);
+    if output.is_file() {
+        output.write(&subject, &Grid::new(&subject, args.layout, PAPER))?;
+    }
+    Ok(report.changed_pages + report.regrouped_pages > 0)
+}
+
+/// The last part of a path.
+fn name(origin: &str) -> &str {
+    Path::new(origin).file_name().and_then(|name| name.to_str()).unwrap_or(origin)
+}
+
+fn page_bytes(a: &Found, b: &Found) -> Result<u64> {
+    let bytes = |header: &Header| if header.page_size == 0 { 4096 } else { header.page_size };
+    let (of_a, of_b) = (bytes(&a.machine.header), bytes(&b.machine.header));
+    if of_a != of_b {
+        bail!("{} has pages of {of_a} bytes and {} of {of_b}: they cannot be compared", a.origin, b.origin);
+    }
+    Ok(of_a)
+}
+
+/// Where either has memory.
+fn union(a: &Machine, b: &Machine) -> Vec<Range<u64>> {
+    let ranges = a.header.memory.iter().chain(&b.header.memory);
+    let mut ranges: Vec<_> = ranges.map(|range| range.start..range.end).collect();
+    ranges.sort_by_key(|range| range.start);
+    ranges.dedup_by(|next, last| {
+        let touches = next.start <= last.end;
+        if touches {
+            last.end = last.end.max(next.end);
+        }
+        touches
+    });
+    ranges
+}
