@@ -6,10 +6,11 @@ use clap::{Args, ValueEnum};
 
 use crate::survey::SurveyArgs;
 
-/// The report for scripts and fleets: JSON, Prometheus text, or CSV
+/// The report for scripts and fleets: JSON, Prometheus text, or CSV; and all pages as Parquet
 ///
 /// The same numbers as `pagefold report`. JSON has a schema (--schema prints it) and a version in it. Prometheus text is for
-/// node_exporter's textfile collector. CSV has one number a line. With --output the file appears whole or not at all.
+/// node_exporter's textfile collector. CSV has one number a line. Parquet has the pages themselves, as runs: for fleets, and
+/// for questions that nobody has asked yet (docs/fleet.md). With --output the file appears whole or not at all.
 ///
 /// Exit codes: 0 fine, 1 failure, 2 usage, 3 something that this kernel has could not be read (the rest is written).
 #[derive(Debug, Args)]
@@ -18,6 +19,8 @@ Examples:
   pagefold export > host.json
   pagefold export --format prometheus --no-scan --output /var/lib/node_exporter/pagefold.prom
   pagefold export --format csv web7.pgf
+  pagefold export --format parquet --output /srv/fleet/          as date=.../host=.../TIME.parquet
+  pagefold export --format parquet web7.pgf --output web7.parquet
   pagefold export --schema > report.schema.json
 ")]
 pub struct ExportArgs {
@@ -28,9 +31,13 @@ pub struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
 
-    /// Write to FILE, readable by everyone; it is replaced in one step [default: stdout]
+    /// Write to FILE, readable by everyone; it is replaced in one step. Parquet: to a directory, too [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    /// Parquet: the host's name [default: its own; of a snapshot: the file's, without .pgf]
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<String>,
 
     /// Print the JSON Schema of the JSON form, and nothing else
     #[arg(long, conflicts_with_all = ["file", "sample", "root", "scan", "no_scan", "format"])]
@@ -45,4 +52,6 @@ pub enum Format {
     Prometheus,
     /// One number a line
     Csv,
+    /// All pages, as runs that are alike (as root, or from a snapshot)
+    Parquet,
 }

@@ -2,7 +2,10 @@
 
 mod args;
 mod csv;
+mod fleet;
+mod parquet;
 mod prometheus;
+mod rows;
 
 use std::process::ExitCode;
 
@@ -19,12 +22,15 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
         deliver::to(args.output.as_deref(), (schema + "\n").as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let report = Report::of(&args.survey.survey()?);
-    let text = match args.format {
-        Format::Json => serde_json::to_string_pretty(&report)? + "\n",
-        Format::Prometheus => prometheus::text(&report)?,
-        Format::Csv => csv::text(&report)?,
+    let write: fn(&Report) -> Result<String> = match args.format {
+        Format::Json => |report| Ok(serde_json::to_string_pretty(report)? + "\n"),
+        Format::Prometheus => prometheus::text,
+        Format::Csv => csv::text,
+        // Pages, not numbers about them.
+        Format::Parquet => return fleet::run(args),
     };
+    let report = Report::of(&args.survey.survey()?);
+    let text = write(&report)?;
     deliver::to(args.output.as_deref(), text.as_bytes())?;
     Ok(exit::code(report.partial, false))
 }

@@ -43,19 +43,28 @@ impl Pages {
 
     /// Without the pages of offline blocks. They have descriptors, but what these hold means nothing, and kernels differ
     /// in what `/proc/kpageflags` says of them (6.12: no page; 6.18: no flags).
-    fn without(mut machine: Machine, offline: &[Range<u64>]) -> Self {
+    fn without(machine: Machine, offline: &[Range<u64>]) -> Self {
         let described = machine.described_pages().saturating_mul(4096);
-        for gap in offline {
-            let memory = std::mem::take(&mut machine.header.memory);
-            let cut = memory.into_iter().flat_map(|range| {
-                let before = MemoryRange { end: range.end.min(gap.start), ..range };
-                let after = MemoryRange { start: range.start.max(gap.end), ..range };
-                [before, after].into_iter().filter(|range| range.start < range.end)
-            });
-            machine.header.memory = cut.collect();
-        }
-        Self { described, ..Self::of(&machine) }
+        Self { described, ..Self::of(&cut(machine, offline)) }
     }
+}
+
+/// `machine` without the memory of blocks that `host` has offline.
+pub fn online(machine: Machine, host: &Host) -> Machine {
+    cut(machine, &offline_blocks(host))
+}
+
+fn cut(mut machine: Machine, gaps: &[Range<u64>]) -> Machine {
+    for gap in gaps {
+        let memory = std::mem::take(&mut machine.header.memory);
+        let cut = memory.into_iter().flat_map(|range| {
+            let before = MemoryRange { end: range.end.min(gap.start), ..range };
+            let after = MemoryRange { start: range.start.max(gap.end), ..range };
+            [before, after].into_iter().filter(|range| range.start < range.end)
+        });
+        machine.header.memory = cut.collect();
+    }
+    machine
 }
 
 /// Pages of blocks that are not online.
