@@ -42,6 +42,7 @@ pub enum Command {
     Replay(ReplayArgs),
     Map(crate::map::MapArgs),
     Diff(crate::diff::DiffArgs),
+    Watch(crate::watch::WatchArgs),
     Snapshot(SnapshotArgs),
     Completions(crate::shell::CompletionsArgs),
     Man(crate::shell::ManArgs),

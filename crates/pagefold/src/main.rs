@@ -19,6 +19,7 @@ mod source;
 mod survey;
 mod table;
 mod tiles;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Map(args) => map::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Watch(args) => watch::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),

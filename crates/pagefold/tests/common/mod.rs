@@ -2,8 +2,8 @@
 
 #![allow(dead_code)]
 
-pub mod roots;
 pub mod machines;
+pub mod roots;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
