@@ -34,6 +34,12 @@ fn the_sample_in_letters() {
 }
 
 #[test]
+fn the_picture_in_the_readme_is_what_the_tool_draws() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/img/map.svg");
+    assert!(text(map().args(["--svg", "-"])) == fs::read_to_string(path).unwrap(), "draw it again");
+}
+
+#[test]
 fn every_line_fits_the_terminal_and_no_escape_gets_through_without_colours() {
     let text = text(map().args(["--memory", "1T"]));
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -1,6 +1,7 @@
 //! A grid, drawn: headline, map, axis, zones and legend.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::Subject;
 use super::grid::Grid;
@@ -192,13 +193,13 @@ impl Map {
 }
 
 /// The pages of the hole that a row stands for.
-fn hole_in_row(grid: &Grid, row: u32) -> Option<(u64, u64)> {
+fn hole_in_row(grid: &Grid, row: u32) -> Option<Range<u64>> {
     if grid.layout != Layout::Linear {
         return None;
     }
     let slot = u64::from(row) * u64::from(grid.columns);
     let span = grid.axis.spans().iter().find(|span| span.slots.contains(&slot))?;
-    span.is_hole.then(|| (span.cells.start * grid.axis.unit(), span.cells.end * grid.axis.unit()))
+    span.is_hole.then(|| span.cells.start * grid.axis.unit()..span.cells.end * grid.axis.unit())
 }
 
 /// Addresses left of a linear map, and what holes leave out.
@@ -211,9 +212,10 @@ fn addresses(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) {
     let mut begins = true;
     for row in 0..grid.used.1 {
         let (top, height) = map.row(row);
-        if let Some((start, end)) = hole_in_row(grid, row) {
-            let bytes = Bytes((end - start).saturating_mul(subject.page_bytes));
-            let words = format!("no memory for {bytes}: {} to {}", address(start), address(end));
+        if let Some(hole) = hole_in_row(grid, row) {
+            let hole = subject.hole_around(hole);
+            let bytes = Bytes((hole.end - hole.start).saturating_mul(subject.page_bytes));
+            let words = format!("no memory for {bytes}: {} to {}", address(hole.start), address(hole.end));
             let middle = map.left + map.width(grid) / 2;
             let label = text(middle, top + height / 2 + 4, 11, SOFT, words);
             scene.text(Text { anchor: Anchor::Middle, ..label });
@@ -256,7 +258,7 @@ fn zone_lanes(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) 
 /// Right of a Hilbert map: where addresses run, and zones. Returns where it ends.
 fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) -> u32 {
     const SIDE: u32 = 58;
-    let left = map.left + MAP + 28;
+    let left = map.left + map.width(grid) + 28;
     let mut y = map.row(0).0 + 10;
     scene.text(Text { weight: Weight::Medium, ..text(left, y, 13, INK, "Addresses along the curve") });
     y += 12;

@@ -73,6 +73,14 @@ pub struct Extra {
 }
 
 impl Subject<'_> {
+    /// The page numbers without memory around `pages`, none of which has any: to the page, where a picture has cells.
+    pub fn hole_around(&self, pages: Range<u64>) -> Range<u64> {
+        let next = self.memory.partition_point(|range| range.start < pages.start);
+        let start = next.checked_sub(1).and_then(|before| self.memory.get(before)).map(|range| range.end);
+        let end = self.memory.get(next).map(|range| range.start);
+        start.unwrap_or(pages.start)..end.unwrap_or(pages.end)
+    }
+
     /// Page numbers between the first page and the last that have no memory.
     pub fn hole_pages(&self) -> u64 {
         match (self.memory.first(), self.memory.last()) {

@@ -146,8 +146,9 @@ impl Terminal {
         let mut lines = Vec::new();
         for span in grid.axis.spans() {
             if span.is_hole {
-                let pages = (span.cells.end - span.cells.start).saturating_mul(grid.axis.unit());
-                let bytes = Bytes(pages.saturating_mul(subject.page_bytes));
+                let unit = grid.axis.unit();
+                let hole = subject.hole_around(span.cells.start * unit..span.cells.end * unit);
+                let bytes = Bytes((hole.end - hole.start).saturating_mul(subject.page_bytes));
                 lines.push((String::new(), format!("no memory for {bytes}"), None));
                 continue;
             }
