@@ -5,9 +5,9 @@ WITH latest AS (SELECT host, max(ts) AS ts FROM runs GROUP BY host),
 used AS (
     SELECT
         runs.host, pages, folio_order,
-        start_pfn / 64 AS first,
-        (start_pfn + pages - 1) / 64 AS last,
-        lag((start_pfn + pages - 1) / 64) OVER (PARTITION BY runs.host ORDER BY start_pfn) AS before
+        floor(start_pfn / 64) AS first,
+        floor((start_pfn + pages - 1) / 64) AS last,
+        lag(floor((start_pfn + pages - 1) / 64)) OVER (PARTITION BY runs.host ORDER BY start_pfn) AS before
     FROM runs
     JOIN latest ON runs.host = latest.host AND runs.ts = latest.ts
     WHERE state NOT IN ('free', 'free, not initialised', 'offline', 'no memory', 'poisoned', 'reserved')
