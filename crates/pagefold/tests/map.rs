@@ -143,6 +143,8 @@ fn files_are_what_they_claim_to_be() {
     }
     let on_stdout = text(map().args(["--svg", "-"]));
     assert!(roxmltree::Document::parse(&on_stdout).is_ok());
+    let on_stdout = map().args(["--png", "-"]).assert().success().get_output().stdout.clone();
+    assert!(on_stdout.starts_with(b"\x89PNG"));
 }
 
 #[test]
@@ -208,6 +210,7 @@ fn refusals_are_one_line() {
     refused(pagefold().args(["map", "/does/not/exist.pgf"]), "/does/not/exist.pgf");
     refused(map().args(["--png", "/does/not/exist.png"]), "/does/not/exist.png");
     refused(map().args(["--svg", dir.path().to_str().unwrap()]), "cannot write");
+    refused(map().args(["--svg", "-", "--png", "-"]), "only one picture");
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     pagefold().args(["map", "--sample", "some.pgf"]).assert().code(2);
     map().args(["--json", "--svg", "x.svg"]).assert().code(2);

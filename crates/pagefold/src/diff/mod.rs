@@ -60,7 +60,7 @@ pub struct DiffArgs {
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 
-    /// Write the picture as a PNG file
+    /// Write the picture as a PNG file (- for stdout, and no table)
     #[arg(long, value_name = "FILE")]
     pub png: Option<PathBuf>,
 
@@ -131,7 +131,7 @@ fn compare(args: &DiffArgs) -> Result<bool> {
     if args.json {
         serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
         writeln!(stdout)?;
-    } else if args.svg.as_deref() != Some(Path::new("-")) {
+    } else if !output.is_stdout() {
         print::print(&mut stdout, &report)?;
         if args.map {
             let terminal = Terminal::of_stdout(args.color);

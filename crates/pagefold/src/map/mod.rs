@@ -62,7 +62,7 @@ pub struct MapArgs {
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 
-    /// Write a PNG file
+    /// Write a PNG file (- for stdout)
     #[arg(long, value_name = "FILE")]
     pub png: Option<PathBuf>,
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Subject;
 use super::draw::draw;
@@ -29,34 +29,42 @@ impl Output<'_> {
         self.svg.is_some() || self.png.is_some()
     }
 
-    /// Draws `grid`, writes the files and names them on stdout.
+    /// Whether one of them is to go to stdout, as `-`.
+    pub fn is_stdout(&self) -> bool {
+        [self.svg, self.png].contains(&Some(Path::new("-")))
+    }
+
+    /// Draws `grid` and writes the files. Names them on stdout, or on stderr if a picture goes there.
+    ///
+    /// # Errors
+    /// A place that cannot be written, or both pictures for stdout.
     pub fn write(&self, subject: &Subject<'_>, grid: &Grid) -> Result<()> {
+        if self.svg == self.png && self.is_stdout() {
+            bail!("only one picture can go to stdout: give the other a name");
+        }
         let scene = draw(subject, grid);
-        let mut stdout = io::stdout().lock();
         if let Some(path) = self.svg {
-            let text = svg(&scene);
-            if path == Path::new("-") {
-                stdout.write_all(text.as_bytes())?;
-            } else {
-                deliver::file(path, text.as_bytes())?;
-                writeln!(stdout, "{}", line(path, &scene, 1))?;
-            }
+            self.one(path, svg(&scene).as_bytes(), &scene, 1)?;
         }
         if let Some(path) = self.png {
             let mut bytes = Vec::new();
             png(&scene, &mut bytes)?;
-            deliver::file(path, &bytes)?;
-            let line = line(path, &scene, SCALE);
-            // Not into the SVG that is on stdout.
-            match self.svg == Some(Path::new("-")) {
-                true => crate::say(line),
-                false => writeln!(stdout, "{line}")?,
-            }
+            self.one(path, &bytes, &scene, SCALE)?;
         }
         Ok(())
     }
-}
 
-fn line(path: &Path, scene: &Scene, scale: u32) -> String {
-    format!("{}: {} x {} pixels", path.display(), scene.width * scale, scene.height * scale)
+    fn one(&self, path: &Path, bytes: &[u8], scene: &Scene, scale: u32) -> Result<()> {
+        if path == Path::new("-") {
+            return deliver::to(None, bytes);
+        }
+        deliver::file(path, bytes)?;
+        let (width, height) = (scene.width * scale, scene.height * scale);
+        let line = format!("{}: {width} x {height} pixels", path.display());
+        match self.is_stdout() {
+            true => crate::say(line),
+            false => writeln!(io::stdout(), "{line}")?,
+        }
+        Ok(())
+    }
 }
