@@ -14,6 +14,7 @@ pub mod host;
 pub mod layout;
 pub mod live;
 mod machine;
+mod scan;
 pub mod snapshot;
 mod state;
 pub mod tally;

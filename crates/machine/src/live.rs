@@ -1,17 +1,14 @@
 //! Reading the machine this runs on.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::flags::Flags;
 use crate::layout::{MemoryRange, Zone, parse_iomem, parse_zoneinfo, value};
-use crate::machine::{Header, Machine, PAGES_PER_SECTION, Run};
+use crate::machine::{Header, Machine};
+use crate::scan::{PageFiles, scan};
 
 /// Why the machine could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +24,18 @@ pub enum LiveError {
     /// No file says where memory is.
     #[error("neither /proc/iomem nor /proc/zoneinfo says where memory is")]
     NoMemory,
+    /// A page file ends before memory does.
+    #[error(
+        "{path} ends at page {end}, but memory goes on to page {needed}: did it shrink while it was read? Read it again"
+    )]
+    Short {
+        /// Which file.
+        path: PathBuf,
+        /// The first page it does not have.
+        end: u64,
+        /// One past the last page it should have.
+        needed: u64,
+    },
 }
 
 impl LiveError {
@@ -41,9 +50,6 @@ impl LiveError {
     }
 }
 
-/// Pages read at once: 1 MiB of each file.
-const CHUNK: u64 = 1 << 17;
-
 /// Progress of a scan, in pages, for whoever watches.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -55,6 +61,10 @@ impl Progress {
     /// Pages read, and pages to read.
     pub fn get(&self) -> (u64, u64) {
         (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn advance(&self, pages: u64) {
+        self.done.fetch_add(pages, Ordering::Relaxed);
     }
 }
 
@@ -71,17 +81,12 @@ pub fn read(note: &str, progress: &Progress) -> Result<Machine, LiveError> {
 /// # Errors
 /// [`LiveError`].
 pub fn read_from(proc: &Path, note: &str, progress: &Progress) -> Result<Machine, LiveError> {
-    let open = |name: &str| {
-        let path = proc.join(name);
-        File::open(&path).map_err(|source| LiveError::Unreadable { path, source })
-    };
-    let (flags, counts) = (open("kpageflags")?, open("kpagecount")?);
-    let header = read_header(proc, note)?;
-    let chunks = chunks(&header.memory);
-    progress.total.store(chunks.iter().map(|chunk| chunk.end - chunk.start).sum(), Ordering::Relaxed);
-    let runs = scan(&flags, &counts, &chunks, progress)
-        .map_err(|source| LiveError::Unreadable { path: proc.join("kpageflags"), source })?;
-    Ok(Machine { header, runs })
+    let files = PageFiles::open(proc)?;
+    let mut machine = Machine { header: read_header(proc, note)?, runs: Vec::new() };
+    progress.total.store(machine.described_pages(), Ordering::Relaxed);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    machine.runs = scan(&files, &machine.header.memory, threads, progress)?;
+    Ok(machine)
 }
 
 fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
@@ -130,134 +135,21 @@ fn spans(zones: &[Zone]) -> Vec<MemoryRange> {
     ranges
 }
 
-/// The page numbers to read: all sections with memory, in chunks.
-fn chunks(memory: &[MemoryRange]) -> Vec<Range<u64>> {
-    let mut chunks = Vec::new();
-    let mut next = 0;
-    for range in memory {
-        let start = (range.start / PAGES_PER_SECTION * PAGES_PER_SECTION).max(next);
-        let end = range.end.next_multiple_of(PAGES_PER_SECTION);
-        chunks.extend((start..end).step_by(CHUNK as usize).map(|start| start..(start + CHUNK).min(end)));
-        next = end.max(next);
-    }
-    chunks
-}
-
-fn scan(flags: &File, counts: &File, chunks: &[Range<u64>], progress: &Progress) -> io::Result<Vec<Run>> {
-    let next = AtomicUsize::new(0);
-    let done: Mutex<Vec<(usize, Vec<Run>)>> = Mutex::new(Vec::new());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(chunks.len().max(1));
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| -> io::Result<()> {
-                    let mut buffers = [vec![0; CHUNK as usize * 8], vec![0; CHUNK as usize * 8]];
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(chunk) = chunks.get(at) else { return Ok(()) };
-                        let runs = read_chunk(flags, counts, chunk, &mut buffers)?;
-                        progress.done.fetch_add(chunk.end - chunk.start, Ordering::Relaxed);
-                        done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((at, runs));
-                    }
-                })
-            })
-            .collect();
-        workers.into_iter().try_for_each(|worker| match worker.join() {
-            Ok(result) => result,
-            Err(_) => Err(io::Error::other("a reading thread failed")),
-        })
-    })?;
-    let mut done = done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    done.sort_by_key(|&(at, _)| at);
-    let mut runs: Vec<Run> = Vec::with_capacity(done.iter().map(|(_, runs)| runs.len()).sum());
-    for run in done.into_iter().flat_map(|(_, runs)| runs) {
-        match runs.last_mut() {
-            Some(last) if is_same(last, &run) && last.end() == run.start => last.len += run.len,
-            _ => runs.push(run),
-        }
-    }
-    Ok(runs)
-}
-
-fn is_same(a: &Run, b: &Run) -> bool {
-    (a.flags, a.count) == (b.flags, b.count)
-}
-
-fn read_chunk(
-    flags: &File,
-    counts: &File,
-    pages: &Range<u64>,
-    [flag_bytes, count_bytes]: &mut [Vec<u8>; 2],
-) -> io::Result<Vec<Run>> {
-    let wanted = ((pages.end - pages.start) * 8) as usize;
-    // Both files end at the last page of the machine, which may come before the end of its section.
-    let flag_bytes = read_at(flags, &mut flag_bytes[..wanted], pages.start * 8)?;
-    let count_bytes = read_at(counts, &mut count_bytes[..wanted], pages.start * 8)?;
-    let words = |bytes: &[u8]| -> Vec<u64> {
-        bytes.chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default())).collect()
-    };
-    let (flag_words, count_words) = (words(flag_bytes), words(count_bytes));
-    let mut runs: Vec<Run> = Vec::new();
-    for ((pfn, flags), count) in (pages.start..).zip(flag_words).zip(count_words) {
-        let run = Run { start: pfn, len: 1, flags: Flags(flags), count };
-        match runs.last_mut() {
-            Some(last) if is_same(last, &run) => last.len += 1,
-            _ => runs.push(run),
-        }
-    }
-    Ok(runs)
-}
-
-fn read_at<'b>(file: &File, buffer: &'b mut [u8], offset: u64) -> io::Result<&'b [u8]> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(bytes) => filled += bytes,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The kernel's way to say that this is beyond the end.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(&buffer[..filled])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn proc_with(flags: &[u64], iomem: &str) -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let bytes = |words: &[u64]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
-        fs::write(dir.path().join("kpageflags"), bytes(flags)).unwrap();
-        fs::write(dir.path().join("kpagecount"), bytes(&vec![0; flags.len()])).unwrap();
-        fs::write(dir.path().join("iomem"), iomem).unwrap();
-        dir
-    }
-
-    #[test]
-    fn runs_join_over_chunks() {
-        let pages = 2 * CHUNK as usize + 100;
-        let mut flags = vec![1 << 10; pages];
-        flags[5] = 0;
-        let proc = proc_with(&flags, &format!("00000000-{:08x} : System RAM\n", pages * 4096 - 1));
-        let progress = Progress::default();
-        let machine = read_from(proc.path(), "a test", &progress).unwrap();
-        let runs: Vec<_> = machine.runs.iter().map(|run| (run.start, run.len)).collect();
-        assert_eq!(runs, [(0, 5), (5, 1), (6, pages as u64 - 6)]);
-        assert_eq!(machine.pages(), pages as u64);
-        let (done, total) = progress.get();
-        assert_eq!(done, total);
-    }
 
     #[test]
     fn missing_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = read_from(dir.path(), "", &Progress::default()).unwrap_err();
         assert!(error.to_string().contains("kpageflags"), "{error}");
-        let proc = proc_with(&[0], "nonsense\n");
-        assert!(matches!(read_from(proc.path(), "", &Progress::default()), Err(LiveError::NoMemory)));
+        fs::write(dir.path().join("kpageflags"), [0; 8]).unwrap();
+        let error = read_from(dir.path(), "", &Progress::default()).unwrap_err();
+        assert!(error.to_string().contains("kpagecount"), "{error}");
+        fs::write(dir.path().join("kpagecount"), [0; 8]).unwrap();
+        fs::write(dir.path().join("iomem"), "nonsense\n").unwrap();
+        assert!(matches!(read_from(dir.path(), "", &Progress::default()), Err(LiveError::NoMemory)));
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Run {
     pub fn end(&self) -> u64 {
         self.start + self.len
     }
+
+    /// Whether the pages of both are alike.
+    pub(crate) fn is_like(&self, other: &Run) -> bool {
+        (self.flags, self.count) == (other.flags, other.count)
+    }
 }
 
 /// Adjacent folios of one order, in one state.

@@ -22,6 +22,7 @@ pub struct Row {
 
 /// What a ratio is held against.
 #[derive(Clone, Copy)]
+#[allow(dead_code, reason = "no benchmark has bars of all kinds")]
 pub enum Bar {
     /// At most this many times the peer.
     AtMost(f64),

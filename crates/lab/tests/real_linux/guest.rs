@@ -1,0 +1,68 @@
+//! What all tests do with a guest.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use pagefold_machine::{PageState, snapshot};
+use vm_lab::{Builder, GIB, Kernel, Machine, static_pagefold};
+
+/// Pages in a memory block of these guests: 128 MiB.
+pub const BLOCK: u64 = 1 << 15;
+
+/// The `pagefold` that runs in guests, and on the host beside them.
+pub fn pagefold() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| static_pagefold().unwrap())
+}
+
+/// A guest of 1 GiB with a virtio-mem device of 4 GiB, which puts what it plugs into the movable zone, and `pagefold`.
+pub fn builder(kernel: &Kernel) -> Builder {
+    Machine::builder()
+        .kernel(kernel)
+        .memory(GIB)
+        .virtio_mem(4 * GIB)
+        .command_line("memhp_default_state=online_movable")
+        .file("/bin/pagefold", pagefold())
+}
+
+/// Records the guest's pages inside, and brings the file out.
+pub fn record(guest: &mut Machine) -> Vec<u8> {
+    guest.run("pagefold snapshot --force /tmp/guest.pgf").unwrap();
+    guest.run_bytes("cat /tmp/guest.pgf").unwrap()
+}
+
+/// A recorded machine.
+pub fn parse(file: &[u8]) -> pagefold_machine::Machine {
+    snapshot::read(file).unwrap()
+}
+
+/// Pages in a state, among those from `pages`.
+pub fn count(machine: &pagefold_machine::Machine, state: PageState, pages: std::ops::Range<u64>) -> u64 {
+    let overlap = |start: u64, end: u64| end.min(pages.end).saturating_sub(start.max(pages.start));
+    let extents = machine.extents().filter(|extent| extent.state == state);
+    extents.map(|extent| overlap(extent.start, extent.start + extent.pages)).sum()
+}
+
+/// A zone's present and managed pages.
+pub fn movable(machine: &pagefold_machine::Machine) -> (u64, u64) {
+    let zones = machine.header.zones.iter().filter(|zone| zone.name == "Movable");
+    zones.fold((0, 0), |(present, managed), zone| (present + zone.present, managed + zone.managed))
+}
+
+/// Plugs or unplugs, and waits until the guest has as many memory blocks online as it then has to.
+pub fn resize(guest: &mut Machine, bytes: u64) {
+    guest.qmp().resize(bytes).unwrap();
+    wait_for_blocks(guest, bytes.div_ceil(BLOCK * 4096));
+    // Parts of a block that is online already come without a sign in the guest.
+    guest.qmp().wait_for_plugged(bytes, Duration::from_secs(60)).unwrap();
+}
+
+/// Waits until this many memory blocks are online, besides those that the guest booted with.
+pub fn wait_for_blocks(guest: &mut Machine, blocks: u64) {
+    let online = "cat /sys/devices/system/memory/memory*/state | grep -c ^online";
+    guest.wait_for(&format!("[ $({online}) = {} ]", BOOT_BLOCKS + blocks)).unwrap();
+}
+
+/// Blocks of 1 GiB.
+const BOOT_BLOCKS: u64 = 8;

@@ -1,0 +1,83 @@
+//! HVO on 256 huge pages of 2 MiB: what Pagefold computes from their states before, and what the kernel gives back.
+
+use std::process::Command;
+
+use serde_json::Value;
+use vm_lab::{Kernel, Machine};
+
+use crate::guest;
+
+const HUGE_PAGES: u64 = 256;
+
+pub fn is_the_kernels(kernel: &Kernel) {
+    // Without clearing, which costs a second, and nothing else depends on.
+    let builder = guest::builder(kernel).memory(1536 << 20).command_line("init_on_alloc=0");
+    let mut guest = builder.boot().unwrap();
+    set_pool(&mut guest, HUGE_PAGES);
+    let predicted = predicted_pages(&guest::record(&mut guest));
+    assert_eq!(predicted, HUGE_PAGES * 7);
+    set_pool(&mut guest, 0);
+
+    let plain = cost_of_a_pool(&mut guest);
+    set_pool(&mut guest, 0);
+    guest.run("echo 1 > /proc/sys/vm/hugetlb_optimize_vmemmap").unwrap();
+    let optimised = cost_of_a_pool(&mut guest);
+    match (plain.memmap, optimised.memmap) {
+        (Some(plain), Some(optimised)) => {
+            assert_eq!((plain, optimised), (0, -i64::try_from(predicted).unwrap()));
+        }
+        // Before 6.10 the kernel does not count its memory map: what is free tells, but for what else goes on.
+        _ => {
+            let saved = plain.free - optimised.free;
+            let error = saved.abs_diff(predicted as i64);
+            assert!(error <= 64, "{saved} pages came free, {predicted} were predicted");
+        }
+    }
+}
+
+/// Pages of descriptors that HVO would give back, as `pagefold replay` computes them.
+fn predicted_pages(file: &[u8]) -> u64 {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest.pgf");
+    std::fs::write(&path, file).unwrap();
+    let mut replay = Command::new(guest::pagefold());
+    let output =
+        replay.args(["replay", "--json", "--seconds", "0", "--snapshot"]).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let replay: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let states = replay["states"].as_array().unwrap();
+    let hugetlb = states.iter().find(|state| state["state"] == "hugetlb").unwrap();
+    let bytes = |key: &str| hugetlb[key].as_u64().unwrap();
+    assert_eq!(bytes("pages"), HUGE_PAGES * 512);
+    (bytes("linux_bytes") - bytes("hvo_bytes")) / 4096
+}
+
+fn set_pool(guest: &mut Machine, huge_pages: u64) {
+    guest.run(&format!("echo {huge_pages} > /proc/sys/vm/nr_hugepages")).unwrap();
+    assert_eq!(guest.number("/proc/meminfo", "HugePages_Total").unwrap(), huge_pages);
+}
+
+/// What a pool of huge pages changes.
+struct Cost {
+    /// Pages that are not free any more.
+    free: i64,
+    /// Pages of the memory map, where the kernel counts them.
+    memmap: Option<i64>,
+}
+
+fn cost_of_a_pool(guest: &mut Machine) -> Cost {
+    let before = counters(guest);
+    set_pool(guest, HUGE_PAGES);
+    let after = counters(guest);
+    let memmap = before.1.zip(after.1).map(|(before, after)| after as i64 - before as i64);
+    Cost { free: before.0 as i64 - after.0 as i64, memmap }
+}
+
+/// Free pages, those on per-CPU lists included, and pages of the memory map.
+fn counters(guest: &mut Machine) -> (u64, Option<u64>) {
+    let free = "awk '/ nr_free_pages / || / count: / { pages += $2 } END { print pages }' /proc/zoneinfo";
+    let free = guest.run(free).unwrap().trim().parse().unwrap();
+    let mut counter = |key: &str| guest.number("/proc/vmstat", key).ok();
+    let boot = counter("nr_memmap_boot_pages");
+    (free, boot.map(|boot| boot + counter("nr_memmap_pages").unwrap()))
+}

@@ -1,0 +1,79 @@
+//! What Pagefold says of a machine, beside what real Linux kernels say.
+//!
+//! One binary, one machine at a time: a guest takes about half a GiB. What cannot run is told in the last line.
+
+mod blocks;
+mod breakdowns;
+mod counts;
+mod guest;
+mod hvo;
+mod memmap_on_memory;
+mod partial_block;
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Trial};
+use vm_lab::{BUSYBOX, Kernel, QEMU};
+
+/// A test, by name, on a kernel.
+type Test = (&'static str, fn(&Kernel));
+
+const TESTS: &[Test] = &[
+    ("guests_that_break_down_end_a_test_soon", breakdowns::end_soon),
+    ("a_partly_plugged_block_and_its_replay", partial_block::shows_and_replays),
+    ("blocks_that_go_offline_and_come_back", blocks::show),
+    ("the_predicted_effect_of_hvo", hvo::is_the_kernels),
+    ("pages_that_are_not_mapped_have_no_map_count", counts::are_zero),
+    ("memmap_on_memory_has_no_effect_on_virtio_mem", memmap_on_memory::does_nothing),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let missing = missing_program();
+    let mut left_out = Vec::new();
+    let mut trials = Vec::new();
+    for (name, kernel) in kernels() {
+        match kernel {
+            Some(kernel) if missing.is_none() => trials.extend(TESTS.iter().map(|&(test, run)| {
+                let kernel = kernel.clone();
+                Trial::test(format!("linux_{}::{test}", kernel.release()), move || {
+                    run(&kernel);
+                    Ok(())
+                })
+            })),
+            _ => left_out.push(name),
+        }
+    }
+    let is_list = arguments.list;
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if !left_out.is_empty() && !is_list {
+        let what = missing.unwrap_or("such kernel");
+        println!(
+            "left out: the tests on real {}: there is no {what} (crates/lab/setup brings it)",
+            left_out.join(" and ")
+        );
+    }
+    conclusion.exit_code()
+}
+
+/// The kernels to test: one from before Linux counts its memory map (6.10), and one from after; the newest of each.
+fn kernels() -> [(&'static str, Option<Kernel>); 2] {
+    let all = Kernel::all().unwrap();
+    let newest =
+        |is_wanted: fn((u32, u32)) -> bool| all.iter().rfind(|kernel| is_wanted(kernel.version())).cloned();
+    [
+        ("Linux 6.1", newest(|version| version == (6, 1))),
+        ("Linux 6.12 or newer", newest(|version| version >= (6, 12))),
+    ]
+}
+
+/// What else a machine takes, if it is not there.
+fn missing_program() -> Option<&'static str> {
+    let qemu = Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if qemu.is_err() {
+        return Some(QEMU);
+    }
+    (!Path::new(BUSYBOX).exists()).then_some(BUSYBOX)
+}

@@ -1,0 +1,43 @@
+//! A memory block with one sub-block plugged: 63 of 64 are fake-offline, and have descriptors all the same.
+
+use std::process::Command;
+
+use pagefold_machine::PageState;
+use serde_json::Value;
+use vm_lab::{Kernel, MIB};
+
+use crate::guest;
+
+/// 63 sub-blocks of 2 MiB.
+const FAKE_OFFLINE: u64 = 32_256;
+
+pub fn shows_and_replays(kernel: &Kernel) {
+    // Two CPUs: pages are read by two threads.
+    let mut guest = guest::builder(kernel).cpus(2).boot().unwrap();
+    guest::resize(&mut guest, 2 * MIB);
+    let file = guest::record(&mut guest);
+
+    let machine = guest::parse(&file);
+    assert_eq!(machine.header.kernel, kernel.release());
+    assert_eq!(guest::count(&machine, PageState::Offline, 0..u64::MAX), FAKE_OFFLINE);
+    // The kernel's own count of the same.
+    assert_eq!(guest::movable(&machine), (guest::BLOCK, guest::BLOCK - FAKE_OFFLINE));
+
+    // The same machine lives in the engine, on the host.
+    drop(guest);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest.pgf");
+    std::fs::write(&path, file).unwrap();
+    let mut replay = Command::new(guest::pagefold());
+    replay.args(["replay", "--json", "--seconds", "1", "--snapshot"]).arg(path);
+    let output = replay.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let replay: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(replay["kernel"], kernel.release());
+    assert_eq!(replay["violations"]["total"], 0, "{:#}", replay["violations"]);
+    let states = replay["states"].as_array().unwrap();
+    let offline = states.iter().find(|state| state["state"] == "offline").unwrap();
+    assert_eq!(offline["pages"], FAKE_OFFLINE);
+    assert_eq!(offline["linux_bytes"], 2016 * 1024);
+    assert_eq!(offline["pagefold_bytes"], 0);
+}
