@@ -233,6 +233,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     pub(crate) fn frames(&self, map_page: MapPage) -> &Frames<P::Mapping> {
         self.zone(self.records.zone(map_page.section()))
     }
+    /// The zone that `pfn` lies in, or would lie in: the normal one where there is no memory block.
+    pub fn zone_of(&self, pfn: Pfn) -> Zone {
+        self.records.zone(pfn.map_page().section())
+    }
     /// Its RCU domain, for the owner's own structures and grace periods.
     pub fn rcu(&self) -> &Rcu<P::Barrier> {
         &self.rcu

@@ -27,6 +27,7 @@ Examples:
   pagefold replay              fold this machine's page metadata, and see what is left
   pagefold replay --sample     the same with a machine that was recorded
   pagefold snapshot FILE       record this machine
+  pagefold run                 memory that grows and shrinks, under walkers
 ")]
 pub struct Args {
     #[command(subcommand)]
@@ -43,6 +44,7 @@ pub enum Command {
     Map(crate::map::MapArgs),
     Diff(crate::diff::DiffArgs),
     Watch(crate::watch::WatchArgs),
+    Run(crate::run::RunArgs),
     Snapshot(SnapshotArgs),
     Completions(crate::shell::CompletionsArgs),
     Man(crate::shell::ManArgs),

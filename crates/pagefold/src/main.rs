@@ -1,17 +1,20 @@
 //! The `pagefold` command.
 
 mod args;
+mod cost;
 mod covered;
 mod deliver;
 mod diff;
 mod exit;
 mod explain;
 mod export;
+mod interrupt;
 mod map;
 mod picture;
 mod plan;
 mod replay;
 mod report;
+mod run;
 mod shell;
 mod size;
 mod snapshot;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Map(args) => map::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Watch(args) => watch::run(args),
+        Command::Run(args) => run::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),

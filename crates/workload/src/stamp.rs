@@ -10,7 +10,10 @@ pub struct Stamp {
     seal: u64,
     /// References by page tables, as the machine had them (`/proc/kpagecount`); carried along, not acted on.
     pub mapcount: u64,
-    spare: [u64; 5],
+    /// Where the owner keeps its reference, so that whoever finds the folio finds the way back (Linux: the index in the
+    /// page cache).
+    pub slot: u64,
+    spare: [u64; 4],
 }
 
 /// Makes a seal that neither zeros nor another head's seal can be mistaken for.

@@ -137,7 +137,8 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
                 if !folio.contains(pfn) {
                     self.note(Violation::NotItsPage, pfn);
                 }
-                if !folio.owner().is_of(folio.pfn()) {
+                // Classic fake-offline pages have a reference that anyone may add to, and no owner.
+                if folio.kind() != Kind::Offline && !folio.owner().is_of(folio.pfn()) {
                     self.note(Violation::Resurrected, pfn);
                 }
                 Some(folio)

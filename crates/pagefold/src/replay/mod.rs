@@ -1,6 +1,5 @@
 //! `pagefold replay`: a real machine's pages, folded while walkers look at them.
 
-mod cost;
 mod hammer;
 mod load;
 mod report;
@@ -8,8 +7,6 @@ mod report;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,10 +17,11 @@ use pagefold_host::{Host, HostFences, Membarrier, Preempted, preempt_every};
 use pagefold_machine::{Header, Machine, MemoryRange, PageState};
 use pagefold_workload::{Index, Log, Shape, Stamp, Violation, WalkerKind};
 
-use self::cost::{Baseline, Cost};
 use self::hammer::{Lived, Plan};
 use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, Violations, WalkerRow};
 use crate::args::{ProtocolArg, RcuArg, ReplayArgs};
+use crate::cost::{self, Baseline, Cost, available, rematerialised};
+use crate::interrupt::interrupted;
 use crate::say;
 use crate::size::Bytes;
 use crate::source::{Found, Source, bar};
@@ -351,45 +349,6 @@ where
     R: Protocol,
 {
     audit.folios.saturating_sub(index.occupied())
-}
-
-/// Map pages that are folded by their class, but have memory of their own: somebody wrote to them.
-fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &Engine<Host<B, Stamp>, R>) -> Result<Vec<u64>> {
-    let (_, map) = engine.tables()[0];
-    let base = map.addresses().start;
-    let mut back = Vec::new();
-    let scanned = map.scan_private(&mut |run| {
-        for map_page in (run.start - base) / 4096..(run.end - base) / 4096 {
-            if !engine.class(Pfn(map_page * 64)).1 {
-                back.push(map_page);
-            }
-        }
-    });
-    match scanned {
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-            say(
-                "this kernel cannot scan a memory map of that size (PAGEMAP_SCAN, Linux 6.7): stray pages are not looked for",
-            );
-        }
-        other => other.context("scanning the memory map for stray pages")?,
-    }
-    Ok(back)
-}
-
-/// Ctrl-C ends the living part; the result so far is still printed.
-fn interrupted() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    // A second one ends the program, as people expect.
-    let _ =
-        signal_hook::flag::register_conditional_shutdown(signal_hook::consts::SIGINT, 130, Arc::clone(&flag));
-    let _ = signal_hook::flag::register(signal_hook::consts::SIGINT, Arc::clone(&flag));
-    flag
-}
-
-/// Bytes of memory this machine can spare.
-fn available() -> Option<u64> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    pagefold_machine::layout::value(&meminfo, "MemAvailable")
 }
 
 fn folding_report(lived: &Lived) -> FoldingReport {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::Table;
 use serde::Serialize;
 
-use super::cost::{Cost, Part};
+use crate::cost::{Cost, Part};
 use crate::size::{Bytes, Count, Whole};
 use crate::table::{add, table};
 

@@ -2,12 +2,15 @@
 
 use std::io;
 
-use pagefold_engine::Engine;
+use anyhow::{Context, Result};
 use pagefold_engine::platform::{Barrier, TableKind};
 use pagefold_engine::protocol::Protocol;
+use pagefold_engine::{Engine, Pfn};
 use pagefold_host::{Host, Region, measure};
 use pagefold_workload::Stamp;
 use serde::Serialize;
+
+use crate::say;
 
 /// One sort of metadata, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -140,4 +143,33 @@ fn if_possible<T>(measured: io::Result<T>) -> io::Result<Option<T>> {
 pub fn bookkeeping<B: Barrier + Clone, R: Protocol>(engine: &HostEngine<B, R>) -> u64 {
     let regions = engine.tables().iter().map(|(_, region)| Region::bookkeeping(region)).sum::<u64>();
     size_of_val(engine) as u64 + regions
+}
+
+/// Map pages that are folded by their class, but have memory of their own: somebody wrote to them.
+pub fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &HostEngine<B, R>) -> Result<Vec<u64>> {
+    let (_, map) = engine.tables()[0];
+    let base = map.addresses().start;
+    let mut back = Vec::new();
+    let scanned = map.scan_private(&mut |run| {
+        for map_page in (run.start - base) / 4096..(run.end - base) / 4096 {
+            if !engine.class(Pfn(map_page * 64)).1 {
+                back.push(map_page);
+            }
+        }
+    });
+    match scanned {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+            say(
+                "this kernel cannot scan a memory map of that size (PAGEMAP_SCAN, Linux 6.7): stray pages are not looked for",
+            );
+        }
+        other => other.context("scanning the memory map for stray pages")?,
+    }
+    Ok(back)
+}
+
+/// Bytes of memory this machine can spare.
+pub fn available() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    pagefold_machine::layout::value(&meminfo, "MemAvailable")
 }

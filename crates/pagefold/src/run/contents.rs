@@ -1,0 +1,95 @@
+//! What is in the machine's memory: sparse files, written to where a workload touches its pages.
+//!
+//! Each touched folio carries a mark that only it has. It is looked at again when the folio is moved or freed: memory that
+//! was lost in between would show.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use pagefold_engine::{Order, Pfn};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+/// Bytes written at once.
+const CHUNK: usize = 256 << 10;
+
+/// The memory behind page numbers.
+#[derive(Debug, Default)]
+pub struct Contents {
+    files: Vec<(Range<u64>, File)>,
+}
+
+impl Contents {
+    /// Boot memory: `bytes` from address 0 up.
+    pub fn boot(bytes: u64) -> io::Result<Self> {
+        let file = memfd_create("boot memory", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, bytes)?;
+        let mut contents = Self::default();
+        contents.add(0, bytes, file.into());
+        Ok(contents)
+    }
+
+    /// The memory of a device.
+    pub fn add(&mut self, addr: u64, bytes: u64, file: File) {
+        self.files.push((addr..addr + bytes, file));
+    }
+
+    fn file(&self, addr: u64) -> io::Result<(&File, u64)> {
+        let found = self.files.iter().find(|(range, _)| range.contains(&addr));
+        found.map(|(range, file)| (file, addr - range.start)).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Fills a folio with `mark`.
+    pub fn write(&self, folio: Pfn, order: Order, mark: u64) -> io::Result<()> {
+        let (file, offset) = self.file(folio.0 * 4096)?;
+        let len = (order.pages() * 4096) as usize;
+        let chunk = mark.to_ne_bytes().repeat(len.min(CHUNK) / 8);
+        (0..len).step_by(CHUNK).try_for_each(|at| file.write_all_at(&chunk, offset + at as u64))
+    }
+
+    /// Whether the first and the last word of a folio still say `mark`.
+    pub fn holds(&self, folio: Pfn, order: Order, mark: u64) -> io::Result<bool> {
+        let (file, offset) = self.file(folio.0 * 4096)?;
+        let mut word = [0; 8];
+        for at in [0, order.pages() * 4096 - 8] {
+            file.read_exact_at(&mut word, offset + at)?;
+            if word != mark.to_ne_bytes() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Copies what a folio holds to another of the same order.
+    pub fn copy(&self, from: Pfn, to: Pfn, order: Order) -> io::Result<()> {
+        let (source, from) = self.file(from.0 * 4096)?;
+        let (target, to) = self.file(to.0 * 4096)?;
+        let len = (order.pages() * 4096) as usize;
+        let mut chunk = vec![0; len.min(CHUNK)];
+        for at in (0..len).step_by(CHUNK) {
+            source.read_exact_at(&mut chunk, from + at as u64)?;
+            target.write_all_at(&chunk, to + at as u64)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folio_carries_its_mark_along() {
+        let mut contents = Contents::boot(4 << 20).unwrap();
+        let device = Contents::boot(4 << 20).unwrap().files.remove(0).1;
+        contents.add(8 << 20, 4 << 20, device);
+        let (order, old, new) = (Order::AREA, Pfn(512), Pfn((8 << 20) / 4096));
+        contents.write(old, order, 7).unwrap();
+        assert!(contents.holds(old, order, 7).unwrap());
+        assert!(!contents.holds(new, order, 7).unwrap());
+        contents.copy(old, new, order).unwrap();
+        assert!(contents.holds(new, order, 7).unwrap());
+        assert!(contents.write(Pfn((6 << 20) / 4096), Order::ZERO, 1).is_err(), "no memory there");
+    }
+}

@@ -1,0 +1,115 @@
+//! `pagefold run`: memory that grows and shrinks under walkers, through a real driver and device.
+
+mod args;
+mod barrier;
+mod contents;
+mod picture;
+mod plan;
+mod play;
+mod population;
+mod report;
+mod sample;
+mod scenario;
+mod walkers;
+
+use std::fs;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use pagefold_host::{HostFences, Membarrier};
+
+pub use self::args::RunArgs;
+use self::plan::Plan;
+use self::scenario::{Mistake, SHIPPED};
+use crate::cost::available;
+use crate::say;
+use crate::size::Bytes;
+
+/// A mistake in the scenario is a mistake in what was asked for, as one on the command line is.
+const USAGE: u8 = 2;
+
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    if args.list {
+        return list().map(|()| ExitCode::SUCCESS);
+    }
+    if let Some(name) = &args.show {
+        let Some(text) = shipped(name) else { return Ok(usage(unknown(name))) };
+        io::stdout().write_all(text.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut plan = match find(args.scenario.as_deref()) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(usage(format!("{error:#}"))),
+    };
+    plan.seed = args.seed.unwrap_or(plan.seed);
+    let (touched, spare) = (plan.touched(), available().unwrap_or(u64::MAX));
+    if touched > spare / 10 * 9 {
+        bail!(
+            "the scenario touches up to {}, and this machine can spare {}: make those workloads smaller, or leave out \
+             'touch'",
+            Bytes(touched),
+            Bytes(spare)
+        );
+    }
+    let report = match Membarrier::register() {
+        Ok(barrier) => play::play(&plan, barrier, "membarrier"),
+        Err(error) => {
+            say(format_args!(
+                "no membarrier here ({error}); grace periods use fences, which cost walkers a little"
+            ));
+            play::play(&plan, HostFences::default(), "fences")
+        }
+    }?;
+    if let Some(path) = &args.svg {
+        fs::write(path, picture::draw(&report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let mut stdout = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
+        writeln!(stdout)?;
+    } else {
+        report.print(&mut stdout)?;
+    }
+    Ok(if report.is_fine() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn usage(message: String) -> ExitCode {
+    say(message);
+    ExitCode::from(USAGE)
+}
+
+fn shipped(name: &str) -> Option<&'static str> {
+    SHIPPED.iter().find(|(shipped, _)| *shipped == name).map(|(_, text)| *text)
+}
+
+fn unknown(name: &str) -> String {
+    let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+    format!("no scenario '{name}' comes with the command; there are {}", names.join(", "))
+}
+
+/// The scenario of that name, or in that file; the default if nothing is said.
+fn find(scenario: Option<&str>) -> Result<Plan> {
+    let (default, text) = SHIPPED[0];
+    let Some(name) = scenario else { return Ok(Plan::read(default, text)?) };
+    if let Some(text) = shipped(name) {
+        return Ok(Plan::read(name, text)?);
+    }
+    match fs::read_to_string(name) {
+        Ok(text) => Ok(Plan::read(name, &text)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !name.contains(['/', '.']) => {
+            bail!(unknown(name))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read {name}")),
+    }
+}
+
+fn list() -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    for (name, text) in SHIPPED {
+        let about = Plan::read(name, text).map(|plan| plan.about);
+        writeln!(stdout, "{name:<12} {}", about.unwrap_or_else(|mistake: Mistake| mistake.to_string()))?;
+    }
+    Ok(())
+}

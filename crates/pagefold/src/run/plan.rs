@@ -1,0 +1,414 @@
+//! From a scenario, as somebody wrote it, to a plan that can be carried out: everything that may be wrong with it is found
+//! here, with the place in the file.
+
+use std::collections::HashSet;
+use std::ops::Range;
+
+use pagefold_engine::hotplug::{DEFAULT_RATIO, FakeOffline, OnlinePolicy};
+use pagefold_engine::{Kind, Order, Zone};
+use pagefold_workload::WalkerKind;
+use toml::Spanned;
+
+use super::scenario::{Change, FakeOfflineName, Mistake, Online, Scenario, Share, Size, Use, Workload, parse};
+use crate::size::Bytes;
+
+const SECTION: u64 = 128 << 20;
+/// Device memory lies above here, as on PCs.
+const FIRST_DEVICE: u64 = 4 << 30;
+/// The most memory of a machine: the driver's and the device's tables, at 2 MiB a bit, stay small.
+const MOST_BYTES: u64 = 64 << 40;
+/// The most folios of all workloads: a word each in the index that walkers search.
+const MOST_FOLIOS: u64 = 1 << 24;
+const MOST_WALKERS: u16 = 64;
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Plan {
+    /// A name or a file.
+    pub origin: String,
+    pub about: String,
+    /// Bytes of boot memory of each node, from address 0 up.
+    pub boot: Vec<u64>,
+    pub memory_block: u64,
+    pub policy: OnlinePolicy,
+    pub fake_offline: FakeOffline,
+    /// Seconds.
+    pub patience: f64,
+    pub seed: u64,
+    pub devices: Vec<DevicePlan>,
+    pub workloads: Vec<WorkloadPlan>,
+    pub walkers: Vec<WalkerKind>,
+    pub steps: Vec<StepPlan>,
+}
+
+#[derive(Debug)]
+pub struct DevicePlan {
+    pub node: Option<u8>,
+    pub addr: u64,
+    pub size: u64,
+    pub block: u64,
+}
+
+#[derive(Debug)]
+pub struct WorkloadPlan {
+    pub name: String,
+    pub usage: Use,
+    pub kind: Kind,
+    pub touch: bool,
+    /// Folios taken for each that is kept.
+    pub excess: f64,
+    pub parts: Vec<PartPlan>,
+}
+
+/// The folios of one order.
+#[derive(Clone, Copy, Debug)]
+pub struct PartPlan {
+    pub order: Order,
+    /// Of the workload's memory, 0 to 1.
+    pub share: f64,
+    /// The most folios it ever has.
+    pub most: u64,
+}
+
+impl PartPlan {
+    /// Folios of a workload of `bytes`.
+    pub fn folios(&self, bytes: u64) -> u64 {
+        (bytes as f64 * self.share / (self.order.pages() * 4096) as f64).round() as u64
+    }
+}
+
+#[derive(Debug)]
+pub struct StepPlan {
+    pub name: String,
+    pub changes: Vec<ChangePlan>,
+    /// Devices and their new requested sizes.
+    pub resizes: Vec<(usize, u64)>,
+    pub must: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Doing {
+    /// Grow or shrink to so many bytes.
+    To(u64),
+    /// Free this part.
+    Free(f64),
+    /// Pin this part; unpin all at 0.
+    Pin(f64),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct ChangePlan {
+    pub workload: usize,
+    pub doing: Doing,
+}
+
+impl Plan {
+    /// Reads and judges a scenario.
+    pub fn read(origin: &str, text: &str) -> Result<Self, Mistake> {
+        let scenario = parse(origin, text)?;
+        Reader { origin, text }.plan(scenario)
+    }
+
+    /// Where page numbers end.
+    pub fn end(&self) -> u64 {
+        let boot: u64 = self.boot.iter().sum();
+        self.devices.iter().map(|device| device.addr + device.size).fold(boot, u64::max)
+    }
+
+    /// Bytes of the system's memory that touched workloads may fill.
+    pub fn touched(&self) -> u64 {
+        let touched = self.workloads.iter().filter(|workload| workload.touch);
+        touched.flat_map(|workload| &workload.parts).map(|part| part.most * part.order.pages() * 4096).sum()
+    }
+}
+
+struct Reader<'a> {
+    origin: &'a str,
+    text: &'a str,
+}
+
+type Judged<T> = Result<T, Mistake>;
+
+impl Reader<'_> {
+    fn mistake<T>(&self, span: Range<usize>, message: impl std::fmt::Display) -> Judged<T> {
+        Err(Mistake::new(self.origin, self.text, span, message))
+    }
+
+    /// Where the section `header` stands; the file's start if nowhere.
+    fn header(&self, header: &str) -> Range<usize> {
+        let at = self.text.find(header).unwrap_or(0);
+        at..at
+    }
+
+    fn plan(&self, scenario: Scenario) -> Judged<Plan> {
+        let machine = &scenario.machine;
+        let memory_block = self.memory_block(machine.memory_block.as_ref())?;
+        let boot = self.boot(&machine.boot)?;
+        let ratio = match &machine.ratio {
+            Some(ratio) if machine.online != Online::AutoMovable => {
+                return self.mistake(ratio.span(), "a ratio is for online = \"auto-movable\" only");
+            }
+            Some(ratio) => *ratio.get_ref(),
+            None => DEFAULT_RATIO,
+        };
+        let policy = match machine.online {
+            Online::Movable => OnlinePolicy::Zone(Zone::Movable),
+            Online::Kernel => OnlinePolicy::Zone(Zone::Normal),
+            Online::AutoMovable => OnlinePolicy::AutoMovable { ratio, numa_aware: boot.len() > 1 },
+        };
+        let fake_offline = match machine.fake_offline {
+            FakeOfflineName::Folded => FakeOffline::Folded,
+            FakeOfflineName::Classic => FakeOffline::Classic { rcu: false },
+            FakeOfflineName::ClassicRcu => FakeOffline::Classic { rcu: true },
+        };
+        let patience = match &machine.patience {
+            Some(seconds) if !(0.0..=3600.0).contains(seconds.get_ref()) => {
+                return self.mistake(seconds.span(), "patience must be between 0 and 3600 seconds");
+            }
+            Some(seconds) => *seconds.get_ref(),
+            None => 0.0,
+        };
+        let devices = self.devices(&scenario, memory_block, &boot)?;
+        let (workloads, steps) = self.life(&scenario, &devices)?;
+        let walkers = self.walkers(&scenario)?;
+        Ok(Plan {
+            origin: self.origin.to_owned(),
+            about: scenario.about,
+            boot,
+            memory_block,
+            policy,
+            fake_offline,
+            patience,
+            seed: machine.seed,
+            devices,
+            workloads,
+            walkers,
+            steps,
+        })
+    }
+
+    fn memory_block(&self, size: Option<&Spanned<Size>>) -> Judged<u64> {
+        let Some(size) = size else { return Ok(SECTION) };
+        let bytes = size.get_ref().0;
+        if !bytes.is_power_of_two() || bytes < SECTION || bytes > 1 << 40 {
+            return self
+                .mistake(size.span(), "a memory block must be a power of two between 128 MiB and 1 TiB");
+        }
+        Ok(bytes)
+    }
+
+    fn boot(&self, sizes: &[Spanned<Size>]) -> Judged<Vec<u64>> {
+        if sizes.is_empty() || sizes.len() > 64 {
+            return self.mistake(
+                self.header("[machine]"),
+                "a machine has boot memory on 1 to 64 nodes, as in boot = [\"512 MiB\"]",
+            );
+        }
+        for size in sizes {
+            let bytes = size.get_ref().0;
+            if bytes == 0 || !bytes.is_multiple_of(SECTION) {
+                return self.mistake(size.span(), "boot memory must be a multiple of 128 MiB, and not 0");
+            }
+            if bytes > MOST_BYTES {
+                return self.mistake(size.span(), too_large());
+            }
+        }
+        Ok(sizes.iter().map(|size| size.get_ref().0).collect())
+    }
+
+    fn devices(&self, scenario: &Scenario, memory_block: u64, boot: &[u64]) -> Judged<Vec<DevicePlan>> {
+        let boot_end: u64 = boot.iter().sum();
+        if scenario.devices.is_empty() {
+            return self
+                .mistake(self.header("[machine]"), "no [[device]]: nothing could grow or shrink here");
+        }
+        let mut next = boot_end.max(FIRST_DEVICE);
+        let mut taken = vec![(0..boot_end, "boot memory".to_owned())];
+        let mut devices = Vec::new();
+        for (number, device) in scenario.devices.iter().enumerate() {
+            let block = device.block.as_ref().map_or(2 << 20, |block| block.get_ref().0);
+            if !block.is_power_of_two() || !(1 << 20..=1 << 40).contains(&block) {
+                let span = device.block.as_ref().map_or(0..0, Spanned::span);
+                return self
+                    .mistake(span, "a device block must be a power of two between 1 MiB and 1 TiB");
+            }
+            let unit = block.max(memory_block);
+            let size = device.size.get_ref().0;
+            if size == 0 || !size.is_multiple_of(unit) {
+                let message = format!("a device's size must be a multiple of {}, and not 0", Bytes(unit));
+                return self.mistake(device.size.span(), message);
+            }
+            if size > MOST_BYTES {
+                return self.mistake(device.size.span(), too_large());
+            }
+            let (addr, span) = match &device.at {
+                Some(at) => (at.get_ref().0, at.span()),
+                None => (next.next_multiple_of(unit), device.size.span()),
+            };
+            if !addr.is_multiple_of(unit) {
+                let message = format!("a device's address must be a multiple of {}", Bytes(unit));
+                return self.mistake(span, message);
+            }
+            let end = addr + size;
+            if end > MOST_BYTES {
+                return self.mistake(span, too_large());
+            }
+            if let Some((_, other)) = taken.iter().find(|(range, _)| range.start < end && addr < range.end) {
+                return self.mistake(span, format!("device {number} overlaps {other}"));
+            }
+            taken.push((addr..end, format!("device {number}")));
+            next = next.max(end);
+            let node = device.node.as_ref().map(|node| *node.get_ref());
+            if let Some(node) = &device.node
+                && usize::from(*node.get_ref()) >= boot.len()
+            {
+                let message = format!("no node {}: boot names {} of them", node.get_ref(), boot.len());
+                return self.mistake(node.span(), message);
+            }
+            devices.push(DevicePlan { node, addr, size, block });
+        }
+        Ok(devices)
+    }
+
+    fn walkers(&self, scenario: &Scenario) -> Judged<Vec<WalkerKind>> {
+        let count = *scenario.walkers.count.get_ref();
+        if count > MOST_WALKERS {
+            return self.mistake(scenario.walkers.count.span(), format!("at most {MOST_WALKERS} walkers"));
+        }
+        let mut kinds: Vec<WalkerKind> = scenario.walkers.kinds.iter().map(|&kind| kind.into()).collect();
+        if kinds.is_empty() {
+            kinds.extend(WalkerKind::ALL);
+        }
+        Ok(kinds.into_iter().cycle().take(count.into()).collect())
+    }
+
+    /// Workloads and steps: how large the first get is only known from the second.
+    fn life(
+        &self,
+        scenario: &Scenario,
+        devices: &[DevicePlan],
+    ) -> Judged<(Vec<WorkloadPlan>, Vec<StepPlan>)> {
+        let mut workloads = Vec::new();
+        let mut names = HashSet::new();
+        for workload in &scenario.workloads {
+            if !names.insert(workload.name.get_ref()) {
+                return self.mistake(workload.name.span(), "two workloads of the same name");
+            }
+            workloads.push(self.workload(workload)?);
+        }
+        if scenario.steps.is_empty() {
+            return self.mistake(self.header("[machine]"), "no [[step]]: nothing would happen");
+        }
+        let mut steps = Vec::new();
+        let mut folios = 0;
+        for step in &scenario.steps {
+            let mut changes = Vec::new();
+            for change in &step.change {
+                let (change, span) = (self.change(change, &workloads)?, change.span());
+                if let Doing::To(bytes) = change.doing {
+                    let workload = &mut workloads[change.workload];
+                    let taken = (bytes as f64 * workload.excess) as u64;
+                    for part in &mut workload.parts {
+                        let most = part.most.max(part.folios(taken));
+                        folios += most - part.most;
+                        part.most = most;
+                    }
+                    if folios > MOST_FOLIOS {
+                        let message = format!(
+                            "more than {MOST_FOLIOS} folios in all workloads; choose larger orders, or less"
+                        );
+                        return self.mistake(span, message);
+                    }
+                }
+                changes.push(change);
+            }
+            let mut resizes = Vec::new();
+            for resize in &step.resize {
+                let number = *resize.device.get_ref();
+                let Some(device) = devices.get(number) else {
+                    return self.mistake(resize.device.span(), format!("no device {number}"));
+                };
+                let to = resize.to.get_ref().0;
+                if to > device.size || !to.is_multiple_of(device.block) {
+                    let message = format!(
+                        "device {number} can have multiples of {} up to {}",
+                        Bytes(device.block),
+                        Bytes(device.size)
+                    );
+                    return self.mistake(resize.to.span(), message);
+                }
+                resizes.push((number, to));
+            }
+            steps.push(StepPlan { name: step.name.clone(), changes, resizes, must: step.must });
+        }
+        Ok((workloads, steps))
+    }
+
+    fn workload(&self, workload: &Workload) -> Judged<WorkloadPlan> {
+        let mut parts = Vec::new();
+        for share in &workload.orders {
+            let Share { order, share: part } = *share.get_ref();
+            let Some(order) = Order::new(order) else {
+                return self.mistake(share.span(), format!("orders go up to {}", Order::MAX.get()));
+            };
+            if !(part > 0.0 && part <= 1.0) || parts.iter().any(|part: &PartPlan| part.order == order) {
+                return self.mistake(share.span(), "a share is above 0 and at most 1, one for each order");
+            }
+            parts.push(PartPlan { order, share: part, most: 0 });
+        }
+        let sum: f64 = parts.iter().map(|part| part.share).sum();
+        if let (Some(first), Some(last)) = (workload.orders.first(), workload.orders.last())
+            && (sum - 1.0).abs() > 1e-6
+        {
+            let span = first.span().start..last.span().end;
+            return self.mistake(span, format!("the shares add up to {sum:.3}, not to 1"));
+        }
+        if parts.is_empty() {
+            parts.push(PartPlan { order: Order::ZERO, share: 1.0, most: 0 });
+        }
+        let excess = match &workload.fragmentation {
+            Some(part) if !(0.0..=0.99).contains(part.get_ref()) => {
+                return self.mistake(part.span(), "fragmentation goes from 0 to 0.99");
+            }
+            Some(part) => 1.0 / (1.0 - part.get_ref()),
+            None => 1.0,
+        };
+        let kind = match workload.kind {
+            Use::PageCache => Kind::File,
+            Use::Anonymous | Use::Pinned => Kind::Anon,
+            Use::Hugetlb => Kind::Hugetlb,
+            Use::Kernel => Kind::Slab,
+        };
+        let name = workload.name.get_ref().clone();
+        Ok(WorkloadPlan { name, usage: workload.kind, kind, touch: workload.touch, excess, parts })
+    }
+
+    fn change(&self, change: &Spanned<Change>, workloads: &[WorkloadPlan]) -> Judged<ChangePlan> {
+        let (span, change) = (change.span(), change.get_ref());
+        let name = change.workload.get_ref();
+        let Some(workload) = workloads.iter().position(|workload| workload.name == *name) else {
+            return self.mistake(change.workload.span(), format!("no workload \"{name}\""));
+        };
+        let part = |part: &Spanned<f64>| {
+            if (0.0..=1.0).contains(part.get_ref()) {
+                Ok(*part.get_ref())
+            } else {
+                self.mistake(part.span(), "a part goes from 0 to 1")
+            }
+        };
+        let doing = match (&change.to, &change.free, &change.pin) {
+            (Some(to), None, None) if to.get_ref().0 > MOST_BYTES => {
+                return self.mistake(to.span(), too_large());
+            }
+            (Some(to), None, None) => Doing::To(to.get_ref().0),
+            (None, Some(free), None) => Doing::Free(part(free)?),
+            (None, None, Some(pin)) => Doing::Pin(part(pin)?),
+            _ => return self.mistake(span, "a change says one of to, free and pin"),
+        };
+        Ok(ChangePlan { workload, doing })
+    }
+}
+
+fn too_large() -> String {
+    format!("more than a scenario can hold, {}", Bytes(MOST_BYTES))
+}
