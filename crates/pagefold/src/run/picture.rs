@@ -1,3 +1,5 @@
 //! A picture of memory and metadata over time.
 use super::report::Report;
-pub fn draw(_: &Report) -> String { String::new() }
+pub fn draw(_: &Report) -> String {
+    String::new()
+}

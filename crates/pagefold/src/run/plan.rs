@@ -9,7 +9,9 @@ use pagefold_engine::{Kind, Order, Zone};
 use pagefold_workload::WalkerKind;
 use toml::Spanned;
 
-use super::scenario::{Change, FakeOfflineName, Mistake, Online, Scenario, Share, Size, Use, Workload, parse};
+use super::scenario::{
+    Change, FakeOfflineName, Mistake, Online, Scenario, Share, Size, Use, Workload, parse,
+};
 use crate::size::Bytes;
 
 const SECTION: u64 = 128 << 20;
@@ -229,8 +231,7 @@ impl Reader<'_> {
             let block = device.block.as_ref().map_or(2 << 20, |block| block.get_ref().0);
             if !block.is_power_of_two() || !(1 << 20..=1 << 40).contains(&block) {
                 let span = device.block.as_ref().map_or(0..0, Spanned::span);
-                return self
-                    .mistake(span, "a device block must be a power of two between 1 MiB and 1 TiB");
+                return self.mistake(span, "a device block must be a power of two between 1 MiB and 1 TiB");
             }
             let unit = block.max(memory_block);
             let size = device.size.get_ref().0;

@@ -176,7 +176,7 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
             memory_block_bytes: self.plan.memory_block,
             device_bytes: self.plan.devices.iter().map(|device| device.size).sum(),
             devices: self.plan.devices.len(),
-            agree: first.total().agrees() && rows.iter().all(|row| row.metadata.total().agrees()),
+            agree: first.agrees_without_vmpte() && rows.iter().all(|row| row.metadata.agrees_without_vmpte()),
             fell_short: rows.iter().any(|row| row.must && row.shortfall.is_some()),
             first,
             rows,
@@ -352,9 +352,8 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
 
     /// Requested and plugged bytes of all devices.
     fn sizes(&self) -> (u64, u64) {
-        let requested = self.devices.iter().map(|device| {
-            device.with(|device, _| device.config().requested_size.get())
-        });
+        let requested =
+            self.devices.iter().map(|device| device.with(|device, _| device.config().requested_size.get()));
         let plugged = self.drivers.iter().map(|driver| driver.status().plugged);
         (requested.sum(), plugged.sum())
     }

@@ -19,7 +19,6 @@ pub type Machine<B> = Host<B, Stamp>;
 
 /// The folios of one order of one workload.
 struct Part {
-    plan: PartPlan,
     /// Slots of the index, those that are empty and those that hold a folio.
     empty: Vec<usize>,
     held: Vec<usize>,
@@ -67,7 +66,7 @@ impl<'a, 'e, B: Barrier + Clone> Population<'a, 'e, B> {
                 let slots = next..next + plan.most as usize;
                 next = slots.end;
                 owners[slots.clone()].fill((number, false));
-                Part { plan: *plan, empty: slots.rev().collect(), held: Vec::new() }
+                Part { empty: slots.rev().collect(), held: Vec::new() }
             };
             workload.parts.iter().map(part).collect()
         });
