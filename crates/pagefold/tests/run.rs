@@ -42,9 +42,7 @@ fn the_picture_is_well_formed() {
 
 #[test]
 fn a_mistake_in_a_scenario_is_named_with_its_place() {
-    for (text, place) in
-        [("machine = 3\n", "1:"), ("[machine]\nbost = 1\n", "2:"), ("[machine\n", "1:")]
-    {
+    for (text, place) in [("machine = 3\n", "1:"), ("[machine]\nbost = 1\n", "2:"), ("[machine\n", "1:")] {
         let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
         file.write_all(text.as_bytes()).unwrap();
         pagefold().arg("run").arg(file.path()).assert().code(2).stdout("").stderr(
