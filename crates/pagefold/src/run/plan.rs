@@ -192,7 +192,7 @@ impl Reader<'_> {
     fn memory_block(&self, size: Option<&Spanned<Size>>) -> Judged<u64> {
         let Some(size) = size else { return Ok(SECTION) };
         let bytes = size.get_ref().0;
-        if !bytes.is_power_of_two() || bytes < SECTION || bytes > 1 << 40 {
+        if !bytes.is_power_of_two() || !(SECTION..=1 << 40).contains(&bytes) {
             return self
                 .mistake(size.span(), "a memory block must be a power of two between 128 MiB and 1 TiB");
         }
