@@ -13,8 +13,8 @@ use crate::fold::{FoldBatch, Folder};
 use crate::folio::{Folio, Frozen, RawFolio};
 use crate::frames::{FrameError, Frames};
 use crate::geometry::{
-    ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MAX_PAGES, MapPage, Order,
-    PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn, SECTIONS_PER_REGION,
+    ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_SECTION, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE,
+    PAGES_PER_SECTION, Pfn, SECTIONS_PER_REGION,
 };
 use crate::map::{Layout, MemoryMap};
 use crate::marks::Marks;
@@ -348,10 +348,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             let frames = self.frames(map_page);
             let except = frames.taken_mask(map_page);
             let Some(claim) = frames.take_map_page(map_page, except) else { continue };
-            let claimed = match claim {
-                crate::frames::Claim::Row(map_page) => map_page.0..map_page.0 + 1,
-                crate::frames::Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
-            };
+            let claimed = claim.map_pages();
             next = next.max(claimed.end);
             let done = self.map.unfold_free(claimed.clone());
             frames.give_map_page(claim, except);

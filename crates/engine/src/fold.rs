@@ -258,7 +258,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                 continue;
             };
             self.claims.push((claim, except));
-            for claimed in claimed_map_pages(claim) {
+            for claimed in claim.map_pages().map(MapPage) {
                 if map.publish_free(claimed) {
                     self.pending.push(FoldRange { bytes: map.bytes_of(claimed.0..claimed.0 + 1), backed: 1 });
                 }
@@ -302,15 +302,15 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
         let report = self.pending.finish(self.engine);
         for (claim, except) in self.claims.drain(..) {
             if report.refused > 0 {
-                for map_page in claimed_map_pages(claim) {
+                for map_page in claim.map_pages().map(MapPage) {
                     if self.engine.map.class(map_page).1 {
                         self.engine.map.stay_backed(map_page);
                     }
                 }
             }
-            self.engine.frames(claim.first()).give_map_page(claim, except);
-            claimed_map_pages(claim)
-                .for_each(|map_page| self.engine.withhold_poison(map_page.0..map_page.0 + 1));
+            let map_pages = claim.map_pages();
+            self.engine.frames(MapPage(map_pages.start)).give_map_page(claim, except);
+            self.engine.withhold_poison(map_pages);
         }
         report
     }
@@ -327,12 +327,4 @@ impl<P: Platform, R: Protocol> fmt::Debug for Folder<'_, P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Folder").field("cursor", &self.cursor).field("claims", &self.claims.len()).finish()
     }
-}
-
-fn claimed_map_pages(claim: Claim) -> impl Iterator<Item = MapPage> {
-    let range = match claim {
-        Claim::Row(map_page) => map_page.0..map_page.0 + 1,
-        Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
-    };
-    range.map(MapPage)
 }

@@ -71,6 +71,18 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 }
 
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// What is to be done for pages that are in circulation again: what became free meanwhile was out of the folders'
+    /// reach, and poison out of the allocator's.
+    pub(crate) fn after_isolation(&self, pages: Range<u64>) {
+        let map_pages = pages.start / PAGES_PER_MAP_PAGE..pages.end / PAGES_PER_MAP_PAGE;
+        self.withhold_poison(map_pages.clone());
+        for map_page in map_pages.step_by(MAP_PAGES_PER_AREA as usize) {
+            self.map.classes.hint_foldable(MapPage(map_page));
+        }
+    }
+}
+
 impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
     /// The isolated range.
     pub fn pages(&self) -> Range<u64> {
@@ -91,12 +103,7 @@ impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
 impl<P: Platform, R: Protocol> Drop for Isolated<'_, P, R> {
     fn drop(&mut self) {
         self.isolation.end();
-        let map_pages = self.pages.start / PAGES_PER_MAP_PAGE..self.pages.end / PAGES_PER_MAP_PAGE;
-        self.engine.withhold_poison(map_pages.clone());
-        // Whatever became free meanwhile was out of the folders' reach.
-        for map_page in map_pages.step_by(MAP_PAGES_PER_AREA as usize) {
-            self.engine.map.classes.hint_foldable(MapPage(map_page));
-        }
+        self.engine.after_isolation(self.pages.clone());
     }
 }
 

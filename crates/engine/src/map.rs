@@ -388,7 +388,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Unfolds one map page of which the caller owns at least one page. Owners of other pages of it may do the same at
     /// the same time.
-    fn ensure_mapped(&self, map_page: MapPage) -> Result<(), NoFrames> {
+    pub(crate) fn ensure_mapped(&self, map_page: MapPage) -> Result<(), NoFrames> {
         loop {
             match self.classes.get(map_page) {
                 ClassByte::MAPPED => return Ok(()),

@@ -240,34 +240,19 @@ fn misses(rows: &mut Vec<Row>) {
     let _neighbour = engine.alloc_at(Pfn(0), Order::ZERO, Kind::Anon).expect("a page");
     let walker = engine.walker().expect("a walker");
     let pages = random(1 << 16, PAGES / 2).into_iter().map(|pfn| pfn | 64).collect::<Vec<_>>();
-    rows.push(pair(
-        "`try_get` that fails on a folded page",
-        &mut || {
-            time(|| {
-                (0..10).for_each(|_| pages.iter().for_each(|&pfn| assert!(!try_get_and_put(&walker, pfn))))
-            })
-        },
-        "an empty loop",
-        &mut || {
-            time(|| {
-                (0..10).for_each(|_| {
-                    pages.iter().for_each(|pfn| {
-                        black_box(pfn);
-                    });
-                });
-            })
-        },
-        10 * pages.len() as u64,
-        Bar::Over(3.0),
-    ));
+    rows.push(miss("`try_get` that fails on a folded page", &walker, &pages, Bar::Over(3.0)));
     // The same in memory that is free as a whole, where the class is the region's.
     let uniform = self::engine(1 << 26, Layout::Folded);
     let walker = uniform.walker().expect("a walker");
-    rows.push(pair(
-        "the same, where a region's class stands for all",
+    rows.push(miss("the same, where a region's class stands for all", &walker, &pages, Bar::None));
+}
+
+fn miss(what: &str, walker: &Walker<'_, Host<Membarrier>>, pages: &[u64], bar: Bar) -> Row {
+    pair(
+        what,
         &mut || {
             time(|| {
-                (0..10).for_each(|_| pages.iter().for_each(|&pfn| assert!(!try_get_and_put(&walker, pfn))))
+                (0..10).for_each(|_| pages.iter().for_each(|&pfn| assert!(!try_get_and_put(walker, pfn))))
             })
         },
         "an empty loop",
@@ -281,8 +266,8 @@ fn misses(rows: &mut Vec<Row>) {
             })
         },
         10 * pages.len() as u64,
-        Bar::None,
-    ));
+        bar,
+    )
 }
 
 // ---- folding -------------------------------------------------------------------------------------------------------

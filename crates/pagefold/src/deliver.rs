@@ -1,4 +1,4 @@
-//! Results in files.
+//! Results, in files and on stdout.
 
 use std::fs::Permissions;
 use std::io::{self, Write};
@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
 /// Writes a file that is there whole or not at all: it is written beside its place, and moved.
 ///
@@ -37,4 +38,13 @@ pub fn to(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
         Some(path) => file(path, bytes),
         None => Ok(io::stdout().lock().write_all(bytes)?),
     }
+}
+
+/// Writes a result as JSON, for people who look at it too.
+///
+/// # Errors
+/// It cannot be written.
+pub fn json(value: &impl Serialize, to: &mut impl Write) -> Result<()> {
+    serde_json::to_writer_pretty(&mut *to, value).map_err(io::Error::from)?;
+    Ok(writeln!(to)?)
 }

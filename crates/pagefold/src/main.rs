@@ -12,6 +12,7 @@ mod interrupt;
 mod map;
 mod picture;
 mod plan;
+mod rcu;
 mod replay;
 mod report;
 mod run;

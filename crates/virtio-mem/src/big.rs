@@ -69,10 +69,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
     ) -> Result<bool, Trouble> {
-        let mut pass = self.pass.take().unwrap_or_else(|| {
-            self.left = Default::default();
-            Pass { kind: 0, end: self.tracking.next() }
-        });
+        let mut pass = self.take_pass();
         let mut trouble = None;
         while pass.kind < PASSES {
             let Some(unit) = self.tracking.last(pass.end, |n| n == BigState::Added as u8) else {
@@ -109,12 +106,7 @@ impl<'e, C: Channel> Driver<'e, C> {
                 }
             }
         }
-        let nothing = Trouble::InUse(pagefold_engine::hotplug::Busy {
-            pages: 0,
-            unmovable: 0,
-            near: pagefold_engine::Pfn(0),
-        });
-        Err(trouble.unwrap_or(nothing))
+        Err(trouble.unwrap_or(Trouble::IN_USE))
     }
 
     /// Takes a big block offline, out of the machine, and back to the host. All of its memory blocks are as before on an

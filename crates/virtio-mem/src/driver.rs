@@ -11,7 +11,7 @@ use pagefold_engine::hotplug::{
 };
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::rcu::OutOfMemory;
-use pagefold_engine::{Platform, Zone};
+use pagefold_engine::{Pfn, Platform, Zone};
 use pagefold_virtio_mem_spec::{BlockState, Features, Request, RequestType};
 
 use crate::backoff::Backoff;
@@ -126,6 +126,11 @@ pub(crate) enum Trouble {
     OfflineLimit,
 }
 
+impl Trouble {
+    /// Something is in use, and no more is known.
+    pub(crate) const IN_USE: Trouble = Trouble::InUse(Busy { pages: 0, unmovable: 0, near: Pfn(0) });
+}
+
 impl From<FakeError> for Trouble {
     fn from(error: FakeError) -> Self {
         match error {
@@ -142,7 +147,7 @@ impl From<BlockError> for Trouble {
             BlockError::Busy(busy) => Trouble::InUse(busy),
             BlockError::Veto(Veto::Held(page)) => Trouble::Held(page),
             BlockError::Veto(Veto::Refused(_)) | BlockError::State(_) | BlockError::NoBlock => {
-                Trouble::InUse(Busy { pages: 0, unmovable: 0, near: pagefold_engine::Pfn(0) })
+                Trouble::IN_USE
             }
             BlockError::NoFrames => Trouble::NoMemory,
         }
@@ -521,6 +526,14 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     // ---- for both modes ----------------------------------------------------------------------------------------
+
+    /// The pass of unplugging that is under way, or a new one.
+    pub(crate) fn take_pass(&mut self) -> Pass {
+        self.pass.take().unwrap_or_else(|| {
+            self.left = Default::default();
+            Pass { kind: 0, end: self.tracking.next() }
+        })
+    }
 
     /// Notes a sub-block that could not be unplugged.
     pub(crate) fn note_left(&mut self, zone: Zone, trouble: Trouble) {

@@ -140,10 +140,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         machine: &mut Machine<'_, 'e, P, R>,
         subs: u64,
     ) -> Result<bool, Trouble> {
-        let mut pass = self.pass.take().unwrap_or_else(|| {
-            self.left = Default::default();
-            Pass { kind: 0, end: self.tracking.next() }
-        });
+        let mut pass = self.take_pass();
         let mut trouble = None;
         while let Some(&state) = UNPLUG_ORDER.get(pass.kind) {
             let is_allowed = self.settings.unplug_online || state.zone().is_none();
@@ -170,12 +167,7 @@ impl<'e, C: Channel> Driver<'e, C> {
                 }
             }
         }
-        let nothing = Trouble::InUse(pagefold_engine::hotplug::Busy {
-            pages: 0,
-            unmovable: 0,
-            near: pagefold_engine::Pfn(0),
-        });
-        Err(trouble.unwrap_or(nothing))
+        Err(trouble.unwrap_or(Trouble::IN_USE))
     }
 
     /// Unplugs up to `subs` sub-blocks of `unit`, and removes it when none is left. An error if not a single one went.

@@ -92,10 +92,11 @@ pub(crate) enum Claim {
 }
 
 impl Claim {
-    /// The first map page of it.
-    pub(crate) fn first(self) -> MapPage {
+    /// All its map pages.
+    pub(crate) fn map_pages(self) -> Range<u64> {
         match self {
-            Claim::Row(first) | Claim::Area(first) => first,
+            Claim::Row(map_page) => map_page.0..map_page.0 + 1,
+            Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::withdraw::{Migrate, Withdrawal};
 use super::{FakeError, map_pages_of};
 use crate::engine::Engine;
 use crate::frames::Isolation;
-use crate::geometry::{MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::geometry::{MapPage, Order, Pfn};
 use crate::page::State;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
@@ -72,7 +72,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let Withdrawal { isolation, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
         for map_page in map_pages_of(pages).map(MapPage) {
             // The isolation ends with an error, and the pages are free again.
-            self.map.materialise_owned(map_page)?;
+            self.map.ensure_mapped(map_page)?;
         }
         map_pages_of(pages).for_each(|map_page| self.map.write_offline(MapPage(map_page)));
         Isolation::keep(isolation);
@@ -88,7 +88,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         for area in pages.clone().step_by(Order::AREA.pages() as usize) {
             self.frames(Pfn(area).map_page()).free_area(Pfn(area));
         }
-        self.withhold_poison(map_pages.start..map_pages.end.min(self.pages() / PAGES_PER_MAP_PAGE));
+        self.withhold_poison(map_pages);
         Ok(())
     }
 }

@@ -409,15 +409,14 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         chain.parts(pages, &mut |part| plugged += part.end - part.start);
         engine.zone(zone).prepare_parts(pages)?;
         let map_pages = map_pages_of(pages);
-        if plugged == pages.end - pages.start {
+        let is_classic = matches!(self.config.fake_offline, FakeOffline::Classic { .. });
+        if plugged == pages.end - pages.start && !is_classic {
             engine.map.classes.prepare_uniform(map_pages.clone())?;
         } else {
             engine.map.classes.ensure(map_pages.clone())?;
         }
-        let is_classic = matches!(self.config.fake_offline, FakeOffline::Classic { .. });
         if is_classic {
             // Linux describes every page of the block, whether there is memory or not.
-            engine.map.classes.ensure(map_pages.clone())?;
             engine.map.materialise_offline(map_pages.clone())?;
         }
         chain.parts(pages, &mut |part| engine.enlist(part, zone));

@@ -168,11 +168,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             Some(near) => {
                 let busy = Busy { pages: left.pages, unmovable: left.unmovable, near };
                 drop(isolation);
-                // Whatever became free meanwhile was out of the folders' reach, and poison out of the allocator's.
-                self.withhold_poison(map_pages_of(pages));
-                map_pages_of(pages).step_by(MAP_PAGES_PER_AREA as usize).for_each(|map_page| {
-                    self.map.classes.hint_foldable(MapPage(map_page));
-                });
+                self.after_isolation(pages.clone());
                 Err(WithdrawError::Busy(busy))
             }
             None => Ok(Withdrawal { isolation, pages: had - left.given_up }),

@@ -193,9 +193,4 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         self.classes.set(map_page, ClassByte::MAPPED);
         self.classes.hint_foldable(map_page);
     }
-
-    /// Memory behind a free map page of the caller's.
-    pub(crate) fn materialise_owned(&self, map_page: MapPage) -> Result<(), NoFrames> {
-        self.ensure_mapped(map_page)
-    }
 }

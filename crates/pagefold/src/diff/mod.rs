@@ -16,6 +16,7 @@ use pagefold_machine::{Header, Machine};
 
 use self::compare::Compared;
 use self::model::Report;
+use crate::deliver;
 use crate::picture::grid::Grid;
 use crate::picture::layout::Layout;
 use crate::picture::output::{Output, PAPER};
@@ -129,8 +130,7 @@ fn compare(args: &DiffArgs) -> Result<bool> {
     let output = Output { svg: args.svg.as_deref(), png: args.png.as_deref() };
     let mut stdout = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
-        writeln!(stdout)?;
+        deliver::json(&report, &mut stdout)?;
     } else if !output.is_stdout() {
         print::print(&mut stdout, &report)?;
         if args.map {

@@ -71,7 +71,8 @@ fn text_element(to: &mut String, text: &Text) -> fmt::Result {
     writeln!(to, ">{}</text>", escaped(&text.text))
 }
 
-fn escaped(text: &str) -> String {
+/// Text as it may stand in a document.
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

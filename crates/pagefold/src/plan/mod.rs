@@ -7,7 +7,7 @@ mod pool;
 mod print;
 mod whatif;
 
-use std::io::{self, Write};
+use std::io::{self};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -16,6 +16,7 @@ use serde::Serialize;
 
 pub use self::args::PlanArgs;
 use self::whatif::{BlockSize, Scenario};
+use crate::deliver;
 use crate::exit;
 use crate::report::model::{Figure, Interval};
 
@@ -45,7 +46,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
             let guest = hotplug::Guest::of(args)?;
             let answer = guest.answer(asked, args.online);
             if args.json {
-                json(&answer, &mut stdout)?;
+                deliver::json(&answer, &mut stdout)?;
             } else {
                 print::answer(&answer, args.online, units, &mut stdout)?;
             }
@@ -65,7 +66,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
                 partial: base.partial,
             };
             if args.json {
-                json(&plan, &mut stdout)?;
+                deliver::json(&plan, &mut stdout)?;
             } else {
                 print::plan(&plan, units, &mut stdout)?;
             }
@@ -73,9 +74,4 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
         }
     };
     Ok(exit::code(is_partial, is_no))
-}
-
-fn json(value: &impl Serialize, to: &mut impl Write) -> Result<()> {
-    serde_json::to_writer_pretty(&mut *to, value).map_err(io::Error::from)?;
-    Ok(writeln!(to)?)
 }

@@ -5,7 +5,7 @@ mod load;
 mod report;
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -13,15 +13,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use pagefold_engine::platform::Barrier;
 use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
 use pagefold_engine::{Config, Engine, Layout, Pfn};
-use pagefold_host::{Host, HostFences, Membarrier, Preempted, preempt_every};
+use pagefold_host::{Host, Preempted, preempt_every};
 use pagefold_machine::{Header, Machine, MemoryRange, PageState};
 use pagefold_workload::{Index, Log, Shape, Stamp, Violation, WalkerKind};
 
 use self::hammer::{Lived, Plan};
 use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, Violations, WalkerRow};
-use crate::args::{ProtocolArg, RcuArg, ReplayArgs};
+use crate::args::{ProtocolArg, ReplayArgs};
 use crate::cost::{self, Baseline, Cost, available, rematerialised};
+use crate::deliver;
 use crate::interrupt::interrupted;
+use crate::rcu::{self, Rcu};
 use crate::say;
 use crate::size::Bytes;
 use crate::source::{Found, Source, bar};
@@ -34,14 +36,13 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let job = Job { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
-    let report = match rcu(args.rcu)? {
+    let report = match rcu::choose(args.rcu)? {
         Rcu::Membarrier(barrier) => job.with_protocol(barrier, "membarrier"),
         Rcu::Fences(barrier) => job.with_protocol(barrier, "fences"),
     }?;
     let mut stdout = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
-        writeln!(stdout)?;
+        deliver::json(&report, &mut stdout)?;
     } else {
         report.print(&mut stdout)?;
     }
@@ -63,27 +64,6 @@ fn find(args: &ReplayArgs) -> Result<Found> {
         (Some(path), _) => Source::File(path).read(),
         (None, true) => Source::Sample.read(),
         (None, false) => Source::HostOrSample.read(),
-    }
-}
-
-enum Rcu {
-    Membarrier(Membarrier),
-    Fences(HostFences),
-}
-
-fn rcu(arg: RcuArg) -> Result<Rcu> {
-    if arg == RcuArg::Fences {
-        return Ok(Rcu::Fences(HostFences::default()));
-    }
-    match Membarrier::register() {
-        Ok(barrier) => Ok(Rcu::Membarrier(barrier)),
-        Err(error) if arg == RcuArg::Auto => {
-            say(format_args!(
-                "no membarrier here ({error}); grace periods use fences, which cost walkers a little"
-            ));
-            Ok(Rcu::Fences(HostFences::default()))
-        }
-        Err(error) => Err(error).context("no membarrier here; try --rcu fences"),
     }
 }
 

@@ -9,7 +9,7 @@ pub mod model;
 mod print;
 mod rows;
 
-use std::io::{self, Write};
+use std::io::{self};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,6 +18,7 @@ pub use self::accounts::{Accounts, pools};
 pub use self::args::ReportArgs;
 pub use self::folding::folding;
 use self::model::{HvoReport, MachineFacts, Report, SCHEMA};
+use crate::deliver;
 use crate::exit;
 use crate::survey::Survey;
 
@@ -25,8 +26,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     let report = Report::of(&args.survey.survey()?);
     let mut stdout = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
-        writeln!(stdout)?;
+        deliver::json(&report, &mut stdout)?;
     } else {
         print::print(&report, args.units.units(), args.blocks, &mut stdout)?;
     }

@@ -17,12 +17,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use pagefold_host::{HostFences, Membarrier};
 
 pub use self::args::RunArgs;
 use self::plan::Plan;
 use self::scenario::{Mistake, SHIPPED};
+use crate::args::RcuArg;
 use crate::cost::available;
+use crate::deliver;
+use crate::rcu::{self, Rcu};
 use crate::say;
 use crate::size::Bytes;
 
@@ -52,23 +54,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             Bytes(spare)
         );
     }
-    let report = match Membarrier::register() {
-        Ok(barrier) => play::play(&plan, barrier, "membarrier"),
-        Err(error) => {
-            say(format_args!(
-                "no membarrier here ({error}); grace periods use fences, which cost walkers a little"
-            ));
-            play::play(&plan, HostFences::default(), "fences")
-        }
+    let report = match rcu::choose(RcuArg::Auto)? {
+        Rcu::Membarrier(barrier) => play::play(&plan, barrier, "membarrier"),
+        Rcu::Fences(barrier) => play::play(&plan, barrier, "fences"),
     }?;
     if let Some(path) = &args.svg {
-        fs::write(path, picture::draw(&report))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        deliver::file(path, picture::draw(&report).as_bytes())?;
     }
     let mut stdout = io::stdout().lock();
     if args.json {
-        serde_json::to_writer_pretty(&mut stdout, &report).map_err(io::Error::from)?;
-        writeln!(stdout)?;
+        deliver::json(&report, &mut stdout)?;
     } else {
         report.print(&mut stdout)?;
     }

@@ -7,6 +7,8 @@ use indicatif::BinaryBytes;
 
 use super::report::Report;
 use super::sample::Moment;
+use crate::picture::svg::escaped;
+use crate::table::wrap;
 
 const WIDTH: f64 = 1120.0;
 const HEIGHT: f64 = 660.0;
@@ -91,7 +93,7 @@ impl Panel {
         for (y, curve) in names.into_iter().rev() {
             let at = (y + 4.0).min(limit);
             limit = at - 17.0;
-            let name = escape(curve.name);
+            let name = escaped(curve.name);
             let _ = writeln!(
                 svg,
                 r#"<text x="{:.1}" y="{at:.1}" class="name" fill="{}">{name}</text>"#,
@@ -134,8 +136,9 @@ pub fn draw(report: &Report) -> String {
             line(&mut svg, [(x, memory.top), (x, metadata.bottom)], "step");
         }
         let mut y = metadata.bottom + 20.0;
-        for words in wrap(&format!("{} {}", number + 1, row.name), (width / 6.6) as usize) {
-            text(&mut svg, x + width / 2.0, y, "middle", "axis", &words);
+        let name = wrap(&format!("{} {}", number + 1, row.name), ((width / 6.6) as usize).max(6));
+        for words in name.lines() {
+            text(&mut svg, x + width / 2.0, y, "middle", "axis", words);
             y += 15.0;
         }
     }
@@ -186,26 +189,8 @@ fn bytes(value: u64) -> String {
     text.replace(".00 ", " ")
 }
 
-fn wrap(name: &str, most: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in name.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.len() + word.len() < most.max(6) => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
 fn text(svg: &mut String, x: f64, y: f64, anchor: &str, class: &str, words: &str) {
-    let words = escape(words);
+    let words = escaped(words);
     let _ =
         writeln!(svg, r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" class="{class}">{words}</text>"#);
 }

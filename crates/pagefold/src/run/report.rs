@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 
-use comfy_table::presets::NOTHING;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::Cell;
 use pagefold_workload::{Log, Violation};
 use serde::Serialize;
 
 use super::sample::Moment;
 use crate::cost::Cost;
 use crate::size::{Bytes, Count, Whole};
+use crate::table::table;
 
 /// Everything a run found. The JSON is this, with `schema` raised whenever a field changes its meaning.
 #[derive(Debug, Serialize)]
@@ -274,16 +274,4 @@ pub fn duration(seconds: f64) -> String {
         s if s < 1.0 => format!("{:.1} ms", s * 1e3),
         s => format!("{s:.2} s"),
     }
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    table
 }

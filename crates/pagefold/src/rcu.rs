@@ -1,0 +1,33 @@
+//! The kind of grace periods that an engine gets here.
+
+use anyhow::{Context, Result};
+use pagefold_host::{HostFences, Membarrier};
+
+use crate::args::RcuArg;
+use crate::say;
+
+/// What grace periods are made of.
+pub enum Rcu {
+    Membarrier(Membarrier),
+    Fences(HostFences),
+}
+
+/// What was asked for, or the best that is here.
+///
+/// # Errors
+/// There is no membarrier, and nothing else will do.
+pub fn choose(arg: RcuArg) -> Result<Rcu> {
+    if arg == RcuArg::Fences {
+        return Ok(Rcu::Fences(HostFences::default()));
+    }
+    match Membarrier::register() {
+        Ok(barrier) => Ok(Rcu::Membarrier(barrier)),
+        Err(error) if arg == RcuArg::Auto => {
+            say(format_args!(
+                "no membarrier here ({error}); grace periods use fences, which cost walkers a little"
+            ));
+            Ok(Rcu::Fences(HostFences::default()))
+        }
+        Err(error) => Err(error).context("no membarrier here; try --rcu fences"),
+    }
+}
