@@ -18,8 +18,8 @@ fn main() -> Result<()> {
         .command_line("memhp_default_state=online_movable")
         .file("/bin/pagefold", static_pagefold()?)
         .boot()?;
-    machine.qmp().resize(plugged * MIB)?;
-    machine.qmp().wait_for_plugged(plugged * MIB, std::time::Duration::from_secs(60))?;
+    machine.qmp().resize(0, plugged * MIB)?;
+    machine.qmp().wait_for_plugged(0, plugged * MIB, std::time::Duration::from_secs(60))?;
     for command in arguments {
         print!("{}", machine.run(&command)?);
     }

@@ -15,7 +15,7 @@
 //!     .virtio_mem(4 * GIB)
 //!     .command_line("memhp_default_state=online_movable")
 //!     .boot()?;
-//! machine.qmp().resize(2 * MIB)?;
+//! machine.qmp().resize(0, 2 * MIB)?;
 //! print!("{}", machine.run("dmesg | grep virtio_mem")?);
 //! # Ok(())
 //! # }
@@ -26,19 +26,12 @@
 
 mod agent;
 mod binary;
-mod console;
 mod initramfs;
 mod kernel;
 mod machine;
-mod qmp;
 
 pub use binary::static_pagefold;
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
-pub use machine::{Builder, Machine, QEMU};
-pub use qmp::Qmp;
-
-/// Bytes in a MiB.
-pub const MIB: u64 = 1 << 20;
-/// Bytes in a GiB.
-pub const GIB: u64 = 1 << 30;
+pub use machine::{Builder, Machine};
+pub use pagefold_qemu::{GIB, MIB, QEMU, Qmp};

@@ -2,23 +2,16 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
+use pagefold_qemu::{Qemu, Qmp, VirtioMem};
 
 use crate::agent::{self, Agent, Output};
-use crate::console::Console;
+use crate::initramfs;
 use crate::kernel::Kernel;
-use crate::qmp::Qmp;
-use crate::{GIB, initramfs};
 
-/// QEMU's name.
-pub const QEMU: &str = "qemu-system-x86_64";
 /// How long a boot or a command may take, unless told otherwise. TCG on a busy machine is slow: the usual boot takes
 /// three seconds.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -27,11 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Builder {
+    qemu: pagefold_qemu::Builder,
     kernel: Option<Kernel>,
-    memory: u64,
-    cpus: u32,
-    virtio_mem: u64,
-    dimms: u64,
     command_line: String,
     files: Vec<(String, PathBuf)>,
     patience: Duration,
@@ -46,25 +36,25 @@ impl Builder {
 
     /// Memory at boot, in bytes (1 GiB).
     pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory = bytes;
+        self.qemu = self.qemu.memory(bytes);
         self
     }
 
     /// CPUs (1).
     pub fn cpus(mut self, cpus: u32) -> Self {
-        self.cpus = cpus;
+        self.qemu = self.qemu.cpus(cpus);
         self
     }
 
-    /// A virtio-mem device with blocks of 2 MiB and room for this many bytes, none of them plugged (no device).
+    /// One more virtio-mem device with blocks of 2 MiB and room for this many bytes, none of them plugged (no device).
     pub fn virtio_mem(mut self, bytes: u64) -> Self {
-        self.virtio_mem = bytes;
+        self.qemu = self.qemu.virtio_mem(VirtioMem::new(bytes));
         self
     }
 
     /// Room for DIMMs of this many bytes in all ([`Qmp::plug_dimm`]; none).
     pub fn dimms(mut self, bytes: u64) -> Self {
-        self.dimms = bytes;
+        self.qemu = self.qemu.dimms(bytes);
         self
     }
 
@@ -99,116 +89,32 @@ impl Builder {
         let modules = kernel.modules(&["virtio_pci", "virtio_console", "virtio_mem"])?;
         initramfs::write(File::create(&disk)?, &modules, &self.files)?;
 
-        let (agent, agent_end) = socket_pair()?;
-        let (qmp, qmp_end) = socket_pair()?;
-        let mut command = self.command(&kernel.image(), &disk, &agent_end, &qmp_end);
-        let mut child = command.spawn().with_context(|| format!("cannot run {QEMU}"))?;
-        // With our copies closed, we see it when QEMU ends.
-        drop((agent_end, qmp_end));
-        let console = Console::default();
-        let out = child.stdout.take().map(|out| console.collect(out));
-        let err = child.stderr.take().map(|err| console.collect(err));
-        let mut qemu = Qemu { child, console, collectors: out.into_iter().chain(err).collect() };
-        let machine = (|| {
-            let qmp = Qmp::new(qmp)?;
-            let mut agent = Agent(agent);
-            let release = agent.ready(self.patience)?;
-            if release != kernel.release() {
-                bail!("Linux {release} is up");
-            }
-            Ok((qmp, agent))
-        })();
-        match machine {
-            Ok((qmp, agent)) => Ok(Machine { qemu, agent, qmp, patience: self.patience }),
-            Err(error) => {
-                qemu.end();
-                Err(qemu.explain(error, format_args!("booting Linux {}", kernel.release())))
-            }
-        }
-    }
-
-    fn command(&self, image: &Path, disk: &Path, agent: &OwnedFd, qmp: &OwnedFd) -> Command {
-        let mut command = Command::new(QEMU);
-        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-no-user-config", "-nodefaults"]);
-        command.args(["-display", "none", "-no-reboot", "-serial", "stdio", "-smp", &self.cpus.to_string()]);
-        // Room for devices is counted in whole GiB, since each DIMM is aligned to one.
-        let room = (self.virtio_mem + self.dimms).next_multiple_of(GIB);
-        let most = self.memory + room + GIB;
-        command.args(["-m", &format!("{},slots=8,maxmem={most}", Bytes(self.memory))]);
-        command.arg("-kernel").arg(image).arg("-initrd").arg(disk);
         // Panics end the machine; the console says little besides.
-        command.args(["-append", &format!("console=ttyS0 panic=-1 loglevel=4{}", self.command_line)]);
-        command.args(["-chardev", &format!("socket,id=qmp,fd={}", qmp.as_raw_fd())]);
-        command.args(["-mon", "chardev=qmp,mode=control"]);
-        command.args(["-chardev", &format!("socket,id=agent,fd={}", agent.as_raw_fd())]);
-        command.args(["-device", "virtio-serial-pci"]);
-        command.args(["-device", &format!("virtserialport,chardev=agent,name={}", agent::PORT)]);
-        if self.virtio_mem > 0 {
-            let size = self.virtio_mem;
-            command.args(["-object", &format!("memory-backend-ram,id=vmem0-memory,size={size},reserve=off")]);
-            command.args([
-                "-device",
-                "virtio-mem-pci,id=vmem0,memdev=vmem0-memory,block-size=2M,requested-size=0",
-            ]);
+        let command_line = format!("console=ttyS0 panic=-1 loglevel=4{}", self.command_line);
+        let qemu = self.qemu.virtio_port(agent::PORT).kernel(kernel.image()).initrd(&disk);
+        let mut qemu = qemu.command_line(&command_line).spawn()?;
+        let mut agent = Agent(qemu.take_port(agent::PORT).context("the agent's port is taken")?);
+        let up = match agent.ready(self.patience) {
+            Ok(release) if release != kernel.release() => Err(anyhow!("Linux {release} is up")),
+            other => other,
+        };
+        if let Err(error) = up {
+            qemu.end();
+            return Err(explain(&qemu, error, format_args!("booting Linux {}", kernel.release())));
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
+        Ok(Machine { qemu, agent, patience: self.patience })
     }
 }
 
-/// A size as `-m` wants it: a bare number there means MiB.
-struct Bytes(u64);
-
-impl Display for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}B", self.0)
-    }
-}
-
-/// Two ends of a stream; the second is for a child to inherit.
-fn socket_pair() -> Result<(UnixStream, OwnedFd)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let theirs = OwnedFd::from(theirs);
-    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
-    Ok((ours, theirs))
-}
-
-/// A running QEMU; ends with this.
-struct Qemu {
-    child: Child,
-    console: Console,
-    /// The threads that hear the console; they end with QEMU.
-    collectors: Vec<JoinHandle<()>>,
-}
-
-impl Qemu {
-    /// Ends it; all that it said is then known.
-    fn end(&mut self) {
-        // Fails only if it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        for collector in self.collectors.drain(..) {
-            let _ = collector.join();
-        }
-    }
-
-    /// An error with what the console said last.
-    fn explain(&self, error: anyhow::Error, what: impl Display) -> anyhow::Error {
-        anyhow!("{what}: {error:#}\n{}", self.console.tail())
-    }
-}
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        self.end();
-    }
+/// An error with what the console said last.
+fn explain(qemu: &Qemu, error: anyhow::Error, what: impl Display) -> anyhow::Error {
+    anyhow!("{what}: {error:#}\n{}", qemu.console().tail())
 }
 
 /// A Linux machine that runs. Dropping it turns it off.
 pub struct Machine {
     qemu: Qemu,
     agent: Agent,
-    qmp: Qmp,
     patience: Duration,
 }
 
@@ -216,11 +122,8 @@ impl Machine {
     /// A machine to be: 1 GiB, one CPU, nothing else.
     pub fn builder() -> Builder {
         Builder {
+            qemu: pagefold_qemu::Builder::new(),
             kernel: None,
-            memory: GIB,
-            cpus: 1,
-            virtio_mem: 0,
-            dimms: 0,
             command_line: String::new(),
             files: Vec::new(),
             patience: PATIENCE,
@@ -229,7 +132,7 @@ impl Machine {
 
     /// The machine from outside.
     pub fn qmp(&mut self) -> &mut Qmp {
-        &mut self.qmp
+        self.qemu.qmp()
     }
 
     /// Runs a command with the guest's shell, as root; returns what it prints.
@@ -250,14 +153,14 @@ impl Machine {
         let Output { status, stdout, stderr } = output.map_err(|error| {
             // It is of no use any more.
             self.qemu.end();
-            self.qemu.explain(error, format_args!("running '{command}'"))
+            explain(&self.qemu, error, format_args!("running '{command}'"))
         })?;
         if status == 0 {
             return Ok(stdout);
         }
         let said = [stdout, stderr].concat();
         let error = anyhow!("exit code {status}: {}", String::from_utf8_lossy(&said).trim());
-        Err(self.qemu.explain(error, format_args!("running '{command}'")))
+        Err(explain(&self.qemu, error, format_args!("running '{command}'")))
     }
 
     /// Waits until a command of the guest's shell succeeds, asking again and again.
@@ -284,6 +187,6 @@ impl Machine {
 
     /// All that the console has said.
     pub fn console(&self) -> String {
-        self.qemu.console.text()
+        self.qemu.console().text()
     }
 }

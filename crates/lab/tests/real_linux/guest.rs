@@ -52,10 +52,10 @@ pub fn movable(machine: &pagefold_machine::Machine) -> (u64, u64) {
 
 /// Plugs or unplugs, and waits until the guest has as many memory blocks online as it then has to.
 pub fn resize(guest: &mut Machine, bytes: u64) {
-    guest.qmp().resize(bytes).unwrap();
+    guest.qmp().resize(0, bytes).unwrap();
     wait_for_blocks(guest, bytes.div_ceil(BLOCK * 4096));
     // Parts of a block that is online already come without a sign in the guest.
-    guest.qmp().wait_for_plugged(bytes, Duration::from_secs(60)).unwrap();
+    guest.qmp().wait_for_plugged(0, bytes, Duration::from_secs(60)).unwrap();
 }
 
 /// Waits until this many memory blocks are online, besides those that the guest booted with.

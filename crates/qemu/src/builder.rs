@@ -1,0 +1,248 @@
+//! What a machine has, and QEMU's options for it.
+
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::{Error, GIB, Node, QEMU, Qemu, VirtioMem, process};
+
+/// A machine to be: 1 GiB and one CPU, unless told otherwise.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    program: PathBuf,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    command_line: String,
+    /// The first one always is.
+    nodes: Vec<Node>,
+    devices: Vec<VirtioMem>,
+    dimms: u64,
+    ports: Vec<Port>,
+    debug_exit: bool,
+    resets: bool,
+    plugin: Option<OsString>,
+}
+
+/// A port of the guest that the host has the other end of.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    pub name: String,
+    is_serial: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Builder {
+    /// A machine of 1 GiB and one CPU that boots nothing.
+    pub fn new() -> Self {
+        Builder {
+            program: QEMU.into(),
+            kernel: None,
+            initrd: None,
+            command_line: String::new(),
+            nodes: vec![Node { memory: GIB, cpus: 1 }],
+            devices: Vec::new(),
+            dimms: 0,
+            ports: Vec::new(),
+            debug_exit: false,
+            resets: false,
+            plugin: None,
+        }
+    }
+
+    /// The QEMU to run (`qemu-system-x86_64`, wherever `PATH` has it).
+    pub fn program(mut self, path: impl AsRef<Path>) -> Self {
+        self.program = path.as_ref().to_owned();
+        self
+    }
+
+    /// What to boot: a Linux image, or an ELF file with a PVH or multiboot entry.
+    pub fn kernel(mut self, path: impl AsRef<Path>) -> Self {
+        self.kernel = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The kernel's initial RAM disk, or its multiboot modules.
+    pub fn initrd(mut self, path: impl AsRef<Path>) -> Self {
+        self.initrd = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The kernel's command line.
+    pub fn command_line(mut self, words: &str) -> Self {
+        words.clone_into(&mut self.command_line);
+        self
+    }
+
+    /// Memory at boot of the first node, in bytes (1 GiB).
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.nodes[0].memory = bytes;
+        self
+    }
+
+    /// CPUs of the first node (1).
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.nodes[0].cpus = cpus;
+        self
+    }
+
+    /// One more NUMA node.
+    pub fn node(mut self, node: Node) -> Self {
+        self.nodes.push(node);
+        self
+    }
+
+    /// One more virtio-mem device.
+    pub fn virtio_mem(mut self, device: VirtioMem) -> Self {
+        self.devices.push(device);
+        self
+    }
+
+    /// Room for DIMMs of this many bytes in all ([`Qmp::plug_dimm`](crate::Qmp::plug_dimm); none).
+    pub fn dimms(mut self, bytes: u64) -> Self {
+        self.dimms = bytes;
+        self
+    }
+
+    /// One more serial port of a PC: the first of them is COM2, since COM1 is the console; a PC has four. The host's end
+    /// is [`Qemu::take_port`] of this name.
+    pub fn serial(mut self, name: &str) -> Self {
+        self.ports.push(Port { name: name.to_owned(), is_serial: true });
+        self
+    }
+
+    /// A port of a virtio console with this name, for guests with a driver for one.
+    pub fn virtio_port(mut self, name: &str) -> Self {
+        self.ports.push(Port { name: name.to_owned(), is_serial: false });
+        self
+    }
+
+    /// A device that ends QEMU when the guest writes to port 0xf4 ([`Exit::Guest`](crate::Exit::Guest)).
+    pub fn debug_exit(mut self) -> Self {
+        self.debug_exit = true;
+        self
+    }
+
+    /// A guest that resets starts again. Without this a reset ends QEMU.
+    pub fn resets(mut self) -> Self {
+        self.resets = true;
+        self
+    }
+
+    /// A TCG plugin: a shared object, and its arguments, `key=value` with commas between.
+    pub fn plugin(mut self, file: impl AsRef<Path>, arguments: &str) -> Self {
+        let mut plugin = file.as_ref().as_os_str().to_owned();
+        if !arguments.is_empty() {
+            plugin.push(",");
+            plugin.push(arguments);
+        }
+        self.plugin = Some(plugin);
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// There is no QEMU, or it does not like an option, such as a kernel that does not exist.
+    pub fn spawn(&self) -> Result<Qemu, Error> {
+        process::spawn(self)
+    }
+
+    pub(crate) fn program_path(&self) -> &Path {
+        &self.program
+    }
+
+    pub(crate) fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// QEMU with all options; the sockets are its ends of QMP's and the ports' streams.
+    pub(crate) fn to_command(&self, qmp: &OwnedFd, ports: &[OwnedFd]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-no-user-config", "-nodefaults"]);
+        command.args(["-display", "none", "-serial", "stdio"]);
+        command.args(["-chardev", &format!("socket,id=qmp,fd={}", qmp.as_raw_fd())]);
+        command.args(["-mon", "chardev=qmp,mode=control"]);
+        for (flag, file) in [("-kernel", &self.kernel), ("-initrd", &self.initrd)] {
+            if let Some(file) = file {
+                command.arg(flag).arg(file);
+            }
+        }
+        if !self.command_line.is_empty() {
+            command.args(["-append", &self.command_line]);
+        }
+        if !self.resets {
+            command.arg("-no-reboot");
+        }
+        if self.debug_exit {
+            command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        }
+        if let Some(plugin) = &self.plugin {
+            command.arg("-plugin").arg(plugin);
+        }
+        self.add_ports(&mut command, ports);
+        self.add_memory(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn add_ports(&self, command: &mut Command, sockets: &[OwnedFd]) {
+        if self.ports.iter().any(|port| !port.is_serial) {
+            command.args(["-device", "virtio-serial-pci"]);
+        }
+        for (at, (port, socket)) in self.ports.iter().zip(sockets).enumerate() {
+            command.args(["-chardev", &format!("socket,id=port{at},fd={}", socket.as_raw_fd())]);
+            match port.is_serial {
+                true => command.args(["-serial", &format!("chardev:port{at}")]),
+                false => {
+                    let name = &port.name;
+                    command.args(["-device", &format!("virtserialport,chardev=port{at},name={name}")])
+                }
+            };
+        }
+    }
+
+    fn add_memory(&self, command: &mut Command) {
+        let cpus: u32 = self.nodes.iter().map(|node| node.cpus).sum();
+        let memory: u64 = self.nodes.iter().map(|node| node.memory).sum();
+        // Each device and DIMM starts at a whole GiB at worst.
+        let room = |bytes: u64| bytes.next_multiple_of(GIB) + GIB;
+        let devices: u64 = self.devices.iter().map(|device| room(device.size)).sum();
+        let most = memory + devices + room(self.dimms);
+        command.args(["-smp", &cpus.to_string()]);
+        // A bare number would mean MiB.
+        command.args(["-m", &format!("{memory}B,slots=8,maxmem={most}")]);
+        if self.nodes.len() > 1 {
+            let mut cpu = 0;
+            for (at, node) in self.nodes.iter().enumerate() {
+                let mut option = format!("node,nodeid={at}");
+                if node.memory > 0 {
+                    let size = node.memory;
+                    command.args(["-object", &format!("memory-backend-ram,id=node{at}-memory,size={size}")]);
+                    option += &format!(",memdev=node{at}-memory");
+                }
+                if node.cpus > 0 {
+                    option += &format!(",cpus={cpu}-{}", cpu + node.cpus - 1);
+                }
+                cpu += node.cpus;
+                command.args(["-numa", &option]);
+            }
+        }
+        for (at, VirtioMem { size, block, node, requested }) in self.devices.iter().enumerate() {
+            // The host gives memory when the guest touches it, and reserves none before.
+            command.args([
+                "-object",
+                &format!("memory-backend-ram,id=vmem{at}-memory,size={size},reserve=off,prealloc=off"),
+            ]);
+            let mut option = format!("virtio-mem-pci,id=vmem{at},memdev=vmem{at}-memory,block-size={block}");
+            option += &format!(",requested-size={requested},node={node},prealloc=off");
+            command.args(["-device", &option]);
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! A running QEMU.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags};
+
+use crate::{Builder, Console, Error, Exit, Qmp};
+
+/// A QEMU that runs. Dropping it ends it.
+pub struct Qemu {
+    process: Process,
+    qmp: Qmp,
+    ports: Vec<(String, UnixStream)>,
+}
+
+pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
+    let (qmp, qmp_end) = socket_pair()?;
+    let (mut ports, mut port_ends) = (Vec::new(), Vec::new());
+    for port in builder.ports() {
+        let (ours, theirs) = socket_pair()?;
+        ports.push((port.name.clone(), ours));
+        port_ends.push(theirs);
+    }
+    let spawned = builder.to_command(&qmp_end, &port_ends).spawn();
+    // With our copies closed, we see it when QEMU ends.
+    drop((qmp_end, port_ends));
+    let mut child = spawned.map_err(|source| {
+        let program = builder.program_path().to_owned();
+        match source.kind() {
+            std::io::ErrorKind::NotFound => Error::Missing { program },
+            _ => Error::Spawn { program, source },
+        }
+    })?;
+    let console = Console::default();
+    let out = child.stdout.take().map(|out| console.collect(out));
+    let err = child.stderr.take().map(|err| console.collect(err));
+    let mut process = Process { child, console, collectors: out.into_iter().chain(err).collect() };
+    match Qmp::new(qmp) {
+        Ok(qmp) => Ok(Qemu { process, qmp, ports }),
+        Err(error) => {
+            process.end();
+            Err(Error::Start { source: Box::new(error), console: process.console.tail() })
+        }
+    }
+}
+
+/// Two ends of a stream; the second is for a child to inherit.
+fn socket_pair() -> Result<(UnixStream, OwnedFd), Error> {
+    let pair = || {
+        let (ours, theirs) = UnixStream::pair()?;
+        let theirs = OwnedFd::from(theirs);
+        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
+        Ok((ours, theirs))
+    };
+    pair().map_err(Error::system("no socket to talk with QEMU"))
+}
+
+impl Qemu {
+    /// The machine from outside.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// What the console and QEMU itself said.
+    pub fn console(&self) -> &Console {
+        &self.process.console
+    }
+
+    /// The host's end of a port ([`Builder::serial`], [`Builder::virtio_port`]); once, for whoever takes it owns it.
+    pub fn take_port(&mut self, name: &str) -> Option<UnixStream> {
+        let at = self.ports.iter().position(|(port, _)| port == name)?;
+        Some(self.ports.swap_remove(at).1)
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.process.child.id()
+    }
+
+    /// Waits until QEMU ends by itself; the console is then complete.
+    ///
+    /// # Errors
+    /// It has not ended after `within`. It runs on.
+    pub fn wait(&mut self, within: Duration) -> Result<Exit, Error> {
+        self.process.wait(within)
+    }
+
+    /// Ends QEMU, if it has not ended already; the console is then complete.
+    pub fn end(&mut self) {
+        self.process.end();
+    }
+}
+
+/// The child, and the threads that hear its console; they end with it.
+struct Process {
+    child: Child,
+    console: Console,
+    collectors: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    fn wait(&mut self, within: Duration) -> Result<Exit, Error> {
+        // Safe from the id's reuse: nobody else waits for this child, and one that was waited for is not asked about again.
+        let exited = match self.child.try_wait() {
+            Ok(Some(status)) => Ok(Some(status)),
+            Ok(None) => self.poll(within).and_then(|()| self.child.try_wait()),
+            Err(error) => Err(error),
+        };
+        let status = exited.map_err(Error::system("cannot wait for QEMU"))?;
+        let status = status.ok_or(Error::Running { seconds: within.as_secs() })?;
+        self.join();
+        Ok(status.into())
+    }
+
+    /// Waits until the child has ended, or as long as that.
+    fn poll(&self, within: Duration) -> std::io::Result<()> {
+        let deadline = Instant::now() + within;
+        let child = rustix::process::pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty())?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            match rustix::event::poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&timeout)) {
+                // A signal came to us, of which nothing follows for the child.
+                Err(rustix::io::Errno::INTR) => {}
+                other => return other.map(drop).map_err(Into::into),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.join();
+    }
+
+    fn join(&mut self) {
+        for collector in self.collectors.drain(..) {
+            let _ = collector.join();
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,42 @@
+//! A real QEMU, and programs of a few bytes in place of kernels. What cannot run is told in the last line.
+
+mod devices;
+mod image;
+mod talk;
+
+use std::process::{Command, ExitCode, Stdio};
+
+use libtest_mimic::{Arguments, Trial};
+use pagefold_qemu::QEMU;
+
+/// A test, by name.
+type Test = (&'static str, fn());
+
+const TESTS: &[Test] = &[
+    ("what_is_missing_is_named", talk::missing),
+    ("an_option_that_qemu_does_not_like_is_shown", talk::bad_option),
+    ("console_port_and_exit_code", talk::ports_and_exit),
+    ("resets_and_interrupts", talk::resets_and_interrupts),
+    ("quitting_and_dropping_end_it", talk::ends),
+    ("devices_are_where_they_were_put", devices::places),
+    ("each_device_has_its_own_request", devices::requests),
+    ("a_device_that_nobody_drives_stays_unplugged", devices::no_driver),
+    ("a_dimm_is_plugged", devices::dimm),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let qemu = Command::new(QEMU).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let tests = if qemu.is_ok() { TESTS } else { &[] };
+    let trials = tests.iter().map(|&(name, run)| {
+        Trial::test(name, move || {
+            run();
+            Ok(())
+        })
+    });
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    if qemu.is_err() && !arguments.list {
+        println!("left out: the tests with QEMU: there is no {QEMU} (crates/lab/setup brings it)");
+    }
+    conclusion.exit_code()
+}
