@@ -1,0 +1,27 @@
+//! What `pagefold boot` and its guest say to each other.
+//!
+//! * On the kernel's command line: [`Options`], words as Linux has them.
+//! * Over the second serial port: lines of JSON, a [`Request`] down and an [`Answer`] up. The guest says [`Answer::Hello`]
+//!   once by itself; after that each request has one answer, but [`Request::Pages`], which has several.
+//! * When the guest ends: an [`Exit`], through QEMU's `isa-debug-exit` device.
+//!
+//! The first serial port is for people, and has no form.
+
+#![no_std]
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+
+mod exit;
+mod message;
+mod options;
+
+pub use exit::Exit;
+pub use message::{
+    Answer, Cycles, DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, LineError, MemoryReport,
+    PageRun, Report, Request, Settled, TableReport, VERSION, Walks, from_line, to_line,
+};
+pub use options::{Break, Leftovers, Options, OptionsError, Protocol};

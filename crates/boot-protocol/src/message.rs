@@ -1,0 +1,319 @@
+//! Lines of JSON, down and up the second serial port.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Both ends must be of one version.
+pub const VERSION: u32 = 1;
+
+/// What the host asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Where the drivers stand: [`Answer::Status`].
+    Status,
+    /// What everything costs now: [`Answer::Report`].
+    Report,
+    /// All pages: [`Answer::Pages`] any number of times, then [`Answer::Done`].
+    Pages,
+    /// A workload in the grammar of workloads: begin it, or change it. [`Answer::Done`] when it stands.
+    Work(String),
+    /// Give the folios of all workloads, or a share of them (in thousandths), back: [`Answer::Done`].
+    Free(u16),
+    /// Pin a share (in thousandths) of all workloads' folios: they cannot be moved. [`Answer::Done`].
+    Pin(u16),
+    /// Take memory from all over the machine, write to it, read it back, and free it again: [`Answer::Touched`].
+    Touch,
+    /// Fold and unfold so many times while walkers look: [`Answer::Cycles`].
+    Cycle(u64),
+    /// Drop the driver of device `n`, and probe the device anew: [`Answer::Done`].
+    RestartDriver(u32),
+    /// Hold every promise between classes, descriptors and frames against each other, with everybody stopped:
+    /// [`Answer::Done`], or [`Answer::Refused`] with what is broken.
+    Audit,
+    /// End: [`Answer::Done`], then [`Exit::Stopped`](crate::Exit::Stopped).
+    Stop,
+}
+
+/// What the guest answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It is up.
+    Hello(Hello),
+    /// Where each driver stands.
+    Status(Vec<DeviceStatus>),
+    /// What everything costs.
+    Report(Report),
+    /// Some of the pages, ascending.
+    Pages(Vec<PageRun>),
+    /// Done.
+    Done,
+    /// Bytes that were taken, written and read back.
+    Touched(u64),
+    /// How folding and unfolding went.
+    Cycles(Cycles),
+    /// Not done, and why.
+    Refused(String),
+}
+
+/// A guest that is up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Processors that run.
+    pub cpus: u32,
+    /// Bytes of memory it booted with.
+    pub boot_memory: u64,
+    /// Bytes of that which the kernel took for itself at boot: image, heap, stacks, first frames.
+    pub kernel: u64,
+    /// Nanoseconds from the kernel's first instruction until now.
+    pub boot_ns: u64,
+    /// Its virtio-mem devices.
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// A virtio-mem device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// Where its region begins, in bytes.
+    pub address: u64,
+    /// Bytes of its region.
+    pub size: u64,
+    /// Bytes that are plugged and unplugged at once, at least.
+    pub unit: u64,
+    /// Whether the driver is in big-block mode.
+    pub is_big: bool,
+    /// Its NUMA node.
+    pub node: u8,
+}
+
+/// Whether a driver is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Settled {
+    /// As much is plugged as the host wants.
+    Reached,
+    /// It works.
+    Working,
+    /// It fell short, and tries again.
+    Retrying,
+    /// It fell short, and only a change of something helps.
+    Asleep,
+}
+
+/// Where a driver stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Bytes that the host wants plugged.
+    pub requested: u64,
+    /// Bytes plugged.
+    pub plugged: u64,
+    /// Whether it is done.
+    pub settled: Settled,
+    /// Why it fell short, if it did.
+    pub shortfall: Option<String>,
+    /// Attempts that fell short since the host's wish last changed.
+    pub retries: u32,
+    /// Nanoseconds that the driver worked since then.
+    pub busy_ns: u64,
+    /// Config interrupts since the boot.
+    pub interrupts: u64,
+}
+
+/// What everything costs, at one moment, while nothing moves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Memory.
+    pub memory: MemoryReport,
+    /// The engine's tables.
+    pub tables: Vec<TableReport>,
+    /// Frames that hold page tables of the tables' range.
+    pub page_tables: u64,
+    /// The kernel's own frames.
+    pub frames: Frames,
+    /// The workloads' folios.
+    pub folios: Folios,
+    /// Walkers.
+    pub walks: Walks,
+    /// TLB flushes.
+    pub flushes: Flushes,
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// At boot.
+    pub boot: u64,
+    /// Plugged.
+    pub plugged: u64,
+    /// In online memory blocks and at boot: what Linux would have descriptors for.
+    pub described: u64,
+    /// Free.
+    pub free: u64,
+    /// Memory blocks that are online.
+    pub blocks: u64,
+    /// Of those, how many are only partly plugged.
+    pub partial_blocks: u64,
+}
+
+/// One of the engine's tables, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableReport {
+    /// Which.
+    pub name: String,
+    /// Address space.
+    pub reserved: u64,
+    /// Behind it by the engine's (memory map) or the table's own count.
+    pub counted: u64,
+    /// Behind it by what the page tables say.
+    pub measured: u64,
+}
+
+/// The kernel's own frames of 4 KiB.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frames {
+    /// Taken for itself at boot.
+    pub boot: u64,
+    /// Taken from the engine since, and not given back.
+    pub taken: u64,
+    /// In the reserve now.
+    pub reserve: u64,
+    /// The least that was in the reserve.
+    pub lowest: u64,
+    /// Behind tables, and as their page tables.
+    pub tables: u64,
+    /// In other use: stacks, the direct map, devices.
+    pub other: u64,
+}
+
+/// The workloads' folios.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folios {
+    /// How many.
+    pub held: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Moved so far.
+    pub migrated: u64,
+    /// Whose contents were not as they were left.
+    pub lost: u64,
+}
+
+/// What walkers and owners did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walks {
+    /// Pages looked at.
+    pub looks: u64,
+    /// References taken.
+    pub gets: u64,
+    /// References put because what led there had changed.
+    pub stale: u64,
+    /// Broken promises.
+    pub violations: u64,
+    /// Operations of owners.
+    pub owner_steps: u64,
+    /// Map pages folded.
+    pub folded: u64,
+}
+
+/// TLB flushes of all processors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushes {
+    /// For folding.
+    pub folds: u64,
+    /// Entries that those took away.
+    pub folded_entries: u64,
+    /// For unfolding, where the zero page had been looked at.
+    pub unfolds: u64,
+    /// Unfolds that needed none, since nobody had.
+    pub spared: u64,
+    /// Grace periods that had to reach other processors.
+    pub barriers: u64,
+}
+
+/// How folding and unfolding went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cycles {
+    /// Rounds.
+    pub rounds: u64,
+    /// Map pages folded in all.
+    pub folded: u64,
+    /// Map pages unfolded in all.
+    pub unfolded: u64,
+    /// Nanoseconds.
+    pub ns: u64,
+    /// Looks of walkers meanwhile.
+    pub looks: u64,
+    /// Frames that were not where they should be afterwards.
+    pub lost_frames: i64,
+}
+
+/// Adjacent pages that are alike, with flags as `/proc/kpageflags` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageRun(
+    /// First page.
+    pub u64,
+    /// Pages.
+    pub u64,
+    /// Flags.
+    pub u64,
+);
+
+/// A line that is no message.
+#[derive(Debug)]
+pub struct LineError(serde_json::Error);
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a message: {}", self.0)
+    }
+}
+impl core::error::Error for LineError {}
+
+/// A message as a line, with its end.
+///
+/// # Errors
+/// No memory for it.
+pub fn to_line<T: Serialize>(message: &T) -> Result<String, LineError> {
+    let mut line = serde_json::to_string(message).map_err(LineError)?;
+    line.push('\n');
+    Ok(line)
+}
+
+/// The message that a line is.
+///
+/// # Errors
+/// It is none.
+pub fn from_line<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, LineError> {
+    serde_json::from_str(line).map_err(LineError)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    #[test]
+    fn messages_come_back_from_their_lines() {
+        let answers = [
+            Answer::Done,
+            Answer::Pages(vec![PageRun(0, 512, 1 << 10)]),
+            Answer::Report(Report::default()),
+            Answer::Refused("no such device".into()),
+        ];
+        for answer in answers {
+            let line = to_line(&answer).unwrap();
+            assert!(line.ends_with('\n') && line.matches('\n').count() == 1);
+            assert_eq!(from_line::<Answer>(&line).unwrap(), answer);
+        }
+        for request in [Request::Status, Request::Work("anon=1G".into()), Request::RestartDriver(1)] {
+            assert_eq!(from_line::<Request>(&to_line(&request).unwrap()).unwrap(), request);
+        }
+        assert!(from_line::<Request>("\"dance\"").unwrap_err().to_string().starts_with("not a message"));
+    }
+}
