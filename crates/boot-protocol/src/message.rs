@@ -296,6 +296,7 @@ pub fn from_line<'a, T: Deserialize<'a>>(line: &'a str) -> Result<T, LineError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
     use alloc::vec;
 
     #[test]

@@ -1,0 +1,149 @@
+//! Exceptions: nobody expects any, so each ends the machine with a dump that says what it was.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use pagefold_boot_protocol::Exit;
+use pagefold_engine::platform::TableKind;
+use spin::Once;
+use x86_64::registers::control::{Cr2, Cr3};
+
+use crate::interrupts::Frame;
+use crate::layout::{STACK_STRIDE, STACKS, image};
+use crate::{console, cpu, tables, watchdog};
+
+/// Somebody who can say what a page of the memory map is.
+pub trait Describe: Sync {
+    /// The class of the map page of `pfn`, in words.
+    fn class(&self, pfn: u64) -> (&'static str, bool);
+}
+
+/// Who that is, once there is an engine.
+pub static DESCRIBE: Once<&'static dyn Describe> = Once::new();
+
+/// Whether somebody ends the machine already.
+static ENDING: AtomicBool = AtomicBool::new(false);
+
+/// Stops all other processors, says what happened and how each stood, and ends the machine.
+pub fn end(exit: Exit, frame: Option<&Frame>, what: fmt::Arguments<'_>) -> ! {
+    if ENDING.swap(true, Ordering::AcqRel) {
+        // Somebody else does; its interrupt will find us here.
+        x86_64::instructions::interrupts::disable();
+        loop {
+            x86_64::instructions::hlt();
+        }
+    }
+    let me = cpu::this().number;
+    console::print_anyway(format_args!("\n{}: {what}\n", exit.meaning()));
+    if let Some(frame) = frame {
+        dump(me, frame);
+    }
+    watchdog::dump_others();
+    console::exit(exit)
+}
+
+/// Says how a processor stands.
+pub fn dump(number: usize, frame: &Frame) {
+    console::print_anyway(format_args!("{}", Dump { number, frame }));
+}
+
+struct Dump<'a> {
+    number: usize,
+    frame: &'a Frame,
+}
+
+impl fmt::Display for Dump<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Dump { number, frame } = self;
+        let (cr3, _) = Cr3::read();
+        writeln!(f, "processor {number}  rip {:#018x}  rflags {:#x}", frame.rip, frame.rflags)?;
+        writeln!(f, "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", frame.rax, frame.rbx, frame.rcx, frame.rdx)?;
+        writeln!(f, "  rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}", frame.rsi, frame.rdi, frame.rbp, frame.rsp)?;
+        writeln!(f, "  r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}", frame.r8, frame.r9, frame.r10, frame.r11)?;
+        writeln!(f, "  r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}", frame.r12, frame.r13, frame.r14, frame.r15)?;
+        write!(f, "  cr2 {:016x}  cr3 {:016x}  called from", Cr2::read_raw(), cr3.start_address().as_u64())?;
+        backtrace(f, frame)?;
+        f.write_char('\n')
+    }
+}
+
+/// Return addresses, by the chain of frame pointers, as far as it makes sense.
+fn backtrace(f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
+    let [start, text_end, ..] = image();
+    let mut at = frame.rbp;
+    for _ in 0..16 {
+        let is_stack = (STACKS..STACKS + STACK_STRIDE * 1024).contains(&at) && at.is_multiple_of(8);
+        // The page below a stack, and what was never mapped, would fault again.
+        if !is_stack || at % STACK_STRIDE < STACK_STRIDE - (16 << 10) {
+            break;
+        }
+        // SAFETY: a frame pointer within the mapped part of a stack: the two words above it are, too, at worst zeros.
+        let (next, back) = unsafe { ((at as *const u64).read(), (at as *const u64).add(1).read()) };
+        if !(start..text_end).contains(&back) {
+            break;
+        }
+        write!(f, " {back:#x}")?;
+        if next <= at {
+            break;
+        }
+        at = next;
+    }
+    Ok(())
+}
+
+/// A double fault: mostly a stack that ran out while it was needed for an exception.
+pub fn double_fault(frame: &Frame) -> ! {
+    end(Exit::DoubleFault, Some(frame), format_args!("on processor {}", cpu::this().number))
+}
+
+/// Any other exception.
+pub fn exception(frame: &Frame) -> ! {
+    const PAGE_FAULT: u64 = 14;
+    if frame.vector == PAGE_FAULT {
+        page_fault(frame);
+    }
+    const NAMES: [&str; 20] = [
+        "divide error", "debug", "non-maskable interrupt", "breakpoint", "overflow", "bound range", "invalid opcode",
+        "no device", "double fault", "9", "invalid task state segment", "segment not present", "stack segment",
+        "general protection", "page fault", "15", "floating point", "alignment check", "machine check", "SIMD",
+    ];
+    let name = NAMES.get(frame.vector as usize).unwrap_or(&"unknown");
+    let number = cpu::this().number;
+    end(Exit::Exception, Some(frame), format_args!("{name}, error code {:#x}, on processor {number}", frame.error))
+}
+
+/// A page fault: in the engine's tables, on a stack's guard page, or anywhere.
+fn page_fault(frame: &Frame) -> ! {
+    let (address, number) = (Cr2::read_raw(), cpu::this().number);
+    let is_write = frame.error & 2 != 0;
+    let did = if is_write { "write" } else { "read" };
+    if (STACKS..STACKS + STACK_STRIDE * 1024).contains(&address) {
+        end(
+            Exit::StackOverflow,
+            Some(frame),
+            format_args!("{did} at {address:#x}, below the stack, on processor {number}"),
+        );
+    }
+    if let Some((kind, offset)) = tables::find(address) {
+        let exit = if is_write { Exit::StrayWrite } else { Exit::StrayRead };
+        if kind == TableKind::Map {
+            let pfn = offset / 64;
+            let (class, is_backed) = DESCRIBE.get().map_or(("unknown", false), |engine| engine.class(pfn));
+            let backed = if is_backed { ", not yet taken away" } else { "" };
+            end(
+                exit,
+                Some(frame),
+                format_args!(
+                    "{did} at {address:#x}: pfn {pfn:#x}, map page {:#x}, class {class}{backed}, on processor {number}",
+                    pfn / 64
+                ),
+            );
+        }
+        end(
+            exit,
+            Some(frame),
+            format_args!("{did} at {address:#x}: byte {offset:#x} of the table {kind:?}, on processor {number}"),
+        );
+    }
+    end(Exit::Exception, Some(frame), format_args!("page fault: {did} at {address:#x}, on processor {number}"))
+}

@@ -1,0 +1,290 @@
+//! The first processor's loop: drivers, the host's requests, and its share of walkers.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use pagefold_boot_protocol::{
+    Answer, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining, MemoryReport,
+    Options, Report, Request, Settled, TableReport, VERSION,
+};
+use pagefold_engine::hotplug::{Hotplug, Unmovable};
+use pagefold_engine::protocol::Protocol;
+use pagefold_engine::Engine;
+use pagefold_virtio_mem::{Driver, Leftovers, Mode, Settings, Step};
+use pagefold_workload::Index;
+use x86_64::instructions::interrupts;
+
+use crate::crew::{self, Crew, Tasks};
+use crate::devices::{self, Channel, Devices};
+use crate::host::Host;
+use crate::layout::PAGE;
+use crate::machine::{self, Machine, top_up};
+use crate::pages::Pages;
+use crate::{clock, console, cpu, fault, frames, paging, remote, tables, watchdog};
+
+/// Runs in one answer.
+const RUNS: usize = 512;
+
+/// A virtio-mem device and its driver.
+struct Device {
+    place: usize,
+    driver: Driver<'static, Channel>,
+    step: Step,
+    /// When to step again by the clock alone.
+    wake: u64,
+    retries: u32,
+    busy_ns: u64,
+}
+
+/// What the first processor has.
+pub struct Kernel<R: Protocol> {
+    engine: &'static Engine<Machine, R>,
+    hotplug: Hotplug<'static, Machine, R>,
+    options: Options,
+    devices: Option<Devices>,
+    drivers: Vec<Device>,
+    crew: &'static Crew<R>,
+    host: Host,
+}
+
+impl<R: Protocol> Kernel<R> {
+    /// Probes the devices.
+    pub fn new(
+        engine: &'static Engine<Machine, R>,
+        hotplug: Hotplug<'static, Machine, R>,
+        options: Options,
+        devices: Option<Devices>,
+        channels: impl Iterator<Item = (usize, Channel)>,
+    ) -> Result<Self, String> {
+        let count = cpu::count();
+        let slots = 4096;
+        let windows = usize::from(options.owners);
+        let index = Index::new(engine, slots, Vec::new(), windows).ok_or("no memory for an index of folios")?;
+        let index = Box::leak(Box::new(index));
+        let walkers = options.walkers.unwrap_or(count.max(4) as u16);
+        let crew = Box::leak(Box::new(Crew::new(index, walkers, options.owners, options.seed)));
+        let mut kernel =
+            Self { engine, hotplug, options, devices, drivers: Vec::new(), crew, host: Host::default() };
+        for (place, channel) in channels {
+            match kernel.probe(place, channel) {
+                Ok(device) => kernel.drivers.push(device),
+                Err(error) => say!("virtio-mem {place}: {error}"),
+            }
+        }
+        Ok(kernel)
+    }
+
+    fn probe(&mut self, place: usize, channel: Channel) -> Result<Device, pagefold_virtio_mem::ProbeError> {
+        let settings = Settings {
+            force_big: self.options.big_blocks,
+            leftovers: match self.options.leftovers {
+                Remaining::Unplug => Leftovers::UnplugAll,
+                Remaining::Adopt => Leftovers::Adopt,
+            },
+            seed: self.options.seed,
+            ..Settings::default()
+        };
+        let driver = Driver::probe(channel, &mut self.hotplug, settings)?;
+        Ok(Device { place, driver, step: Step::Again, wake: 0, retries: 0, busy_ns: 0 })
+    }
+
+    /// The crew, for the other processors.
+    pub fn crew(&self) -> &'static Crew<R> {
+        self.crew
+    }
+
+    /// The loop.
+    pub fn run(mut self) -> ! {
+        let mut tasks = match self.crew.tasks(0, cpu::count()) {
+            Ok(tasks) => tasks,
+            Err(error) => fault::end(Exit::Unsupported, None, format_args!("walkers: {error}")),
+        };
+        let hello = self.hello();
+        say!("Pagefold guest: {} processors, {} MiB", hello.cpus, hello.boot_memory >> 20);
+        self.host.answer(&Answer::Hello(hello));
+        loop {
+            watchdog::beat();
+            tasks.step();
+            let is_working = self.drive();
+            if let Some(request) = self.host.request() {
+                match request {
+                    Ok(request) => self.serve(request, &mut tasks),
+                    Err(error) => self.host.answer(&Answer::Refused(error.to_string())),
+                }
+            } else if tasks.is_empty() && !is_working {
+                // Till the next tick or interrupt.
+                interrupts::enable_and_hlt();
+            }
+            top_up(self.engine);
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let devices = self.drivers.iter().map(|device| {
+            let geometry = device.driver.geometry();
+            DeviceInfo {
+                address: geometry.addr,
+                size: device.driver.status().usable,
+                unit: geometry.unit(),
+                is_big: matches!(geometry.mode, Mode::BigBlock { .. }),
+                node: 0,
+            }
+        });
+        Hello {
+            version: VERSION,
+            cpus: cpu::count() as u32,
+            boot_memory: machine::boot_memory(),
+            kernel: machine::kernel_memory(),
+            boot_ns: clock::now(),
+            devices: devices.collect(),
+        }
+    }
+
+    /// A step of every driver that has something to do. Whether one has more.
+    fn drive(&mut self) -> bool {
+        let mut is_working = false;
+        for device in &mut self.drivers {
+            let changed = devices::take_changed(device.place as u8);
+            let is_due = match device.step {
+                Step::Again => true,
+                Step::Later(..) => clock::now() >= device.wake,
+                Step::Reached | Step::Asleep(_) => false,
+            };
+            if changed {
+                (device.retries, device.busy_ns) = (0, 0);
+            }
+            if !(is_due || changed || device.driver.is_woken()) {
+                continue;
+            }
+            let from = clock::now();
+            device.step = device.driver.step(&mut self.hotplug, &mut Unmovable);
+            let to = clock::now();
+            device.busy_ns += to - from;
+            match device.step {
+                Step::Later(wait, _) => {
+                    device.retries += 1;
+                    device.wake = to + u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
+                }
+                Step::Again => is_working = true,
+                Step::Reached | Step::Asleep(_) => {}
+            }
+            top_up(self.engine);
+        }
+        is_working
+    }
+
+    fn serve(&mut self, request: Request, tasks: &mut Tasks<R>) {
+        let answer = match request {
+            Request::Status => Answer::Status(self.drivers.iter().map(Device::status).collect()),
+            Request::Report => {
+                tasks.finish();
+                Answer::Report(crew::alone(|| self.report()))
+            }
+            Request::Pages => {
+                self.send_pages();
+                Answer::Done
+            }
+            Request::Audit => {
+                tasks.finish();
+                match crew::alone(|| self.engine.audit()) {
+                    Ok(_) => Answer::Done,
+                    Err(violation) => Answer::Refused(violation.to_string()),
+                }
+            }
+            Request::Stop => {
+                self.host.answer(&Answer::Done);
+                console::exit(Exit::Stopped);
+            }
+            other => Answer::Refused(format!("{other:?} is not known here")),
+        };
+        self.host.answer(&answer);
+    }
+
+    fn send_pages(&mut self) {
+        let Ok(walker) = self.engine.walker() else {
+            return self.host.answer(&Answer::Refused("no memory for a walker".into()));
+        };
+        let mut pages = Pages::new(walker, self.engine.pages());
+        let mut runs = Vec::with_capacity(RUNS);
+        loop {
+            watchdog::beat();
+            pages.next(&mut runs);
+            if runs.is_empty() {
+                return;
+            }
+            self.host.answer(&Answer::Pages(runs.clone()));
+        }
+    }
+
+    fn report(&self) -> Report {
+        let plugged = self.drivers.iter().map(|device| device.driver.status().plugged).sum();
+        let tables: Vec<_> = self.engine.tables().into_iter().collect();
+        let mut behind = 0;
+        let mut page_tables = 0;
+        let rows = tables.iter().map(|(kind, table)| {
+            use pagefold_engine::platform::Mapping;
+            let (counted, measured) = (table.counted(), table.measured());
+            behind += measured.pages + measured.tables;
+            page_tables += measured.tables;
+            TableReport {
+                name: format!("{kind:?}"),
+                reserved: table.len(),
+                counted: counted.pages * PAGE,
+                measured: measured.pages * PAGE,
+            }
+        });
+        let rows: Vec<_> = rows.collect();
+        let (reserve, lowest) = frames::reserve();
+        Report {
+            memory: MemoryReport {
+                boot: machine::boot_memory(),
+                plugged,
+                described: machine::boot_memory() + self.hotplug.blocks().count() as u64 * (128 << 20),
+                free: self.engine.free_pages() * PAGE,
+                blocks: self.hotplug.blocks().count() as u64,
+                partial_blocks: 0,
+            },
+            tables: rows,
+            page_tables: page_tables * PAGE,
+            frames: Frames {
+                boot: frames::BOOT,
+                taken: machine::TAKEN.load(core::sync::atomic::Ordering::Relaxed),
+                reserve,
+                lowest,
+                tables: behind,
+                other: paging::frames_taken() + tables::SHARED_FRAMES,
+            },
+            folios: Folios::default(),
+            walks: self.crew.counts(),
+            flushes: Flushes {
+                folds: tables::FOLD_FLUSHES.load(core::sync::atomic::Ordering::Relaxed),
+                folded_entries: tables::FOLDED_ENTRIES.load(core::sync::atomic::Ordering::Relaxed),
+                unfolds: tables::UNFOLD_FLUSHES.load(core::sync::atomic::Ordering::Relaxed),
+                spared: tables::SPARED.load(core::sync::atomic::Ordering::Relaxed),
+                barriers: remote::BARRIERS.load(core::sync::atomic::Ordering::Relaxed),
+            },
+        }
+    }
+}
+
+impl Device {
+    fn status(&self) -> DeviceStatus {
+        let status = self.driver.status();
+        DeviceStatus {
+            requested: status.requested,
+            plugged: status.plugged,
+            settled: match self.step {
+                Step::Reached => Settled::Reached,
+                Step::Again => Settled::Working,
+                Step::Later(..) => Settled::Retrying,
+                Step::Asleep(_) => Settled::Asleep,
+            },
+            shortfall: status.shortfall.map(|why| why.to_string()),
+            retries: self.retries,
+            busy_ns: self.busy_ns,
+            interrupts: devices::count(self.place as u8),
+        }
+    }
+}

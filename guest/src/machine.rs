@@ -1,0 +1,141 @@
+//! The engine's platform here: page tables, inter-processor interrupts, and the kernel's own frames.
+
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+
+use pagefold_engine::platform::{Barrier, Platform, TableKind};
+use pagefold_engine::protocol::Protocol;
+use pagefold_engine::{Engine, Kind, Order, Pfn, RawFolio};
+use pagefold_workload::{Stamp, share};
+use spin::Mutex;
+
+use crate::layout::{PAGE, direct};
+use crate::paging::MapError;
+use crate::tables::Table;
+use crate::{cpu, frames, remote};
+
+/// This machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Machine;
+
+/// Readers pay nothing; who waits for them interrupts every processor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Interrupts;
+
+// SAFETY: `heavy` returns when every processor that runs has passed a full fence in its handler, or between two of its
+// instructions so to speak; the reader's half keeps the compiler from moving accesses across. Whichever side of that
+// fence the reader's program order is on decides which order of the contract holds.
+unsafe impl Barrier for Interrupts {
+    #[inline]
+    fn light(&self) {
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    fn heavy(&self) {
+        remote::barrier();
+    }
+
+    fn wait(&self, _turn: u32) {
+        core::hint::spin_loop();
+    }
+}
+
+impl Platform for Machine {
+    type Mapping = Table;
+    type Barrier = Interrupts;
+    type Owner = Stamp;
+    type Error = MapError;
+
+    fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Table, MapError> {
+        Table::reserve(kind, bytes)
+    }
+
+    fn barrier(&self) -> Interrupts {
+        Interrupts
+    }
+
+    fn cpu(&self) -> usize {
+        cpu::this().number
+    }
+}
+
+/// Frames that were taken from the engine, since they were.
+pub static TAKEN: AtomicU64 = AtomicU64::new(0);
+/// Whoever tops up.
+static TOPPING: Mutex<()> = Mutex::new(());
+
+/// Keeps the reserve of frames between its marks. To be called outside of the engine, often.
+pub fn top_up<R: Protocol>(engine: &Engine<Machine, R>) {
+    let (free, _) = frames::reserve();
+    if (frames::LOW..=frames::HIGH).contains(&free) {
+        return;
+    }
+    // Whoever comes second need not.
+    let Some(_topping) = TOPPING.try_lock() else { return };
+    while frames::reserve().0 < frames::HIGH {
+        let Ok(frozen) = engine.alloc(Order::ZERO, Kind::PageTable) else { return };
+        let RawFolio(pfn) = share(frozen).into_raw();
+        TAKEN.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the page is memory of ours in the direct map; the reference, which is kept, makes it nobody else's.
+        unsafe { frames::give(pfn.0 * PAGE) };
+    }
+    // Boot's own frames stay; what came from the engine goes back to it, whichever frame it is that does.
+    let mut strangers = 0;
+    while frames::reserve().0 > frames::HIGH && strangers < frames::BOOT {
+        let Some(frame) = frames::take() else { return };
+        if !is_engines(engine, frame) {
+            // One of boot's: to the other end of the list.
+            // SAFETY: just taken, and not used.
+            unsafe { frames::give_last(frame) };
+            strangers += 1;
+            continue;
+        }
+        // The engine may need a frame for it no more than memory: freeing needs nothing.
+        TAKEN.fetch_sub(1, Ordering::Relaxed);
+        // SAFETY: the reference that was taken out of its handle when the frame came.
+        drop(unsafe { engine.from_raw(RawFolio(Pfn(frame / PAGE))) });
+    }
+}
+
+/// Whether the engine has this frame, or boot took it.
+fn is_engines<R: Protocol>(engine: &Engine<Machine, R>, frame: u64) -> bool {
+    let boot = BOOT.load(Ordering::Relaxed);
+    let taken = BOOT_END.load(Ordering::Relaxed);
+    !(boot..taken).contains(&frame) && frame / PAGE < engine.pages()
+}
+
+/// Where boot's own memory lies, in bytes.
+static BOOT: AtomicU64 = AtomicU64::new(0);
+static BOOT_END: AtomicU64 = AtomicU64::new(0);
+
+/// Notes where boot's own memory lies.
+pub fn note_boot(memory: core::ops::Range<u64>) {
+    BOOT.store(memory.start, Ordering::Relaxed);
+    BOOT_END.store(memory.end, Ordering::Relaxed);
+}
+
+/// Bytes of memory at boot, all told; set once.
+static ALL: AtomicU64 = AtomicU64::new(0);
+
+/// Notes how much memory there is at boot.
+pub fn note_all(bytes: u64) {
+    ALL.store(bytes, Ordering::Relaxed);
+}
+
+/// Bytes of memory at boot.
+pub fn boot_memory() -> u64 {
+    ALL.load(Ordering::Relaxed)
+}
+
+/// Bytes of that which boot took for itself, what lies below the kernel's image included.
+pub fn kernel_memory() -> u64 {
+    BOOT_END.load(Ordering::Relaxed)
+}
+
+/// The bytes of a page.
+///
+/// # Safety
+/// The page is the caller's.
+pub unsafe fn page_bytes<'a>(pfn: Pfn) -> &'a mut [u8; PAGE as usize] {
+    // SAFETY: the caller's promise; all memory that the engine has is in the direct map.
+    unsafe { &mut *direct(pfn.0 * PAGE) }
+}

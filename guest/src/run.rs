@@ -1,0 +1,210 @@
+//! The kernel's life: from the first Rust to the loop of each processor.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use pagefold_boot_protocol::{Exit, Options, Protocol as Rules};
+use pagefold_engine::hotplug::HotplugConfig;
+use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol};
+use pagefold_engine::{Config, Engine, Pfn};
+use pagefold_virtio_mem::Channel as _;
+use spin::Once;
+use x86_64::instructions::interrupts as cpu_interrupts;
+
+use crate::crew::{self, Crew};
+use crate::devices::{Channel, Devices};
+use crate::fault::{DESCRIBE, Describe};
+use crate::firmware::{Boot, Firmware};
+use crate::interrupted::Interrupted;
+use crate::kernel::Kernel;
+use crate::layout::{PAGE, direct, image};
+use crate::machine::{self, Machine};
+use crate::{clock, console, cpu, fault, frames, heap, interrupts, paging, tables, watchdog};
+
+/// Bytes of heap: this much, and a share of boot memory.
+const HEAP: u64 = 2 << 20;
+const HEAP_SHARE: u64 = 64;
+/// Memory below is left alone: the firmware's, and the trampoline's.
+const LOW: u64 = 1 << 20;
+
+static BOOT: Once<Boot> = Once::new();
+/// What the other processors are to do, once it is known.
+static WORK: Once<&'static (dyn Fn(usize) + Sync)> = Once::new();
+
+/// Ends for a reason that no exception is.
+fn refuse(exit: Exit, why: core::fmt::Arguments<'_>) -> ! {
+    console::print_anyway(format_args!("{}: {why}\n", exit.meaning()));
+    console::exit(exit)
+}
+
+/// The first Rust, on the boot stack and the boot page tables.
+#[unsafe(no_mangle)]
+extern "C" fn kernel_start(start_info: u32) -> ! {
+    clock::start();
+    console::init();
+    // SAFETY: the boot page tables map the first 4 GiB where they are, and nothing runs but this.
+    let Some(boot) = (unsafe { Boot::read(start_info) }) else {
+        refuse(Exit::Unsupported, format_args!("not booted by PVH"));
+    };
+    let boot = BOOT.call_once(|| boot);
+    let Some(own) = boot.memory().iter().find(|range| range.contains(&image()[0])).cloned() else {
+        refuse(Exit::Unsupported, format_args!("the loader's memory map does not have the kernel's own memory"));
+    };
+    // Boot's own: the image, the first frames, the heap. What is behind is the engine's.
+    let total: u64 = boot.memory().iter().map(|range| range.end - range.start).sum();
+    let frames_end = image()[3] + frames::BOOT * PAGE;
+    let heap_end = (frames_end + HEAP + total / HEAP_SHARE).next_multiple_of(PAGE);
+    if heap_end > own.end || own.end > 1 << 32 {
+        refuse(Exit::Unsupported, format_args!("{} MiB of memory are too little", total >> 20));
+    }
+    for frame in (image()[3]..frames_end).step_by(PAGE as usize) {
+        // SAFETY: memory behind the image that nobody uses; the boot page tables have the direct map's first 4 GiB.
+        unsafe { frames::give(frame) };
+    }
+    let mapped = core::iter::once(0..boot.low_end).chain(boot.memory().iter().cloned());
+    if paging::init(mapped).is_err() {
+        refuse(Exit::Unsupported, format_args!("page tables for {} MiB do not fit", total >> 20));
+    }
+    // SAFETY: memory that nobody uses, in the direct map.
+    unsafe { heap::claim(direct(frames_end), (heap_end - frames_end) as usize) };
+    machine::note_boot(own.start..heap_end);
+    machine::note_all(total);
+    let Some(firmware) = Firmware::read(boot) else {
+        refuse(Exit::Unsupported, format_args!("no ACPI tables that make sense"));
+    };
+    let stack = (|| {
+        tables::init()?;
+        let apic_id = raw_cpuid::CpuId::new().get_feature_info()?.initial_local_apic_id();
+        cpu::init(firmware.local_apic, apic_id.into()).ok()
+    })();
+    let Some(stack) = stack else {
+        refuse(Exit::Unsupported, format_args!("too few frames at boot"));
+    };
+    let start = Box::leak(Box::new(Start { boot, firmware, heap_end, own_end: own.end }));
+    // SAFETY: a fresh stack, and a function that never returns: the boot stack is left for good.
+    unsafe {
+        core::arch::asm!(
+            "mov rsp, {stack}",
+            "xor ebp, ebp",
+            "call {next}",
+            "ud2",
+            stack = in(reg) stack,
+            next = sym started,
+            in("rdi") core::ptr::from_mut(start),
+            options(noreturn),
+        )
+    }
+}
+
+/// What boot found out.
+struct Start {
+    boot: &'static Boot,
+    firmware: Firmware,
+    heap_end: u64,
+    own_end: u64,
+}
+
+/// On a stack of its own.
+extern "C" fn started(start: &'static mut Start) -> ! {
+    interrupts::silence_pic();
+    cpu::start_clock();
+    cpu_interrupts::enable();
+    let options = match start.boot.command_line().parse::<Options>() {
+        Ok(options) => options,
+        Err(error) => refuse(Exit::Usage, format_args!("{error}")),
+    };
+    if cpu::start_others(&start.firmware.processors).is_err() {
+        refuse(Exit::Unsupported, format_args!("too few frames for {} processors", start.firmware.processors.len()));
+    }
+    watchdog::set_seconds(options.watchdog);
+    match options.protocol {
+        Rules::Fold => live::<Interrupted<Fold>>(start, options),
+        Rules::NoGracePeriod => live::<Interrupted<NoGracePeriod>>(start, options),
+    }
+}
+
+/// The memory that the engine gets, in pages.
+fn engine_memory(start: &Start) -> impl Iterator<Item = Range<u64>> {
+    start.boot.memory().iter().filter_map(|range| {
+        let from = if range.end == start.own_end { start.heap_end } else { range.start.max(LOW) };
+        let pages = from.div_ceil(PAGE)..range.end / PAGE;
+        (pages.start < pages.end).then_some(pages)
+    })
+}
+
+/// With an engine, by rules `R`.
+fn live<R: Protocol>(start: &'static Start, options: Options) -> ! {
+    let mut devices = Devices::find(&start.firmware);
+    let mut channels: Vec<(usize, Channel, u64)> = Vec::new();
+    for place in 0..devices.as_ref().map_or(0, |devices| devices.places.len()) {
+        let connected = devices.as_mut().map(|devices| devices.connect(place));
+        match connected {
+            Some(Ok(mut channel)) => match channel.config() {
+                Ok(config) => {
+                    let (from, size) = (config.addr.get(), config.region_size.get());
+                    let end = from.saturating_add(size);
+                    match paging::map_direct(from..end) {
+                        Ok(()) => channels.push((place, channel, end)),
+                        Err(_) => say!("virtio-mem {place}: its region {from:#x}..{end:#x} cannot be mapped"),
+                    }
+                }
+                Err(error) => say!("virtio-mem {place}: {error}"),
+            },
+            Some(Err(error)) => say!("virtio-mem {place}: {error}"),
+            None => {}
+        }
+    }
+    let ends = engine_memory(start).map(|pages| pages.end).chain(channels.iter().map(|(_, _, end)| end / PAGE));
+    let config = Config::new(ends.max().unwrap_or(0));
+    let engine: &'static Engine<Machine, R> = match Engine::new(Machine, config) {
+        Ok(engine) => Box::leak(Box::new(engine)),
+        Err(error) => refuse(Exit::Unsupported, format_args!("no engine: {error:?}")),
+    };
+    DESCRIBE.call_once(|| Box::leak(Box::new(Describer(engine))));
+    let Ok(mut hotplug) = engine.hotplug(HotplugConfig::default()) else {
+        refuse(Exit::Unsupported, format_args!("no memory hotplug"));
+    };
+    for pages in engine_memory(start) {
+        let node = start.firmware.node(pages.start * PAGE);
+        if let Err(error) = hotplug.boot(pages.clone(), node) {
+            say!("boot memory {pages:x?}: {error}");
+        }
+    }
+    machine::top_up(engine);
+    let kernel = Kernel::new(engine, hotplug, options, devices, channels.into_iter().map(|(p, c, _)| (p, c)));
+    let kernel = match kernel {
+        Ok(kernel) => kernel,
+        Err(error) => refuse(Exit::Unsupported, format_args!("{error}")),
+    };
+    let crew: &'static Crew<R> = kernel.crew();
+    let work: &'static (dyn Fn(usize) + Sync) = Box::leak(Box::new(move |number| {
+        match crew.tasks(number, cpu::count()) {
+            Ok(tasks) => crew::run(tasks),
+            Err(error) => fault::end(Exit::Unsupported, None, format_args!("walkers: {error}")),
+        }
+    }));
+    WORK.call_once(|| work);
+    kernel.run()
+}
+
+/// What a processor does that has just started.
+pub fn processor() -> ! {
+    cpu_interrupts::enable();
+    loop {
+        watchdog::beat();
+        match WORK.get() {
+            Some(work) => work(cpu::this().number),
+            None => core::hint::spin_loop(),
+        }
+    }
+}
+
+struct Describer<R: Protocol>(&'static Engine<Machine, R>);
+
+impl<R: Protocol> Describe for Describer<R> {
+    fn class(&self, pfn: u64) -> (&'static str, bool) {
+        let (class, is_backed) = self.0.class(Pfn(pfn));
+        (class.name(), is_backed)
+    }
+}
