@@ -14,10 +14,10 @@ use x86_64::registers::model_specific::GsBase;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable};
 use x86_64::structures::tss::TaskStateSegment;
 
+use crate::clock;
 use crate::interrupts::{self, DOUBLE_FAULT_STACK, NMI_STACK, PAGE_FAULT_STACK};
 use crate::layout::direct;
 use crate::paging::{self, MapError};
-use crate::clock;
 
 /// Processors that are started at most. xAPICs name no more than 255.
 pub const MAX: usize = 64;

@@ -1,36 +1,42 @@
 //! virtio-mem devices on PCI: finding them, their registers and their interrupts.
+//!
+//! QEMU's virtio-mem has no message-signalled interrupts, only PCI's four lines. Which line of the interrupt controller a
+//! device is on is written in ACPI's byte code. It need not be known: lines are shared on PCI, so a handler asks its
+//! devices anyway; here, one asks them all, whichever line it was.
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::Exit;
 use pagefold_virtio_mem::VirtioChannel;
+use spin::Mutex;
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{
     Cam, Command, ConfigurationAccess, DeviceFunction, MmioCam, PciRoot,
 };
-use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_COMMON_CFG, virtio_device_type};
+use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_ISR_CFG, virtio_device_type};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
+use x2apic::ioapic::{IoApic, IrqFlags, IrqMode, RedirectionTableEntry};
 
 use crate::firmware::Firmware;
 use crate::layout::{DIRECT, MAX_PHYSICAL};
 use crate::{cpu, fault, interrupts, paging};
 
-/// Capability of a PCI device: MSI-X (PCI 3.0, 6.8.2), and the vendor's own.
-const CAP_MSIX: u8 = 0x11;
+/// Capability of a PCI device that is the vendor's own: where virtio keeps its registers.
 const CAP_VENDOR: u8 = 0x09;
-/// Bits of the word that the MSI-X capability begins with.
-const MSIX_ENABLE: u32 = 1 << 31;
-const MSIX_MASK_ALL: u32 = 1 << 30;
-/// Where the local APICs take messages (Intel SDM 3, 11.11).
-const MESSAGE_ADDRESS: u32 = 0xfee0_0000;
-/// `msix_config` in a virtio device's common configuration (virtio 1.2, 4.1.4.3).
-const COMMON_MSIX_CONFIG: u64 = 0x10;
+/// Config changes, in a virtio device's ISR status (virtio 1.2, 4.1.4.5).
+const ISR_CONFIG: u8 = 2;
+/// The interrupts of PCI devices begin above those of the PC's old devices.
+const FIRST_LINE: u32 = 16;
+/// Interrupts in a row that are nobody's before a line is masked.
+const STRAYS: u32 = 1000;
 /// Buses whose devices are looked for: only the first, where QEMU puts them.
 const CONFIGURATION_SPACE: u64 = 1 << 20;
+/// Devices that are driven, at most.
+const MOST: usize = 8;
 /// Looks at the ring before a request counts as unanswered.
 const PATIENCE: u64 = 1 << 34;
 
@@ -64,7 +70,11 @@ unsafe impl Hal for GuestHal {
         let at = paging::map_device(address, size as u64).ok().and_then(|at| NonNull::new(at as *mut u8));
         // There is no way to say no here.
         at.unwrap_or_else(|| {
-            fault::end(Exit::Unsupported, None, format_args!("no frames to map a device's registers at {address:#x}"))
+            fault::end(
+                Exit::Unsupported,
+                None,
+                format_args!("no frames to map a device's registers at {address:#x}"),
+            )
         })
     }
 
@@ -87,33 +97,55 @@ pub type Channel = VirtioChannel<GuestHal, PciTransport>;
 /// A virtio-mem device that was found.
 pub struct Place {
     function: DeviceFunction,
-    /// Which of them, from 0; its interrupts have that much above [`interrupts::CONFIG`].
+    /// Which of them, from 0.
     pub number: u8,
-    /// Where its MSI-X table and `msix_config` are mapped.
-    table: u64,
-    msix_config: u64,
 }
 
 /// PCI, with what was found on it.
 pub struct Devices {
     root: PciRoot<MmioCam<'static>>,
-    /// Configuration space once more, for what the root does not do.
+    /// Configuration space once more, for what the root does not read.
     space: MmioCam<'static>,
     /// virtio-mem devices.
     pub places: Vec<Place>,
 }
 
+/// Where each device's ISR status is mapped, by number; 0 for none.
+static ISR: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Config interrupts by device: whether one came, and how many.
-static CHANGED: [AtomicBool; interrupts::DEVICES as usize] =
-    [const { AtomicBool::new(false) }; interrupts::DEVICES as usize];
-static COUNTS: [AtomicU64; interrupts::DEVICES as usize] =
-    [const { AtomicU64::new(0) }; interrupts::DEVICES as usize];
+static CHANGED: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
+static COUNTS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+/// Interrupts in a row that were nobody's.
+static STRAY: AtomicU32 = AtomicU32::new(0);
+/// The interrupt controller, and the number of its first line that is used.
+static LINES: Mutex<Option<(IoApic, u8)>> = Mutex::new(None);
 
-/// The handler of config interrupts.
-pub fn interrupted(number: u8) {
-    if let (Some(changed), Some(count)) = (CHANGED.get(usize::from(number)), COUNTS.get(usize::from(number))) {
-        count.fetch_add(1, Ordering::Relaxed);
-        changed.store(true, Ordering::Release);
+/// The handler of the devices' lines; `line` counts from the first.
+pub fn interrupted(line: u8) {
+    let mut is_ours = false;
+    for (number, isr) in ISR.iter().enumerate() {
+        let at = isr.load(Ordering::Acquire) as *const u8;
+        if at.is_null() {
+            continue;
+        }
+        // SAFETY: the device's ISR status. Reading it takes the interrupt back.
+        let status = unsafe { at.read_volatile() };
+        is_ours |= status != 0;
+        if status & ISR_CONFIG != 0
+            && let (Some(changed), Some(count)) = (CHANGED.get(number), COUNTS.get(number))
+        {
+            count.fetch_add(1, Ordering::Relaxed);
+            changed.store(true, Ordering::Release);
+        }
+    }
+    if is_ours {
+        STRAY.store(0, Ordering::Relaxed);
+    } else if STRAY.fetch_add(1, Ordering::Relaxed) >= STRAYS
+        && let Some((io_apic, first)) = LINES.try_lock().as_mut().and_then(|lines| lines.as_mut())
+    {
+        // Some device that nobody drives. It would come for ever.
+        // SAFETY: masks one line.
+        unsafe { io_apic.disable_irq(*first + line) };
     }
 }
 
@@ -145,68 +177,71 @@ impl Devices {
             .map(|(function, _)| function)
             .collect();
         for function in found {
-            let number = devices.places.len() as u8;
-            match devices.place(function, number) {
-                Some(place) if number < interrupts::DEVICES => devices.places.push(place),
-                _ => say!("virtio-mem at {function}: no registers or no MSI-X where they should be; left alone"),
+            match devices.find_isr(function) {
+                Some(isr) if devices.places.len() < MOST => {
+                    let number = devices.places.len() as u8;
+                    ISR[usize::from(number)].store(isr, Ordering::Release);
+                    devices.places.push(Place { function, number });
+                }
+                _ => say!("virtio-mem at {function}: its registers are not where they should be; left alone"),
             }
+        }
+        if !devices.places.is_empty() && open_lines(firmware).is_none() {
+            say!("no interrupts from devices: the interrupt controller cannot be used");
         }
         Some(devices)
     }
 
-    /// Maps what is needed for interrupts.
-    fn place(&mut self, function: DeviceFunction, number: u8) -> Option<Place> {
+    /// Turns a device on, and maps its ISR status.
+    fn find_isr(&mut self, function: DeviceFunction) -> Option<u64> {
         self.root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
-        let capabilities: Vec<_> = self.root.capabilities(function).take(64).collect();
-        let msix = capabilities.iter().find(|capability| capability.id == CAP_MSIX)?;
-        let common = capabilities.iter().find(|capability| {
-            capability.id == CAP_VENDOR && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_COMMON_CFG
+        // A list that leads in a circle ends, too.
+        let mut capabilities = self.root.capabilities(function).take(64);
+        let isr = capabilities.find(|capability| {
+            capability.id == CAP_VENDOR && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_ISR_CFG
         })?;
-        let table = self.space.read_word(function, msix.offset.checked_add(4)?);
-        let table = self.register(function, table as u8 & 7, u64::from(table & !7), 16)?;
-        let bar = self.space.read_word(function, common.offset.checked_add(4)?) as u8;
-        let offset = u64::from(self.space.read_word(function, common.offset.checked_add(8)?));
-        let msix_config = self.register(function, bar, offset.checked_add(COMMON_MSIX_CONFIG)?, 2)?;
-        Some(Place { function, number, table, msix_config })
-    }
-
-    /// Maps registers of a device.
-    fn register(&mut self, function: DeviceFunction, bar: u8, offset: u64, bytes: u64) -> Option<u64> {
-        let info = self.root.bar_info(function, bar).ok()??;
-        let (address, size) = info.memory_address_size()?;
-        if address == 0 || offset.checked_add(bytes)? > size {
+        let bar = self.space.read_word(function, isr.offset.checked_add(4)?) as u8;
+        let offset = u64::from(self.space.read_word(function, isr.offset.checked_add(8)?));
+        let (address, size) = self.root.bar_info(function, bar).ok()??.memory_address_size()?;
+        if address == 0 || offset >= size {
             return None;
         }
-        paging::map_device(address + offset, bytes).ok()
+        paging::map_device(address + offset, 1).ok()
     }
 
-    /// Sets a device up, its config interrupts included.
+    /// Sets a device up.
     pub fn connect(&mut self, place: usize) -> Result<Channel, ConnectError> {
-        let Devices { root, space, places } = self;
-        let place = places.get(place).ok_or(ConnectError::NoDevice)?;
-        let transport = PciTransport::new::<GuestHal, _>(root, place.function).map_err(ConnectError::Pci)?;
-        let channel = VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)?;
-        let vector = interrupts::CONFIG + place.number;
-        let entry = place.table as *mut u32;
-        // SAFETY: the first entry of the device's MSI-X table, and its virtio registers, both mapped for this. To the
-        // processor that runs this, edge-triggered; the last word unmasks it.
-        unsafe {
-            entry.write_volatile(MESSAGE_ADDRESS | cpu::this().apic_id << 12);
-            entry.add(1).write_volatile(0);
-            entry.add(2).write_volatile(u32::from(vector));
-            entry.add(3).write_volatile(0);
-            (place.msix_config as *mut u16).write_volatile(0);
-            if (place.msix_config as *const u16).read_volatile() != 0 {
-                return Err(ConnectError::NoVector);
-            }
-        }
-        let msix = root.capabilities(place.function).take(64).find(|capability| capability.id == CAP_MSIX);
-        if let Some(msix) = msix {
-            let word = space.read_word(place.function, msix.offset);
-            space.write_word(place.function, msix.offset, (word | MSIX_ENABLE) & !MSIX_MASK_ALL);
-        }
-        Ok(channel)
+        let place = self.places.get(place).ok_or(ConnectError::NoDevice)?;
+        let transport =
+            PciTransport::new::<GuestHal, _>(&mut self.root, place.function).map_err(ConnectError::Pci)?;
+        VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)
     }
+}
+
+/// Leads the lines of PCI devices to this processor. None where there is no controller for them.
+fn open_lines(firmware: &Firmware) -> Option<()> {
+    let &(address, base) = firmware.io_apics.iter().find(|(_, base)| *base <= FIRST_LINE)?;
+    let first = u8::try_from(FIRST_LINE - base).ok()?;
+    let at = paging::map_device(address, 4096).ok()?;
+    // SAFETY: the controller's registers, mapped for this alone.
+    let mut io_apic = unsafe { IoApic::new(at) };
+    // SAFETY: as above.
+    let last = unsafe { io_apic.max_table_entry() };
+    for line in first..=last.min(first.saturating_add(interrupts::LINES - 1)) {
+        let mut entry = RedirectionTableEntry::default();
+        entry.set_mode(IrqMode::Fixed);
+        // As PCI has it: level-triggered, active low.
+        entry.set_flags(IrqFlags::LEVEL_TRIGGERED | IrqFlags::LOW_ACTIVE);
+        entry.set_vector(interrupts::DEVICES + (line - first));
+        entry.set_dest(cpu::this().apic_id as u8);
+        // SAFETY: the vector has a handler, which takes the interrupt back where it came from.
+        unsafe {
+            io_apic.set_table_entry(line, entry);
+            io_apic.enable_irq(line);
+        }
+    }
+    *LINES.lock() = Some((io_apic, first));
+    Some(())
 }
 
 /// Why a device cannot be used.
@@ -218,8 +253,6 @@ pub enum ConnectError {
     Pci(virtio_drivers::transport::pci::VirtioPciError),
     /// It does not agree to be set up.
     Channel(pagefold_virtio_mem::ChannelError),
-    /// It has no vector for config interrupts.
-    NoVector,
 }
 
 impl core::fmt::Display for ConnectError {
@@ -228,7 +261,6 @@ impl core::fmt::Display for ConnectError {
             ConnectError::NoDevice => f.write_str("there is no such device"),
             ConnectError::Pci(error) => write!(f, "{error}"),
             ConnectError::Channel(error) => write!(f, "{error}"),
-            ConnectError::NoVector => f.write_str("no vector for its config interrupts"),
         }
     }
 }

@@ -57,10 +57,26 @@ impl fmt::Display for Dump<'_> {
         let Dump { number, frame } = self;
         let (cr3, _) = Cr3::read();
         writeln!(f, "processor {number}  rip {:#018x}  rflags {:#x}", frame.rip, frame.rflags)?;
-        writeln!(f, "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", frame.rax, frame.rbx, frame.rcx, frame.rdx)?;
-        writeln!(f, "  rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}", frame.rsi, frame.rdi, frame.rbp, frame.rsp)?;
-        writeln!(f, "  r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}", frame.r8, frame.r9, frame.r10, frame.r11)?;
-        writeln!(f, "  r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}", frame.r12, frame.r13, frame.r14, frame.r15)?;
+        writeln!(
+            f,
+            "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+            frame.rax, frame.rbx, frame.rcx, frame.rdx
+        )?;
+        writeln!(
+            f,
+            "  rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}",
+            frame.rsi, frame.rdi, frame.rbp, frame.rsp
+        )?;
+        writeln!(
+            f,
+            "  r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}",
+            frame.r8, frame.r9, frame.r10, frame.r11
+        )?;
+        writeln!(
+            f,
+            "  r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}",
+            frame.r12, frame.r13, frame.r14, frame.r15
+        )?;
         write!(f, "  cr2 {:016x}  cr3 {:016x}  called from", Cr2::read_raw(), cr3.start_address().as_u64())?;
         backtrace(f, frame)?;
         f.write_char('\n')
@@ -103,13 +119,34 @@ pub fn exception(frame: &Frame) -> ! {
         page_fault(frame);
     }
     const NAMES: [&str; 20] = [
-        "divide error", "debug", "non-maskable interrupt", "breakpoint", "overflow", "bound range", "invalid opcode",
-        "no device", "double fault", "9", "invalid task state segment", "segment not present", "stack segment",
-        "general protection", "page fault", "15", "floating point", "alignment check", "machine check", "SIMD",
+        "divide error",
+        "debug",
+        "non-maskable interrupt",
+        "breakpoint",
+        "overflow",
+        "bound range",
+        "invalid opcode",
+        "no device",
+        "double fault",
+        "9",
+        "invalid task state segment",
+        "segment not present",
+        "stack segment",
+        "general protection",
+        "page fault",
+        "15",
+        "floating point",
+        "alignment check",
+        "machine check",
+        "SIMD",
     ];
     let name = NAMES.get(frame.vector as usize).unwrap_or(&"unknown");
     let number = cpu::this().number;
-    end(Exit::Exception, Some(frame), format_args!("{name}, error code {:#x}, on processor {number}", frame.error))
+    end(
+        Exit::Exception,
+        Some(frame),
+        format_args!("{name}, error code {:#x}, on processor {number}", frame.error),
+    )
 }
 
 /// A page fault: in the engine's tables, on a stack's guard page, or anywhere.
@@ -142,8 +179,14 @@ fn page_fault(frame: &Frame) -> ! {
         end(
             exit,
             Some(frame),
-            format_args!("{did} at {address:#x}: byte {offset:#x} of the table {kind:?}, on processor {number}"),
+            format_args!(
+                "{did} at {address:#x}: byte {offset:#x} of the table {kind:?}, on processor {number}"
+            ),
         );
     }
-    end(Exit::Exception, Some(frame), format_args!("page fault: {did} at {address:#x}, on processor {number}"))
+    end(
+        Exit::Exception,
+        Some(frame),
+        format_args!("page fault: {did} at {address:#x}, on processor {number}"),
+    )
 }

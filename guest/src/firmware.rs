@@ -8,8 +8,8 @@ use acpi::sdt::madt::{Madt, MadtEntry};
 use acpi::sdt::mcfg::Mcfg;
 use acpi::sdt::srat::{Srat, SratEntry};
 use acpi::{AcpiTables, Handler, PciAddress, PhysicalMapping};
-use pvh::start_info::reader::StartInfoReader;
 use pvh::start_info::MemmapType;
+use pvh::start_info::reader::StartInfoReader;
 use x86_64::instructions::port::Port;
 
 use crate::layout::direct;
@@ -85,6 +85,8 @@ pub struct Firmware {
     pub processors: Vec<u32>,
     /// Physical address of all local APICs.
     pub local_apic: u64,
+    /// The interrupt controllers of devices: physical address, and the first interrupt of each.
+    pub io_apics: Vec<(u64, u32)>,
     /// Physical address of PCI configuration space, and its buses.
     pub pci: Option<(u64, Range<u8>)>,
     /// Memory and its node, where it says.
@@ -100,6 +102,7 @@ impl Firmware {
         let madt = acpi.find_table::<Madt>()?;
         let mut firmware = Firmware {
             processors: Vec::new(),
+            io_apics: Vec::new(),
             local_apic: u64::from(madt.get().local_apic_address),
             pci: None,
             nodes: Vec::new(),
@@ -109,6 +112,12 @@ impl Firmware {
             let (apic, flags) = match entry {
                 MadtEntry::LocalApic(entry) => (u32::from(entry.apic_id), entry.flags),
                 MadtEntry::LocalX2Apic(entry) => (entry.x2apic_id, entry.flags),
+                MadtEntry::IoApic(entry) => {
+                    firmware
+                        .io_apics
+                        .push((u64::from(entry.io_apic_address), entry.global_system_interrupt_base));
+                    continue;
+                }
                 _ => continue,
             };
             if flags & 1 != 0 {
@@ -124,7 +133,8 @@ impl Firmware {
             for entry in srat.get().entries().take(4096) {
                 let SratEntry::MemoryAffinity(entry) = entry else { continue };
                 let (start, length) = (entry.base_address(), entry.length());
-                if let (Some(end), Ok(node)) = (start.checked_add(length), u8::try_from(entry.proximity_domain))
+                if let (Some(end), Ok(node)) =
+                    (start.checked_add(length), u8::try_from(entry.proximity_domain))
                     && length > 0
                 {
                     firmware.nodes.push((start..end, node));

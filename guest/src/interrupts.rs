@@ -15,10 +15,10 @@ global_asm!(include_str!("interrupts.s"));
 const LEGACY: u8 = 0x20;
 /// The local timer.
 pub const TIMER: u8 = 0x40;
-/// Config changes: one vector a virtio-mem device, from here on.
-pub const CONFIG: u8 = 0x50;
-/// Devices that have a vector.
-pub const DEVICES: u8 = 16;
+/// The lines of PCI devices: one vector each, from here on.
+pub const DEVICES: u8 = 0x50;
+/// How many lines there are, at most.
+pub const LINES: u8 = 8;
 /// Another processor wants something done.
 pub const REMOTE: u8 = 0xf0;
 /// The local APIC's own errors, and its spurious interrupts.
@@ -134,7 +134,7 @@ extern "C" fn interrupt(frame: &mut Frame) {
             match vector {
                 TIMER => watchdog::tick(frame),
                 REMOTE => remote::serve(),
-                CONFIG..SPURIOUS if vector - CONFIG < DEVICES => crate::devices::interrupted(vector - CONFIG),
+                DEVICES..ERROR if vector - DEVICES < LINES => crate::devices::interrupted(vector - DEVICES),
                 _ => {}
             }
             if vector != SPURIOUS && vector >= TIMER {

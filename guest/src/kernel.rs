@@ -6,12 +6,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use pagefold_boot_protocol::{
-    Answer, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining, MemoryReport,
-    Options, Report, Request, Settled, TableReport, VERSION,
+    Answer, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining,
+    MemoryReport, Options, Report, Request, Settled, TableReport, VERSION,
 };
+use pagefold_engine::Engine;
 use pagefold_engine::hotplug::{Hotplug, Unmovable};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::Engine;
 use pagefold_virtio_mem::{Driver, Leftovers, Mode, Settings, Step};
 use pagefold_workload::Index;
 use x86_64::instructions::interrupts;
@@ -61,7 +61,8 @@ impl<R: Protocol> Kernel<R> {
         let count = cpu::count();
         let slots = 4096;
         let windows = usize::from(options.owners);
-        let index = Index::new(engine, slots, Vec::new(), windows).ok_or("no memory for an index of folios")?;
+        let index =
+            Index::new(engine, slots, Vec::new(), windows).ok_or("no memory for an index of folios")?;
         let index = Box::leak(Box::new(index));
         let walkers = options.walkers.unwrap_or(count.max(4) as u16);
         let crew = Box::leak(Box::new(Crew::new(index, walkers, options.owners, options.seed)));

@@ -37,5 +37,6 @@ pub fn image() -> [u64; 4] {
         static rodata_end: u8;
         static image_end: u8;
     }
-    [&raw const image_start, &raw const text_end, &raw const rodata_end, &raw const image_end].map(|at| at as u64)
+    [&raw const image_start, &raw const text_end, &raw const rodata_end, &raw const image_end]
+        .map(|at| at as u64)
 }

@@ -41,7 +41,10 @@ fn forget(ranges: &[Range<u64>]) {
 
 /// Does it here and on every other processor; returns when all have.
 fn everywhere(ranges: &[Range<u64>]) {
-    debug_assert!(interrupts::are_enabled() || cpu::count() == 1, "two that ask each other would wait for ever");
+    debug_assert!(
+        interrupts::are_enabled() || cpu::count() == 1,
+        "two that ask each other would wait for ever"
+    );
     let _asking = ASKING.lock();
     let others = cpu::online() & !(1 << cpu::this().number);
     if others != 0 {

@@ -49,7 +49,10 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     };
     let boot = BOOT.call_once(|| boot);
     let Some(own) = boot.memory().iter().find(|range| range.contains(&image()[0])).cloned() else {
-        refuse(Exit::Unsupported, format_args!("the loader's memory map does not have the kernel's own memory"));
+        refuse(
+            Exit::Unsupported,
+            format_args!("the loader's memory map does not have the kernel's own memory"),
+        );
     };
     // Boot's own: the image, the first frames, the heap. What is behind is the engine's.
     let total: u64 = boot.memory().iter().map(|range| range.end - range.start).sum();
@@ -115,7 +118,10 @@ extern "C" fn started(start: &'static mut Start) -> ! {
         Err(error) => refuse(Exit::Usage, format_args!("{error}")),
     };
     if cpu::start_others(&start.firmware.processors).is_err() {
-        refuse(Exit::Unsupported, format_args!("too few frames for {} processors", start.firmware.processors.len()));
+        refuse(
+            Exit::Unsupported,
+            format_args!("too few frames for {} processors", start.firmware.processors.len()),
+        );
     }
     watchdog::set_seconds(options.watchdog);
     match options.protocol {
@@ -155,7 +161,8 @@ fn live<R: Protocol>(start: &'static Start, options: Options) -> ! {
             None => {}
         }
     }
-    let ends = engine_memory(start).map(|pages| pages.end).chain(channels.iter().map(|(_, _, end)| end / PAGE));
+    let ends =
+        engine_memory(start).map(|pages| pages.end).chain(channels.iter().map(|(_, _, end)| end / PAGE));
     let config = Config::new(ends.max().unwrap_or(0));
     let engine: &'static Engine<Machine, R> = match Engine::new(Machine, config) {
         Ok(engine) => Box::leak(Box::new(engine)),
@@ -178,12 +185,11 @@ fn live<R: Protocol>(start: &'static Start, options: Options) -> ! {
         Err(error) => refuse(Exit::Unsupported, format_args!("{error}")),
     };
     let crew: &'static Crew<R> = kernel.crew();
-    let work: &'static (dyn Fn(usize) + Sync) = Box::leak(Box::new(move |number| {
-        match crew.tasks(number, cpu::count()) {
+    let work: &'static (dyn Fn(usize) + Sync) =
+        Box::leak(Box::new(move |number| match crew.tasks(number, cpu::count()) {
             Ok(tasks) => crew::run(tasks),
             Err(error) => fault::end(Exit::Unsupported, None, format_args!("walkers: {error}")),
-        }
-    }));
+        }));
     WORK.call_once(|| work);
     kernel.run()
 }

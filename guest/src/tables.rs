@@ -305,7 +305,9 @@ unsafe impl Mapping for Table {
     unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
         let _lock = self.lock.lock();
         let ranges = || {
-            ranges.iter().map(|range| self.base + range.bytes.start..self.base + range.bytes.end.min(self.len))
+            ranges
+                .iter()
+                .map(|range| self.base + range.bytes.start..self.base + range.bytes.end.min(self.len))
         };
         let cleared: u64 = ranges().map(|range| self.clear(range)).sum();
         if cleared == 0 {

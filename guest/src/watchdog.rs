@@ -44,7 +44,11 @@ pub fn tick(frame: &Frame) {
         fault::end(
             Exit::Hang,
             Some(frame),
-            format_args!("processor {} for {seconds} s; processor {} noticed", other.number, cpu::this().number),
+            format_args!(
+                "processor {} for {seconds} s; processor {} noticed",
+                other.number,
+                cpu::this().number
+            ),
         );
     }
 }
