@@ -42,6 +42,11 @@ impl<R: Protocol> Crew<R> {
         Self { index, log: Log::new(), walkers, owners, seed, counts }
     }
 
+    /// What they look folios up in.
+    pub fn index(&self) -> &'static Index<'static, Machine, R> {
+        self.index
+    }
+
     /// Those that run on processor `number` of `count`.
     pub fn tasks(&'static self, number: usize, count: usize) -> Result<Tasks<R>, OutOfMemory> {
         let mine = |all: u16| (0..usize::from(all)).filter(move |task| task % count == number);

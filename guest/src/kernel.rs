@@ -4,16 +4,17 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use pagefold_boot_protocol::{
-    Answer, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining,
-    MemoryReport, Options, Report, Request, Settled, TableReport, VERSION,
+    Answer, Cycles, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining,
+    MemoryReport, Options, Report, Request, Restart, Settled, TableReport, VERSION,
 };
-use pagefold_engine::Engine;
-use pagefold_engine::hotplug::{Hotplug, Unmovable};
+use pagefold_engine::hotplug::{BlockInfo, Hotplug, Unmovable};
 use pagefold_engine::protocol::Protocol;
-use pagefold_virtio_mem::{Driver, Leftovers, Mode, Settings, Step};
-use pagefold_workload::Index;
+use pagefold_engine::{Engine, Kind, Order, Pfn};
+use pagefold_virtio_mem::{Driver, Leftovers, Mode, Removed, Settings, Step};
+use pagefold_workload::{CycleTask, Index};
 use x86_64::instructions::interrupts;
 
 use crate::crew::{self, Crew, Tasks};
@@ -26,6 +27,9 @@ use crate::{clock, console, cpu, fault, frames, paging, remote, tables, watchdog
 
 /// Runs in one answer.
 const RUNS: usize = 512;
+
+/// Folios of 2 MiB that are folded and unfolded at once.
+const CYCLED: usize = 16;
 
 /// A virtio-mem device and its driver.
 struct Device {
@@ -60,7 +64,7 @@ impl<R: Protocol> Kernel<R> {
     ) -> Result<Self, String> {
         let count = cpu::count();
         let slots = 4096;
-        let windows = usize::from(options.owners);
+        let windows = usize::from(options.owners) + CYCLED;
         let index =
             Index::new(engine, slots, Vec::new(), windows).ok_or("no memory for an index of folios")?;
         let index = Box::leak(Box::new(index));
@@ -127,10 +131,12 @@ impl<R: Protocol> Kernel<R> {
             let geometry = device.driver.geometry();
             DeviceInfo {
                 address: geometry.addr,
-                size: device.driver.status().usable,
-                unit: geometry.unit(),
+                size: (device.driver.pages().end - device.driver.pages().start) * PAGE,
+                unit: match geometry.mode {
+                    Mode::SubBlock { size } | Mode::BigBlock { size } => size,
+                },
                 is_big: matches!(geometry.mode, Mode::BigBlock { .. }),
-                node: 0,
+                node: device.driver.node(),
             }
         });
         Hello {
@@ -187,6 +193,12 @@ impl<R: Protocol> Kernel<R> {
                 self.send_pages();
                 Answer::Done
             }
+            Request::Cycle(rounds) => self.cycle(rounds, tasks),
+            Request::Touch => self.touch(),
+            Request::RestartDriver(restart) => match self.restart(restart) {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Refused(error),
+            },
             Request::Audit => {
                 tasks.finish();
                 match crew::alone(|| self.engine.audit()) {
@@ -198,7 +210,7 @@ impl<R: Protocol> Kernel<R> {
                 self.host.answer(&Answer::Done);
                 console::exit(Exit::Stopped);
             }
-            other => Answer::Refused(format!("{other:?} is not known here")),
+            Request::Work(_) | Request::Free(_) | Request::Pin(_) => Answer::Refused("not yet".to_string()),
         };
         self.host.answer(&answer);
     }
@@ -217,6 +229,118 @@ impl<R: Protocol> Kernel<R> {
             }
             self.host.answer(&Answer::Pages(runs.clone()));
         }
+    }
+
+    /// Folds and unfolds the same folios while all walkers look.
+    fn cycle(&mut self, cycles: u64, tasks: &mut Tasks<R>) -> Answer {
+        let owners = usize::from(self.options.owners);
+        let mut cycle = match CycleTask::new(self.crew.index(), owners..owners + CYCLED) {
+            Ok(cycle) => cycle,
+            Err(error) => return Answer::Refused(error.to_string()),
+        };
+        let (from, looks) = (clock::now(), self.crew.counts().looks);
+        let mut barren = 0;
+        while cycle.counts().cycles < cycles {
+            let before = cycle.counts().cycles;
+            cycle.round();
+            // With too little memory for a single folio it would go on for ever.
+            barren = if cycle.counts().cycles == before { barren + 1 } else { 0 };
+            if barren > 1000 {
+                break;
+            }
+            tasks.step();
+            top_up(self.engine);
+            watchdog::beat();
+        }
+        cycle.finish();
+        let counts = cycle.counts();
+        let ns = clock::now() - from;
+        tasks.finish();
+        Answer::Cycles(Cycles {
+            cycles: counts.cycles,
+            rounds: counts.rounds,
+            folded: counts.folded,
+            unfolded: counts.unfolded,
+            ns,
+            looks: self.crew.counts().looks - looks,
+            busy: counts.busy,
+            no_memory: counts.no_memory,
+            lost_frames: crew::alone(|| self.lost_frames()),
+        })
+    }
+
+    /// Frames that are in none of the places where they may be.
+    fn lost_frames(&self) -> i64 {
+        let (reserve, _) = frames::reserve();
+        let tables = self.engine.tables();
+        let behind: u64 =
+            tables.iter().map(|(_, table)| table.measured()).map(|at| at.pages + at.tables).sum();
+        let have = frames::BOOT + machine::TAKEN.load(Ordering::Relaxed);
+        have as i64 - (reserve + behind + paging::frames_taken() + tables::SHARED_FRAMES) as i64
+    }
+
+    /// Takes 2 MiB of every GiB and of every memory block, as far as they are free, writes to every page, reads all of it
+    /// back, and frees it.
+    fn touch(&mut self) -> Answer {
+        let engine = self.engine;
+        let mut taken = Vec::new();
+        let blocks: Vec<_> = self.hotplug.blocks().map(|block| self.hotplug.pages(block.id).start).collect();
+        let boot = (0..engine.pages())
+            .step_by(1 << 18)
+            .filter(|start| self.hotplug.block(self.hotplug.block_of(*start)).is_none());
+        for start in boot.chain(blocks) {
+            watchdog::beat();
+            top_up(engine);
+            // The first 2 MiB that are free.
+            let found = (start..start + (1 << 15))
+                .step_by(512)
+                .find_map(|pfn| engine.alloc_at(Pfn(pfn), Order::AREA, Kind::Anon).ok());
+            let Some(frozen) = found else { continue };
+            for pfn in frozen.pfn().0..frozen.pfn().0 + Order::AREA.pages() {
+                // SAFETY: a page of a folio that nobody else can reach.
+                unsafe { machine::page_words(Pfn(pfn)) }.fill(!pfn);
+            }
+            if taken.try_reserve(1).is_err() {
+                return Answer::Refused("no memory for a list of folios".to_string());
+            }
+            taken.push(frozen);
+        }
+        for frozen in &taken {
+            watchdog::beat();
+            for pfn in frozen.pfn().0..frozen.pfn().0 + Order::AREA.pages() {
+                // SAFETY: as above.
+                if unsafe { machine::page_words(Pfn(pfn)) }.iter().any(|&word| word != !pfn) {
+                    return Answer::Refused(format!("page {pfn:#x} does not hold what was written to it"));
+                }
+            }
+        }
+        Answer::Touched(taken.len() as u64 * (2 << 20))
+    }
+
+    /// Ends a driver, and begins another for its device.
+    fn restart(&mut self, restart: Restart) -> Result<(), String> {
+        let at = self.drivers.iter().position(|device| device.place == restart.device as usize);
+        let device = self.drivers.swap_remove(at.ok_or("there is no such device")?);
+        let place = device.place;
+        if restart.forget {
+            let pages = device.driver.pages();
+            let is_its = |block: &BlockInfo| pages.contains(&self.hotplug.pages(block.id).start);
+            let blocks: Vec<_> = self.hotplug.blocks().filter(is_its).map(|block| block.id).collect();
+            for block in blocks {
+                self.hotplug.offline(block, &mut Unmovable).map_err(|error| error.to_string())?;
+                self.hotplug.remove(block).map_err(|error| error.to_string())?;
+            }
+        }
+        let removed = device.driver.remove_driver(&mut self.hotplug);
+        let devices = self.devices.as_mut().ok_or("there is no PCI")?;
+        let channel = devices.connect(place).map_err(|error| error.to_string())?;
+        if let Removed::InUse(remains) = removed {
+            remains.hand_over(&mut self.hotplug);
+        }
+        let device = self.probe(place, channel).map_err(|error| error.to_string())?;
+        self.drivers.push(device);
+        self.drivers.sort_by_key(|device| device.place);
+        Ok(())
     }
 
     fn report(&self) -> Report {
@@ -251,7 +375,7 @@ impl<R: Protocol> Kernel<R> {
             page_tables: page_tables * PAGE,
             frames: Frames {
                 boot: frames::BOOT,
-                taken: machine::TAKEN.load(core::sync::atomic::Ordering::Relaxed),
+                taken: machine::TAKEN.load(Ordering::Relaxed),
                 reserve,
                 lowest,
                 tables: behind,
@@ -260,11 +384,11 @@ impl<R: Protocol> Kernel<R> {
             folios: Folios::default(),
             walks: self.crew.counts(),
             flushes: Flushes {
-                folds: tables::FOLD_FLUSHES.load(core::sync::atomic::Ordering::Relaxed),
-                folded_entries: tables::FOLDED_ENTRIES.load(core::sync::atomic::Ordering::Relaxed),
-                unfolds: tables::UNFOLD_FLUSHES.load(core::sync::atomic::Ordering::Relaxed),
-                spared: tables::SPARED.load(core::sync::atomic::Ordering::Relaxed),
-                barriers: remote::BARRIERS.load(core::sync::atomic::Ordering::Relaxed),
+                folds: tables::FOLD_FLUSHES.load(Ordering::Relaxed),
+                folded_entries: tables::FOLDED_ENTRIES.load(Ordering::Relaxed),
+                unfolds: tables::UNFOLD_FLUSHES.load(Ordering::Relaxed),
+                spared: tables::SPARED.load(Ordering::Relaxed),
+                barriers: remote::BARRIERS.load(Ordering::Relaxed),
             },
         }
     }

@@ -131,11 +131,11 @@ pub fn kernel_memory() -> u64 {
     BOOT_END.load(Ordering::Relaxed)
 }
 
-/// The bytes of a page.
+/// The content of a page.
 ///
 /// # Safety
-/// The page is the caller's.
-pub unsafe fn page_bytes<'a>(pfn: Pfn) -> &'a mut [u8; PAGE as usize] {
-    // SAFETY: the caller's promise; all memory that the engine has is in the direct map.
+/// The page is the caller's alone, for as long as the words are used.
+pub unsafe fn page_words<'a>(pfn: Pfn) -> &'a mut [u64; PAGE as usize / 8] {
+    // SAFETY: the caller's promise; all memory that the engine has is in the direct map, page by page.
     unsafe { &mut *direct(pfn.0 * PAGE) }
 }

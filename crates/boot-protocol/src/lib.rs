@@ -22,6 +22,6 @@ mod options;
 pub use exit::Exit;
 pub use message::{
     Answer, Cycles, DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, LineError, MemoryReport,
-    PageRun, Report, Request, Settled, TableReport, VERSION, Walks, from_line, to_line,
+    PageRun, Report, Request, Restart, Settled, TableReport, VERSION, Walks, from_line, to_line,
 };
 pub use options::{Break, Leftovers, Options, OptionsError, Protocol};

@@ -27,15 +27,25 @@ pub enum Request {
     Pin(u16),
     /// Take memory from all over the machine, write to it, read it back, and free it again: [`Answer::Touched`].
     Touch,
-    /// Fold and unfold so many times while walkers look: [`Answer::Cycles`].
+    /// Fold and unfold so many folios of 2 MiB, some at a time, while walkers look: [`Answer::Cycles`].
     Cycle(u64),
-    /// Drop the driver of device `n`, and probe the device anew: [`Answer::Done`].
-    RestartDriver(u32),
+    /// Drop the driver of a device, and probe the device anew: [`Answer::Done`] when the new one is there.
+    RestartDriver(Restart),
     /// Hold every promise between classes, descriptors and frames against each other, with everybody stopped:
     /// [`Answer::Done`], or [`Answer::Refused`] with what is broken.
     Audit,
     /// End: [`Answer::Done`], then [`Exit::Stopped`](crate::Exit::Stopped).
     Stop,
+}
+
+/// How a driver is to be restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Which device's, from 0.
+    pub device: u32,
+    /// Take its memory out of the machine first, but leave it plugged: the new driver finds memory that nobody knows of,
+    /// as after the start of another kernel. [`Leftovers`](crate::Leftovers) says what it does about it.
+    pub forget: bool,
 }
 
 /// What the guest answers.
@@ -239,7 +249,9 @@ pub struct Flushes {
 /// How folding and unfolding went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cycles {
-    /// Rounds.
+    /// Folios that were folded, and unfolded again.
+    pub cycles: u64,
+    /// Rounds: grace periods, and flushes.
     pub rounds: u64,
     /// Map pages folded in all.
     pub folded: u64,
@@ -249,6 +261,10 @@ pub struct Cycles {
     pub ns: u64,
     /// Looks of walkers meanwhile.
     pub looks: u64,
+    /// Times that a folio had to wait for a round because a walker held a piece of it.
+    pub busy: u64,
+    /// Times that there was no memory for a folio.
+    pub no_memory: u64,
     /// Frames that were not where they should be afterwards.
     pub lost_frames: i64,
 }
@@ -312,7 +328,11 @@ mod tests {
             assert!(line.ends_with('\n') && line.matches('\n').count() == 1);
             assert_eq!(from_line::<Answer>(&line).unwrap(), answer);
         }
-        for request in [Request::Status, Request::Work("anon=1G".into()), Request::RestartDriver(1)] {
+        for request in [
+            Request::Status,
+            Request::Work("anon=1G".into()),
+            Request::RestartDriver(Restart { device: 1, forget: true }),
+        ] {
             assert_eq!(from_line::<Request>(&to_line(&request).unwrap()).unwrap(), request);
         }
         assert!(from_line::<Request>("\"dance\"").unwrap_err().to_string().starts_with("not a message"));

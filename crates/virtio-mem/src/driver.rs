@@ -271,6 +271,11 @@ impl<'e, C: Channel> Driver<'e, C> {
         self.group
     }
 
+    /// The NUMA node of its memory.
+    pub fn node(&self) -> u8 {
+        self.node
+    }
+
     /// Where it stands.
     pub fn status(&self) -> Status {
         Status {

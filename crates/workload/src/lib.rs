@@ -3,6 +3,7 @@
 //! * [`Index`] is a page cache in miniature: slots that each hold one reference on a folio, looked up without a lock.
 //! * [`WalkerTask`] is one walker of one [`WalkerKind`]; each kind does what a kind of walker in Linux does.
 //! * [`OwnerTask`] allocates, frees, splits, collapses, folds and unfolds.
+//! * [`CycleTask`] folds and unfolds the same folios, round after round.
 //! * [`Log`] counts the violations they see and keeps the first of them.
 //!
 //! A task makes one step at a time, so that whoever has threads, or CPUs, decides how they run. `no_std`.
@@ -12,12 +13,14 @@
 
 extern crate alloc;
 
+mod cycle;
 mod index;
 mod log;
 mod owner;
 mod stamp;
 mod walker;
 
+pub use cycle::{CycleCounts, CycleTask};
 pub use index::{Entry, Index, WINDOW};
 pub use log::{Kept, Log, Violation};
 pub use owner::{OwnerCounts, OwnerTask, Shape, share};

@@ -395,7 +395,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
 }
 
 /// Freezes a folio that walkers may be on for a moment.
-fn freeze<'e, P: Platform, R: Protocol>(
+pub(crate) fn freeze<'e, P: Platform, R: Protocol>(
     mut folio: Folio<'e, P, R>,
 ) -> Result<Frozen<'e, P, R>, Folio<'e, P, R>> {
     for _ in 0..FREEZE_TRIES {
