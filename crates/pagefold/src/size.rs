@@ -2,9 +2,6 @@
 
 use std::fmt;
 
-/// The most memory that page numbers can name: 2^52 bytes.
-const MAX_BYTES: u64 = 1 << 52;
-
 /// Reads a size (`4096`, `512M`, `1T`, `1.5GiB`) as pages of 4 KiB.
 pub fn parse_pages(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text)?;
@@ -16,24 +13,7 @@ pub fn parse_pages(text: &str) -> Result<u64, String> {
 
 /// Reads a size as bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| format!("'{text}' is not a size; try 512M or 1T"))?;
-    let unit = unit.trim().to_ascii_lowercase();
-    let shift = match unit.trim_end_matches('b').trim_end_matches('i') {
-        "" => 0,
-        "k" => 10,
-        "m" => 20,
-        "g" => 30,
-        "t" => 40,
-        "p" => 50,
-        _ => return Err(format!("unknown unit '{unit}'; use K, M, G, T or P")),
-    };
-    let bytes = number * (1u64 << shift) as f64;
-    if !bytes.is_finite() || bytes > MAX_BYTES as f64 {
-        return Err("more than 4P: no page number has that many bits".into());
-    }
-    Ok(bytes as u64)
+    pagefold_workload::parse_bytes(text).map_err(|error| error.to_string())
 }
 
 /// Reads seconds.
