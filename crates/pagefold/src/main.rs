@@ -23,6 +23,7 @@ mod source;
 mod survey;
 mod table;
 mod tiles;
+mod walkers;
 mod watch;
 
 use std::io::{self, Write};

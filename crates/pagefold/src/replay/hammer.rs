@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, FoldReport, Folio, Frozen, Platform, RawFolio};
-use pagefold_workload::{
-    Index, Log, OwnerCounts, OwnerTask, Shape, Stamp, WalkerCounts, WalkerKind, WalkerTask,
-};
+use pagefold_workload::{Index, Log, OwnerCounts, OwnerTask, Shape, Stamp, WalkerKind};
 
 use crate::source::bar;
+use crate::walkers::{StopOnDrop, Walk, join, with_walkers};
 
 /// How many threads do what, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -23,21 +22,11 @@ pub struct Plan {
     pub shape: Shape,
 }
 
-/// What the walkers of one kind did.
-#[derive(Clone, Copy, Debug)]
-pub struct Walked {
-    pub kind: WalkerKind,
-    pub threads: usize,
-    pub counts: WalkerCounts,
-}
-
 /// What happened.
 pub struct Lived {
     /// Folding all there was to fold: what it did, and how long it took.
     pub folding: Folding,
-    pub walked: Vec<Walked>,
-    /// Seconds the walkers walked.
-    pub walked_for: f64,
+    pub walk: Walk,
     pub owners: OwnerCounts,
     /// Seconds the owners worked.
     pub owned_for: f64,
@@ -65,40 +54,41 @@ pub fn live<'e, P: Platform<Owner = Stamp>, R: Protocol>(
     interrupted: &AtomicBool,
     folded: impl FnOnce() -> Result<()>,
 ) -> Result<Lived> {
-    let stop_walkers = AtomicBool::new(false);
-    let stop_owners = AtomicBool::new(false);
     let threads = Mutex::new(Vec::new());
     let enlist = |name: String| {
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
         threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((thread, name));
     };
-    let begun = Instant::now();
-    let mut lived = std::thread::scope(|scope| -> Result<Lived> {
-        // Whatever happens below, the threads are told to stop before the scope waits for them.
-        let _stop = StopOnDrop([&stop_walkers, &stop_owners]);
-        let walkers: Vec<_> = (0..plan.walkers)
-            .map(|n| {
-                let kind = WalkerKind::ALL[n % WalkerKind::ALL.len()];
-                let (stop, enlist) = (&stop_walkers, &enlist);
-                scope.spawn(move || -> Result<(WalkerKind, WalkerCounts)> {
-                    enlist(format!("{} walker", kind.name()));
-                    let mut task = WalkerTask::new(kind, index, log, plan.seed.wrapping_mul(31) + n as u64)?;
-                    while !stop.load(Ordering::Relaxed) {
-                        task.step();
-                    }
-                    Ok((kind, task.counts()))
-                })
-            })
-            .collect();
-        let folding = fold_everything(index, fixed)?;
-        folded()?;
-        let owning = Instant::now();
+    let kinds: Vec<_> = WalkerKind::ALL.into_iter().cycle().take(plan.walkers).collect();
+    let enlist_walker = |kind: WalkerKind| enlist(format!("{} walker", kind.name()));
+    let ((folding, owners, owned_for), walk) =
+        with_walkers(index, &kinds, log, plan.seed, enlist_walker, || {
+            let folding = fold_everything(index, fixed)?;
+            folded()?;
+            let owning = Instant::now();
+            let owners = own(index, plan, &enlist, interrupted)?;
+            Ok((folding, owners, owning.elapsed().as_secs_f64()))
+        })?;
+    let threads = threads.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(Lived { folding, walk, owners, owned_for, threads })
+}
+
+/// Owners, a thread each, for as long as planned.
+fn own<P: Platform<Owner = Stamp>, R: Protocol>(
+    index: &Index<'_, P, R>,
+    plan: Plan,
+    enlist: &(impl Fn(String) + Sync),
+    interrupted: &AtomicBool,
+) -> Result<OwnerCounts> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stopper = StopOnDrop(&stop);
         let owners: Vec<_> = (0..plan.owners)
             .map(|number| {
-                let (stop, enlist) = (&stop_owners, &enlist);
+                let stop = &stop;
                 scope.spawn(move || -> Result<OwnerCounts> {
                     enlist(format!("owner {number}"));
-                    let seed = plan.seed.wrapping_mul(1009) + number as u64;
+                    let seed = plan.seed.wrapping_mul(1009).wrapping_add(number as u64);
                     let mut task = OwnerTask::new(index, number, plan.shape, seed)?;
                     while !stop.load(Ordering::Relaxed) {
                         task.step();
@@ -109,40 +99,13 @@ pub fn live<'e, P: Platform<Owner = Stamp>, R: Protocol>(
             })
             .collect();
         wait(plan.seconds, interrupted);
-        stop_owners.store(true, Ordering::Relaxed);
+        drop(stopper);
         let mut counts = OwnerCounts::default();
         for owner in owners {
             counts += join(owner)?;
         }
-        let owned_for = owning.elapsed().as_secs_f64();
-        stop_walkers.store(true, Ordering::Relaxed);
-        let mut walked = Vec::new();
-        for (kind, counts) in walkers.into_iter().map(join).collect::<Result<Vec<_>>>()? {
-            match walked.iter_mut().find(|walked: &&mut Walked| walked.kind == kind) {
-                Some(walked) => {
-                    walked.threads += 1;
-                    walked.counts += counts;
-                }
-                None => walked.push(Walked { kind, threads: 1, counts }),
-            }
-        }
-        Ok(Lived { folding, walked, walked_for: 0.0, owners: counts, owned_for, threads: Vec::new() })
-    })?;
-    lived.walked_for = begun.elapsed().as_secs_f64();
-    lived.threads = threads.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(lived)
-}
-
-struct StopOnDrop<'a>([&'a AtomicBool; 2]);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
-    }
-}
-
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread of the workload failed")))
+        Ok(counts)
+    })
 }
 
 fn wait(seconds: f64, interrupted: &AtomicBool) {

@@ -28,6 +28,7 @@ use crate::say;
 use crate::size::Bytes;
 use crate::source::{Found, Source, bar};
 use crate::tiles::Tiles;
+use crate::walkers::Walked;
 
 pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let begun = Instant::now();
@@ -344,15 +345,15 @@ fn folding_report(lived: &Lived) -> FoldingReport {
 }
 
 fn walker_rows(lived: &Lived) -> Vec<WalkerRow> {
-    let rate = |count: u64| count as f64 / lived.walked_for.max(1e-9);
-    let row = |walked: &hammer::Walked| WalkerRow {
+    let rate = |count: u64| count as f64 / lived.walk.seconds.max(1e-9);
+    let row = |walked: &Walked| WalkerRow {
         kind: walked.kind.name(),
         threads: walked.threads,
         looks_per_second: rate(walked.counts.looks),
         gets_per_second: rate(walked.counts.gets),
         stale_per_second: rate(walked.counts.stale),
     };
-    lived.walked.iter().map(row).collect()
+    lived.walk.walked.iter().map(row).collect()
 }
 
 fn owners_report(lived: &Lived, threads: usize) -> OwnersReport {

@@ -10,7 +10,6 @@ mod population;
 mod report;
 mod sample;
 mod scenario;
-mod walkers;
 
 use std::fs;
 use std::io::{self, Write};

@@ -21,12 +21,12 @@ use super::barrier::Counted;
 use super::contents::Contents;
 use super::plan::{DevicePlan, Plan, StepPlan};
 use super::population::{Machine, Population, slots};
-use super::report::{Broken, Report, Row};
+use super::report::{Broken, Report, Row, Walked};
 use super::sample::{Curves, Moment};
-use super::walkers::with_walkers;
 use crate::cost::{self, Baseline, rematerialised};
 use crate::say;
 use crate::source::bar;
+use crate::walkers::with_walkers;
 
 type TheDevice = Loopback<Device<Memfd>>;
 type TheDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
@@ -49,7 +49,7 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
         .context("no memory for the workloads' index")?;
     let log = Log::new();
     let interrupted = crate::interrupt::interrupted();
-    let (mut report, walked) = with_walkers(&index, &plan.walkers, &log, plan.seed, || {
+    let (mut report, walk) = with_walkers(&index, &plan.walkers, &log, plan.seed, |_| {}, || {
         let mut hotplug = engine.hotplug(HotplugConfig {
             block_pages: plan.memory_block / 4096,
             policy: plan.policy,
@@ -80,7 +80,7 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
         show.bar.finish_and_clear();
         report
     })?;
-    report.walkers = walked;
+    report.walkers = walk.walked.iter().map(|walked| Walked::new(walked, walk.seconds)).collect();
     report.broken.strays = rematerialised(&engine)?.len() as u64;
     report.broken.audit = match engine.audit() {
         Err(violation) => Some(violation.to_string()),

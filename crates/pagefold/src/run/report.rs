@@ -10,6 +10,7 @@ use super::sample::Moment;
 use crate::cost::Cost;
 use crate::size::{Bytes, Count, Whole};
 use crate::table::table;
+use crate::walkers;
 
 /// Everything a run found. The JSON is this, with `schema` raised whenever a field changes its meaning.
 #[derive(Debug, Serialize)]
@@ -97,6 +98,19 @@ pub struct Broken {
     pub lost: u64,
     /// What the audit at the end found.
     pub audit: Option<String>,
+}
+
+impl Walked {
+    /// From what they did in so many seconds.
+    pub fn new(walked: &walkers::Walked, seconds: f64) -> Self {
+        let rate = |count: u64| count as f64 / seconds.max(1e-9);
+        Self {
+            kind: walked.kind.name(),
+            threads: walked.threads,
+            looks_per_second: rate(walked.counts.looks),
+            gets_per_second: rate(walked.counts.gets),
+        }
+    }
 }
 
 impl Broken {
