@@ -1,14 +1,13 @@
 //! What is in the machine's memory: sparse files, written to where a workload touches its pages.
-//!
-//! Each touched folio carries a mark that only it has. It is looked at again when the folio is moved or freed: memory that
-//! was lost in between would show.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use pagefold_engine::{Order, Pfn};
+use pagefold_engine::protocol::Protocol;
+use pagefold_engine::{Folio, Frozen, Order, Pfn, Platform};
+use pagefold_workload::Contents;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// Bytes written at once.
@@ -16,18 +15,18 @@ const CHUNK: usize = 256 << 10;
 
 /// The memory behind page numbers.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct SparseMemory {
     files: Vec<(Range<u64>, File)>,
 }
 
-impl Contents {
+impl SparseMemory {
     /// Boot memory: `bytes` from address 0 up.
     pub fn boot(bytes: u64) -> io::Result<Self> {
         let file = memfd_create("boot memory", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, bytes)?;
-        let mut contents = Self::default();
-        contents.add(0, bytes, file.into());
-        Ok(contents)
+        let mut memory = Self::default();
+        memory.add(0, bytes, file.into());
+        Ok(memory)
     }
 
     /// The memory of a device.
@@ -41,7 +40,7 @@ impl Contents {
     }
 
     /// Fills a folio with `mark`.
-    pub fn write(&self, folio: Pfn, order: Order, mark: u64) -> io::Result<()> {
+    fn write(&self, folio: Pfn, order: Order, mark: u64) -> io::Result<()> {
         let (file, offset) = self.file(folio.0 * 4096)?;
         let len = (order.pages() * 4096) as usize;
         let chunk = mark.to_ne_bytes().repeat(len.min(CHUNK) / 8);
@@ -49,7 +48,7 @@ impl Contents {
     }
 
     /// Whether the first and the last word of a folio still say `mark`.
-    pub fn holds(&self, folio: Pfn, order: Order, mark: u64) -> io::Result<bool> {
+    fn reads(&self, folio: Pfn, order: Order, mark: u64) -> io::Result<bool> {
         let (file, offset) = self.file(folio.0 * 4096)?;
         let mut word = [0; 8];
         for at in [0, order.pages() * 4096 - 8] {
@@ -62,7 +61,7 @@ impl Contents {
     }
 
     /// Copies what a folio holds to another of the same order.
-    pub fn copy(&self, from: Pfn, to: Pfn, order: Order) -> io::Result<()> {
+    fn transfer(&self, from: Pfn, to: Pfn, order: Order) -> io::Result<()> {
         let (source, from) = self.file(from.0 * 4096)?;
         let (target, to) = self.file(to.0 * 4096)?;
         let len = (order.pages() * 4096) as usize;
@@ -75,21 +74,37 @@ impl Contents {
     }
 }
 
+impl<P: Platform, R: Protocol> Contents<P, R> for SparseMemory {
+    type Error = io::Error;
+
+    fn mark(&self, folio: &mut Frozen<'_, P, R>, mark: u64) -> io::Result<()> {
+        self.write(folio.pfn(), folio.order(), mark)
+    }
+
+    fn holds(&self, folio: &Folio<'_, P, R>, mark: u64) -> io::Result<bool> {
+        self.reads(folio.pfn(), folio.order(), mark)
+    }
+
+    fn copy(&self, from: &Folio<'_, P, R>, to: &mut Frozen<'_, P, R>) -> io::Result<()> {
+        self.transfer(from.pfn(), to.pfn(), from.order())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_folio_carries_its_mark_along() {
-        let mut contents = Contents::boot(4 << 20).unwrap();
-        let device = Contents::boot(4 << 20).unwrap().files.remove(0).1;
-        contents.add(8 << 20, 4 << 20, device);
+        let mut memory = SparseMemory::boot(4 << 20).unwrap();
+        let device = SparseMemory::boot(4 << 20).unwrap().files.remove(0).1;
+        memory.add(8 << 20, 4 << 20, device);
         let (order, old, new) = (Order::AREA, Pfn(512), Pfn((8 << 20) / 4096));
-        contents.write(old, order, 7).unwrap();
-        assert!(contents.holds(old, order, 7).unwrap());
-        assert!(!contents.holds(new, order, 7).unwrap());
-        contents.copy(old, new, order).unwrap();
-        assert!(contents.holds(new, order, 7).unwrap());
-        assert!(contents.write(Pfn((6 << 20) / 4096), Order::ZERO, 1).is_err(), "no memory there");
+        memory.write(old, order, 7).unwrap();
+        assert!(memory.reads(old, order, 7).unwrap());
+        assert!(!memory.reads(new, order, 7).unwrap());
+        memory.transfer(old, new, order).unwrap();
+        assert!(memory.reads(new, order, 7).unwrap());
+        assert!(memory.write(Pfn((6 << 20) / 4096), Order::ZERO, 1).is_err(), "no memory there");
     }
 }

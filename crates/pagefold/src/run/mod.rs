@@ -6,7 +6,6 @@ mod contents;
 mod picture;
 mod plan;
 mod play;
-mod population;
 mod report;
 mod sample;
 mod scenario;

@@ -1,17 +1,14 @@
 //! From a scenario, as somebody wrote it, to a plan that can be carried out: everything that may be wrong with it is found
 //! here, with the place in the file.
 
-use std::collections::HashSet;
 use std::ops::Range;
 
 use pagefold_engine::hotplug::{DEFAULT_RATIO, FakeOffline, OnlinePolicy};
-use pagefold_engine::{Kind, Order, Zone};
-use pagefold_workload::WalkerKind;
+use pagefold_engine::{Order, Zone};
+use pagefold_workload::{Change, Misfit, WalkerKind, Workload, slots};
 use toml::Spanned;
 
-use super::scenario::{
-    Change, FakeOfflineName, Mistake, Online, Scenario, Share, Size, Use, Workload, parse,
-};
+use super::scenario::{self, FakeOfflineName, Mistake, Online, Scenario, Share, Size, parse};
 use crate::size::Bytes;
 
 const SECTION: u64 = 128 << 20;
@@ -20,7 +17,7 @@ const FIRST_DEVICE: u64 = 4 << 30;
 /// The most memory of a machine: the driver's and the device's tables, at 2 MiB a bit, stay small.
 const MOST_BYTES: u64 = 64 << 40;
 /// The most folios of all workloads: a word each in the index that walkers search.
-const MOST_FOLIOS: u64 = 1 << 24;
+const MOST_FOLIOS: usize = 1 << 24;
 const MOST_WALKERS: u16 = 64;
 
 /// What is to be done.
@@ -38,7 +35,9 @@ pub struct Plan {
     pub patience: f64,
     pub seed: u64,
     pub devices: Vec<DevicePlan>,
-    pub workloads: Vec<WorkloadPlan>,
+    pub workloads: Vec<Workload>,
+    /// What they are called.
+    pub names: Vec<String>,
     pub walkers: Vec<WalkerKind>,
     pub steps: Vec<StepPlan>,
 }
@@ -52,34 +51,6 @@ pub struct DevicePlan {
 }
 
 #[derive(Debug)]
-pub struct WorkloadPlan {
-    pub name: String,
-    pub usage: Use,
-    pub kind: Kind,
-    pub touch: bool,
-    /// Folios taken for each that is kept.
-    pub excess: f64,
-    pub parts: Vec<PartPlan>,
-}
-
-/// The folios of one order.
-#[derive(Clone, Copy, Debug)]
-pub struct PartPlan {
-    pub order: Order,
-    /// Of the workload's memory, 0 to 1.
-    pub share: f64,
-    /// The most folios it ever has.
-    pub most: u64,
-}
-
-impl PartPlan {
-    /// Folios of a workload of `bytes`.
-    pub fn folios(&self, bytes: u64) -> u64 {
-        (bytes as f64 * self.share / (self.order.pages() * 4096) as f64).round() as u64
-    }
-}
-
-#[derive(Debug)]
 pub struct StepPlan {
     pub name: String,
     pub changes: Vec<ChangePlan>,
@@ -89,19 +60,9 @@ pub struct StepPlan {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub enum Doing {
-    /// Grow or shrink to so many bytes.
-    To(u64),
-    /// Free this part.
-    Free(f64),
-    /// Pin this part; unpin all at 0.
-    Pin(f64),
-}
-
-#[derive(Clone, Copy, Debug)]
 pub struct ChangePlan {
     pub workload: usize,
-    pub doing: Doing,
+    pub change: Change,
 }
 
 impl Plan {
@@ -119,8 +80,7 @@ impl Plan {
 
     /// Bytes of the system's memory that touched workloads may fill.
     pub fn touched(&self) -> u64 {
-        let touched = self.workloads.iter().filter(|workload| workload.touch);
-        touched.flat_map(|workload| &workload.parts).map(|part| part.most * part.order.pages() * 4096).sum()
+        self.workloads.iter().filter(|workload| workload.touches()).map(Workload::most_bytes).sum()
     }
 }
 
@@ -171,7 +131,8 @@ impl Reader<'_> {
             None => 0.0,
         };
         let devices = self.devices(&scenario, memory_block, &boot)?;
-        let (workloads, steps) = self.life(&scenario, &devices)?;
+        let names = self.names(&scenario.workloads)?;
+        let (workloads, steps) = self.life(&scenario, &names, &devices)?;
         let walkers = self.walkers(&scenario)?;
         Ok(Plan {
             origin: self.origin.to_owned(),
@@ -184,6 +145,7 @@ impl Reader<'_> {
             seed: machine.seed,
             devices,
             workloads,
+            names,
             walkers,
             steps,
         })
@@ -283,38 +245,38 @@ impl Reader<'_> {
         Ok(kinds.into_iter().cycle().take(count.into()).collect())
     }
 
+    fn names(&self, workloads: &[scenario::Workload]) -> Judged<Vec<String>> {
+        let mut names = Vec::new();
+        for workload in workloads {
+            let name = workload.name.get_ref();
+            if names.contains(name) {
+                return self.mistake(workload.name.span(), "two workloads of the same name");
+            }
+            names.push(name.clone());
+        }
+        Ok(names)
+    }
+
     /// Workloads and steps: how large the first get is only known from the second.
     fn life(
         &self,
         scenario: &Scenario,
+        names: &[String],
         devices: &[DevicePlan],
-    ) -> Judged<(Vec<WorkloadPlan>, Vec<StepPlan>)> {
-        let mut workloads = Vec::new();
-        let mut names = HashSet::new();
-        for workload in &scenario.workloads {
-            if !names.insert(workload.name.get_ref()) {
-                return self.mistake(workload.name.span(), "two workloads of the same name");
-            }
-            workloads.push(self.workload(workload)?);
-        }
+    ) -> Judged<(Vec<Workload>, Vec<StepPlan>)> {
+        let workloads = scenario.workloads.iter().map(|workload| self.workload(workload));
+        let mut workloads = workloads.collect::<Judged<Vec<_>>>()?;
         if scenario.steps.is_empty() {
             return self.mistake(self.header("[machine]"), "no [[step]]: nothing would happen");
         }
         let mut steps = Vec::new();
-        let mut folios = 0;
         for step in &scenario.steps {
             let mut changes = Vec::new();
             for change in &step.change {
-                let (change, span) = (self.change(change, &workloads)?, change.span());
-                if let Doing::To(bytes) = change.doing {
-                    let workload = &mut workloads[change.workload];
-                    let taken = (bytes as f64 * workload.excess) as u64;
-                    for part in &mut workload.parts {
-                        let most = part.most.max(part.folios(taken));
-                        folios += most - part.most;
-                        part.most = most;
-                    }
-                    if folios > MOST_FOLIOS {
+                let (change, span) = (self.change(change, names)?, change.span());
+                if let Change::To(bytes) = change.change {
+                    workloads[change.workload].allow(bytes);
+                    if slots(&workloads) > MOST_FOLIOS {
                         let message = format!(
                             "more than {MOST_FOLIOS} folios in all workloads; choose larger orders, or less"
                         );
@@ -345,49 +307,36 @@ impl Reader<'_> {
         Ok((workloads, steps))
     }
 
-    fn workload(&self, workload: &Workload) -> Judged<WorkloadPlan> {
-        let mut parts = Vec::new();
+    fn workload(&self, workload: &scenario::Workload) -> Judged<Workload> {
+        let mut orders = Vec::new();
         for share in &workload.orders {
             let Share { order, share: part } = *share.get_ref();
             let Some(order) = Order::new(order) else {
                 return self.mistake(share.span(), format!("orders go up to {}", Order::MAX.get()));
             };
-            if !(part > 0.0 && part <= 1.0) || parts.iter().any(|part: &PartPlan| part.order == order) {
-                return self.mistake(share.span(), "a share is above 0 and at most 1, one for each order");
-            }
-            parts.push(PartPlan { order, share: part, most: 0 });
+            orders.push((order, part));
         }
-        let sum: f64 = parts.iter().map(|part| part.share).sum();
-        if let (Some(first), Some(last)) = (workload.orders.first(), workload.orders.last())
-            && (sum - 1.0).abs() > 1e-6
-        {
-            let span = first.span().start..last.span().end;
-            return self.mistake(span, format!("the shares add up to {sum:.3}, not to 1"));
-        }
-        if parts.is_empty() {
-            parts.push(PartPlan { order: Order::ZERO, share: 1.0, most: 0 });
-        }
-        let excess = match &workload.fragmentation {
-            Some(part) if !(0.0..=0.99).contains(part.get_ref()) => {
-                return self.mistake(part.span(), "fragmentation goes from 0 to 0.99");
-            }
-            Some(part) => 1.0 / (1.0 - part.get_ref()),
-            None => 1.0,
-        };
-        let kind = match workload.kind {
-            Use::PageCache => Kind::File,
-            Use::Anonymous | Use::Pinned => Kind::Anon,
-            Use::Hugetlb => Kind::Hugetlb,
-            Use::Kernel => Kind::Slab,
-        };
-        let name = workload.name.get_ref().clone();
-        Ok(WorkloadPlan { name, usage: workload.kind, kind, touch: workload.touch, excess, parts })
+        let fragmentation = workload.fragmentation.as_ref().map_or(0.0, |part| *part.get_ref());
+        let made = Workload::new(workload.kind.0, &orders, fragmentation, workload.touch);
+        made.or_else(|misfit| {
+            let span = match misfit {
+                Misfit::Share(number) => workload.orders.get(number).map(Spanned::span),
+                Misfit::Sum(_) => workload
+                    .orders
+                    .first()
+                    .zip(workload.orders.last())
+                    .map(|(first, last)| first.span().start..last.span().end),
+                Misfit::Fragmentation => workload.fragmentation.as_ref().map(Spanned::span),
+                Misfit::NoMemory => None,
+            };
+            self.mistake(span.unwrap_or_else(|| workload.name.span()), misfit)
+        })
     }
 
-    fn change(&self, change: &Spanned<Change>, workloads: &[WorkloadPlan]) -> Judged<ChangePlan> {
-        let (span, change) = (change.span(), change.get_ref());
+    fn change(&self, spanned: &Spanned<scenario::Change>, names: &[String]) -> Judged<ChangePlan> {
+        let change = spanned.get_ref();
         let name = change.workload.get_ref();
-        let Some(workload) = workloads.iter().position(|workload| workload.name == *name) else {
+        let Some(workload) = names.iter().position(|known| known == name) else {
             return self.mistake(change.workload.span(), format!("no workload \"{name}\""));
         };
         let part = |part: &Spanned<f64>| {
@@ -397,16 +346,16 @@ impl Reader<'_> {
                 self.mistake(part.span(), "a part goes from 0 to 1")
             }
         };
-        let doing = match (&change.to, &change.free, &change.pin) {
+        let change = match (&change.to, &change.free, &change.pin) {
             (Some(to), None, None) if to.get_ref().0 > MOST_BYTES => {
                 return self.mistake(to.span(), too_large());
             }
-            (Some(to), None, None) => Doing::To(to.get_ref().0),
-            (None, Some(free), None) => Doing::Free(part(free)?),
-            (None, None, Some(pin)) => Doing::Pin(part(pin)?),
-            _ => return self.mistake(span, "a change says one of to, free and pin"),
+            (Some(to), None, None) => Change::To(to.get_ref().0),
+            (None, Some(free), None) => Change::Free(part(free)?),
+            (None, None, Some(pin)) => Change::Pin(part(pin)?),
+            _ => return self.mistake(spanned.span(), "a change says one of to, free and pin"),
         };
-        Ok(ChangePlan { workload, doing })
+        Ok(ChangePlan { workload, change })
     }
 }
 

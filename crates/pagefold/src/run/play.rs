@@ -1,6 +1,6 @@
 //! A plan, carried out: the machine is made, and the steps follow each other under the walkers' eyes.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,12 +15,11 @@ use pagefold_host::{Host, measure};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem::{Driver, Settings, Shortfall, Status, Step, VirtioChannel};
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
-use pagefold_workload::{Index, Log};
+use pagefold_workload::{Index, Log, Population, Stamp, slots};
 
 use super::barrier::Counted;
-use super::contents::Contents;
+use super::contents::SparseMemory;
 use super::plan::{DevicePlan, Plan, StepPlan};
-use super::population::{Machine, Population, slots};
 use super::report::{Broken, Report, Row, Walked};
 use super::sample::{Curves, Moment};
 use crate::cost::{self, Baseline, rematerialised};
@@ -28,6 +27,8 @@ use crate::say;
 use crate::source::bar;
 use crate::walkers::with_walkers;
 
+/// The platform of a run.
+type Machine<B> = Host<B, Stamp>;
 type TheDevice = Loopback<Device<Memfd>>;
 type TheDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
 
@@ -39,47 +40,54 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
     let host: Machine<Counted<B>> = Host::new(barrier)?;
     host.features().missing().iter().for_each(say);
     let engine: Engine<_, Fold> = Engine::new(host, Config::new(plan.end() / 4096))?;
-    let mut contents = Contents::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;
+    let mut memory = SparseMemory::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;
     let devices = plan.devices.iter().map(|device| make_device(plan, device)).collect::<Result<Vec<_>>>()?;
     for (device, plan) in devices.iter().zip(&plan.devices) {
         let file = device.with(|device, _| device.backing().file().try_clone())?;
-        contents.add(plan.addr, plan.size, file);
+        memory.add(plan.addr, plan.size, file);
     }
     let index = Index::new(&engine, slots(&plan.workloads), Vec::new(), 0)
         .context("no memory for the workloads' index")?;
     let log = Log::new();
     let interrupted = crate::interrupt::interrupted();
-    let (mut report, walk) = with_walkers(&index, &plan.walkers, &log, plan.seed, |_| {}, || {
-        let mut hotplug = engine.hotplug(HotplugConfig {
-            block_pages: plan.memory_block / 4096,
-            policy: plan.policy,
-            fake_offline: plan.fake_offline,
-            ..HotplugConfig::default()
-        })?;
-        boot(&mut hotplug, plan)?;
-        let drivers = devices
-            .iter()
-            .enumerate()
-            .map(|(number, device)| probe(number, device, &mut hotplug, plan.seed))
-            .collect::<Result<Vec<_>>>()?;
-        let mut show = Show {
-            plan,
-            baseline,
-            devices: &devices,
-            log: &log,
-            interrupted: &interrupted,
-            grace_periods,
-            hotplug,
-            drivers,
-            population: Population::new(&index, &contents, &plan.workloads, plan.seed),
-            curves: Curves::default(),
-            bar: bar(""),
-            page_tables_before: measure::page_table_bytes()?,
-        };
-        let report = show.run(rcu);
-        show.bar.finish_and_clear();
-        report
-    })?;
+    let (mut report, walk) = with_walkers(
+        &index,
+        &plan.walkers,
+        &log,
+        plan.seed,
+        |_| {},
+        || {
+            let mut hotplug = engine.hotplug(HotplugConfig {
+                block_pages: plan.memory_block / 4096,
+                policy: plan.policy,
+                fake_offline: plan.fake_offline,
+                ..HotplugConfig::default()
+            })?;
+            boot(&mut hotplug, plan)?;
+            let drivers = devices
+                .iter()
+                .enumerate()
+                .map(|(number, device)| probe(number, device, &mut hotplug, plan.seed))
+                .collect::<Result<Vec<_>>>()?;
+            let mut show = Show {
+                plan,
+                baseline,
+                devices: &devices,
+                log: &log,
+                interrupted: &interrupted,
+                grace_periods,
+                hotplug,
+                drivers,
+                population: Population::new(&index, &memory, &plan.workloads, plan.seed)?,
+                curves: Curves::default(),
+                bar: bar(""),
+                page_tables_before: measure::page_table_bytes()?,
+            };
+            let report = show.run(rcu);
+            show.bar.finish_and_clear();
+            report
+        },
+    )?;
     report.walkers = walk.walked.iter().map(|walked| Walked::new(walked, walk.seconds)).collect();
     report.broken.strays = rematerialised(&engine)?.len() as u64;
     report.broken.audit = match engine.audit() {
@@ -135,7 +143,7 @@ struct Show<'a, 'e, B: Barrier + Clone> {
     grace_periods: Arc<AtomicU64>,
     hotplug: Hotplug<'e, Machine<B>>,
     drivers: Vec<TheDriver<'e>>,
-    population: Population<'a, 'e, B>,
+    population: Population<'a, 'e, Machine<B>, SparseMemory>,
     curves: Curves,
     bar: ProgressBar,
     /// Of this process, before the machine had memory.
@@ -258,23 +266,22 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
             let now = self.moment(number, 0.0);
             let engine = self.hotplug.engine();
             let (curves, before) = (&mut self.curves, self.page_tables_before);
-            let missing = self.population.change(
-                change.workload,
-                change.doing,
-                &blocks,
-                self.interrupted,
-                |population| {
-                    curves.offer(|| Moment {
-                        seconds: begun.elapsed().as_secs_f64(),
-                        in_use: population.in_use(),
-                        metadata: metadata_now(engine, before),
-                        linux: now.linux,
-                        ..now
-                    });
-                },
-            );
+            let interrupted = self.interrupted;
+            let missing = self.population.change(change.workload, change.change, &blocks, |population| {
+                curves.offer(|| Moment {
+                    seconds: begun.elapsed().as_secs_f64(),
+                    in_use: population.in_use(),
+                    metadata: metadata_now(engine, before),
+                    linux: now.linux,
+                    ..now
+                });
+                if interrupted.load(Ordering::Relaxed) {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            });
             if missing > 0 {
-                no_place.push((self.plan.workloads[change.workload].name.clone(), missing));
+                no_place.push((self.plan.names[change.workload].clone(), missing));
             }
         }
         no_place

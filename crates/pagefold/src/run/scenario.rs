@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use pagefold_workload::WalkerKind;
+use pagefold_workload::{Use, WalkerKind};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -146,28 +146,23 @@ pub struct Device {
     pub at: Option<Spanned<Size>>,
 }
 
-/// What memory is used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Use {
-    /// File pages, which move.
-    PageCache,
-    /// Anonymous pages, which move.
-    Anonymous,
-    /// Huge pages of a pool, which move.
-    Hugetlb,
-    /// Kernel memory (slab), which never moves.
-    Kernel,
-    /// Pages that somebody has pinned, spread evenly over the memory blocks that are online.
-    Pinned,
+/// A use of memory by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct UseName(pub Use);
+
+impl<'de> Deserialize<'de> for UseName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        Use::named(&name).map(Self).ok_or_else(|| de::Error::unknown_variant(&name, &Use::NAMES))
+    }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Workload {
     pub name: Spanned<String>,
-    pub kind: Use,
-    /// Which part of it lies in folios of which order; order 0 if nothing is said.
+    pub kind: UseName,
+    /// Which part of it lies in folios of which order; if nothing is said 9 for hugetlb, otherwise 0.
     #[serde(default)]
     pub orders: Vec<Spanned<Share>>,
     /// As much of what it takes is given back in between, folio by folio, at random: 0 (none) to below 1.
