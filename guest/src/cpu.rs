@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
+use core::ops::Range;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use x2apic::lapic::{IpiAllShorthand, LocalApic, LocalApicBuilder, TimerDivide, TimerMode};
@@ -39,6 +40,8 @@ pub struct Cpu {
     pub number: usize,
     /// Its local APIC's number.
     pub apic_id: u32,
+    /// Where its stack is; those for exceptions not counted.
+    pub stack: Range<u64>,
     apic: UnsafeCell<Option<LocalApic>>,
     gdt: GlobalDescriptorTable,
     tss: TaskStateSegment,
@@ -97,8 +100,8 @@ pub fn count() -> usize {
     online().count_ones() as usize
 }
 
-/// A processor's own things, and its stack's end.
-fn make(number: usize, apic_id: u32) -> Result<(&'static mut Cpu, u64), MapError> {
+/// A processor's own things.
+fn make(number: usize, apic_id: u32) -> Result<&'static mut Cpu, MapError> {
     let mut tss = TaskStateSegment::new();
     let mut stacks = tss.interrupt_stack_table;
     for stack in [NMI_STACK, DOUBLE_FAULT_STACK, PAGE_FAULT_STACK] {
@@ -110,6 +113,7 @@ fn make(number: usize, apic_id: u32) -> Result<(&'static mut Cpu, u64), MapError
         me: core::ptr::null(),
         number,
         apic_id,
+        stack: stack - STACK..stack,
         apic: UnsafeCell::new(None),
         gdt: GlobalDescriptorTable::new(),
         tss,
@@ -118,13 +122,14 @@ fn make(number: usize, apic_id: u32) -> Result<(&'static mut Cpu, u64), MapError
         silent: AtomicU64::new(0),
     }));
     cpu.me = cpu;
-    Ok((cpu, stack))
+    Ok(cpu)
 }
 
 /// The processor that booted. Returns the end of its stack, to be used from now on.
 pub fn init(apic_base: u64, apic_id: u32) -> Result<u64, MapError> {
     APIC.store(paging::map_device(apic_base, 4096)?, Ordering::Relaxed);
-    let (cpu, stack) = make(0, apic_id)?;
+    let cpu = make(0, apic_id)?;
+    let stack = cpu.stack.end;
     enter(cpu);
     Ok(stack)
 }
@@ -229,8 +234,8 @@ pub fn start_others(apic_ids: &[u32]) -> Result<(), MapError> {
     starting_cr3.store(paging::root(), Ordering::Relaxed);
     let others = apic_ids.iter().filter(|&&id| id != this().apic_id);
     for (number, &apic_id) in others.take(MAX - 1).enumerate().map(|(at, id)| (at + 1, id)) {
-        let (cpu, stack) = make(number, apic_id)?;
-        starting_stack.store(stack, Ordering::Relaxed);
+        let cpu = make(number, apic_id)?;
+        starting_stack.store(cpu.stack.end, Ordering::Relaxed);
         starting_cpu.store(core::ptr::from_mut(cpu) as u64, Ordering::Release);
         with_apic(|apic| {
             // xAPICs have the target in the top byte of the register.

@@ -11,7 +11,7 @@ use spin::Mutex;
 use x86_64::instructions::interrupts;
 
 use crate::machine::{Machine, top_up};
-use crate::{cpu, watchdog};
+use crate::{breaks, cpu, watchdog};
 
 /// Everybody but the processor that asks is to stand still.
 static PAUSE: AtomicBool = AtomicBool::new(false);
@@ -126,6 +126,7 @@ impl<R: Protocol> Tasks<R> {
 pub fn run<R: Protocol>(mut tasks: Tasks<R>) -> ! {
     loop {
         watchdog::beat();
+        breaks::may_hang();
         if PAUSE.load(Ordering::Acquire) {
             tasks.finish();
             STILL.fetch_add(1, Ordering::AcqRel);

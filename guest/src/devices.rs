@@ -94,20 +94,13 @@ fn layout(pages: usize) -> Option<Layout> {
 /// The way to a device.
 pub type Channel = VirtioChannel<GuestHal, PciTransport>;
 
-/// A virtio-mem device that was found.
-pub struct Place {
-    function: DeviceFunction,
-    /// Which of them, from 0.
-    pub number: u8,
-}
-
 /// PCI, with what was found on it.
 pub struct Devices {
     root: PciRoot<MmioCam<'static>>,
     /// Configuration space once more, for what the root does not read.
     space: MmioCam<'static>,
-    /// virtio-mem devices.
-    pub places: Vec<Place>,
+    /// Where virtio-mem devices are.
+    pub places: Vec<DeviceFunction>,
 }
 
 /// Where each device's ISR status is mapped, by number; 0 for none.
@@ -179,9 +172,8 @@ impl Devices {
         for function in found {
             match devices.find_isr(function) {
                 Some(isr) if devices.places.len() < MOST => {
-                    let number = devices.places.len() as u8;
-                    ISR[usize::from(number)].store(isr, Ordering::Release);
-                    devices.places.push(Place { function, number });
+                    ISR[devices.places.len()].store(isr, Ordering::Release);
+                    devices.places.push(function);
                 }
                 _ => say!("virtio-mem at {function}: its registers are not where they should be; left alone"),
             }
@@ -213,7 +205,7 @@ impl Devices {
     pub fn connect(&mut self, place: usize) -> Result<Channel, ConnectError> {
         let place = self.places.get(place).ok_or(ConnectError::NoDevice)?;
         let transport =
-            PciTransport::new::<GuestHal, _>(&mut self.root, place.function).map_err(ConnectError::Pci)?;
+            PciTransport::new::<GuestHal, _>(&mut self.root, function).map_err(ConnectError::Pci)?;
         VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)
     }
 }

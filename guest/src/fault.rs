@@ -86,14 +86,14 @@ impl fmt::Display for Dump<'_> {
 /// Return addresses, by the chain of frame pointers, as far as it makes sense.
 fn backtrace(f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
     let [start, text_end, ..] = image();
+    let stack = &cpu::this().stack;
     let mut at = frame.rbp;
     for _ in 0..16 {
-        let is_stack = (STACKS..STACKS + STACK_STRIDE * 1024).contains(&at) && at.is_multiple_of(8);
-        // The page below a stack, and what was never mapped, would fault again.
-        if !is_stack || at % STACK_STRIDE < STACK_STRIDE - (16 << 10) {
+        // Two words of this processor's stack; anything else might fault again.
+        if !at.is_multiple_of(8) || at < stack.start || at + 16 > stack.end {
             break;
         }
-        // SAFETY: a frame pointer within the mapped part of a stack: the two words above it are, too, at worst zeros.
+        // SAFETY: two words of a stack that is mapped for ever.
         let (next, back) = unsafe { ((at as *const u64).read(), (at as *const u64).add(1).read()) };
         if !(start..text_end).contains(&back) {
             break;

@@ -23,11 +23,13 @@ use crate::host::Host;
 use crate::layout::PAGE;
 use crate::machine::{self, Machine, top_up};
 use crate::pages::Pages;
-use crate::{clock, console, cpu, fault, frames, paging, remote, tables, watchdog};
+use crate::{breaks, clock, console, cpu, fault, frames, paging, remote, tables, watchdog};
 
 /// Runs in one answer.
 const RUNS: usize = 512;
 
+/// When something is broken on purpose, in nanoseconds since boot.
+const BREAK_AFTER: u64 = 500_000_000;
 /// Folios of 2 MiB that are folded and unfolded at once.
 const CYCLED: usize = 16;
 
@@ -109,9 +111,15 @@ impl<R: Protocol> Kernel<R> {
         let hello = self.hello();
         say!("Pagefold guest: {} processors, {} MiB", hello.cpus, hello.boot_memory >> 20);
         self.host.answer(&Answer::Hello(hello));
+        let mut breaks = self.options.breaks;
         loop {
             watchdog::beat();
             tasks.step();
+            if clock::now() > BREAK_AFTER
+                && let Some(what) = breaks.take()
+            {
+                breaks::now(what, self.engine);
+            }
             let is_working = self.drive();
             if let Some(request) = self.host.request() {
                 match request {

@@ -11,6 +11,7 @@ extern crate alloc;
 #[macro_use]
 mod console;
 
+mod breaks;
 mod clock;
 mod cpu;
 mod crew;

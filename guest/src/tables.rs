@@ -113,7 +113,6 @@ pub fn find(address: u64) -> Option<(TableKind, u64)> {
 
 /// A table's range of addresses. Lives for ever.
 pub struct Table {
-    kind: TableKind,
     base: u64,
     len: u64,
     lock: Mutex<()>,
@@ -146,18 +145,12 @@ impl Table {
         }
         ALL.lock().push((kind, base..base + len));
         Ok(Table {
-            kind,
             base,
             len: bytes.max(PAGE),
             lock: Mutex::new(()),
             pages: AtomicU64::new(0),
             tables: AtomicU64::new(0),
         })
-    }
-
-    /// Which table it is.
-    pub fn kind(&self) -> TableKind {
-        self.kind
     }
 
     /// By its own count.
