@@ -20,7 +20,10 @@ static STILL: AtomicU64 = AtomicU64::new(0);
 
 /// Walkers and owners, spread over the processors.
 pub struct Crew<R: Protocol> {
-    index: &'static Index<'static, Machine, R>,
+    /// Where owners keep their folios, which come and go.
+    lively: &'static Index<'static, Machine, R>,
+    /// Where workloads keep theirs, which stay for a while.
+    settled: &'static Index<'static, Machine, R>,
     log: Log,
     walkers: u16,
     owners: u16,
@@ -37,14 +40,19 @@ struct Counts {
 
 impl<R: Protocol> Crew<R> {
     /// A crew that has not begun.
-    pub fn new(index: &'static Index<'static, Machine, R>, walkers: u16, owners: u16, seed: u64) -> Self {
+    pub fn new(
+        [lively, settled]: [&'static Index<'static, Machine, R>; 2],
+        walkers: u16,
+        owners: u16,
+        seed: u64,
+    ) -> Self {
         let counts = [const { Mutex::new(Counts { walkers: ZERO, owner_steps: 0, folded: 0 }) }; cpu::MAX];
-        Self { index, log: Log::new(), walkers, owners, seed, counts }
+        Self { lively, settled, log: Log::new(), walkers, owners, seed, counts }
     }
 
-    /// What they look folios up in.
-    pub fn index(&self) -> &'static Index<'static, Machine, R> {
-        self.index
+    /// Where folios come and go.
+    pub fn lively(&self) -> &'static Index<'static, Machine, R> {
+        self.lively
     }
 
     /// Those that run on processor `number` of `count`.
@@ -53,11 +61,14 @@ impl<R: Protocol> Crew<R> {
         let mut tasks = Tasks { crew: self, number, walkers: Vec::new(), owners: Vec::new() };
         for task in mine(self.walkers) {
             let kind = WalkerKind::ALL[task % WalkerKind::ALL.len()];
-            tasks.walkers.push(WalkerTask::new(kind, self.index, &self.log, self.seed + task as u64)?);
+            // The second, fourth, ... that looks folios up in an index does it where workloads keep theirs, if there are
+            // any. (Others go by page numbers.)
+            let index = if task % 2 == 1 && self.settled.len() > 1 { self.settled } else { self.lively };
+            tasks.walkers.push(WalkerTask::new(kind, index, &self.log, self.seed + task as u64)?);
         }
         for task in mine(self.owners) {
             let seed = self.seed + 1000 + task as u64;
-            tasks.owners.push(OwnerTask::new(self.index, task, Shape::default(), seed)?);
+            tasks.owners.push(OwnerTask::new(self.lively, task, Shape::default(), seed)?);
         }
         Ok(tasks)
     }
@@ -112,7 +123,7 @@ impl<R: Protocol> Tasks<R> {
             kept.folded = counts.folded;
         }
         if !self.owners.is_empty() {
-            top_up(self.crew.index.engine());
+            top_up(self.crew.lively.engine());
         }
     }
 

@@ -203,7 +203,7 @@ impl Devices {
 
     /// Sets a device up.
     pub fn connect(&mut self, place: usize) -> Result<Channel, ConnectError> {
-        let place = self.places.get(place).ok_or(ConnectError::NoDevice)?;
+        let function = *self.places.get(place).ok_or(ConnectError::NoDevice)?;
         let transport =
             PciTransport::new::<GuestHal, _>(&mut self.root, function).map_err(ConnectError::Pci)?;
         VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)

@@ -4,19 +4,21 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::ControlFlow;
 use core::sync::atomic::Ordering;
 
 use pagefold_boot_protocol::{
     Answer, Cycles, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining,
     MemoryReport, Options, Report, Request, Restart, Settled, TableReport, VERSION,
 };
-use pagefold_engine::hotplug::{BlockInfo, Hotplug, Unmovable};
+use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{Engine, Kind, Order, Pfn};
+use pagefold_engine::{BlockState, Engine, Folio, Kind, Order, Pfn};
 use pagefold_virtio_mem::{Driver, Leftovers, Mode, Removed, Settings, Step};
-use pagefold_workload::{CycleTask, Index};
+use pagefold_workload::{Change, CycleTask, Index, Population, Workload, WorkloadArg, slots};
 use x86_64::instructions::interrupts;
 
+use crate::contents::Memory;
 use crate::crew::{self, Crew, Tasks};
 use crate::devices::{self, Channel, Devices};
 use crate::host::Host;
@@ -30,6 +32,8 @@ const RUNS: usize = 512;
 
 /// When something is broken on purpose, in nanoseconds since boot.
 const BREAK_AFTER: u64 = 500_000_000;
+/// Folios that owners keep.
+const OWNERS_SLOTS: usize = 4096;
 /// Folios of 2 MiB that are folded and unfolded at once.
 const CYCLED: usize = 16;
 
@@ -52,6 +56,9 @@ pub struct Kernel<R: Protocol> {
     devices: Option<Devices>,
     drivers: Vec<Device>,
     crew: &'static Crew<R>,
+    /// The workloads of the command line.
+    workloads: &'static [WorkloadArg],
+    population: Population<'static, 'static, Machine, Memory, R>,
     host: Host,
 }
 
@@ -61,19 +68,34 @@ impl<R: Protocol> Kernel<R> {
         engine: &'static Engine<Machine, R>,
         hotplug: Hotplug<'static, Machine, R>,
         options: Options,
+        workloads: Vec<WorkloadArg>,
         devices: Option<Devices>,
         channels: impl Iterator<Item = (usize, Channel)>,
     ) -> Result<Self, String> {
         let count = cpu::count();
-        let slots = 4096;
+        const NO_MEMORY: &str = "too little memory for an index of folios";
         let windows = usize::from(options.owners) + CYCLED;
-        let index =
-            Index::new(engine, slots, Vec::new(), windows).ok_or("no memory for an index of folios")?;
-        let index = Box::leak(Box::new(index));
+        let lively = Index::new(engine, OWNERS_SLOTS, Vec::new(), windows).ok_or(NO_MEMORY)?;
+        let lively: &'static _ = Box::leak(Box::new(lively));
+        let plans: Vec<Workload> = workloads.iter().map(|arg| arg.workload.clone()).collect();
+        let plans: &'static [Workload] = plans.leak();
+        let settled = Index::new(engine, slots(plans), Vec::new(), 0).ok_or(NO_MEMORY)?;
+        let settled: &'static _ = Box::leak(Box::new(settled));
+        let population =
+            Population::new(settled, &Memory, plans, options.seed).map_err(|error| error.to_string())?;
         let walkers = options.walkers.unwrap_or(count.max(4) as u16);
-        let crew = Box::leak(Box::new(Crew::new(index, walkers, options.owners, options.seed)));
-        let mut kernel =
-            Self { engine, hotplug, options, devices, drivers: Vec::new(), crew, host: Host::default() };
+        let crew = Box::leak(Box::new(Crew::new([lively, settled], walkers, options.owners, options.seed)));
+        let mut kernel = Self {
+            engine,
+            hotplug,
+            options,
+            devices,
+            drivers: Vec::new(),
+            crew,
+            workloads: workloads.leak(),
+            population,
+            host: Host::default(),
+        };
         for (place, channel) in channels {
             match kernel.probe(place, channel) {
                 Ok(device) => kernel.drivers.push(device),
@@ -174,7 +196,8 @@ impl<R: Protocol> Kernel<R> {
                 continue;
             }
             let from = clock::now();
-            device.step = device.driver.step(&mut self.hotplug, &mut Unmovable);
+            device.step =
+                device.driver.step(&mut self.hotplug, &mut Watched(&mut self.population, self.engine));
             let to = clock::now();
             device.busy_ns += to - from;
             match device.step {
@@ -218,7 +241,13 @@ impl<R: Protocol> Kernel<R> {
                 self.host.answer(&Answer::Done);
                 console::exit(Exit::Stopped);
             }
-            Request::Work(_) | Request::Free(_) | Request::Pin(_) => Answer::Refused("not yet".to_string()),
+            Request::Populate => self.populate(|arg| arg.changes().collect()),
+            Request::Free(share) => {
+                self.populate(|_| [Change::Free(f64::from(share.min(1000)) / 1000.0)].into())
+            }
+            Request::Pin(share) => {
+                self.populate(|_| [Change::Pin(f64::from(share.min(1000)) / 1000.0)].into())
+            }
         };
         self.host.answer(&answer);
     }
@@ -239,10 +268,28 @@ impl<R: Protocol> Kernel<R> {
         }
     }
 
+    /// Changes every workload of the command line.
+    fn populate(&mut self, changes: impl Fn(&WorkloadArg) -> Vec<Change>) -> Answer {
+        let online = self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
+        let blocks: Vec<_> = online.map(|block| self.hotplug.pages(block.id)).collect();
+        let engine = self.engine;
+        let mut missing = 0;
+        for (number, arg) in self.workloads.iter().enumerate() {
+            for change in changes(arg) {
+                missing += self.population.change(number, change, &blocks, |_| {
+                    watchdog::beat();
+                    top_up(engine);
+                    ControlFlow::Continue(())
+                });
+            }
+        }
+        Answer::Populated(missing)
+    }
+
     /// Folds and unfolds the same folios while all walkers look.
     fn cycle(&mut self, cycles: u64, tasks: &mut Tasks<R>) -> Answer {
         let owners = usize::from(self.options.owners);
-        let mut cycle = match CycleTask::new(self.crew.index(), owners..owners + CYCLED) {
+        let mut cycle = match CycleTask::new(self.crew.lively(), owners..owners + CYCLED) {
             Ok(cycle) => cycle,
             Err(error) => return Answer::Refused(error.to_string()),
         };
@@ -335,7 +382,9 @@ impl<R: Protocol> Kernel<R> {
             let is_its = |block: &BlockInfo| pages.contains(&self.hotplug.pages(block.id).start);
             let blocks: Vec<_> = self.hotplug.blocks().filter(is_its).map(|block| block.id).collect();
             for block in blocks {
-                self.hotplug.offline(block, &mut Unmovable).map_err(|error| error.to_string())?;
+                self.hotplug
+                    .offline(block, &mut Watched(&mut self.population, self.engine))
+                    .map_err(|error| error.to_string())?;
                 self.hotplug.remove(block).map_err(|error| error.to_string())?;
             }
         }
@@ -389,7 +438,12 @@ impl<R: Protocol> Kernel<R> {
                 tables: behind,
                 other: paging::frames_taken() + tables::SHARED_FRAMES,
             },
-            folios: Folios::default(),
+            folios: Folios {
+                held: self.population.folios(),
+                bytes: self.population.in_use().iter().sum(),
+                migrated: self.population.migrated(),
+                lost: self.population.lost(),
+            },
             walks: self.crew.counts(),
             flushes: Flushes {
                 folds: tables::FOLD_FLUSHES.load(Ordering::Relaxed),
@@ -399,6 +453,20 @@ impl<R: Protocol> Kernel<R> {
                 barriers: remote::BARRIERS.load(Ordering::Relaxed),
             },
         }
+    }
+}
+
+/// A population that is asked to move one folio after the other, which takes its time and frames.
+struct Watched<'a, R: Protocol>(
+    &'a mut Population<'static, 'static, Machine, Memory, R>,
+    &'static Engine<Machine, R>,
+);
+
+impl<R: Protocol> Migrate<'static, Machine, R> for Watched<'_, R> {
+    fn migrate(&mut self, folio: Folio<'static, Machine, R>) -> Migration {
+        watchdog::beat();
+        top_up(self.1);
+        self.0.migrate(folio)
     }
 }
 

@@ -113,6 +113,11 @@ pub fn note_boot(memory: core::ops::Range<u64>) {
     BOOT_END.store(memory.end, Ordering::Relaxed);
 }
 
+/// Where boot's own memory lies.
+pub fn boot() -> core::ops::Range<u64> {
+    BOOT.load(Ordering::Relaxed)..BOOT_END.load(Ordering::Relaxed)
+}
+
 /// Bytes of memory at boot, all told; set once.
 static ALL: AtomicU64 = AtomicU64::new(0);
 

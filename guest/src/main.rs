@@ -13,6 +13,7 @@ mod console;
 
 mod breaks;
 mod clock;
+mod contents;
 mod cpu;
 mod crew;
 mod devices;

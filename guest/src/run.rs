@@ -1,6 +1,8 @@
 //! The kernel's life: from the first Rust to the loop of each processor.
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -9,6 +11,7 @@ use pagefold_engine::hotplug::HotplugConfig;
 use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol};
 use pagefold_engine::{Config, Engine, Pfn};
 use pagefold_virtio_mem::Channel as _;
+use pagefold_workload::{WorkloadArg, slots};
 use spin::Once;
 use x86_64::instructions::interrupts as cpu_interrupts;
 
@@ -25,6 +28,8 @@ use crate::{clock, console, cpu, fault, frames, heap, interrupts, paging, tables
 /// Bytes of heap: this much, and a share of boot memory.
 const HEAP: u64 = 2 << 20;
 const HEAP_SHARE: u64 = 64;
+/// Heap for each folio that a workload may have: its slot in the index, and what the population keeps of it.
+const SLOT: u64 = 24;
 /// Memory below is left alone: the firmware's, and the trampoline's.
 const LOW: u64 = 1 << 20;
 
@@ -124,10 +129,39 @@ extern "C" fn started(start: &'static mut Start) -> ! {
         );
     }
     watchdog::set_seconds(options.watchdog);
+    let workloads = match workloads(start, &options) {
+        Ok(workloads) => workloads,
+        Err((exit, why)) => refuse(exit, format_args!("{why}")),
+    };
     match options.protocol {
-        Rules::Fold => live::<Interrupted<Fold>>(start, options),
-        Rules::NoGracePeriod => live::<Interrupted<NoGracePeriod>>(start, options),
+        Rules::Fold => live::<Interrupted<Fold>>(start, options, workloads),
+        Rules::NoGracePeriod => live::<Interrupted<NoGracePeriod>>(start, options, workloads),
     }
+}
+
+/// The workloads of the command line, and the heap that they need, out of what would be the engine's.
+fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (Exit, String)> {
+    let read = |text: &String| {
+        WorkloadArg::parse(text).map_err(|error| (Exit::Usage, format!("work={text}: {error}")))
+    };
+    let workloads = options.work.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let plans: Vec<_> = workloads.iter().map(|arg| arg.workload.clone()).collect();
+    let bytes = (slots(&plans) as u64).saturating_mul(SLOT).next_multiple_of(PAGE);
+    let end = start.heap_end.saturating_add(bytes);
+    if end > start.own_end {
+        let mib = bytes >> 20;
+        return Err((
+            Exit::Unsupported,
+            format!("{mib} MiB to keep account of the workloads' folios are not there"),
+        ));
+    }
+    if bytes > 0 {
+        // SAFETY: boot memory behind the heap that the engine has not been given, in the direct map.
+        unsafe { heap::claim(direct(start.heap_end), bytes as usize) };
+        start.heap_end = end;
+        machine::note_boot(machine::boot().start..end);
+    }
+    Ok(workloads)
 }
 
 /// The memory that the engine gets, in pages.
@@ -140,7 +174,7 @@ fn engine_memory(start: &Start) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// With an engine, by rules `R`.
-fn live<R: Protocol>(start: &'static Start, options: Options) -> ! {
+fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<WorkloadArg>) -> ! {
     let mut devices = Devices::find(&start.firmware);
     let mut channels: Vec<(usize, Channel, u64)> = Vec::new();
     for place in 0..devices.as_ref().map_or(0, |devices| devices.places.len()) {
@@ -179,7 +213,14 @@ fn live<R: Protocol>(start: &'static Start, options: Options) -> ! {
         }
     }
     machine::top_up(engine);
-    let kernel = Kernel::new(engine, hotplug, options, devices, channels.into_iter().map(|(p, c, _)| (p, c)));
+    let kernel = Kernel::new(
+        engine,
+        hotplug,
+        options,
+        workloads,
+        devices,
+        channels.into_iter().map(|(p, c, _)| (p, c)),
+    );
     let kernel = match kernel {
         Ok(kernel) => kernel,
         Err(error) => refuse(Exit::Unsupported, format_args!("{error}")),

@@ -19,11 +19,12 @@ pub enum Request {
     Report,
     /// All pages: [`Answer::Pages`] any number of times, then [`Answer::Done`].
     Pages,
-    /// A workload in the grammar of workloads: begin it, or change it. [`Answer::Done`] when it stands.
-    Work(String),
-    /// Give the folios of all workloads, or a share of them (in thousandths), back: [`Answer::Done`].
+    /// Let every workload of the command line grow to its size, and free and pin what it says: [`Answer::Populated`].
+    Populate,
+    /// Free a share (in thousandths) of the folios of every workload, at random: [`Answer::Populated`].
     Free(u16),
-    /// Pin a share (in thousandths) of all workloads' folios: they cannot be moved. [`Answer::Done`].
+    /// Pin a share (in thousandths) of the folios of every workload, at random, and no others: they cannot be moved.
+    /// [`Answer::Populated`].
     Pin(u16),
     /// Take memory from all over the machine, write to it, read it back, and free it again: [`Answer::Touched`].
     Touch,
@@ -62,6 +63,8 @@ pub enum Answer {
     Pages(Vec<PageRun>),
     /// Done.
     Done,
+    /// The workloads stand; bytes that found no place.
+    Populated(u64),
     /// Bytes that were taken, written and read back.
     Touched(u64),
     /// How folding and unfolding went.
@@ -328,11 +331,9 @@ mod tests {
             assert!(line.ends_with('\n') && line.matches('\n').count() == 1);
             assert_eq!(from_line::<Answer>(&line).unwrap(), answer);
         }
-        for request in [
-            Request::Status,
-            Request::Work("anon=1G".into()),
-            Request::RestartDriver(Restart { device: 1, forget: true }),
-        ] {
+        for request in
+            [Request::Status, Request::Free(500), Request::RestartDriver(Restart { device: 1, forget: true })]
+        {
             assert_eq!(from_line::<Request>(&to_line(&request).unwrap()).unwrap(), request);
         }
         assert!(from_line::<Request>("\"dance\"").unwrap_err().to_string().starts_with("not a message"));

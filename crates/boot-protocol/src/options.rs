@@ -49,7 +49,8 @@ pub struct Options {
     pub owners: u16,
     /// Seed of all random choices (`seed=N`; 1).
     pub seed: u64,
-    /// Workloads to begin with, in the grammar of workloads (`work=...`, any number).
+    /// Workloads that [`Request::Populate`](crate::Request::Populate) begins, in the grammar of workloads (`work=...`, any
+    /// number).
     pub work: Vec<String>,
     /// What to do about memory that is plugged already (`leftovers=unplug`).
     pub leftovers: Leftovers,
