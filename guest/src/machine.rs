@@ -65,42 +65,21 @@ static TOPPING: Mutex<()> = Mutex::new(());
 
 /// Keeps the reserve of frames between its marks. To be called outside of the engine, often.
 pub fn top_up<R: Protocol>(engine: &Engine<Machine, R>) {
-    let (free, _) = frames::reserve();
-    if (frames::LOW..=frames::HIGH).contains(&free) {
-        return;
-    }
     // Whoever comes second need not.
     let Some(_topping) = TOPPING.try_lock() else { return };
-    while frames::reserve().0 < frames::HIGH {
+    let is_low = frames::reserve().0 < frames::LOW;
+    while is_low && frames::reserve().0 < frames::HIGH {
         let Ok(frozen) = engine.alloc(Order::ZERO, Kind::PageTable) else { return };
         let RawFolio(pfn) = share(frozen).into_raw();
         TAKEN.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the page is memory of ours in the direct map; the reference, which is kept, makes it nobody else's.
         unsafe { frames::give(pfn.0 * PAGE) };
     }
-    // Boot's own frames stay; what came from the engine goes back to it, whichever frame it is that does.
-    let mut strangers = 0;
-    while frames::reserve().0 > frames::HIGH && strangers < frames::BOOT {
-        let Some(frame) = frames::take() else { return };
-        if !is_engines(engine, frame) {
-            // One of boot's: to the other end of the list.
-            // SAFETY: just taken, and not used.
-            unsafe { frames::give_last(frame) };
-            strangers += 1;
-            continue;
-        }
-        // The engine may need a frame for it no more than memory: freeing needs nothing.
+    while let Some(frame) = frames::take_lent() {
         TAKEN.fetch_sub(1, Ordering::Relaxed);
         // SAFETY: the reference that was taken out of its handle when the frame came.
         drop(unsafe { engine.from_raw(RawFolio(Pfn(frame / PAGE))) });
     }
-}
-
-/// Whether the engine has this frame, or boot took it.
-fn is_engines<R: Protocol>(engine: &Engine<Machine, R>, frame: u64) -> bool {
-    let boot = BOOT.load(Ordering::Relaxed);
-    let taken = BOOT_END.load(Ordering::Relaxed);
-    !(boot..taken).contains(&frame) && frame / PAGE < engine.pages()
 }
 
 /// Where boot's own memory lies, in bytes.

@@ -66,10 +66,8 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     if heap_end > own.end || own.end > 1 << 32 {
         refuse(Exit::Unsupported, format_args!("{} MiB of memory are too little", total >> 20));
     }
-    for frame in (image()[3]..frames_end).step_by(PAGE as usize) {
-        // SAFETY: memory behind the image that nobody uses; the boot page tables have the direct map's first 4 GiB.
-        unsafe { frames::give(frame) };
-    }
+    // SAFETY: memory behind the image that nobody uses; the boot page tables have the direct map's first 4 GiB.
+    unsafe { frames::init(image()[3]..frames_end) };
     let mapped = core::iter::once(0..boot.low_end).chain(boot.memory().iter().cloned());
     if paging::init(mapped).is_err() {
         refuse(Exit::Unsupported, format_args!("page tables for {} MiB do not fit", total >> 20));
