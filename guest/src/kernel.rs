@@ -13,7 +13,7 @@ use pagefold_boot_protocol::{
 };
 use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{BlockState, Engine, Folio, Kind, Order, Pfn};
+use pagefold_engine::{BlockState, Class, Engine, Folio, Kind, Order, Pfn};
 use pagefold_virtio_mem::{Driver, Leftovers, Mode, Removed, Settings, Step};
 use pagefold_workload::{Change, CycleTask, Index, Population, Workload, WorkloadArg, slots};
 use x86_64::instructions::interrupts;
@@ -402,6 +402,11 @@ impl<R: Protocol> Kernel<R> {
 
     fn report(&self) -> Report {
         let plugged = self.drivers.iter().map(|device| device.driver.status().plugged).sum();
+        let online = || self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
+        let blocks = online().count() as u64;
+        let is_offline = |pfn: u64| self.engine.class(Pfn(pfn)).0 == Class::Offline;
+        let areas = |block: BlockInfo| self.hotplug.pages(block.id).step_by(Order::AREA.pages() as usize);
+        let partial = online().filter(|&block| areas(block).any(is_offline));
         let tables: Vec<_> = self.engine.tables().into_iter().collect();
         let mut behind = 0;
         let mut page_tables = 0;
@@ -423,10 +428,10 @@ impl<R: Protocol> Kernel<R> {
             memory: MemoryReport {
                 boot: machine::boot_memory(),
                 plugged,
-                described: machine::boot_memory() + self.hotplug.blocks().count() as u64 * (128 << 20),
+                described: machine::boot_memory() + blocks * self.hotplug.config().block_pages * PAGE,
                 free: self.engine.free_pages() * PAGE,
-                blocks: self.hotplug.blocks().count() as u64,
-                partial_blocks: 0,
+                blocks,
+                partial_blocks: partial.count() as u64,
             },
             tables: rows,
             page_tables: page_tables * PAGE,
