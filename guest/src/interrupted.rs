@@ -33,7 +33,7 @@ impl<R: Protocol> Protocol for Interrupted<R> {
         // Not exact, and shared on purpose: a plain counter of each processor's would do as well.
         let looks = LOOKS.load(Ordering::Relaxed).wrapping_add(1);
         LOOKS.store(looks, Ordering::Relaxed);
-        if looks % PERIOD == 0 {
+        if looks.is_multiple_of(PERIOD) {
             clock::wait(LENGTH);
         }
     }

@@ -288,7 +288,7 @@ unsafe impl Mapping for Table {
         if is_remembered {
             UNFOLD_FLUSHES.fetch_add(1, Ordering::Relaxed);
             // Tables above may be remembered too: everything, rather than page by page.
-            remote::flush(&[start..start + HUGE]);
+            remote::flush(core::slice::from_ref(&(start..start + HUGE)));
         } else {
             SPARED.fetch_add(1, Ordering::Relaxed);
         }
@@ -314,7 +314,7 @@ unsafe impl Mapping for Table {
         list.iter_mut().zip(ranges()).for_each(|(slot, range)| *slot = range);
         match list.get(..count) {
             Some(list) => remote::flush(list),
-            None => remote::flush(&[self.base..self.base + HUGE]),
+            None => remote::flush(core::slice::from_ref(&(self.base..self.base + HUGE))),
         }
         ranges().for_each(|range| self.set(range));
         self.pages.fetch_sub(cleared, Ordering::Relaxed);
