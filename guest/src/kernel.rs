@@ -1,65 +1,55 @@
 //! The first processor's loop: drivers, the host's requests, and its share of walkers.
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::ops::ControlFlow;
-use core::sync::atomic::Ordering;
 
-use pagefold_boot_protocol::{
-    Answer, Cycles, DeviceInfo, DeviceStatus, Exit, Flushes, Folios, Frames, Hello, Leftovers as Remaining,
-    MemoryReport, Options, Report, Request, Restart, Settled, TableReport, VERSION,
-};
+use pagefold_boot_protocol::{Answer, Exit, Leftovers as Remaining, Options, Request, Restart};
 use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{BlockState, Class, Engine, Folio, Kind, Order, Pfn};
-use pagefold_virtio_mem::{Driver, Leftovers, Mode, Removed, Settings, Step};
-use pagefold_workload::{Change, CycleTask, Index, Population, Workload, WorkloadArg, slots};
+use pagefold_engine::{Engine, Folio};
+use pagefold_virtio_mem::{Driver, Leftovers, Removed, Settings, Step};
+use pagefold_workload::{Change, Index, Population, Workload, WorkloadArg, slots};
 use x86_64::instructions::interrupts;
 
 use crate::contents::Memory;
 use crate::crew::{self, Crew, Tasks};
 use crate::devices::{self, Channel, Devices};
 use crate::host::Host;
-use crate::layout::PAGE;
-use crate::machine::{self, Machine, top_up};
-use crate::pages::Pages;
-use crate::{breaks, clock, console, cpu, fault, frames, paging, remote, tables, watchdog};
-
-/// Runs in one answer.
-const RUNS: usize = 512;
+use crate::machine::{Machine, top_up};
+use crate::{breaks, clock, console, cpu, fault, watchdog};
 
 /// When something is broken on purpose, in nanoseconds since boot.
 const BREAK_AFTER: u64 = 500_000_000;
 /// Folios that owners keep.
 const OWNERS_SLOTS: usize = 4096;
 /// Folios of 2 MiB that are folded and unfolded at once.
-const CYCLED: usize = 16;
+pub(crate) const CYCLED: usize = 16;
 
 /// A virtio-mem device and its driver.
-struct Device {
-    place: usize,
-    driver: Driver<'static, Channel>,
-    step: Step,
+pub(crate) struct Device {
+    pub(crate) place: usize,
+    pub(crate) driver: Driver<'static, Channel>,
+    pub(crate) step: Step,
     /// When to step again by the clock alone.
     wake: u64,
-    retries: u32,
-    busy_ns: u64,
+    /// Attempts that fell short since the host's wish last changed, and nanoseconds of work.
+    pub(crate) retries: u32,
+    pub(crate) busy_ns: u64,
 }
 
 /// What the first processor has.
 pub struct Kernel<R: Protocol> {
-    engine: &'static Engine<Machine, R>,
-    hotplug: Hotplug<'static, Machine, R>,
-    options: Options,
+    pub(crate) engine: &'static Engine<Machine, R>,
+    pub(crate) hotplug: Hotplug<'static, Machine, R>,
+    pub(crate) options: Options,
     devices: Option<Devices>,
-    drivers: Vec<Device>,
-    crew: &'static Crew<R>,
+    pub(crate) drivers: Vec<Device>,
+    pub(crate) crew: &'static Crew<R>,
     /// The workloads of the command line.
-    workloads: &'static [WorkloadArg],
-    population: Population<'static, 'static, Machine, Memory, R>,
-    host: Host,
+    pub(crate) workloads: &'static [WorkloadArg],
+    pub(crate) population: Population<'static, 'static, Machine, Memory, R>,
+    pub(crate) host: Host,
 }
 
 impl<R: Protocol> Kernel<R> {
@@ -156,29 +146,6 @@ impl<R: Protocol> Kernel<R> {
         }
     }
 
-    fn hello(&self) -> Hello {
-        let devices = self.drivers.iter().map(|device| {
-            let geometry = device.driver.geometry();
-            DeviceInfo {
-                address: geometry.addr,
-                size: (device.driver.pages().end - device.driver.pages().start) * PAGE,
-                unit: match geometry.mode {
-                    Mode::SubBlock { size } | Mode::BigBlock { size } => size,
-                },
-                is_big: matches!(geometry.mode, Mode::BigBlock { .. }),
-                node: device.driver.node(),
-            }
-        });
-        Hello {
-            version: VERSION,
-            cpus: cpu::count() as u32,
-            boot_memory: machine::boot_memory(),
-            kernel: machine::kernel_memory(),
-            boot_ns: clock::now(),
-            devices: devices.collect(),
-        }
-    }
-
     /// A step of every driver that has something to do. Whether one has more.
     fn drive(&mut self) -> bool {
         let mut is_working = false;
@@ -252,126 +219,6 @@ impl<R: Protocol> Kernel<R> {
         self.host.answer(&answer);
     }
 
-    fn send_pages(&mut self) {
-        let Ok(walker) = self.engine.walker() else {
-            return self.host.answer(&Answer::Refused("no memory for a walker".into()));
-        };
-        let mut pages = Pages::new(walker, self.engine.pages());
-        let mut runs = Vec::with_capacity(RUNS);
-        loop {
-            watchdog::beat();
-            pages.next(&mut runs);
-            if runs.is_empty() {
-                return;
-            }
-            self.host.answer(&Answer::Pages(runs.clone()));
-        }
-    }
-
-    /// Changes every workload of the command line.
-    fn populate(&mut self, changes: impl Fn(&WorkloadArg) -> Vec<Change>) -> Answer {
-        let online = self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
-        let blocks: Vec<_> = online.map(|block| self.hotplug.pages(block.id)).collect();
-        let engine = self.engine;
-        let mut missing = 0;
-        for (number, arg) in self.workloads.iter().enumerate() {
-            for change in changes(arg) {
-                missing += self.population.change(number, change, &blocks, |_| {
-                    watchdog::beat();
-                    top_up(engine);
-                    ControlFlow::Continue(())
-                });
-            }
-        }
-        Answer::Populated(missing)
-    }
-
-    /// Folds and unfolds the same folios while all walkers look.
-    fn cycle(&mut self, cycles: u64, tasks: &mut Tasks<R>) -> Answer {
-        let owners = usize::from(self.options.owners);
-        let mut cycle = match CycleTask::new(self.crew.lively(), owners..owners + CYCLED) {
-            Ok(cycle) => cycle,
-            Err(error) => return Answer::Refused(error.to_string()),
-        };
-        let (from, looks) = (clock::now(), self.crew.counts().looks);
-        let mut barren = 0;
-        while cycle.counts().cycles < cycles {
-            let before = cycle.counts().cycles;
-            cycle.round();
-            // With too little memory for a single folio it would go on for ever.
-            barren = if cycle.counts().cycles == before { barren + 1 } else { 0 };
-            if barren > 1000 {
-                break;
-            }
-            tasks.step();
-            top_up(self.engine);
-            watchdog::beat();
-        }
-        cycle.finish();
-        let counts = cycle.counts();
-        let ns = clock::now() - from;
-        tasks.finish();
-        Answer::Cycles(Cycles {
-            cycles: counts.cycles,
-            rounds: counts.rounds,
-            folded: counts.folded,
-            unfolded: counts.unfolded,
-            ns,
-            looks: self.crew.counts().looks - looks,
-            busy: counts.busy,
-            no_memory: counts.no_memory,
-            lost_frames: crew::alone(|| self.lost_frames()),
-        })
-    }
-
-    /// Frames that are in none of the places where they may be.
-    fn lost_frames(&self) -> i64 {
-        let (reserve, _) = frames::reserve();
-        let tables = self.engine.tables();
-        let behind: u64 =
-            tables.iter().map(|(_, table)| table.measured()).map(|at| at.pages + at.tables).sum();
-        let have = frames::BOOT + machine::TAKEN.load(Ordering::Relaxed);
-        have as i64 - (reserve + behind + paging::frames_taken() + tables::SHARED_FRAMES) as i64
-    }
-
-    /// Takes 2 MiB of every GiB and of every memory block, as far as they are free, writes to every page, reads all of it
-    /// back, and frees it.
-    fn touch(&mut self) -> Answer {
-        let engine = self.engine;
-        let mut taken = Vec::new();
-        let blocks: Vec<_> = self.hotplug.blocks().map(|block| self.hotplug.pages(block.id).start).collect();
-        let boot = (0..engine.pages())
-            .step_by(1 << 18)
-            .filter(|start| self.hotplug.block(self.hotplug.block_of(*start)).is_none());
-        for start in boot.chain(blocks) {
-            watchdog::beat();
-            top_up(engine);
-            // The first 2 MiB that are free.
-            let found = (start..start + (1 << 15))
-                .step_by(512)
-                .find_map(|pfn| engine.alloc_at(Pfn(pfn), Order::AREA, Kind::Anon).ok());
-            let Some(frozen) = found else { continue };
-            for pfn in frozen.pfn().0..frozen.pfn().0 + Order::AREA.pages() {
-                // SAFETY: a page of a folio that nobody else can reach.
-                unsafe { machine::page_words(Pfn(pfn)) }.fill(!pfn);
-            }
-            if taken.try_reserve(1).is_err() {
-                return Answer::Refused("no memory for a list of folios".to_string());
-            }
-            taken.push(frozen);
-        }
-        for frozen in &taken {
-            watchdog::beat();
-            for pfn in frozen.pfn().0..frozen.pfn().0 + Order::AREA.pages() {
-                // SAFETY: as above.
-                if unsafe { machine::page_words(Pfn(pfn)) }.iter().any(|&word| word != !pfn) {
-                    return Answer::Refused(format!("page {pfn:#x} does not hold what was written to it"));
-                }
-            }
-        }
-        Answer::Touched(taken.len() as u64 * (2 << 20))
-    }
-
     /// Ends a driver, and begins another for its device.
     fn restart(&mut self, restart: Restart) -> Result<(), String> {
         let at = self.drivers.iter().position(|device| device.place == restart.device as usize);
@@ -399,66 +246,6 @@ impl<R: Protocol> Kernel<R> {
         self.drivers.sort_by_key(|device| device.place);
         Ok(())
     }
-
-    fn report(&self) -> Report {
-        let plugged = self.drivers.iter().map(|device| device.driver.status().plugged).sum();
-        let online = || self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
-        let blocks = online().count() as u64;
-        let is_offline = |pfn: u64| self.engine.class(Pfn(pfn)).0 == Class::Offline;
-        let areas = |block: BlockInfo| self.hotplug.pages(block.id).step_by(Order::AREA.pages() as usize);
-        let partial = online().filter(|&block| areas(block).any(is_offline));
-        let tables: Vec<_> = self.engine.tables().into_iter().collect();
-        let mut behind = 0;
-        let mut page_tables = 0;
-        let rows = tables.iter().map(|(kind, table)| {
-            use pagefold_engine::platform::Mapping;
-            let (counted, measured) = (table.counted(), table.measured());
-            behind += measured.pages + measured.tables;
-            page_tables += measured.tables;
-            TableReport {
-                name: format!("{kind:?}"),
-                reserved: table.len(),
-                counted: counted.pages * PAGE,
-                measured: measured.pages * PAGE,
-            }
-        });
-        let rows: Vec<_> = rows.collect();
-        let (reserve, lowest) = frames::reserve();
-        Report {
-            memory: MemoryReport {
-                boot: machine::boot_memory(),
-                plugged,
-                described: machine::boot_memory() + blocks * self.hotplug.config().block_pages * PAGE,
-                free: self.engine.free_pages() * PAGE,
-                blocks,
-                partial_blocks: partial.count() as u64,
-            },
-            tables: rows,
-            page_tables: page_tables * PAGE,
-            frames: Frames {
-                boot: frames::BOOT,
-                taken: machine::TAKEN.load(Ordering::Relaxed),
-                reserve,
-                lowest,
-                tables: behind,
-                other: paging::frames_taken() + tables::SHARED_FRAMES,
-            },
-            folios: Folios {
-                held: self.population.folios(),
-                bytes: self.population.in_use().iter().sum(),
-                migrated: self.population.migrated(),
-                lost: self.population.lost(),
-            },
-            walks: self.crew.counts(),
-            flushes: Flushes {
-                folds: tables::FOLD_FLUSHES.load(Ordering::Relaxed),
-                folded_entries: tables::FOLDED_ENTRIES.load(Ordering::Relaxed),
-                unfolds: tables::UNFOLD_FLUSHES.load(Ordering::Relaxed),
-                spared: tables::SPARED.load(Ordering::Relaxed),
-                barriers: remote::BARRIERS.load(Ordering::Relaxed),
-            },
-        }
-    }
 }
 
 /// A population that is asked to move one folio after the other, which takes its time and frames.
@@ -472,25 +259,5 @@ impl<R: Protocol> Migrate<'static, Machine, R> for Watched<'_, R> {
         watchdog::beat();
         top_up(self.1);
         self.0.migrate(folio)
-    }
-}
-
-impl Device {
-    fn status(&self) -> DeviceStatus {
-        let status = self.driver.status();
-        DeviceStatus {
-            requested: status.requested,
-            plugged: status.plugged,
-            settled: match self.step {
-                Step::Reached => Settled::Reached,
-                Step::Again => Settled::Working,
-                Step::Later(..) => Settled::Retrying,
-                Step::Asleep(_) => Settled::Asleep,
-            },
-            shortfall: status.shortfall.map(|why| why.to_string()),
-            retries: self.retries,
-            busy_ns: self.busy_ns,
-            interrupts: devices::count(self.place as u8),
-        }
     }
 }

@@ -1,0 +1,135 @@
+//! What everything costs, and where each driver stands.
+
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use pagefold_boot_protocol::{
+    DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, MemoryReport, Report, Settled, TableReport,
+    VERSION,
+};
+use pagefold_engine::hotplug::BlockInfo;
+use pagefold_engine::platform::Mapping;
+use pagefold_engine::protocol::Protocol;
+use pagefold_engine::{BlockState, Class, Order, Pfn};
+use pagefold_virtio_mem::{Mode, Step};
+
+use crate::kernel::{Device, Kernel};
+use crate::layout::PAGE;
+use crate::{clock, cpu, devices, frames, machine, paging, remote, tables};
+
+impl<R: Protocol> Kernel<R> {
+    pub(crate) fn hello(&self) -> Hello {
+        let devices = self.drivers.iter().map(|device| {
+            let geometry = device.driver.geometry();
+            DeviceInfo {
+                address: geometry.addr,
+                size: (device.driver.pages().end - device.driver.pages().start) * PAGE,
+                unit: match geometry.mode {
+                    Mode::SubBlock { size } | Mode::BigBlock { size } => size,
+                },
+                is_big: matches!(geometry.mode, Mode::BigBlock { .. }),
+                node: device.driver.node(),
+            }
+        });
+        Hello {
+            version: VERSION,
+            cpus: cpu::count() as u32,
+            boot_memory: machine::boot_memory(),
+            kernel: machine::kernel_memory(),
+            boot_ns: clock::now(),
+            devices: devices.collect(),
+        }
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let plugged = self.drivers.iter().map(|device| device.driver.status().plugged).sum();
+        let online = || self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
+        let blocks = online().count() as u64;
+        let is_offline = |pfn: u64| self.engine.class(Pfn(pfn)).0 == Class::Offline;
+        let areas = |block: BlockInfo| self.hotplug.pages(block.id).step_by(Order::AREA.pages() as usize);
+        let partial = online().filter(|&block| areas(block).any(is_offline));
+        let tables: Vec<_> = self.engine.tables().into_iter().collect();
+        let mut behind = 0;
+        let mut page_tables = 0;
+        let rows = tables.iter().map(|(kind, table)| {
+            let (counted, measured) = (table.counted(), table.measured());
+            behind += measured.pages + measured.tables;
+            page_tables += measured.tables;
+            TableReport {
+                name: format!("{kind:?}"),
+                reserved: table.len(),
+                counted: counted.pages * PAGE,
+                measured: measured.pages * PAGE,
+            }
+        });
+        let rows: Vec<_> = rows.collect();
+        let (reserve, lowest) = frames::reserve();
+        Report {
+            memory: MemoryReport {
+                boot: machine::boot_memory(),
+                plugged,
+                described: machine::boot_memory() + blocks * self.hotplug.config().block_pages * PAGE,
+                free: self.engine.free_pages() * PAGE,
+                blocks,
+                partial_blocks: partial.count() as u64,
+            },
+            tables: rows,
+            page_tables: page_tables * PAGE,
+            frames: Frames {
+                boot: frames::BOOT,
+                taken: machine::TAKEN.load(Ordering::Relaxed),
+                reserve,
+                lowest,
+                tables: behind,
+                other: paging::frames_taken() + tables::SHARED_FRAMES,
+            },
+            folios: Folios {
+                held: self.population.folios(),
+                bytes: self.population.in_use().iter().sum(),
+                migrated: self.population.migrated(),
+                lost: self.population.lost(),
+            },
+            walks: self.crew.counts(),
+            flushes: Flushes {
+                folds: tables::FOLD_FLUSHES.load(Ordering::Relaxed),
+                folded_entries: tables::FOLDED_ENTRIES.load(Ordering::Relaxed),
+                unfolds: tables::UNFOLD_FLUSHES.load(Ordering::Relaxed),
+                spared: tables::SPARED.load(Ordering::Relaxed),
+                barriers: remote::BARRIERS.load(Ordering::Relaxed),
+            },
+        }
+    }
+
+    /// Frames that are in none of the places where they may be.
+    pub(crate) fn lost_frames(&self) -> i64 {
+        let (reserve, _) = frames::reserve();
+        let tables = self.engine.tables();
+        let behind: u64 =
+            tables.iter().map(|(_, table)| table.measured()).map(|at| at.pages + at.tables).sum();
+        let have = frames::BOOT + machine::TAKEN.load(Ordering::Relaxed);
+        have as i64 - (reserve + behind + paging::frames_taken() + tables::SHARED_FRAMES) as i64
+    }
+}
+
+impl Device {
+    /// Where it stands.
+    pub(crate) fn status(&self) -> DeviceStatus {
+        let status = self.driver.status();
+        DeviceStatus {
+            requested: status.requested,
+            plugged: status.plugged,
+            settled: match self.step {
+                Step::Reached => Settled::Reached,
+                Step::Again => Settled::Working,
+                Step::Later(..) => Settled::Retrying,
+                Step::Asleep(_) => Settled::Asleep,
+            },
+            shortfall: status.shortfall.map(|why| why.to_string()),
+            retries: self.retries,
+            busy_ns: self.busy_ns,
+            interrupts: devices::count(self.place as u8),
+        }
+    }
+}
