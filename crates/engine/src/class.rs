@@ -20,8 +20,8 @@
 //!
 //! # Ordering
 //!
-//! Classes are stored with Release and loaded with Acquire. A walker needs neither for safety, since zero descriptors
-//! and the compare-and-swap on the head decide, but it keeps a class from being seen before what led to it.
+//! Classes are stored with Release and loaded with Acquire: who sees `Mapped` also sees that memory is behind the map
+//! page, and who sees `Tail` sees it behind the head's.
 
 use core::ops::Range;
 

@@ -20,7 +20,7 @@ use crate::map::{Layout, MemoryMap};
 use crate::marks::Marks;
 use crate::page::{Kind, Page};
 use crate::platform::{FoldRange, Mapping, NoFrames, Platform, TableKind};
-use crate::protocol::{Fold, Protocol};
+use crate::protocol::{Fold, Protocol, reads_folded};
 use crate::rcu::{OutOfMemory, Rcu};
 use crate::sync::AtomicBool;
 use crate::table::{Entry, Table};
@@ -163,6 +163,12 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// # Errors
     /// [`NewError`].
     pub fn new(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
+        const {
+            assert!(
+                !P::Mapping::HAS_GAP || !reads_folded::<R>(),
+                "this protocol reads folded descriptors: it needs a mapping without a gap"
+            );
+        }
         let pages = config.pages.checked_next_multiple_of(PAGES_PER_SECTION);
         let pages = pages.filter(|&pages| pages <= MAX_PAGES).ok_or(NewError::TooLarge)?;
         let map_pages = pages / PAGES_PER_MAP_PAGE;

@@ -2,7 +2,8 @@
 //!
 //! # What the protocol promises
 //!
-//! 1. *Never crash*: no write, not even a failing compare-and-swap, reaches a map page that is folded.
+//! 1. *Never crash*: no write, not even a failing compare-and-swap, and no read reaches a map page that is folded, being
+//!    folded or being unfolded.
 //! 2. *Never resurrect*: a refcount leaves 0 only by the hand of the one owner of the frozen folio.
 //! 3. *Never mistake*: a reference obtained for `pfn` is on the folio that contained `pfn` at the moment it was taken.
 //! 4. *Never leak*: every reference is a handle whose drop gives it back; a failed attempt leaves nothing behind.
@@ -11,31 +12,42 @@
 //!
 //! # Why
 //!
-//! A walker writes to a descriptor only after it read a refcount above zero there, inside the same section. Take the
-//! folder of that map page. It owns every page in it, so every head there is frozen (refcount 0) or gone (zero) before
-//! it publishes the folded class. Then it waits for a grace period:
+//! A walker reads a descriptor only after it read a class that leads there, and writes it only after it read a refcount
+//! above zero there, all inside one section. Take the folder of that map page. It owns every page in it, so every head
+//! there is frozen (refcount 0) or gone (zero), and no tail in another map page leads there any more, before it publishes
+//! the folded class. Then it waits for a grace period:
 //!
-//! * a walker whose section the grace period waits for may still run its compare-and-swap: on memory that is still
-//!   there, and it fails, because the refcount is 0;
-//! * a walker whose section begins later sees the class, and asks for no descriptor, or reads the refcount 0: it does
-//!   not write.
+//! * a walker whose section the grace period waits for may still read, and even run its compare-and-swap: on memory that
+//!   is still there, and it fails, because the refcount is 0;
+//! * a walker whose section begins later sees the class, or what was published after it, and is not led there.
 //!
-//! So when the memory goes, nobody is left who could write (1). Those who read meanwhile read refcount 0, or zeros.
+//! So when the memory goes, nobody is left who could read or write (1): what a platform does to the range between then
+//! and the next `Mapped` is seen by nobody. It may take the range apart and put it together again, as arm64's
+//! break-before-make does.
 //!
-//! The class needs no section: it only spares the walker a look at a folded descriptor. Should the fold come between the
-//! two looks, the descriptor reads as zero, and nobody swaps a zero.
+//! What leads to a descriptor is the class `Mapped` of its own map page; or, for the head of a folio that is larger than
+//! a map page, `Tail` or a tail's word in another map page of the folio. The head's class need not be asked then. The
+//! head was `Mapped` before the first tail that leads to it was published; and whoever folds the head's map page got it,
+//! or made the head a tail itself, after each of those tails had been published as something else. So the argument above
+//! holds for the tail's class (or word) as it does for the head's.
+//!
+//! A class that was read outside of a section may be old by the time the section begins. It may say that there is
+//! nothing to take, but not that there is something to read.
+//!
+//! The protocols that are there for comparison (see [`crate::protocol`]) read folded descriptors, as zeros. They need a
+//! platform where folding leaves no gap ([`Mapping::HAS_GAP`]).
 //!
 //! (2) and (3) are the compare-and-swap: it compares the whole state word, in which refcount, head and order stand
-//! together. See `State::covers`. What a walker read on its way to the head (a class, a tail) may be as stale as it
-//! likes; it only chooses which word to try.
+//! together. See `State::covers`. What a walker read on its way to the head (a class, a tail) may be as stale as its
+//! section allows; it only chooses which word to try.
 //!
 //! The questions asked of Linux's protocol in public, answered for this one:
 //!
 //! * *Who can write concurrently?* Walkers, to the state words of heads that are shared; the owner of a frozen folio, to
 //!   all descriptors of its pages; the owner of one free page, to that page's descriptor. Nobody else.
 //! * *What orders the refcount check against the type check?* Nothing has to: they are one word.
-//! * *What stops a reader that arrives right after the grace period?* It sees the folded class and the frozen head,
-//!   because both were published before the grace period began.
+//! * *What stops a reader that arrives right after the grace period?* It sees the folded class, because that was
+//!   published before the grace period began, and it looks at the class again inside its section.
 //! * *What serialises try-get against restore?* Unfolding writes whole descriptors with refcount 0 while the class still
 //!   says folded, and nobody writes to a refcount of 0.
 
@@ -70,6 +82,21 @@ pub enum Miss {
     Stray,
 }
 
+/// The descriptor of a page, and the class byte of its map page.
+pub(crate) struct Entry<'m, O> {
+    pub(crate) page: &'m Page<O>,
+    class: &'m AtomicU8,
+}
+
+impl<O> Entry<'_, O> {
+    /// Whether the map page is `Mapped` (or the protocol does not ask). Inside a section that stands, as far as reading
+    /// the descriptor goes, until the section ends.
+    #[inline]
+    pub(crate) fn is_mapped<R: Protocol>(&self) -> bool {
+        !R::ASKS_CLASS || self.class.load(Ordering::Acquire) == ClassByte::MAPPED.0
+    }
+}
+
 /// The descriptors and class bytes of a map.
 pub(crate) struct MapView<'m, O> {
     pages: View<'m, Page<O>>,
@@ -84,13 +111,13 @@ impl<O> Clone for MapView<'_, O> {
 impl<O> Copy for MapView<'_, O> {}
 
 impl<'m, O: Owner> MapView<'m, O> {
-    /// The descriptor of `pfn`, if its map page is `Mapped` (or the protocol does not ask).
+    /// Descriptor and class byte of `pfn`; neither has been read yet.
     #[inline]
-    pub(crate) fn mapped<R: Protocol>(self, pfn: Pfn) -> Option<&'m Page<O>> {
+    pub(crate) fn entry(self, pfn: Pfn) -> Option<Entry<'m, O>> {
         let page = self.pages.get(pfn.0)?;
         // SAFETY: the class table covers every page of the map (`Engine::new`), and this page is one.
         let class = unsafe { self.classes.get_unchecked(pfn.map_page().0) };
-        (!R::ASKS_CLASS || class.load(Ordering::Acquire) == ClassByte::MAPPED.0).then_some(page)
+        Some(Entry { page, class })
     }
 }
 
@@ -159,7 +186,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     // ---- walkers -----------------------------------------------------------------------------------------------
 
     /// The walker's common case: takes a reference on the folio whose head's descriptor is `page`, if that is a head and
-    /// one compare-and-swap does it. The caller is inside a section. Everything else, and every surprise, is for
+    /// one compare-and-swap does it. The caller is inside a section, and has asked for the class there. Everything else, and every surprise, is for
     /// [`try_get_slowly`](Self::try_get_slowly).
     #[inline]
     pub(crate) fn try_get_head<R: Protocol>(page: &Page<O>) -> bool {
@@ -367,7 +394,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
         let range =
             FoldRange { bytes: self.pages.bytes_of(entries), backed: map_pages.end - map_pages.start };
-        // SAFETY: the class has said folded all along, so no walker writes here, and the caller owns the range.
+        // SAFETY: the class has said folded since before the grace period of the last fold, so no walker is led here,
+        // and the caller owns the range.
         let folded = unsafe { self.pages.fold(&[range]) };
         if folded == 1 {
             self.materialised.fetch_sub(map_pages.end - map_pages.start, Ordering::Relaxed);
@@ -530,7 +558,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// All ranges were published as folded by their owner, who still owns them; and a grace period has passed since (or
     /// the protocol is one of those that are wrong on purpose).
     pub(crate) unsafe fn fold(&self, ranges: &[FoldRange]) -> u64 {
-        // SAFETY: the caller's promise is what the mapping asks for; see the module's text for why nobody writes.
+        // SAFETY: the caller's promise is what the mapping asks for; see the module's text for why nobody reads or
+        // writes.
         let done = unsafe { self.pages.fold(ranges) };
         let bytes_per_map_page = self.bytes_of(0..1).end;
         let mut folded = 0;

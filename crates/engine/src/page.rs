@@ -191,12 +191,12 @@ unsafe impl<O: Owner> Sync for Page<O> {}
 // the Sync impl.
 unsafe impl<O: Owner> Entry for Page<O> {
     #[cfg(loom)]
-    fn zero() -> Self {
-        Page { state: MapWord::folded(), owner: core::cell::UnsafeCell::new(O::new_zeroed()) }
+    fn zero(has_gap: bool) -> Self {
+        Page { state: MapWord::folded(has_gap), owner: core::cell::UnsafeCell::new(O::new_zeroed()) }
     }
     #[cfg(loom)]
-    fn fold(&self) {
-        self.state.fold();
+    fn fold(&self, has_gap: bool) {
+        self.state.fold(has_gap);
     }
     #[cfg(loom)]
     fn materialise(&self) {

@@ -80,14 +80,28 @@ pub struct FoldRange {
 ///
 /// A *folded* part of the range has no memory of its own: it reads as zero. Everything is folded at first.
 ///
+/// # The gap
+///
+/// Where a page table may not go from one frame to another in one step (arm64 wants break-before-make), there is a moment
+/// in which the range cannot be read. Of the memory map, and of no other table, a mapping that says
+/// [`HAS_GAP`](Self::HAS_GAP) may let a range be unreadable between the start and the end of [`fold`](Self::fold) and of
+/// [`materialise`](Self::materialise): no walker reads it then (see [`crate::map`]). No CPU has to be paused, and no fault
+/// handled. That is true of [`Fold`](crate::protocol::Fold) alone; the protocols for comparison read what is folded, and
+/// an engine of theirs on such a mapping does not compile.
+///
 /// # Safety
 ///
 /// For as long as the value lives:
-/// * `base() .. base() + len()` can be read at any time from any thread, and a part that is folded reads as zero;
+/// * `base() .. base() + len()` can be read at any time (but for the gap) from any thread, and a part that is folded
+///   reads as zero;
 /// * after [`materialise`](Self::materialise) returned `Ok`, every CPU can write the range until it is folded, and what
 ///   is written stays;
 /// * `base()` is aligned to 4 KiB and never changes.
 pub unsafe trait Mapping: Send + Sync {
+    /// Whether a range of the memory map may be unreadable while it is folded or materialised. `true` is always allowed
+    /// and keeps the protocols for comparison away; say `false` only where every step of both leaves the range readable.
+    const HAS_GAP: bool = true;
+
     /// The first byte.
     fn base(&self) -> NonNull<u8>;
 
@@ -100,19 +114,20 @@ pub unsafe trait Mapping: Send + Sync {
     }
 
     /// Puts memory behind `bytes` (widened to whole 4 KiB pages). What was folded reads as zero afterwards, what had
-    /// memory keeps its content. For the memory map, the engine only asks for what is folded, and owns it. On an error
-    /// nothing that can be observed has changed.
+    /// memory keeps its content. For the memory map, the engine only asks for what is folded, and owns it; with a gap, it
+    /// may be unreadable until the call ends. On an error nothing that can be observed has changed.
     ///
     /// # Errors
     /// [`NoFrames`]: the machine cannot back the range now.
     fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames>;
 
     /// Takes the memory behind each of `ranges` away again, in order, and returns how many of them are folded. It flushes
-    /// once for all of them. A range it could not fold stays as it was.
+    /// once for all of them. A range it could not fold stays as it was. Between start and end of the call the ranges may
+    /// be unreadable, if there is a gap.
     ///
     /// # Safety
-    /// From now until each range is materialised again nobody writes to it: the caller owns all of it, and a grace
-    /// period has passed since the last reader could have found something to write there.
+    /// From now until each range is materialised again nobody writes to it (nor reads it, where there is a gap): the
+    /// caller owns all of it, and a grace period has passed since the last reader could have been led there.
     unsafe fn fold(&self, ranges: &[FoldRange]) -> usize;
 }
 

@@ -1,10 +1,15 @@
 //! Which rules walkers and folders follow. One set is right and meant for use; the others exist to be compared with it.
+//!
+//! The others read descriptors that are folded or being folded: either their walkers do not ask the class, or their
+//! folders do not wait for walkers who asked before. So they need a platform where such a read sees what was there or
+//! zeros at every moment, one without a gap ([`Mapping::HAS_GAP`](crate::platform::Mapping::HAS_GAP)).
 
 /// The rules of one strategy, fixed at compile time.
 pub trait Protocol: Send + Sync + 'static {
     /// As the command line spells it.
     const NAME: &'static str;
-    /// Walkers ask the class table before they look at a descriptor, and find the head of a folded tail there.
+    /// Walkers ask the class table, inside their section, before they look at a descriptor, and find the head of a folded
+    /// tail there.
     const ASKS_CLASS: bool;
     /// Folders wait for a grace period between publishing a class and taking the memory away.
     const WAITS: bool;
@@ -15,6 +20,11 @@ pub trait Protocol: Send + Sync + 'static {
     /// test's mischief.
     #[inline]
     fn between_look_and_swap() {}
+}
+
+/// Whether walkers may read descriptors that are folded or being folded.
+pub(crate) const fn reads_folded<R: Protocol>() -> bool {
+    !(R::ASKS_CLASS && R::WAITS)
 }
 
 /// The protocol of this engine: publish the class, wait for a grace period, remap.

@@ -3,9 +3,11 @@
 //! The whole engine uses the names of this module, so that the code the checker explores is the code that ships.
 //! Two things differ under loom, both here and nowhere else:
 //!
-//! * [`MapWord`], the state word of a descriptor, knows whether its map page is folded. A folded word reads as zero,
-//!   and *any* write to it, a failing compare-and-swap included, ends the model with a report. That is what the
-//!   hardware does (a fault, or a re-materialised page), and what every protocol must avoid.
+//! * [`MapWord`], the state word of a descriptor, knows whether its map page is folded. *Any* write to a folded word, a
+//!   failing compare-and-swap included, ends the model with a report. That is what the hardware does (a fault, or a
+//!   re-materialised page), and what every protocol must avoid. On a platform without a gap a folded word reads as zero.
+//!   On one with a gap any *read* ends the model too: in the gap it would fault, and a protocol that may run there has
+//!   no business with folded words at any other time either.
 //! * Spinning yields to loom's scheduler.
 
 #[cfg(not(loom))]
@@ -78,26 +80,31 @@ impl MapWord {
 impl MapWord {
     /// What stands in a word whose map page is folded. No state word can have this value.
     const FOLDED: u64 = u64::MAX;
+    /// The same, where folding has a gap.
+    const GONE: u64 = u64::MAX - 1;
 
-    pub(crate) fn folded() -> Self {
-        Self(AtomicU64::new(Self::FOLDED))
+    pub(crate) fn folded(has_gap: bool) -> Self {
+        Self(AtomicU64::new(if has_gap { Self::GONE } else { Self::FOLDED }))
     }
     /// The platform takes the memory away. One atomic swap stands for "clear the entry, flush": no access can be
     /// half before and half after it.
-    pub(crate) fn fold(&self) {
-        self.0.swap(Self::FOLDED, Ordering::AcqRel);
+    pub(crate) fn fold(&self, has_gap: bool) {
+        self.0.swap(if has_gap { Self::GONE } else { Self::FOLDED }, Ordering::AcqRel);
     }
     /// The platform puts zeroed memory behind the word. Memory that is there already keeps its content.
     pub(crate) fn materialise(&self) {
-        let _ = self.0.compare_exchange(Self::FOLDED, 0, Ordering::AcqRel, Ordering::Acquire);
+        for folded in [Self::FOLDED, Self::GONE] {
+            let _ = self.0.compare_exchange(folded, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
     fn written(old: u64) -> u64 {
-        assert!(old != Self::FOLDED, "stray write: a write reached a folded descriptor");
+        assert!(old != Self::FOLDED && old != Self::GONE, "stray write: a write reached a folded descriptor");
         old
     }
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         match self.0.load(order) {
             Self::FOLDED => 0,
+            Self::GONE => panic!("stray read: a read reached a folded descriptor on a platform with a gap"),
             word => word,
         }
     }

@@ -18,11 +18,13 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 /// All zero bytes are a valid value, the size is a power of two of at most 4096, and every mutation goes through
 /// atomics.
 pub(crate) unsafe trait Entry: Sync {
-    /// What loom needs instead of zeroed memory.
+    /// What loom needs instead of zeroed memory; on a platform with a gap, if so.
     #[cfg(loom)]
-    fn zero() -> Self;
+    fn zero(has_gap: bool) -> Self;
     #[cfg(loom)]
-    fn fold(&self) {}
+    fn fold(&self, has_gap: bool) {
+        let _ = has_gap;
+    }
     #[cfg(loom)]
     fn materialise(&self) {}
 }
@@ -35,7 +37,7 @@ macro_rules! atomic_entry {
         // SAFETY: as above; loom's atomics are never made from zeroed memory.
         #[cfg(loom)]
         unsafe impl Entry for crate::sync::$t {
-            fn zero() -> Self {
+            fn zero(_: bool) -> Self {
                 crate::sync::$t::new(0)
             }
         }
@@ -77,7 +79,7 @@ impl<T: Entry, M: Mapping> Table<T, M> {
     }
     #[cfg(loom)]
     pub(crate) fn new(mapping: M, len: u64) -> Option<Self> {
-        Some(Self { mapping, len, items: (0..len).map(|_| T::zero()).collect() })
+        Some(Self { mapping, len, items: (0..len).map(|_| T::zero(M::HAS_GAP)).collect() })
     }
 
     pub(crate) fn len(&self) -> u64 {
@@ -88,8 +90,8 @@ impl<T: Entry, M: Mapping> Table<T, M> {
         &self.mapping
     }
 
-    /// Entry `index`; `None` beyond the end. It may be folded: read it freely, write it only when it is known to be
-    /// backed.
+    /// Entry `index`; `None` beyond the end. It may be folded: read it freely (a descriptor only when its class allows it,
+    /// see [`crate::map`]), write it only when it is known to be backed.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
         self.view().get(index)
@@ -162,7 +164,7 @@ impl<T: Entry, M: Mapping> Table<T, M> {
             for range in ranges {
                 for index in range.bytes.start / size..range.bytes.end / size {
                     if let Some(item) = self.get(index) {
-                        item.fold();
+                        item.fold(M::HAS_GAP);
                     }
                 }
             }

@@ -84,18 +84,23 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     /// What the page was instead. Speculation may fail at any time; it is not an error of the caller's.
     #[inline]
     pub fn try_get(&self, pfn: Pfn) -> Result<Folio<'e, P, R>, Miss> {
-        // What comes out of the section is one bit on purpose: more would travel through memory.
-        // (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
+        // The class is asked twice. Outside of the section it spares folded pages the section; inside it is what makes
+        // the descriptor safe to read. What comes out of the section is one bit on purpose: more would travel through
+        // memory. (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
         if R::WAITS
-            && let Some(page) = self.view.mapped::<R>(pfn)
-            && self.reader.within(|| MemoryMap::<P::Mapping, P::Owner>::try_get_head::<R>(page))
+            && let Some(entry) = self.view.entry(pfn)
+            && entry.is_mapped::<R>()
+            && self.reader.within(|| {
+                entry.is_mapped::<R>() && MemoryMap::<P::Mapping, P::Owner>::try_get_head::<R>(entry.page)
+            })
         {
-            return Ok(Folio::adopt(self.engine, page));
+            return Ok(Folio::adopt(self.engine, entry.page));
         }
         self.try_get_slowly(pfn).map(|page| Folio::adopt(self.engine, page))
     }
 
-    /// Not the head of a shared folio in a `Mapped` map page, or not at that moment.
+    /// Not the head of a shared folio in a `Mapped` map page, or not at that moment. (Without a section the class may
+    /// only say that there is nothing to read.)
     #[inline(never)]
     fn try_get_slowly(&self, pfn: Pfn) -> Result<&'e Page<P::Owner>, Miss> {
         if R::ASKS_CLASS

@@ -266,6 +266,10 @@ pub(crate) fn process_madvise_dontneed(
 // as zero (madvise(2), MADV_DONTNEED on private anonymous memory). After a populate succeeded, writes need no memory
 // any more, since nothing swaps pages out of existence. The base is page aligned as every mapping is.
 unsafe impl Mapping for Region {
+    // The kernel puts its zero page, or a frame, where a page table has nothing; a reader that comes between faults, waits
+    // in the kernel, and reads one or the other.
+    const HAS_GAP: bool = false;
+
     fn base(&self) -> NonNull<u8> {
         self.base
     }

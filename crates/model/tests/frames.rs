@@ -2,13 +2,14 @@
 
 mod common;
 
-use common::{Model, explore, order};
+use common::{Model, explore, order, platform};
 use loom::sync::Arc;
 use loom::thread;
+use pagefold_model::protocol::Fold;
 use pagefold_model::{FrameAllocator, FrameError, Order, Pfn};
 
-fn frames() -> Arc<FrameAllocator<Model>> {
-    let frames = FrameAllocator::new(Model, 8).unwrap();
+fn frames() -> Arc<FrameAllocator<Model<Fold>>> {
+    let frames = FrameAllocator::new(platform(), 8).unwrap();
     frames.online(0..8).unwrap();
     Arc::new(frames)
 }

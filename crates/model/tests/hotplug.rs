@@ -2,23 +2,23 @@
 
 mod common;
 
-use common::{Model, ModelEngine, explore, order};
+use common::{Model, ModelEngine, empty, explore, order};
 use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::hotplug::{
     BlockError, BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
 };
 use pagefold_model::protocol::{Fold, NoGracePeriod, Protocol};
-use pagefold_model::{Config, Engine, Kind, Miss, Pfn, Zone};
+use pagefold_model::{Kind, Miss, Pfn, Zone};
 
 /// The one block: a section of eight pages in four map pages and two areas.
 const BLOCK: BlockId = BlockId(0);
 
 fn machine<R: Protocol>() -> Arc<ModelEngine<R>> {
-    Arc::new(Engine::new(Model, Config::new(8)).unwrap())
+    Arc::new(empty())
 }
 
-fn hotplug<R: Protocol>(engine: &ModelEngine<R>, fake_offline: FakeOffline) -> Hotplug<'_, Model, R> {
+fn hotplug<R: Protocol>(engine: &ModelEngine<R>, fake_offline: FakeOffline) -> Hotplug<'_, Model<R>, R> {
     let config = HotplugConfig { block_pages: 8, fake_offline, passes: 1, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();
     hotplug.add(0..8, 0, Group::NONE).unwrap();
@@ -41,7 +41,7 @@ fn walker<R: Protocol>(engine: &Arc<ModelEngine<R>>) -> thread::JoinHandle<Optio
     })
 }
 
-fn offline<R: Protocol>(hotplug: &mut Hotplug<'_, Model, R>) {
+fn offline<R: Protocol>(hotplug: &mut Hotplug<'_, Model<R>, R>) {
     loop {
         match hotplug.offline(BLOCK, &mut Unmovable) {
             Ok(()) => return,

@@ -1,7 +1,7 @@
 //! Walkers against everything an owner does to pages, over the engine's real code.
 //!
-//! What is wrong ends the model: a write to a folded descriptor ("stray write", see the engine's `sync` module), a
-//! folio that does not contain the page asked for, a refcount or an audit that does not come out.
+//! What is wrong ends the model: a write to a folded descriptor ("stray write", see the engine's `sync` module), under
+//! the right protocol a read of one too ("stray read"), a folio that does not contain the page asked for, a refcount or an audit that does not come out.
 
 mod common;
 
@@ -37,12 +37,12 @@ fn beside_a_walker<R: Protocol>(
 }
 
 /// Takes the handle up again that was left as a number.
-fn take<R: Protocol>(engine: &ModelEngine<R>, raw: pagefold_model::RawFolio) -> Folio<'_, Model, R> {
+fn take<R: Protocol>(engine: &ModelEngine<R>, raw: pagefold_model::RawFolio) -> Folio<'_, Model<R>, R> {
     // SAFETY: every raw folio of these tests is taken up once.
     unsafe { engine.from_raw(raw) }
 }
 
-fn freeze<R: Protocol>(mut folio: Folio<'_, Model, R>) -> Frozen<'_, Model, R> {
+fn freeze<R: Protocol>(mut folio: Folio<'_, Model<R>, R>) -> Frozen<'_, Model<R>, R> {
     loop {
         match folio.freeze() {
             Ok(frozen) => return frozen,
@@ -148,6 +148,44 @@ fn try_get_against_unfold_and_fold_again() {
             drop(batch);
         });
         assert!(matches!(found, Ok(2) | Err(Miss::Free | Miss::Frozen)), "{found:?}");
+    });
+}
+
+/// As before, but the head's map page is folded as well: a tail that was written in another map page must not lead there.
+#[test]
+fn try_get_against_folding_all_of_an_unfolded_folio() {
+    explore(4, || {
+        let engine = machine::<Fold>();
+        let raw = folio_at(&engine, 0, 2);
+        let found = beside_a_walker(engine, 3, |engine| {
+            let mut frozen = freeze(take(engine, raw));
+            frozen.unfold().unwrap();
+            drop(frozen.share());
+            engine.folder(4).unwrap().fold_batch();
+        });
+        assert!(matches!(found, Ok(2) | Err(Miss::Free | Miss::Frozen)), "{found:?}");
+    });
+}
+
+/// One who only looks, at a tail, while the folio goes and all of it is folded.
+#[test]
+fn peek_against_unfold_free_and_fold() {
+    explore(4, || {
+        let engine = machine::<Fold>();
+        let raw = folio_at(&engine, 0, 2);
+        let looker = {
+            let engine = Arc::clone(&engine);
+            thread::spawn(move || {
+                let peek = engine.walker().unwrap().peek(Pfn(3)).unwrap();
+                assert!(peek.head.is_none_or(|(head, state)| state.covers(head, Pfn(3))), "{peek:?}");
+            })
+        };
+        let mut frozen = freeze(take(&engine, raw));
+        frozen.unfold().unwrap();
+        drop(frozen);
+        engine.folder(4).unwrap().fold_batch();
+        looker.join().unwrap();
+        engine.audit().unwrap();
     });
 }
 

@@ -202,6 +202,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     fn left_in(&self, isolation: &Isolation<'_, P::Mapping>, walker: &Walker<'_, P, R>) -> Left {
         let mut left = Left::default();
         for pfn in self.uncollected(isolation) {
+            // Owners may still fold the tails of what they have here.
+            let _section = walker.section();
             if self.map.is_given_up(pfn) {
                 left.given_up += 1;
             } else if self.is_in_use(pfn, walker) {

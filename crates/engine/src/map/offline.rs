@@ -176,7 +176,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         }
     }
 
-    /// Whether nobody but the driver has anything to do with `pfn`: fake-offline, with its reference dropped.
+    /// Whether nobody but the driver has anything to do with `pfn`: fake-offline, with its reference dropped. The caller
+    /// is inside a section.
     pub(crate) fn is_given_up(&self, pfn: Pfn) -> bool {
         match self.classes.get(pfn.map_page()).unbacked() {
             ClassByte::OFFLINE => true,

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 
@@ -11,10 +12,13 @@ use pagefold_model::protocol::Protocol;
 use pagefold_model::{Config, Engine, Kind, NoFrames, Order, Pfn};
 
 /// The checker's tables are vectors inside the engine; nothing is behind this.
-pub struct NoMemory(u64);
+pub struct NoMemory<R>(u64, PhantomData<R>);
 
 // SAFETY: under loom the engine never touches `base`: its tables are vectors.
-unsafe impl Mapping for NoMemory {
+unsafe impl<R: Protocol> Mapping for NoMemory<R> {
+    // The right protocol has to do with a gap; those that read what is folded cannot.
+    const HAS_GAP: bool = R::ASKS_CLASS && R::WAITS;
+
     fn base(&self) -> NonNull<u8> {
         NonNull::dangling()
     }
@@ -30,16 +34,16 @@ unsafe impl Mapping for NoMemory {
 }
 
 /// Both halves of the barrier are SeqCst fences: what `membarrier(2)` gives, in terms that loom knows.
-pub struct Model;
+pub struct Model<R>(PhantomData<R>);
 
-impl Platform for Model {
-    type Mapping = NoMemory;
+impl<R: Protocol> Platform for Model<R> {
+    type Mapping = NoMemory<R>;
     type Barrier = Fences;
     type Owner = ();
     type Error = ();
 
-    fn reserve(&self, _: TableKind, bytes: u64) -> Result<NoMemory, ()> {
-        Ok(NoMemory(bytes))
+    fn reserve(&self, _: TableKind, bytes: u64) -> Result<NoMemory<R>, ()> {
+        Ok(NoMemory(bytes, PhantomData))
     }
     fn barrier(&self) -> Fences {
         Fences
@@ -49,11 +53,20 @@ impl Platform for Model {
     }
 }
 
-pub type ModelEngine<R> = Engine<Model, R>;
+pub type ModelEngine<R> = Engine<Model<R>, R>;
+
+pub fn platform<R: Protocol>() -> Model<R> {
+    Model(PhantomData)
+}
+
+/// Room for eight pages, and no memory.
+pub fn empty<R: Protocol>() -> ModelEngine<R> {
+    Engine::new(platform(), Config::new(8)).unwrap()
+}
 
 /// Eight pages, all free: four map pages of two descriptors, two areas.
 pub fn machine<R: Protocol>() -> Arc<ModelEngine<R>> {
-    let engine = Engine::new(Model, Config::new(8)).unwrap();
+    let engine = empty();
     engine.online(0..8).unwrap();
     Arc::new(engine)
 }
