@@ -1,7 +1,9 @@
 //! How the driver talks to its device: one request at a time.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use bitflags::bitflags;
 use pagefold_virtio_mem_spec::{
@@ -51,7 +53,9 @@ pub trait Channel {
     /// [`ChannelError`].
     fn config(&mut self) -> Result<Config, ChannelError>;
 
-    /// Whether the device has said since the last time that its config space changed.
+    /// Whether the device has said since the last time that its config space changed. A driver looks here between any two
+    /// requests, so it should be cheap; and it reads the config space before it rests, so a change that nobody was told of
+    /// is found then.
     fn config_changed(&mut self) -> bool;
 
     /// Asks, and returns what the device wrote. It may be anything.
@@ -108,6 +112,22 @@ bitflags! {
     }
 }
 
+/// What an interrupt handler tells a channel: the device's config space has changed. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigInterrupt(Arc<AtomicBool>);
+
+impl ConfigInterrupt {
+    /// To be called by the handler of the device's configuration interrupt. It takes no lock and allocates nothing.
+    pub fn raise(&self) {
+        // Release: what the handler has seen of the device before the flag.
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Acquire)
+    }
+}
+
 /// Descriptors of the queue: two a request, one request at a time.
 const QUEUE: usize = 2;
 
@@ -121,6 +141,8 @@ pub struct VirtioChannel<H: Hal, T: Transport> {
     buffers: Box<(Request, Response)>,
     in_flight: Option<u16>,
     patience: u64,
+    /// Where the transport has no word of config changes.
+    interrupt: Option<ConfigInterrupt>,
 }
 
 impl<H: Hal, T: Transport> VirtioChannel<H, T> {
@@ -136,7 +158,15 @@ impl<H: Hal, T: Transport> VirtioChannel<H, T> {
         transport.finish_init();
         let features = Features::from_bits_truncate(accepted.bits());
         let buffers = Box::new((Request::default(), Response::default()));
-        Ok(Self { transport, queue, features, buffers, in_flight: None, patience })
+        Ok(Self { transport, queue, features, buffers, in_flight: None, patience, interrupt: None })
+    }
+
+    /// Learns from `interrupt` alone that the config space has changed, and no longer asks the transport. For PCI with
+    /// MSI-X: there the device sends a message and does not set the ISR status (virtio 1.2, 4.1.5.4), which is what
+    /// `PciTransport` reads; without MSI-X it saves reading that register, an exit to the hypervisor each time.
+    #[must_use]
+    pub fn with_config_interrupt(self, interrupt: ConfigInterrupt) -> Self {
+        Self { interrupt: Some(interrupt), ..self }
     }
 
     /// Whether the last request has been answered by now, after [`ChannelError::NoAnswer`]. What it did is not known: ask
@@ -171,7 +201,10 @@ impl<H: Hal, T: Transport> Channel for VirtioChannel<H, T> {
     }
 
     fn config_changed(&mut self) -> bool {
-        self.transport.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
+        match &self.interrupt {
+            Some(interrupt) => interrupt.take(),
+            None => self.transport.ack_interrupt().contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT),
+        }
     }
 
     fn request(&mut self, request: Request) -> Result<Response, ChannelError> {

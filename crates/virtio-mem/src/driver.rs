@@ -180,6 +180,8 @@ pub struct Driver<'e, C: Channel> {
     pub(crate) group: Group,
     pub(crate) node: u8,
     pub(crate) limits: Limits,
+    /// The config space has to be read before anything rests on `limits`.
+    pub(crate) is_stale: bool,
     /// Memory was plugged before the driver came, and nothing has been done about it yet.
     pub(crate) leftovers: Option<Leftovers>,
     /// Where the current pass of unplugging stands.
@@ -252,6 +254,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             group,
             node,
             limits,
+            is_stale: true,
             leftovers,
             pass: None,
             left: [Progress::default(); 2],
@@ -319,9 +322,18 @@ impl<'e, C: Channel> Driver<'e, C> {
     ) -> Step {
         self.tracking.woken.store(false, RELAXED);
         let machine = &mut Machine { hotplug, migrate };
-        let done = self.try_step(machine);
+        let fresh = self.refresh_if_told();
+        let is_fresh = fresh == Ok(true);
+        let done = fresh.and_then(|_| self.try_step(machine));
         if done.is_ok() {
             self.nacks = 0;
+        }
+        // Only in a row of steps that went well is the config space taken as unchanged. Before a rest that time does not
+        // end it is read once more, in case a change went by unnoticed.
+        self.is_stale = done != Ok(true);
+        let rests = matches!(done, Ok(false) | Err(Trouble::NoSpace | Trouble::OfflineLimit));
+        if rests && !is_fresh {
+            return Step::Again;
         }
         let wait = |driver: &mut Self, why| Step::Later(driver.backoff.wait(), why);
         let step = match done {
@@ -365,7 +377,6 @@ impl<'e, C: Channel> Driver<'e, C> {
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
     ) -> Result<bool, Trouble> {
-        self.refresh()?;
         if self.leftovers.is_some() {
             self.take_over(machine)?;
             return Ok(true);
@@ -403,10 +414,13 @@ impl<'e, C: Channel> Driver<'e, C> {
         self.remove_empty(machine)
     }
 
-    /// Reads the configuration again.
-    pub(crate) fn refresh(&mut self) -> Result<(), Trouble> {
+    /// Reads the configuration again if the device has said that it changed, or if it has to be read in any case. Whether
+    /// it was.
+    fn refresh_if_told(&mut self) -> Result<bool, Trouble> {
         // The flag first: a change that comes after it sets it again.
-        let _ = self.channel.config_changed();
+        if !self.channel.config_changed() && !self.is_stale {
+            return Ok(false);
+        }
         let config = self.channel.config().map_err(Trouble::Channel)?;
         let (region, limits) = check(&config).map_err(Trouble::Config)?;
         for (field, now, before) in [
@@ -423,7 +437,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             self.pass = None;
         }
         self.limits = limits;
-        Ok(())
+        Ok(true)
     }
 
     /// Nothing, or [`Trouble::ConfigChanged`] if the host has changed its mind.

@@ -247,6 +247,7 @@ impl<'e, C: Channel> Driver<'e, C> {
     /// blocks, or none were plugged.
     pub fn resume(&mut self, channel: C) {
         self.channel = channel;
+        self.is_stale = true;
         self.pass = None;
     }
 

@@ -72,7 +72,7 @@ mod sync;
 mod tracking;
 mod watch;
 
-pub use channel::{Answer, Channel, ChannelError, VirtioChannel, interpret};
+pub use channel::{Answer, Channel, ChannelError, ConfigInterrupt, VirtioChannel, interpret};
 pub use config::{ConfigError, Geometry, Limits, Mode};
 pub use driver::{Driver, ProbeError, Settings, Step};
 pub use ends::{Leftovers, Remains, Removed, Sleep, SuspendError};
