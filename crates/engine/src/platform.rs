@@ -87,7 +87,7 @@ pub struct FoldRange {
 /// [`HAS_GAP`](Self::HAS_GAP) may let a range be unreadable between the start and the end of [`fold`](Self::fold) and of
 /// [`materialise`](Self::materialise): no walker reads it then (see [`crate::map`]). No CPU has to be paused, and no fault
 /// handled. That is true of [`Fold`](crate::protocol::Fold) alone; the protocols for comparison read what is folded, and
-/// an engine of theirs on such a mapping does not compile.
+/// an engine on such a mapping does not compile with those that mean to (`no-grace-period` faults there: it is the bug).
 ///
 /// # Safety
 ///

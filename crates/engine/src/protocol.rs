@@ -22,9 +22,10 @@ pub trait Protocol: Send + Sync + 'static {
     fn between_look_and_swap() {}
 }
 
-/// Whether walkers may read descriptors that are folded or being folded.
+/// Whether it is part of the plan that walkers read descriptors that are folded or being folded. (Of [`NoGracePeriod`] it
+/// is the bug, which a gap turns into a fault.)
 pub(crate) const fn reads_folded<R: Protocol>() -> bool {
-    !(R::ASKS_CLASS && R::WAITS)
+    !R::ASKS_CLASS || R::TOLERATES_WRITES
 }
 
 /// The protocol of this engine: publish the class, wait for a grace period, remap.
