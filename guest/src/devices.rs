@@ -11,8 +11,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::Exit;
-use pagefold_virtio_mem::VirtioChannel;
-use spin::Mutex;
+use pagefold_virtio_mem::{ConfigInterrupt, VirtioChannel};
+use spin::{Mutex, Once};
 use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::pci::bus::{
     Cam, Command, ConfigurationAccess, DeviceFunction, MmioCam, PciRoot,
@@ -107,6 +107,8 @@ pub struct Devices {
 static ISR: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Config interrupts by device: whether one came, and how many.
 static CHANGED: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
+/// How each device's channel hears of it.
+static HEARD: [Once<ConfigInterrupt>; MOST] = [const { Once::new() }; MOST];
 static COUNTS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Interrupts in a row that were nobody's.
 static STRAY: AtomicU32 = AtomicU32::new(0);
@@ -128,6 +130,9 @@ pub fn interrupted(line: u8) {
             && let (Some(changed), Some(count)) = (CHANGED.get(number), COUNTS.get(number))
         {
             count.fetch_add(1, Ordering::Relaxed);
+            if let Some(heard) = HEARD.get(number).and_then(Once::get) {
+                heard.raise();
+            }
             changed.store(true, Ordering::Release);
         }
     }
@@ -206,7 +211,9 @@ impl Devices {
         let function = *self.places.get(place).ok_or(ConnectError::NoDevice)?;
         let transport =
             PciTransport::new::<GuestHal, _>(&mut self.root, function).map_err(ConnectError::Pci)?;
-        VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)
+        let channel = VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)?;
+        let heard = HEARD.get(place).ok_or(ConnectError::NoDevice)?;
+        Ok(channel.with_config_interrupt(heard.call_once(ConfigInterrupt::default).clone()))
     }
 }
 

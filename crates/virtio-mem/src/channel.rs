@@ -107,7 +107,6 @@ bitflags! {
         const ACPI_PXM = Features::ACPI_PXM.bits();
         const UNPLUGGED_INACCESSIBLE = Features::UNPLUGGED_INACCESSIBLE.bits();
         const PERSISTENT_SUSPEND = Features::PERSISTENT_SUSPEND.bits();
-        const EVENT_IDX = 1 << 29;
         const VERSION_1 = 1 << 32;
     }
 }
@@ -153,8 +152,9 @@ impl<H: Hal, T: Transport> VirtioChannel<H, T> {
     /// [`ChannelError`].
     pub fn new(mut transport: T, patience: u64) -> Result<Self, ChannelError> {
         let accepted = transport.begin_init(Accepted::all());
-        let event_idx = accepted.contains(Accepted::EVENT_IDX);
-        let queue = VirtQueue::new(&mut transport, GUEST_REQUEST_QUEUE, false, event_idx)?;
+        let mut queue = VirtQueue::new(&mut transport, GUEST_REQUEST_QUEUE, false, false)?;
+        // Answers are polled for. (With VIRTIO_F_EVENT_IDX, which is not accepted, there would be an interrupt for each.)
+        queue.set_dev_notify(false);
         transport.finish_init();
         let features = Features::from_bits_truncate(accepted.bits());
         let buffers = Box::new((Request::default(), Response::default()));
@@ -197,7 +197,15 @@ impl<H: Hal, T: Transport> Channel for VirtioChannel<H, T> {
 
     fn config(&mut self) -> Result<Config, ChannelError> {
         let transport = &self.transport;
-        Ok(transport.read_consistent(|| transport.read_config_space::<Config>(0))?)
+        // Word by word, as a device sees what is read (virtio 1.2, 2.5.1): a structure may be read in bytes.
+        let words = transport.read_consistent(|| {
+            let mut words = [0u32; size_of::<Config>() / size_of::<u32>()];
+            for (at, word) in words.iter_mut().enumerate() {
+                *word = transport.read_config_space(at * size_of::<u32>())?;
+            }
+            Ok::<_, virtio_drivers::Error>(words)
+        })?;
+        Ok(zerocopy::transmute!(words))
     }
 
     fn config_changed(&mut self) -> bool {
