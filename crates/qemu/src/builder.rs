@@ -1,6 +1,6 @@
 //! What a machine has, and QEMU's options for it.
 
-use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,7 +22,7 @@ pub struct Builder {
     ports: Vec<Port>,
     debug_exit: bool,
     resets: bool,
-    plugin: Option<OsString>,
+    counter: Option<PathBuf>,
 }
 
 /// A port of the guest that the host has the other end of.
@@ -52,7 +52,7 @@ impl Builder {
             ports: Vec::new(),
             debug_exit: false,
             resets: false,
-            plugin: None,
+            counter: None,
         }
     }
 
@@ -135,14 +135,10 @@ impl Builder {
         self
     }
 
-    /// A TCG plugin: a shared object, and its arguments, `key=value` with commas between.
-    pub fn plugin(mut self, file: impl AsRef<Path>, arguments: &str) -> Self {
-        let mut plugin = file.as_ref().as_os_str().to_owned();
-        if !arguments.is_empty() {
-            plugin.push(",");
-            plugin.push(arguments);
-        }
-        self.plugin = Some(plugin);
+    /// Counts what the guest executes ([`Qemu::executed`]) with this plugin: the shared object that the crate
+    /// `pagefold-insn-count` is built to. The guest runs slower by it.
+    pub fn count_instructions(mut self, plugin: impl AsRef<Path>) -> Self {
+        self.counter = Some(plugin.as_ref().to_owned());
         self
     }
 
@@ -162,8 +158,17 @@ impl Builder {
         &self.ports
     }
 
-    /// QEMU with all options; the sockets are its ends of QMP's and the ports' streams.
-    pub(crate) fn to_command(&self, qmp: &OwnedFd, ports: &[OwnedFd]) -> Command {
+    pub(crate) fn counts_instructions(&self) -> bool {
+        self.counter.is_some()
+    }
+
+    /// CPUs of all nodes.
+    pub(crate) fn all_cpus(&self) -> u32 {
+        self.nodes.iter().map(|node| node.cpus).sum()
+    }
+
+    /// QEMU with all options; the sockets are its ends of QMP's and the ports' streams, and the file is for counters.
+    pub(crate) fn to_command(&self, qmp: &OwnedFd, ports: &[OwnedFd], counters: Option<&File>) -> Command {
         let mut command = Command::new(&self.program);
         command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-no-user-config", "-nodefaults"]);
         command.args(["-display", "none", "-serial", "stdio"]);
@@ -183,7 +188,9 @@ impl Builder {
         if self.debug_exit {
             command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
         }
-        if let Some(plugin) = &self.plugin {
+        if let (Some(plugin), Some(counters)) = (&self.counter, counters) {
+            let mut plugin = plugin.as_os_str().to_owned();
+            plugin.push(format!(",counters=/proc/self/fd/{}", counters.as_raw_fd()));
             command.arg("-plugin").arg(plugin);
         }
         self.add_ports(&mut command, ports);
@@ -209,13 +216,12 @@ impl Builder {
     }
 
     fn add_memory(&self, command: &mut Command) {
-        let cpus: u32 = self.nodes.iter().map(|node| node.cpus).sum();
         let memory: u64 = self.nodes.iter().map(|node| node.memory).sum();
         // Each device and DIMM starts at a whole GiB at worst.
         let room = |bytes: u64| bytes.next_multiple_of(GIB) + GIB;
         let devices: u64 = self.devices.iter().map(|device| room(device.size)).sum();
         let most = memory + devices + room(self.dimms);
-        command.args(["-smp", &cpus.to_string()]);
+        command.args(["-smp", &self.all_cpus().to_string()]);
         // A bare number would mean MiB.
         command.args(["-m", &format!("{memory}B,slots=8,maxmem={most}")]);
         if self.nodes.len() > 1 {

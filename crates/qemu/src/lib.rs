@@ -30,6 +30,7 @@
 
 mod builder;
 mod console;
+mod counters;
 mod devices;
 mod error;
 mod exit;
@@ -38,6 +39,7 @@ mod qmp;
 
 pub use builder::Builder;
 pub use console::Console;
+pub use counters::{Counters, Executed};
 pub use devices::{Node, VirtioMem};
 pub use error::Error;
 pub use exit::Exit;

@@ -1,5 +1,6 @@
 //! A running QEMU.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::Child;
@@ -9,13 +10,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::{Builder, Console, Error, Exit, Qmp};
+use crate::{Builder, Console, Counters, Error, Executed, Exit, Qmp};
 
 /// A QEMU that runs. Dropping it ends it.
 pub struct Qemu {
     process: Process,
     qmp: Qmp,
     ports: Vec<(String, UnixStream)>,
+    counters: Option<Counters>,
 }
 
 pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
@@ -26,9 +28,11 @@ pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
         ports.push((port.name.clone(), ours));
         port_ends.push(theirs);
     }
-    let spawned = builder.to_command(&qmp_end, &port_ends).spawn();
+    let counters = builder.counts_instructions().then(|| counters(builder.all_cpus())).transpose()?;
+    let (counters, file) = counters.unzip();
+    let spawned = builder.to_command(&qmp_end, &port_ends, file.as_ref()).spawn();
     // With our copies closed, we see it when QEMU ends.
-    drop((qmp_end, port_ends));
+    drop((qmp_end, port_ends, file));
     let mut child = spawned.map_err(|source| {
         let program = builder.program_path().to_owned();
         match source.kind() {
@@ -41,7 +45,7 @@ pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
     let err = child.stderr.take().map(|err| console.collect(err));
     let mut process = Process { child, console, collectors: out.into_iter().chain(err).collect() };
     match Qmp::new(qmp) {
-        Ok(qmp) => Ok(Qemu { process, qmp, ports }),
+        Ok(qmp) => Ok(Qemu { process, qmp, ports, counters }),
         Err(error) => {
             process.end();
             Err(Error::Start { source: Box::new(error), console: process.console.tail() })
@@ -60,6 +64,17 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd), Error> {
     pair().map_err(Error::system("no socket to talk with QEMU"))
 }
 
+/// Counters, and their file for a child to inherit.
+fn counters(cpus: u32) -> Result<(Counters, File), Error> {
+    let counters = || {
+        let file = Counters::file(cpus as usize)?;
+        let counters = Counters::map(&file)?;
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
+        Ok((counters, file))
+    };
+    counters().map_err(Error::system("no memory for counters"))
+}
+
 impl Qemu {
     /// The machine from outside.
     pub fn qmp(&mut self) -> &mut Qmp {
@@ -75,6 +90,11 @@ impl Qemu {
     pub fn take_port(&mut self, name: &str) -> Option<UnixStream> {
         let at = self.ports.iter().position(|(port, _)| port == name)?;
         Some(self.ports.swap_remove(at).1)
+    }
+
+    /// What the guest has executed so far, if it is counted ([`Builder::count_instructions`]). It does not notice.
+    pub fn executed(&self) -> Option<Executed> {
+        self.counters.as_ref().map(Counters::read)
     }
 
     /// The process.

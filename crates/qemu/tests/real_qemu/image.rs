@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 /// Where it is loaded, and its header's size: the code comes after.
-const ADDRESS: u32 = 1 << 20;
-const HEADER: u32 = 32;
+pub const ADDRESS: u32 = 1 << 20;
+pub const HEADER: u32 = 32;
 
 /// An image with this code, 32-bit, interrupts off; in a directory that must live until QEMU runs. It is of the kind that
 /// needs no ELF file around it (Multiboot 0.6.96, section 3.1, "address fields").
