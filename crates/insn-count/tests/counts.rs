@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use image::{ADDRESS, HALT, HEADER, image, print};
 use libtest_mimic::{Arguments, Trial};
-use pagefold_qemu::{Builder, MIB, QEMU};
+use pagefold_qemu::{Builder, Error, GIB, MIB, QEMU, VirtioMem};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LOOPS: u32 = 1_000_000;
@@ -19,8 +19,11 @@ const BYTES: u32 = 1_000_000;
 /// A test, by name.
 type Test = (&'static str, fn());
 
-const TESTS: &[Test] =
-    &[("what_is_executed_is_counted", exact), ("what_the_plugin_does_not_like_is_shown", bad_counters)];
+const TESTS: &[Test] = &[
+    ("what_is_executed_is_counted", exact),
+    ("a_guest_settles_when_it_rests", settles),
+    ("what_the_plugin_does_not_like_is_shown", bad_counters),
+];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -96,6 +99,28 @@ fn exact() {
     let ended = qemu.executed().unwrap();
     assert!(ended.instructions >= before.instructions + executed.instructions);
     assert!(Builder::new().memory(16 * MIB).spawn().unwrap().executed().is_none());
+}
+
+fn settles() {
+    let builder =
+        Builder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).count_instructions(plugin());
+    // Halts, and drives no device.
+    let (_dir, kernel) = image(&[print("a"), HALT.to_vec()].concat());
+    let mut qemu = builder.clone().kernel(kernel).spawn().unwrap();
+    assert!(qemu.console().wait_for("a", MINUTE));
+    let settled = qemu.resize_and_settle(0, GIB, MINUTE).unwrap();
+    assert_eq!(settled.plugged, 0);
+    assert!(settled.executed.instructions < 1000, "{settled:?}");
+
+    // Never rests: a jump to itself.
+    let (_dir, kernel) = image(&[print("a"), vec![0xeb, 0xfe]].concat());
+    let mut qemu = builder.kernel(kernel).spawn().unwrap();
+    assert!(qemu.console().wait_for("a", MINUTE));
+    let error = qemu.resize_and_settle(0, GIB, Duration::from_secs(3)).unwrap_err();
+    assert!(matches!(error, Error::Busy { device: 0, plugged: 0, wanted: GIB, .. }), "{error}");
+
+    let mut qemu = Builder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).spawn().unwrap();
+    assert!(matches!(qemu.resize_and_settle(0, GIB, MINUTE), Err(Error::NotCounted)));
 }
 
 fn bad_counters() {

@@ -67,6 +67,23 @@ pub enum Error {
         /// How long we waited.
         seconds: u64,
     },
+    /// The guest has not come to rest after a request.
+    #[error(
+        "the guest still works, with {plugged} bytes of vmem{device} plugged, {wanted} asked for, after {seconds} s"
+    )]
+    Busy {
+        /// The device.
+        device: usize,
+        /// Bytes plugged now.
+        plugged: u64,
+        /// Bytes asked for.
+        wanted: u64,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// The machine was not built to count instructions.
+    #[error("instructions are not counted: the machine was built without Builder::count_instructions")]
+    NotCounted,
     /// QEMU runs on.
     #[error("QEMU still runs after {seconds} s")]
     Running {

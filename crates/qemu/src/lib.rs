@@ -36,6 +36,7 @@ mod error;
 mod exit;
 mod process;
 mod qmp;
+mod settle;
 
 pub use builder::Builder;
 pub use console::Console;
@@ -45,6 +46,7 @@ pub use error::Error;
 pub use exit::Exit;
 pub use process::Qemu;
 pub use qmp::Qmp;
+pub use settle::Settled;
 
 /// QEMU's name, as Debian's package qemu-system-x86 installs it.
 pub const QEMU: &str = "qemu-system-x86_64";

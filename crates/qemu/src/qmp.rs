@@ -68,10 +68,23 @@ impl Qmp {
     /// # Errors
     /// There is no such device.
     pub fn plugged(&mut self, device: usize) -> Result<u64, Error> {
-        let value = self.execute("qom-get", json!({ "path": path(device), "property": "size" }))?;
-        value
-            .as_u64()
-            .ok_or_else(|| Error::Nonsense { command: "qom-get size".into(), answer: value.to_string() })
+        self.number(device, "size")
+    }
+
+    /// Where the guest's memory of the virtio-mem device `vmem<device>` begins: a physical address.
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub fn address(&mut self, device: usize) -> Result<u64, Error> {
+        self.number(device, "memaddr")
+    }
+
+    fn number(&mut self, device: usize, property: &str) -> Result<u64, Error> {
+        let value = self.execute("qom-get", json!({ "path": path(device), "property": property }))?;
+        value.as_u64().ok_or_else(|| Error::Nonsense {
+            command: format!("qom-get {property}"),
+            answer: value.to_string(),
+        })
     }
 
     /// Waits until the guest has plugged or unplugged as much as it was asked for. (QEMU has an event for it, but tells
