@@ -1,4 +1,4 @@
-//! The `pagefold` command as one file that runs in any guest.
+//! What the lab builds: programs as one file that runs in any guest, and the plugin that counts instructions.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Builds `pagefold`, statically linked, in a target directory of its own, and returns its path. Quick if nothing has
 /// changed.
@@ -15,20 +16,41 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// # Errors
 /// It does not build.
 pub fn static_pagefold() -> Result<PathBuf> {
+    build(&["--package", "pagefold"], STATIC, "pagefold")
+}
+
+/// As [`static_pagefold`], the program that pins pages in a guest (`src/bin/lab-pin.rs`).
+///
+/// # Errors
+/// It does not build.
+pub fn static_pin() -> Result<PathBuf> {
+    build(&["--package", "vm-lab", "--bin", "lab-pin"], STATIC, "lab-pin")
+}
+
+/// As [`static_pagefold`], the plugin for [`Builder::count_instructions`](crate::Builder::count_instructions).
+///
+/// # Errors
+/// It does not build.
+pub fn counting_plugin() -> Result<PathBuf> {
+    build(&["--package", "pagefold-insn-count"], "", "libpagefold_insn_count.so")
+}
+
+fn build(what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
     let target = Path::new(WORKSPACE).join("target/lab/build");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "--locked", "--package", "pagefold", "--target", TARGET])
+        .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
+        .args(what)
         .arg("--target-dir")
         .arg(&target)
         .current_dir(WORKSPACE)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        // It travels into the guest's memory: without what only a debugger reads.
+        .env("RUSTFLAGS", flags)
+        // Programs travel into the guest's memory: without what only a debugger reads.
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .output()
         .context("cannot run cargo")?;
     if !output.status.success() {
-        bail!("pagefold does not build statically:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{file} does not build:\n{}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(target.join(TARGET).join("release/pagefold"))
+    Ok(target.join(TARGET).join("release").join(file))
 }

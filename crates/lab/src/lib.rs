@@ -25,12 +25,13 @@
 //! `crates/lab/setup` brings QEMU, busybox and kernels.
 
 mod agent;
+pub mod beside;
 mod binary;
 mod initramfs;
 mod kernel;
 mod machine;
 
-pub use binary::static_pagefold;
+pub use binary::{counting_plugin, static_pagefold, static_pin};
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
 pub use machine::{Builder, Machine};

@@ -58,6 +58,12 @@ impl Builder {
         self
     }
 
+    /// Counts what the guest executes, with this plugin ([`counting_plugin`](crate::counting_plugin)).
+    pub fn count_instructions(mut self, plugin: impl AsRef<Path>) -> Self {
+        self.qemu = self.qemu.count_instructions(plugin);
+        self
+    }
+
     /// More for the kernel's command line.
     pub fn command_line(mut self, words: &str) -> Self {
         self.command_line.push(' ');
@@ -128,6 +134,11 @@ impl Machine {
             files: Vec::new(),
             patience: PATIENCE,
         }
+    }
+
+    /// The QEMU that it runs in.
+    pub fn qemu(&mut self) -> &mut Qemu {
+        &mut self.qemu
     }
 
     /// The machine from outside.

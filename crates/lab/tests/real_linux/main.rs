@@ -2,6 +2,7 @@
 //!
 //! One binary, one machine at a time: a guest takes about half a GiB. What cannot run is told in the last line.
 
+mod beside;
 mod blocks;
 mod breakdowns;
 mod counts;
@@ -26,6 +27,8 @@ const TESTS: &[Test] = &[
     ("the_predicted_effect_of_hvo", hvo::is_the_kernels),
     ("pages_that_are_not_mapped_have_no_map_count", counts::are_zero),
     ("memmap_on_memory_has_no_effect_on_virtio_mem", memmap_on_memory::does_nothing),
+    ("two_machines_execute_the_same", beside::counts_repeat),
+    ("pinned_pages_keep_their_descriptors", beside::pins_stay),
 ];
 
 fn main() -> ExitCode {

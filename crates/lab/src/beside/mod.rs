@@ -1,0 +1,119 @@
+//! Guests side by side: the same steps, over the same QEMU and its machine protocol, whatever kernel it is.
+//!
+//! A [`Guest`] is anything that QEMU boots with a virtio-mem device. [`play`] takes it through [`Step`]s, and each resize
+//! becomes a [`Row`]; [`table`] prints rows of any guests as one Markdown table.
+
+mod linux;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use pagefold_qemu::{Qemu, Settled};
+
+pub use linux::{Linux, LinuxGuest};
+pub use table::table;
+
+/// A step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The device is asked for so many bytes plugged.
+    Resize(u64),
+    /// One page of each memory block that is plugged becomes unmovable.
+    Pin,
+    /// And movable, or free, again.
+    Unpin,
+}
+
+/// What a guest says of its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Bytes of page descriptors.
+    pub descriptors: u64,
+    /// Where that comes from.
+    pub source: Source,
+    /// Bytes that the guest's allocator manages.
+    pub total: u64,
+    /// Bytes of it that are free.
+    pub free: u64,
+}
+
+/// Where a figure comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The guest counts it.
+    Counted,
+    /// It follows from other figures of the guest.
+    Computed,
+}
+
+/// A guest with a virtio-mem device.
+pub trait Guest {
+    /// What a table calls it.
+    fn name(&self) -> String;
+
+    /// The QEMU that it runs in, with instructions counted.
+    fn qemu(&mut self) -> &mut Qemu;
+
+    /// The guest rests with so many bytes plugged in its device: what it says itself.
+    ///
+    /// # Errors
+    /// The guest does not answer, or it is not done with these bytes.
+    fn account(&mut self, plugged: u64) -> Result<Account>;
+
+    /// Pins a page in each plugged block; returns how many.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn pin(&mut self) -> Result<u64>;
+
+    /// Lets go of them.
+    ///
+    /// # Errors
+    /// The guest does not answer.
+    fn unpin(&mut self) -> Result<()>;
+}
+
+/// What came of a resize.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The guest.
+    pub guest: String,
+    /// Bytes plugged before.
+    pub from: u64,
+    /// Bytes asked for.
+    pub asked: u64,
+    /// Pages pinned at the time.
+    pub pins: u64,
+    /// What the device and the plugin say.
+    pub settled: Settled,
+    /// What the guest says.
+    pub account: Account,
+}
+
+/// Takes a guest through steps on its device `vmem0`. Each must come to rest within this time.
+///
+/// # Errors
+/// A step fails, or the guest does not come to rest. That it plugs or unplugs less than it was asked for is no error.
+pub fn play(guest: &mut dyn Guest, steps: &[Step], within: Duration) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let mut pins = 0;
+    for &step in steps {
+        match step {
+            Step::Pin => pins = guest.pin()?,
+            Step::Unpin => {
+                guest.unpin()?;
+                pins = 0;
+            }
+            Step::Resize(asked) => {
+                let from = guest.qemu().qmp().plugged(0)?;
+                let settled = guest.qemu().resize_and_settle(0, asked, within);
+                let settled = settled
+                    .with_context(|| format!("{}\n{}", guest.name(), guest.qemu().console().tail()))?;
+                let account = guest.account(settled.plugged)?;
+                rows.push(Row { guest: guest.name(), from, asked, pins, settled, account });
+            }
+        }
+    }
+    Ok(rows)
+}
