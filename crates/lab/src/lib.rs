@@ -35,4 +35,4 @@ pub use binary::{counting_plugin, static_pagefold, static_pin};
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
 pub use machine::{Builder, Machine};
-pub use pagefold_qemu::{GIB, MIB, QEMU, Qmp};
+pub use pagefold_qemu::{GIB, MIB, QEMU, Qmp, Version};

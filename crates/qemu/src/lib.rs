@@ -37,6 +37,7 @@ mod exit;
 mod process;
 mod qmp;
 mod settle;
+mod version;
 
 pub use builder::Builder;
 pub use console::Console;
@@ -47,6 +48,7 @@ pub use exit::Exit;
 pub use process::Qemu;
 pub use qmp::Qmp;
 pub use settle::Settled;
+pub use version::Version;
 
 /// QEMU's name, as Debian's package qemu-system-x86 installs it.
 pub const QEMU: &str = "qemu-system-x86_64";

@@ -28,8 +28,8 @@ pub fn places() {
     assert_eq!(values("max-size"), [3 * GIB, 64 * GIB]);
     assert_eq!(values("block-size"), [2 * MIB, 4 * MIB]);
     assert_eq!(values("requested-size"), [GIB, 0]);
-    for device in 0..2 {
-        assert_eq!(devices[device]["memaddr"], qemu.qmp().address(device).unwrap());
+    for (at, device) in devices.iter().enumerate() {
+        assert_eq!(device["memaddr"], qemu.qmp().address(at).unwrap());
     }
     let cpus = qemu.qmp().execute("query-cpus-fast", json!({})).unwrap();
     let nodes = cpus.as_array().unwrap().iter().map(|cpu| cpu["props"]["node-id"].clone());
