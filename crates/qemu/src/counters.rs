@@ -17,6 +17,13 @@ pub struct Executed {
     pub repetitions: u64,
 }
 
+impl Executed {
+    /// Both together.
+    pub fn total(self) -> u64 {
+        self.instructions + self.repetitions
+    }
+}
+
 impl Sub for Executed {
     type Output = Executed;
 
