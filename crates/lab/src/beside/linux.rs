@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pagefold_qemu::Qemu;
+use pagefold_qemu::{Exit, Qemu};
 
 use super::{Account, Guest, Source};
 use crate::{GIB, Kernel, Machine, counting_plugin, static_pin};
 
 /// Where the guest has the program that pins.
 const PIN: &str = "/bin/lab-pin";
+/// How long a QEMU that has hung up may take to end.
+const MOMENT: Duration = Duration::from_secs(5);
 const PAGE: u64 = 4096;
 /// `sizeof(struct page)` of all these kernels.
 const DESCRIPTOR: u64 = 64;
@@ -152,5 +154,16 @@ impl Guest for LinuxGuest {
         self.machine
             .run("kill $(cat /tmp/pin); while kill -0 $(cat /tmp/pin) 2>/dev/null; do sleep 0.05; done")?;
         Ok(())
+    }
+
+    fn end(&mut self) -> Option<String> {
+        // A panic resets the machine, which ends QEMU; the console is complete then.
+        let Ok(Exit::Off) = self.qemu().wait(MOMENT) else { return None };
+        let console = self.machine.console();
+        let panic = console
+            .lines()
+            .rev()
+            .find_map(|line| Some(line.split_once("Kernel panic - ")?.1.trim().to_owned()));
+        Some(panic.map_or("it turned itself off".to_owned(), |words| format!("kernel panic, {words}")))
     }
 }

@@ -8,8 +8,9 @@ mod table;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use pagefold_qemu::{Qemu, Settled};
+use anyhow::Result;
+use pagefold_qemu::Qemu;
+pub use pagefold_qemu::Settled;
 
 pub use linux::{Linux, LinuxGuest};
 pub use table::table;
@@ -72,6 +73,9 @@ pub trait Guest {
     /// # Errors
     /// The guest does not answer.
     fn unpin(&mut self) -> Result<()>;
+
+    /// Why the guest has ended, if it has by itself, in its own words: a panic.
+    fn end(&mut self) -> Option<String>;
 }
 
 /// What came of a resize.
@@ -85,13 +89,14 @@ pub struct Row {
     pub asked: u64,
     /// Pages pinned at the time.
     pub pins: u64,
-    /// What the device and the plugin say.
-    pub settled: Settled,
-    /// What the guest says.
-    pub account: Account,
+    /// What the device and the plugin say, unless the guest ended before it came to rest.
+    pub settled: Option<Settled>,
+    /// What the guest says; or why it ended.
+    pub account: Result<Account, String>,
 }
 
-/// Takes a guest through steps on its device `vmem0`. Each must come to rest within this time.
+/// Takes a guest through steps on its device `vmem0`. Each must come to rest within this time. A guest that ends by itself
+/// has a last row that says so.
 ///
 /// # Errors
 /// A step fails, or the guest does not come to rest. That it plugs or unplugs less than it was asked for is no error.
@@ -106,14 +111,32 @@ pub fn play(guest: &mut dyn Guest, steps: &[Step], within: Duration) -> Result<V
                 pins = 0;
             }
             Step::Resize(asked) => {
-                let from = guest.qemu().qmp().plugged(0)?;
-                let settled = guest.qemu().resize_and_settle(0, asked, within);
-                let settled = settled
-                    .with_context(|| format!("{}\n{}", guest.name(), guest.qemu().console().tail()))?;
-                let account = guest.account(settled.plugged)?;
-                rows.push(Row { guest: guest.name(), from, asked, pins, settled, account });
+                let row = resize(guest, asked, pins, within)?;
+                let has_ended = row.account.is_err();
+                rows.push(row);
+                if has_ended {
+                    break;
+                }
             }
         }
     }
     Ok(rows)
+}
+
+fn resize(guest: &mut dyn Guest, asked: u64, pins: u64, within: Duration) -> Result<Row> {
+    let from = guest.qemu().qmp().plugged(0)?;
+    let (settled, account) = match guest.qemu().resize_and_settle(0, asked, within) {
+        Ok(settled) => (Some(settled), guest.account(settled.plugged)),
+        Err(error) => (None, Err(error.into())),
+    };
+    let account = match account {
+        Ok(account) => Ok(account),
+        Err(error) => match guest.end() {
+            Some(reason) => Err(reason),
+            None => {
+                return Err(error.context(format!("{}\n{}", guest.name(), guest.qemu().console().tail())));
+            }
+        },
+    };
+    Ok(Row { guest: guest.name(), from, asked, pins, settled, account })
 }

@@ -14,39 +14,44 @@ const HEAD: &str = "\
 pub fn table(rows: &[Row]) -> String {
     let mut text = HEAD.to_owned();
     for row in rows {
-        let pins = match row.pins {
-            0 => String::new(),
-            pins => format!(", {pins} pages pinned"),
+        let asked = match row.pins {
+            0 => format!("{} → {}", bytes(row.from), bytes(row.asked)),
+            pins => format!("{} → {}, {pins} pages pinned", bytes(row.from), bytes(row.asked)),
         };
-        let executed = row.settled.executed;
-        let source = match row.account.source {
-            Source::Counted => "counted",
-            Source::Computed => "computed",
+        let settled = match &row.settled {
+            Some(settled) => format!(
+                "{}{} | {:.1} (+{:.0}) | {:.2}",
+                bytes(settled.plugged),
+                share(row, settled.plugged),
+                settled.executed.instructions as f64 / 1e6,
+                settled.executed.repetitions as f64 / 1e6,
+                settled.wall.as_secs_f64(),
+            ),
+            None => "| |".to_owned(),
+        };
+        let account = match &row.account {
+            Ok(account) => format!(
+                "{} ({}) | {} | {}",
+                bytes(account.descriptors),
+                match account.source {
+                    Source::Counted => "counted",
+                    Source::Computed => "computed",
+                },
+                bytes(account.total),
+                bytes(account.free),
+            ),
+            Err(reason) => format!("**the guest ended**: {reason} | |"),
         };
         // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "| {} | {} → {}{pins} | {}{} | {:.1} (+{:.0}) | {:.2} | {} ({source}) | {} | {} |",
-            row.guest,
-            bytes(row.from),
-            bytes(row.asked),
-            bytes(row.settled.plugged),
-            share(row),
-            executed.instructions as f64 / 1e6,
-            executed.repetitions as f64 / 1e6,
-            row.settled.wall.as_secs_f64(),
-            bytes(row.account.descriptors),
-            bytes(row.account.total),
-            bytes(row.account.free),
-        );
+        let _ = writeln!(text, "| {} | {asked} | {settled} | {account} |", row.guest);
     }
     text
 }
 
 /// Of a request that was not met, how much of it was.
-fn share(row: &Row) -> String {
-    let (asked, done) = (row.from.abs_diff(row.asked), row.from.abs_diff(row.settled.plugged));
-    if row.settled.plugged == row.asked || asked == 0 {
+fn share(row: &Row, plugged: u64) -> String {
+    let (asked, done) = (row.from.abs_diff(row.asked), row.from.abs_diff(plugged));
+    if plugged == row.asked || asked == 0 {
         return String::new();
     }
     format!(": {:.1} % of it", done as f64 * 100.0 / asked as f64)
@@ -77,19 +82,33 @@ mod tests {
         let settled = Settled { plugged: 64 * MIB, wall: Duration::from_millis(1250), executed };
         let account =
             Account { descriptors: 64 * MIB + 512 * 1024, source: Source::Computed, total: GIB, free: 0 };
-        let mut row = Row { guest: "a guest".into(), from: 4 * GIB, asked: 0, pins: 32, settled, account };
+        let row = Row {
+            guest: "a guest".into(),
+            from: 4 * GIB,
+            asked: 0,
+            pins: 32,
+            settled: Some(settled),
+            account: Ok(account),
+        };
         let line = |row: &Row| table(std::slice::from_ref(row)).lines().last().unwrap().to_owned();
         assert_eq!(
             line(&row),
             "| a guest | 4 GiB → 0, 32 pages pinned | 64 MiB: 98.4 % of it | 12.3 (+7) | 1.25 | 64.5 MiB (computed) | \
              1 GiB | 0 |"
         );
-        row.settled.plugged = 0;
-        row.pins = 0;
-        row.account.source = Source::Counted;
+        let met = Row {
+            pins: 0,
+            settled: Some(Settled { plugged: 0, ..settled }),
+            account: Ok(Account { source: Source::Counted, ..account }),
+            ..row.clone()
+        };
         assert_eq!(
-            line(&row),
+            line(&met),
             "| a guest | 4 GiB → 0 | 0 | 12.3 (+7) | 1.25 | 64.5 MiB (counted) | 1 GiB | 0 |"
         );
+        let ended = Row { settled: None, account: Err("kernel panic".into()), ..met };
+        assert_eq!(line(&ended), "| a guest | 4 GiB → 0 | | | | **the guest ended**: kernel panic | | |");
+        let columns = |line: &str| line.matches('|').count();
+        assert_eq!(columns(&line(&ended)), columns(HEAD.lines().next().unwrap()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vm_lab::beside::{Linux, Row, Source, Step, play};
+use vm_lab::beside::{Account, Linux, Row, Settled, Source, Step, play};
 use vm_lab::{GIB, Kernel, MIB};
 
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -14,26 +14,34 @@ fn linux(kernel: &Kernel) -> Linux {
     Linux { command_line: command_line.into(), device: 2 * GIB, ..Linux::new(kernel) }
 }
 
+fn settled(row: &Row) -> Settled {
+    row.settled.unwrap()
+}
+
+fn account(row: &Row) -> Account {
+    row.account.clone().unwrap()
+}
+
 /// Two machines that do the same execute the same, but for timers.
 pub fn counts_repeat(kernel: &Kernel) {
     let steps = [Step::Resize(GIB), Step::Resize(2 * GIB), Step::Resize(GIB)];
     let [one, two] = [(); 2].map(|()| play(&mut linux(kernel).boot().unwrap(), &steps, PATIENCE).unwrap());
     for (one, two) in one.iter().zip(&two) {
-        let [one, two] = [one, two].map(|row| row.settled.executed.instructions as f64 / 1e6);
+        let [one, two] = [one, two].map(|row| settled(row).executed.instructions as f64 / 1e6);
         assert!((one / two - 1.0).abs() < 0.1, "{one} and {two} million instructions");
     }
     let [plug, again, unplug] = &one[..] else { panic!("{} rows", one.len()) };
-    let million = |row: &Row| row.settled.executed.instructions / 1_000_000;
+    let million = |row: &Row| settled(row).executed.instructions / 1_000_000;
     // Linux writes 262,144 descriptors, and looks at each several times to take them away.
     assert!(million(plug) > 5 && million(unplug) > million(again) * 2, "{one:?}");
     for (row, gib) in one.iter().zip([1, 2, 1]) {
-        assert_eq!(row.settled.plugged, gib * GIB);
-        assert_eq!(row.account.descriptors, plug.account.descriptors + (gib - 1) * DESCRIPTORS);
-        assert_eq!(row.account.total, plug.account.total + (gib - 1) * GIB);
-        assert!(row.account.free < row.account.total);
+        assert_eq!(settled(row).plugged, gib * GIB);
+        assert_eq!(account(row).descriptors, account(plug).descriptors + (gib - 1) * DESCRIPTORS);
+        assert_eq!(account(row).total, account(plug).total + (gib - 1) * GIB);
+        assert!(account(row).free < account(row).total);
     }
     let counted = if kernel.version() >= (6, 10) { Source::Counted } else { Source::Computed };
-    assert_eq!(plug.account.source, counted);
+    assert_eq!(account(plug).source, counted);
 }
 
 /// A pinned page keeps 2 MiB plugged, and the descriptors of its block.
@@ -51,8 +59,21 @@ pub fn pins_stay(kernel: &Kernel) {
     let rows = play(&mut guest, &steps, PATIENCE).unwrap();
     let [plugged, pinned, _, unpinned] = &rows[..] else { panic!("{} rows", rows.len()) };
     assert_eq!((plugged.pins, pinned.pins, unpinned.pins), (0, 8, 0));
-    assert_eq!(pinned.settled.plugged, 8 * 2 * MIB);
-    assert_eq!(pinned.account.descriptors, plugged.account.descriptors);
-    assert_eq!(unpinned.settled.plugged, 0);
-    assert_eq!(unpinned.account.descriptors, plugged.account.descriptors - DESCRIPTORS);
+    assert_eq!(settled(pinned).plugged, 8 * 2 * MIB);
+    assert_eq!(account(pinned).descriptors, account(plugged).descriptors);
+    assert_eq!(settled(unpinned).plugged, 0);
+    assert_eq!(account(unpinned).descriptors, account(plugged).descriptors - DESCRIPTORS);
+}
+
+/// A machine that panics has a last row that says so.
+pub fn a_panic_is_a_row(kernel: &Kernel) {
+    let mut guest = linux(kernel).boot().unwrap();
+    // As soon as there is one memory block more.
+    let blocks = "$(ls -d /sys/devices/system/memory/memory* | wc -l)";
+    let panic = format!("while [ {blocks} = $blocks ]; do sleep 0.1; done; echo c >/proc/sysrq-trigger");
+    guest.machine().run(&format!("blocks={blocks}; ({panic}) >/dev/null 2>&1 &")).unwrap();
+    let rows = play(&mut guest, &[Step::Resize(GIB), Step::Resize(0)], PATIENCE).unwrap();
+    assert_eq!(rows.len(), 1);
+    let reason = rows[0].account.as_ref().unwrap_err();
+    assert!(reason.contains("kernel panic") && reason.contains("sysrq triggered crash"), "{reason}");
 }

@@ -33,6 +33,7 @@ const TESTS: &[Test] = &[
 const COUNTING: &[Test] = &[
     ("two_machines_execute_the_same", beside::counts_repeat),
     ("pinned_pages_keep_their_descriptors", beside::pins_stay),
+    ("a_panic_is_a_row", beside::a_panic_is_a_row),
 ];
 
 fn main() -> ExitCode {
