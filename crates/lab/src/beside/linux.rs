@@ -157,13 +157,14 @@ impl Guest for LinuxGuest {
     }
 
     fn end(&mut self) -> Option<String> {
-        // A panic resets the machine, which ends QEMU; the console is complete then.
-        let Ok(Exit::Off) = self.qemu().wait(MOMENT) else { return None };
+        // A panic resets the machine, which ends QEMU, and the console is complete then. But a QEMU that is asked something
+        // just when it ends may not come to it (seen with 7.2): the console's word is enough.
+        let has_ended = matches!(self.qemu().wait(MOMENT), Ok(Exit::Off));
         let console = self.machine.console();
-        let panic = console
-            .lines()
-            .rev()
-            .find_map(|line| Some(line.split_once("Kernel panic - ")?.1.trim().to_owned()));
-        Some(panic.map_or("it turned itself off".to_owned(), |words| format!("kernel panic, {words}")))
+        let panic = console.lines().rev().find_map(|line| Some(line.split_once("Kernel panic - ")?.1.trim()));
+        match panic {
+            Some(words) => Some(format!("kernel panic, {words}")),
+            None => has_ended.then(|| "it turned itself off".to_owned()),
+        }
     }
 }
