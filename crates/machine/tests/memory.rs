@@ -7,14 +7,16 @@ use std::path::Path;
 
 use pagefold_machine::live::{self, Progress};
 
-/// A `/proc` of a machine with this much memory, in pages, nothing known about any of them. The files are sparse: they
+/// The root of a machine with this much memory, in pages, nothing known about any of them. The files are sparse: they
 /// take no space.
-fn proc_with(pages: u64) -> tempfile::TempDir {
+fn root_with(pages: u64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
+    let proc = dir.path().join("proc");
+    fs::create_dir(&proc).unwrap();
     for name in ["kpageflags", "kpagecount"] {
-        File::create(dir.path().join(name)).unwrap().set_len(pages * 8).unwrap();
+        File::create(proc.join(name)).unwrap().set_len(pages * 8).unwrap();
     }
-    fs::write(dir.path().join("iomem"), format!("00000000-{:08x} : System RAM\n", pages * 4096 - 1)).unwrap();
+    fs::write(proc.join("iomem"), format!("00000000-{:08x} : System RAM\n", pages * 4096 - 1)).unwrap();
     dir
 }
 
@@ -28,9 +30,9 @@ fn peak_of(f: impl FnOnce()) -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn read(proc: &Path, pages: u64) {
+fn read(root: &Path, pages: u64) {
     let progress = Progress::default();
-    let machine = live::read_from(proc, "", &progress).unwrap();
+    let machine = live::read_from(root, "", &progress).unwrap();
     assert_eq!((machine.pages(), machine.runs.len()), (pages, 1));
     assert_eq!(progress.get(), (pages, pages));
 }
@@ -38,10 +40,10 @@ fn read(proc: &Path, pages: u64) {
 #[test]
 fn peak_memory_is_that_of_a_machine_a_thousand_times_smaller() {
     let (small, large) = (1 << 16, 1 << 26);
-    let procs = [small, large].map(proc_with);
+    let roots = [small, large].map(root_with);
     // The first brings in what the process needs anyway.
-    read(procs[0].path(), small);
-    let peaks = [peak_of(|| read(procs[0].path(), small)), peak_of(|| read(procs[1].path(), large))];
+    read(roots[0].path(), small);
+    let peaks = [peak_of(|| read(roots[0].path(), small)), peak_of(|| read(roots[1].path(), large))];
     // The page files of the large machine have 512 MiB.
     assert!(peaks[1] <= peaks[0] + 1024, "{} KiB for 256 MiB, {} KiB for 256 GiB", peaks[0], peaks[1]);
 }

@@ -60,17 +60,17 @@ fn sample() -> Result<Found> {
 
 /// Reads this host, with a progress bar where somebody watches.
 pub fn read_host(note: &str) -> Result<Machine, LiveError> {
-    read_proc(Path::new("/proc"), note)
+    read_root(Path::new("/"), note)
 }
 
-/// As [`read_host`], with another directory in `/proc`'s place.
-pub fn read_proc(proc: &Path, note: &str) -> Result<Machine, LiveError> {
+/// As [`read_host`], with the `proc` and `sys` of another directory.
+pub fn read_root(root: &Path, note: &str) -> Result<Machine, LiveError> {
     let progress = Progress::default();
     if !std::io::stderr().is_terminal() {
-        return live::read_from(proc, note, &progress);
+        return live::read_from(root, note, &progress);
     }
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| live::read_from(proc, note, &progress));
+        let reader = scope.spawn(|| live::read_from(root, note, &progress));
         let bar = bar("reading pages");
         while !reader.is_finished() {
             let (done, total) = progress.get();

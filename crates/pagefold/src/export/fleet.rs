@@ -14,8 +14,7 @@ use super::args::ExportArgs;
 use super::parquet::{Common, write};
 use super::rows::rows;
 use crate::size::{Bytes, Whole};
-use crate::source::{Found, Source, read_proc};
-use crate::survey::online;
+use crate::source::{Found, Source, read_root};
 use crate::{deliver, exit, say};
 
 /// The last second of the year 9999: later there are no dates.
@@ -78,7 +77,7 @@ fn read(args: &ExportArgs) -> Result<(Machine, Common)> {
 
 fn live(args: &ExportArgs) -> Result<(Machine, Common)> {
     let root = args.survey.root.as_deref().unwrap_or(Path::new("/"));
-    let machine = read_proc(&root.join("proc"), "").map_err(|error| {
+    let machine = read_root(root, "").map_err(|error| {
         let hint =
             if error.is_permission() { "run as root, or name a snapshot" } else { "is /proc mounted?" };
         anyhow::Error::new(error).context(format!("cannot read every page's state ({hint})"))
@@ -106,7 +105,7 @@ fn live(args: &ExportArgs) -> Result<(Machine, Common)> {
         },
         memmap_pages: host.memmap.map(|memmap| memmap.pages),
     };
-    Ok((online(machine, &host), common))
+    Ok((machine, common))
 }
 
 fn micros(seconds: u64) -> i64 {

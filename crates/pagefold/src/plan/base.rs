@@ -60,8 +60,7 @@ impl Base {
             Some(pages) => {
                 let tally = &pages.tally;
                 let free = PageState::ALL.into_iter().filter(|state| {
-                    state.is_free()
-                        || matches!(state, PageState::Offline | PageState::NoPage | PageState::Hugetlb)
+                    state.is_free() || matches!(state, PageState::Offline | PageState::Hugetlb)
                 });
                 let free = free.fold(0u64, |sum, state| sum.saturating_add(tally.state(state).pages));
                 let folios: u64 = (0..ORDERS)

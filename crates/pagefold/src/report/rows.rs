@@ -192,7 +192,8 @@ pub fn states(survey: &Survey) -> Vec<StateRow> {
     let mut rows: Vec<StateRow> = PageState::ALL
         .into_iter()
         .map(|state| (state, tally.state(state)))
-        .filter(|(_, sum)| sum.pages > 0)
+        // Offline blocks and the like come below, with the holes.
+        .filter(|(state, sum)| sum.pages > 0 && *state != PageState::NoPage)
         .map(|(state, sum)| {
             let descriptors = sum.pages.saturating_mul(64);
             let optimised: u64 =

@@ -3,15 +3,14 @@
 
 mod args;
 
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use pagefold_machine::host::{BlockState, Gap, GapKind};
-use pagefold_machine::{Host, Machine, MemoryRange, Tally};
+use pagefold_machine::host::{Gap, GapKind};
+use pagefold_machine::{Host, Machine, PageState, Tally};
 
 pub use self::args::SurveyArgs;
-use crate::source::{Source, read_proc};
+use crate::source::{Source, read_root};
 
 /// What was found out about a machine.
 pub struct Survey {
@@ -26,7 +25,7 @@ pub struct Survey {
 /// What every page is used for, summed up.
 pub struct Pages {
     pub tally: Tally,
-    /// Bytes of memory.
+    /// Bytes of memory that is online.
     pub memory: u64,
     /// Bytes of memory in sections: that have descriptors.
     pub described: u64,
@@ -34,45 +33,11 @@ pub struct Pages {
 
 impl Pages {
     fn of(machine: &Machine) -> Self {
-        Self {
-            tally: Tally::of(machine),
-            memory: machine.pages().saturating_mul(4096),
-            described: machine.described_pages().saturating_mul(4096),
-        }
-    }
-
-    /// Without the pages of offline blocks. They have descriptors, but what these hold means nothing, and kernels differ
-    /// in what `/proc/kpageflags` says of them (6.12: no page; 6.18: no flags).
-    fn without(machine: Machine, offline: &[Range<u64>]) -> Self {
+        let tally = Tally::of(machine);
+        let pages = machine.pages().saturating_sub(tally.state(PageState::NoPage).pages);
         let described = machine.described_pages().saturating_mul(4096);
-        Self { described, ..Self::of(&cut(machine, offline)) }
+        Self { tally, memory: pages.saturating_mul(4096), described }
     }
-}
-
-/// `machine` without the memory of blocks that `host` has offline.
-pub fn online(machine: Machine, host: &Host) -> Machine {
-    cut(machine, &offline_blocks(host))
-}
-
-fn cut(mut machine: Machine, gaps: &[Range<u64>]) -> Machine {
-    for gap in gaps {
-        let memory = std::mem::take(&mut machine.header.memory);
-        let cut = memory.into_iter().flat_map(|range| {
-            let before = MemoryRange { end: range.end.min(gap.start), ..range };
-            let after = MemoryRange { start: range.start.max(gap.end), ..range };
-            [before, after].into_iter().filter(|range| range.start < range.end)
-        });
-        machine.header.memory = cut.collect();
-    }
-    machine
-}
-
-/// Pages of blocks that are not online.
-fn offline_blocks(host: &Host) -> Vec<Range<u64>> {
-    let Some(blocks) = &host.blocks else { return Vec::new() };
-    let pages = blocks.size / host.page_size.bytes.max(1);
-    let offline = blocks.list.iter().filter(|block| block.state == BlockState::Offline);
-    offline.map(|block| block.id.saturating_mul(pages)..(block.id + 1).saturating_mul(pages)).collect()
 }
 
 impl SurveyArgs {
@@ -116,7 +81,6 @@ impl SurveyArgs {
     /// Reads every page's state, if that is possible.
     fn scan(&self, root: &Path, host: &mut Host) -> Option<Pages> {
         const TELLS: &str = "every page's state";
-        let offline = offline_blocks(host);
         let asked = self.scan;
         let mut miss = |kind, why: String| {
             host.gaps.push(Gap { path: "/proc/kpageflags".into(), tells: TELLS.into(), why, kind });
@@ -126,8 +90,8 @@ impl SurveyArgs {
             miss(kind, "they are read for pages of 4 KiB with descriptors of 64 bytes only".into());
             return None;
         }
-        match read_proc(&root.join("proc"), "") {
-            Ok(machine) => Some(Pages::without(machine, &offline)),
+        match read_root(root, "") {
+            Ok(machine) => Some(Pages::of(&machine)),
             // Without root, tier 1 is all there is, and not a part of something.
             Err(error) if error.is_permission() && !asked => {
                 miss(GapKind::Absent, "it takes root".into());
@@ -167,13 +131,14 @@ fn recorded(source: &Source<'_>) -> Result<Survey> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagefold_machine::{Header, PageState};
+    use pagefold_machine::{Flags, Header, MemoryRange, Run, flags};
 
     #[test]
-    fn offline_blocks_have_descriptors_and_no_states() {
+    fn pages_without_memory_have_descriptors_and_are_no_memory() {
         let memory = vec![MemoryRange { start: 0, end: 3 << 15 }];
-        let machine = Machine { header: Header { memory, ..Header::default() }, runs: Vec::new() };
-        let pages = Pages::without(machine, std::slice::from_ref(&(1 << 15..2 << 15)));
+        let offline = Run { start: 1 << 15, len: 1 << 15, flags: Flags(flags::NOPAGE), count: 0 };
+        let machine = Machine { header: Header { memory, ..Header::default() }, runs: vec![offline] };
+        let pages = Pages::of(&machine);
         assert_eq!((pages.described, pages.memory), (3 << 27, 2 << 27));
         assert_eq!(pages.tally.state(PageState::Free).pages, 2 << 15);
     }
