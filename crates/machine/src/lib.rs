@@ -5,11 +5,13 @@
 //! * [`snapshot`] writes that to a file, and reads it back.
 //! * [`Host`] is what a host says of itself in small files that everyone may read: zones, blocks, pools, counters.
 //! * [`Machine`] is either, in memory: a layout, and runs of pages that are alike.
-//! * [`Tally`] sums a machine up, and [`cost`] is the arithmetic of descriptors.
+//! * [`Tally`] sums a machine up, [`folding`] says what folding would leave of its descriptors, and [`cost`] is the
+//!   arithmetic of descriptors.
 //! * [`PageState`] is what a page is used for, and [`Machine::extents`] turns runs of flags into folios with states.
 
 pub mod cost;
 pub mod flags;
+pub mod folding;
 pub mod host;
 pub mod layout;
 pub mod live;

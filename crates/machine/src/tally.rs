@@ -1,18 +1,13 @@
-//! What a machine's pages are used for, summed up, and what folding would leave of their descriptors.
-//!
-//! The rule is the engine's (`docs/architecture.md`): a map page stays materialised if anybody uses one of its 64 pages as
-//! a page of its own, or as a folio that fits into it; a folio of several map pages keeps its first. All other map pages
-//! are folded. `pagefold replay` does it with the engine and measures; this only counts.
+//! What a machine's pages are used for, summed up, and what folding would leave of their descriptors ([`folding`]).
 
 use std::ops::Range;
 
-use crate::machine::{Extent, Machine, PAGES_PER_SECTION};
+use crate::folding::{self, Fate};
+use crate::machine::{Extent, MAX_ORDER, Machine, PAGES_PER_SECTION};
 use crate::state::PageState;
 
-/// Pages that one map page describes: 4 KiB of 64-byte descriptors.
-pub const PAGES_PER_MAP_PAGE: u64 = 64;
 /// Orders a folio may have.
-pub const ORDERS: usize = 19;
+pub const ORDERS: usize = MAX_ORDER as usize + 1;
 
 /// The pages of a machine, summed up.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +32,7 @@ pub struct Tally {
 pub struct StateTally {
     /// Pages.
     pub pages: u64,
-    /// Map pages that folding would leave for them. One that describes pages of several states is shared out by pages in
-    /// use.
+    /// Map pages that folding would leave for them ([`folding::Part::kept`]).
     pub map_pages_left: f64,
 }
 
@@ -53,9 +47,23 @@ impl Tally {
             sections_left: 0,
             offline: Vec::new(),
         };
-        let mut map = Map { tally: &mut tally, at: 0, parts: Vec::new(), next_section: 0 };
-        machine.extents().for_each(|extent| map.add(&extent));
-        map.flush();
+        // Sections below are counted.
+        let mut next_section = 0;
+        let (mut kept, mut sections_left) = ([0.0; PageState::ALL.len()], 0);
+        let extents = machine.extents().inspect(|extent| tally.add(extent));
+        let map_pages_left = folding::parts(extents, &mut |part| {
+            kept[index(part.state)] += part.kept;
+            if part.fate == Fate::Mapped {
+                let first = (part.pages.start / PAGES_PER_SECTION).max(next_section);
+                next_section = part.pages.end.div_ceil(PAGES_PER_SECTION).max(first);
+                sections_left += next_section - first;
+            }
+        });
+        tally.map_pages_left = map_pages_left;
+        tally.sections_left = sections_left;
+        for (state, kept) in tally.states.iter_mut().zip(kept) {
+            state.map_pages_left = kept;
+        }
         // Pages that no run speaks of are free.
         let known: u64 = tally.states.iter().map(|state| state.pages).sum();
         tally.state_mut(PageState::Free).pages += machine.pages().saturating_sub(known);
@@ -85,6 +93,27 @@ impl Tally {
         self.states[index(state)]
     }
 
+    /// Adds an extent's pages and folios.
+    fn add(&mut self, extent: &Extent) {
+        let Extent { start, pages, order, state, .. } = *extent;
+        self.state_mut(state).pages += pages;
+        let order_index = (order as usize).min(ORDERS - 1);
+        match state {
+            PageState::Offline => match self.offline.last_mut() {
+                Some(last) if last.end == start => last.end += pages,
+                _ => self.offline.push(start..start + pages),
+            },
+            PageState::Free | PageState::Deferred | PageState::Reserved => {}
+            PageState::HwPoison | PageState::NoPage => {}
+            _ => {
+                self.folios[order_index] += pages >> order;
+                if state == PageState::Hugetlb {
+                    self.hugetlb[order_index] += pages >> order;
+                }
+            }
+        }
+    }
+
     fn state_mut(&mut self, state: PageState) -> &mut StateTally {
         &mut self.states[index(state)]
     }
@@ -92,122 +121,6 @@ impl Tally {
 
 fn index(state: PageState) -> usize {
     PageState::ALL.iter().position(|&known| known == state).unwrap_or(0)
-}
-
-/// Walks over map pages.
-struct Map<'t> {
-    tally: &'t mut Tally,
-    /// The map page that is being summed up.
-    at: u64,
-    /// Its pages so far, by state.
-    parts: Vec<(PageState, u64)>,
-    /// Sections below are counted.
-    next_section: u64,
-}
-
-impl Map<'_> {
-    fn add(&mut self, extent: &Extent) {
-        let Extent { start, pages, order, state, .. } = *extent;
-        let end = start + pages;
-        let tally = &mut *self.tally;
-        tally.state_mut(state).pages += pages;
-        let folios = pages >> order;
-        match state {
-            PageState::Offline => match tally.offline.last_mut() {
-                Some(last) if last.end == start => last.end = end,
-                _ => tally.offline.push(start..end),
-            },
-            PageState::Free | PageState::Deferred | PageState::Reserved => {}
-            PageState::HwPoison | PageState::NoPage => {}
-            _ => {
-                tally.folios[(order as usize).min(ORDERS - 1)] += folios;
-                if state == PageState::Hugetlb {
-                    tally.hugetlb[(order as usize).min(ORDERS - 1)] += folios;
-                }
-            }
-        }
-        match state {
-            // One owner's, and never given back page by page: blocks as large as fit.
-            PageState::Reserved => {
-                let mut at = start;
-                while at < end {
-                    let order = at.trailing_zeros().min((end - at).ilog2()).min(ORDERS as u32 - 1);
-                    self.add_folios(at, 1, order, state);
-                    at += 1 << order;
-                }
-            }
-            _ => self.add_folios(start, folios, order, state),
-        }
-    }
-
-    /// Adds adjacent folios of one order.
-    fn add_folios(&mut self, start: u64, folios: u64, order: u32, state: PageState) {
-        let end = start + (folios << order);
-        if 1 << order > PAGES_PER_MAP_PAGE {
-            // Aligned, so that each has map pages of its own.
-            self.flush();
-            self.tally.map_pages_left += folios;
-            self.tally.state_mut(state).map_pages_left += folios as f64;
-            if 1 << order <= PAGES_PER_SECTION {
-                self.sections(start, end);
-            } else {
-                (0..folios)
-                    .for_each(|folio| self.sections(start + (folio << order), start + (folio << order) + 1));
-            }
-            return;
-        }
-        let mut at = start;
-        while at < end {
-            let map_page = at / PAGES_PER_MAP_PAGE;
-            if map_page != self.at {
-                self.flush();
-                self.at = map_page;
-            }
-            let whole = (end - at) / PAGES_PER_MAP_PAGE;
-            if at.is_multiple_of(PAGES_PER_MAP_PAGE) && whole > 1 {
-                // Many map pages of one state.
-                if uses(state) {
-                    self.tally.map_pages_left += whole;
-                    self.tally.state_mut(state).map_pages_left += whole as f64;
-                    self.sections(at, at + whole * PAGES_PER_MAP_PAGE);
-                }
-                at += whole * PAGES_PER_MAP_PAGE;
-                continue;
-            }
-            let stop = end.min((map_page + 1) * PAGES_PER_MAP_PAGE);
-            self.parts.push((state, stop - at));
-            at = stop;
-        }
-    }
-
-    /// Ends the current map page.
-    fn flush(&mut self) {
-        let in_use: u64 = self.parts.iter().filter(|part| uses(part.0)).map(|part| part.1).sum();
-        if in_use > 0 {
-            self.tally.map_pages_left += 1;
-            for (state, pages) in self.parts.iter().filter(|part| uses(part.0)) {
-                self.tally.state_mut(*state).map_pages_left += *pages as f64 / in_use as f64;
-            }
-            self.sections(self.at * PAGES_PER_MAP_PAGE, (self.at + 1) * PAGES_PER_MAP_PAGE);
-        }
-        self.parts.clear();
-    }
-
-    /// Counts the sections of pages that keep descriptors; they come in ascending order.
-    fn sections(&mut self, start: u64, end: u64) {
-        let first = (start / PAGES_PER_SECTION).max(self.next_section);
-        let last = end.div_ceil(PAGES_PER_SECTION);
-        self.tally.sections_left += last.saturating_sub(first);
-        self.next_section = self.next_section.max(last);
-    }
-}
-
-/// Whether a page of this state keeps its map page from folding. Poison is recorded beside the map.
-fn uses(state: PageState) -> bool {
-    !matches!(
-        state,
-        PageState::Free | PageState::Deferred | PageState::Offline | PageState::NoPage | PageState::HwPoison
-    )
 }
 
 #[cfg(test)]
@@ -233,19 +146,29 @@ mod tests {
 
     /// The rule, page by page: which map pages stay.
     fn by_the_rule(machine: &Machine) -> (u64, u64) {
+        const PAGES: u64 = folding::PAGES_PER_MAP_PAGE;
         let mut kept = std::collections::BTreeSet::new();
-        for Extent { start, pages, order, state, .. } in machine.extents().filter(|extent| uses(extent.state))
-        {
-            let mut at = start;
-            while at < start + pages {
-                let left = start + pages - at;
-                let order = match state {
-                    PageState::Reserved => at.trailing_zeros().min(left.ilog2()).min(18),
-                    _ => order,
-                };
-                // A folio that fits into a map page keeps it; of a larger one, the first is kept.
-                kept.insert(at / PAGES_PER_MAP_PAGE);
-                at += 1 << order;
+        for Extent { start, pages, order, state, .. } in machine.extents() {
+            let end = start + pages;
+            match state {
+                PageState::Free | PageState::Deferred | PageState::HwPoison => {}
+                PageState::Offline | PageState::NoPage => {
+                    let is_whole =
+                        |page: u64| start <= page / PAGES * PAGES && (page / PAGES + 1) * PAGES <= end;
+                    kept.extend((start..end).filter(|&page| !is_whole(page)).map(|page| page / PAGES));
+                }
+                _ => {
+                    let mut at = start;
+                    while at < end {
+                        let order = match state {
+                            PageState::Reserved => at.trailing_zeros().min((end - at).ilog2()).min(18),
+                            _ => order,
+                        };
+                        // A folio that fits into a map page keeps it; of a larger one, the first is kept.
+                        kept.insert(at / PAGES);
+                        at += 1 << order;
+                    }
+                }
             }
         }
         let sections: std::collections::BTreeSet<u64> = kept.iter().map(|map_page| map_page / 512).collect();
@@ -309,14 +232,6 @@ mod tests {
     }
 
     #[test]
-    fn a_map_page_of_several_states_is_shared_out() {
-        let tally = tally(64, &[(0, 16, ANON), (16, 16, BUDDY), (32, 32, SLAB)]);
-        assert_eq!(tally.map_pages_left, 1);
-        let left = |state| (tally.state(state).map_pages_left * 3.0).round();
-        assert_eq!((left(PageState::Anon), left(PageState::Slab), left(PageState::Free)), (1.0, 2.0, 0.0));
-    }
-
-    #[test]
     fn one_plugged_sub_block_in_a_block() {
         // Linux's own numbers: 32,256 offline pages in a block of 128 MiB with 2 MiB plugged.
         let tally = tally(1 << 15, &[(0, 512, BUDDY), (512, 32_256, OFFLINE)]);
@@ -333,11 +248,5 @@ mod tests {
         assert_eq!(tally.offline, [10..30, 40..4040, 5000..5001]);
         assert_eq!((tally.offline_blocks(4096), tally.offline_blocks(2048)), (2, 3));
         assert_eq!(tally.offline_in(20..50), 20);
-    }
-
-    #[test]
-    fn reserved_memory_is_as_large_as_it_fits() {
-        // 64..128 and 128..256 and 256..512 keep one map page each.
-        assert_eq!(tally(4096, &[(64, 448, RESERVED)]).map_pages_left, 3);
     }
 }

@@ -1,0 +1,221 @@
+//! What folding would leave of a machine's descriptors: computed from the states of its pages.
+//!
+//! The rule is the engine's (`docs/architecture.md`), by which `pagefold replay` loads a machine and folds it; a test of
+//! the command holds the two against each other. One map page describes 64 pages:
+//!
+//! * of a folio of 128 pages (512 KiB) or more, the map page with its head stays;
+//! * map pages of which no page is in use are folded, those that are all offline or without memory as well;
+//! * all others stay. Poisoned pages keep none: they are recorded beside the map.
+
+use std::ops::Range;
+
+use crate::machine::{Extent, MAX_ORDER};
+use crate::state::PageState;
+
+/// Pages that one map page describes: 4 KiB of 64-byte descriptors.
+pub const PAGES_PER_MAP_PAGE: u64 = 64;
+
+/// What becomes of a map page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Folded: its pages are free.
+    Free,
+    /// Folded: its pages have no memory.
+    Absent,
+    /// Folded: its pages are tails of a large folio.
+    Tail,
+    /// Folded: its pages are offline.
+    Offline,
+    /// Stays materialised.
+    Mapped,
+}
+
+/// Adjacent pages in one state, whose map pages have one fate.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// The pages.
+    pub pages: Range<u64>,
+    /// What they are used for.
+    pub state: PageState,
+    /// What becomes of their map pages.
+    pub fate: Fate,
+    /// Map pages that stay because of them. One that stays because of several parts is shared out by their pages.
+    pub kept: f64,
+}
+
+/// Visits the parts of extents, which are in ascending order and do not overlap. Returns how many map pages stay.
+pub fn parts(extents: impl Iterator<Item = Extent>, visit: &mut dyn FnMut(Part)) -> u64 {
+    let mut map = Map { open: Vec::new(), kept: 0, visit };
+    extents.for_each(|extent| map.extent(&extent));
+    map.close();
+    map.kept
+}
+
+struct Map<'v> {
+    /// Parts of one map page that is being put together, and whether they keep it.
+    open: Vec<(Range<u64>, PageState, bool)>,
+    kept: u64,
+    visit: &'v mut dyn FnMut(Part),
+}
+
+impl Map<'_> {
+    fn extent(&mut self, extent: &Extent) {
+        let Extent { start, pages, order, state, .. } = *extent;
+        let end = start + pages;
+        match state {
+            PageState::Free | PageState::Deferred | PageState::HwPoison => {
+                self.add(start..end, state, Fate::Free);
+            }
+            PageState::Offline | PageState::NoPage => {
+                let fate = if state == PageState::Offline { Fate::Offline } else { Fate::Absent };
+                let whole =
+                    start.next_multiple_of(PAGES_PER_MAP_PAGE)..end / PAGES_PER_MAP_PAGE * PAGES_PER_MAP_PAGE;
+                if whole.start >= whole.end {
+                    return self.add(start..end, state, Fate::Mapped);
+                }
+                // The odd pages at its ends share their map pages with others.
+                self.add(start..whole.start, state, Fate::Mapped);
+                self.add(whole.clone(), state, fate);
+                self.add(whole.end..end, state, Fate::Mapped);
+            }
+            // One owner's, and never given back page by page: blocks as large as fit.
+            PageState::Reserved => {
+                let mut at = start;
+                while at < end {
+                    let order = at.trailing_zeros().min((end - at).ilog2()).min(MAX_ORDER);
+                    self.folio(at, 1 << order, state);
+                    at += 1 << order;
+                }
+            }
+            _ if 1 << order > PAGES_PER_MAP_PAGE => {
+                (start..end).step_by(1 << order).for_each(|head| self.folio(head, 1 << order, state));
+            }
+            _ => self.add(start..end, state, Fate::Mapped),
+        }
+    }
+
+    fn folio(&mut self, head: u64, pages: u64, state: PageState) {
+        let kept = head + pages.min(PAGES_PER_MAP_PAGE);
+        self.add(head..kept, state, Fate::Mapped);
+        self.add(kept..head + pages, state, Fate::Tail);
+    }
+
+    /// Pages whose map pages meet a fate, as far as their neighbours have no other.
+    fn add(&mut self, pages: Range<u64>, state: PageState, fate: Fate) {
+        let mut at = pages.start;
+        while at < pages.end {
+            let map_page = at / PAGES_PER_MAP_PAGE;
+            if self.open.last().is_some_and(|(open, ..)| open.start / PAGES_PER_MAP_PAGE != map_page) {
+                self.close();
+            }
+            let whole = pages.end / PAGES_PER_MAP_PAGE * PAGES_PER_MAP_PAGE;
+            if at.is_multiple_of(PAGES_PER_MAP_PAGE) && at < whole {
+                let kept = if fate == Fate::Mapped { (whole - at) / PAGES_PER_MAP_PAGE } else { 0 };
+                self.kept += kept;
+                (self.visit)(Part { pages: at..whole, state, fate, kept: kept as f64 });
+                at = whole;
+            } else {
+                let stop = pages.end.min((map_page + 1) * PAGES_PER_MAP_PAGE);
+                self.open.push((at..stop, state, fate == Fate::Mapped));
+                at = stop;
+            }
+        }
+    }
+
+    /// Ends the map page that is open.
+    fn close(&mut self) {
+        let length = |pages: &Range<u64>| pages.end - pages.start;
+        let keeping: u64 = self.open.iter().filter(|part| part.2).map(|part| length(&part.0)).sum();
+        self.kept += u64::from(keeping > 0);
+        let fate = if keeping > 0 { Fate::Mapped } else { Fate::Free };
+        for (pages, state, keeps) in self.open.drain(..) {
+            let kept = if keeps { length(&pages) as f64 / keeping as f64 } else { 0.0 };
+            (self.visit)(Part { pages, state, fate, kept });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fates, joined, and how many map pages stay.
+    fn fates(extents: &[(u64, u64, u32, PageState)]) -> (Vec<(u64, u64, Fate)>, u64) {
+        let mut seen: Vec<(u64, u64, Fate)> = Vec::new();
+        let mut shared = 0.0;
+        let extents = extents.iter().map(|&(start, pages, order, state)| Extent {
+            start,
+            pages,
+            order,
+            state,
+            mapcount: 0,
+        });
+        let kept = parts(extents, &mut |part| {
+            shared += part.kept;
+            let pages = part.pages.end - part.pages.start;
+            match seen.last_mut() {
+                Some(last) if last.0 + last.1 == part.pages.start && last.2 == part.fate => last.1 += pages,
+                _ => seen.push((part.pages.start, pages, part.fate)),
+            }
+        });
+        assert_eq!(shared.round() as u64, kept);
+        (seen, kept)
+    }
+
+    use Fate::{Absent, Free, Mapped, Offline, Tail};
+
+    #[test]
+    fn one_used_page_keeps_its_map_page() {
+        let free = |start, end| (start, end - start, 0, PageState::Free);
+        assert_eq!(fates(&[free(0, 1024)]), (vec![(0, 1024, Free)], 0));
+        let slab = fates(&[free(0, 100), (100, 1, 0, PageState::Slab), free(101, 1024)]);
+        assert_eq!(slab, (vec![(0, 64, Free), (64, 64, Mapped), (128, 896, Free)], 1));
+        let edge = fates(&[free(0, 127), (127, 130, 0, PageState::Anon), free(257, 1024)]);
+        assert_eq!(edge, (vec![(0, 64, Free), (64, 256, Mapped), (320, 704, Free)], 4));
+        // Poison is recorded beside the map.
+        assert_eq!(fates(&[free(0, 9), (9, 1, 0, PageState::HwPoison), free(10, 64)]).1, 0);
+    }
+
+    #[test]
+    fn large_folios_keep_the_map_page_of_their_head() {
+        let anon = fates(&[(512, 1024, 9, PageState::Anon)]);
+        let expected = vec![(512, 64, Mapped), (576, 448, Tail), (1024, 64, Mapped), (1088, 448, Tail)];
+        assert_eq!(anon, (expected, 2));
+        // Of 64 pages there is only that one.
+        assert_eq!(fates(&[(0, 2048, 6, PageState::Anon)]), (vec![(0, 2048, Mapped)], 32));
+        // Reserved memory is in blocks as large as fit: 512 + 128 + 1.
+        assert_eq!(fates(&[(512, 641, 0, PageState::Reserved)]).1, 3);
+    }
+
+    #[test]
+    fn odd_pages_at_the_ends_of_offline_memory_keep_their_map_pages() {
+        let free = (260, 252, 0, PageState::Free);
+        let offline = |state| fates(&[(0, 60, 0, PageState::Free), (60, 200, 0, state), free]);
+        let expected =
+            |fate| (vec![(0, 64, Mapped), (64, 192, fate), (256, 64, Mapped), (320, 192, Free)], 2);
+        assert_eq!(offline(PageState::Offline), expected(Offline));
+        assert_eq!(offline(PageState::NoPage), expected(Absent));
+    }
+
+    #[test]
+    fn map_pages_without_all_of_their_memory_are_counted_once() {
+        let free = |start, end| (start, end - start, 0, PageState::Free);
+        let slab = (25, 1, 0, PageState::Slab);
+        let (seen, kept) = fates(&[free(0, 10), free(20, 25), slab, free(26, 30), free(50, 70)]);
+        assert_eq!(seen, [(0, 10, Mapped), (20, 10, Mapped), (50, 14, Mapped), (64, 6, Free)]);
+        assert_eq!(kept, 1);
+    }
+
+    #[test]
+    fn a_map_page_is_shared_out_by_pages_in_use() {
+        let extent = |start, pages, state| Extent { start, pages, order: 0, state, mapcount: 0 };
+        let extents = [
+            extent(0, 16, PageState::Anon),
+            extent(16, 16, PageState::Free),
+            extent(32, 32, PageState::Slab),
+        ];
+        let mut kept = Vec::new();
+        assert_eq!(parts(extents.into_iter(), &mut |part| kept.push((part.kept * 3.0).round())), 1);
+        assert_eq!(kept, [1.0, 0.0, 2.0]);
+    }
+}
