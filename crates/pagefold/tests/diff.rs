@@ -149,3 +149,16 @@ fn the_second_machine_is_this_one() {
         alone(&pair.a).code(1).stderr(predicates::str::contains("run as root"));
     }
 }
+
+#[test]
+fn amounts_are_in_the_units_asked_for() {
+    let pair = before_and_after();
+    let first = |args: &[&str]| {
+        let output = pagefold().arg("diff").args([&pair.a, &pair.b]).args(args).assert().success();
+        let text = String::from_utf8(output.get_output().stdout.clone()).unwrap();
+        text.lines().next().unwrap().to_owned()
+    };
+    assert!(first(&[]).contains("256 MiB"), "{}", first(&[]));
+    assert!(first(&["--si"]).contains("268 MB"), "{}", first(&["--si"]));
+    assert!(first(&["--bytes"]).contains("268435456"), "{}", first(&["--bytes"]));
+}

@@ -47,6 +47,21 @@ fn every_line_fits_the_terminal_and_no_escape_gets_through_without_colours() {
 }
 
 #[test]
+fn amounts_are_in_the_units_asked_for() {
+    let total = |args: &[&str]| {
+        let text = text(map().args(args));
+        let line = text.lines().find(|line| line.trim_start().starts_with("total")).unwrap();
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(total(&[]), "24.0 GiB 384 MiB");
+    assert_eq!(total(&["--si"]), "25.8 GB 403 MB");
+    assert_eq!(total(&["--bytes"]), "25769402368 402646912");
+    let svg = text(map().args(["--bytes", "--svg", "-"]));
+    assert!(svg.contains(">25769402368<"));
+    map().args(["--si", "--bytes"]).assert().code(2);
+}
+
+#[test]
 fn colours_are_there_when_asked_for() {
     // What is forced is forced; NO_COLOR is stronger than what is only asked of the environment.
     for (variables, args, colored) in [
@@ -87,7 +102,7 @@ fn cells_sum_to_the_machine() {
     }
 }
 
-/// What the map computes, the engine must do.
+/// What the map and the report compute, the engine must do.
 #[test]
 fn folding_on_the_map_is_what_the_engine_leaves() {
     let dir = tempfile::tempdir().unwrap();
@@ -105,6 +120,15 @@ fn folding_on_the_map_is_what_the_engine_leaves() {
         let replay = json(pagefold().args(replay).args(quick).assert().success());
         assert_eq!(sums(&map, "descriptor_bytes"), replay["folded"]["map"]["counted"], "{map:#}");
         assert_eq!(map["pages"], replay["pages"]);
+    }
+    // And the report.
+    for (report, replay) in [(&["report", "--sample"], &runs[0].1), (&["report", file], &runs[1].1)] {
+        let report = json(pagefold().args(report).arg("--json").assert().success());
+        let quick = ["--seconds", "0", "--walkers", "0", "--owners", "0", "--json"];
+        let replay = json(pagefold().args(*replay).args(quick).assert().success());
+        let left = &report["folding"]["descriptors"];
+        assert_eq!(left["min"], left["max"]);
+        assert_eq!(left["min"], replay["folded"]["map"]["counted"], "{left:#}");
     }
     let replayed = replay().args(["--seconds", "0", "--owners", "0", "--json"]).assert().success();
     let map = json(map().args(["--json"]).assert().success());

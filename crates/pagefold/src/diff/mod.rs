@@ -17,11 +17,12 @@ use pagefold_machine::{Header, Machine};
 use self::compare::Compared;
 use self::model::Report;
 use crate::deliver;
+use crate::picture::args::PictureArgs;
 use crate::picture::grid::Grid;
-use crate::picture::layout::Layout;
-use crate::picture::output::{Output, PAPER};
-use crate::picture::terminal::{ColorWhen, Terminal};
+use crate::picture::output::PAPER;
+use crate::picture::terminal::Terminal;
 use crate::picture::{Piece, Subject};
+use crate::size::UnitArgs;
 use crate::source::{Found, Source, read_host};
 
 /// Compare two snapshots: what pages were used for, and what they became
@@ -53,29 +54,19 @@ pub struct DiffArgs {
     #[arg(long, conflicts_with = "json")]
     pub map: bool,
 
-    /// How addresses run through the picture
-    #[arg(long, value_enum, default_value_t = Layout::Linear)]
-    pub layout: Layout,
-
-    /// Write the picture as an SVG file (- for stdout, and no table)
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-
-    /// Write the picture as a PNG file (- for stdout, and no table)
-    #[arg(long, value_name = "FILE")]
-    pub png: Option<PathBuf>,
+    #[command(flatten)]
+    pub picture: PictureArgs,
 
     /// Print the comparison as JSON
-    #[arg(long, conflicts_with_all = ["svg", "png"])]
+    #[arg(long, conflicts_with_all = ["svg", "png"], help_heading = "Output")]
     pub json: bool,
+
+    #[command(flatten)]
+    pub units: UnitArgs,
 
     /// Exit with 1 if any page differs, and with 2 in case of trouble
     #[arg(long)]
     pub exit_code: bool,
-
-    /// When to use colours on the terminal
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorWhen::Auto)]
-    pub color: ColorWhen,
 }
 
 pub fn run(args: &DiffArgs) -> Result<ExitCode> {
@@ -101,6 +92,7 @@ fn compare(args: &DiffArgs) -> Result<bool> {
             origin: "this host".into(),
         },
     };
+    let units = args.units.units();
     let page_bytes = page_bytes(&a, &b)?;
     let compared = Compared::of(&a.machine, &b.machine);
     let report = Report::new(&a, &b, page_bytes, &compared);
@@ -112,8 +104,8 @@ fn compare(args: &DiffArgs) -> Result<bool> {
     let subject = Subject {
         title: format!("From {} to {}", name(&a.origin), name(&b.origin)),
         notes: vec![
-            report.a.line("A"),
-            report.b.line("B"),
+            report.a.line("A", units),
+            report.b.line("B", units),
             "Colours: what became of pages, computed from the flags of both.".into(),
         ],
         memory: union(&a.machine, &b.machine),
@@ -123,26 +115,27 @@ fn compare(args: &DiffArgs) -> Result<bool> {
             &b.machine.header.zones
         },
         page_bytes,
+        units,
         palette: &change::PALETTE,
         extra: None,
         pieces: &pieces,
     };
-    let output = Output { svg: args.svg.as_deref(), png: args.png.as_deref() };
+    let (output, layout) = (args.picture.output(), args.picture.layout);
     let mut stdout = io::stdout().lock();
     if args.json {
         deliver::json(&report, &mut stdout)?;
     } else if !output.is_stdout() {
-        print::print(&mut stdout, &report)?;
+        print::print(&mut stdout, &report, units)?;
         if args.map {
-            let terminal = Terminal::of_stdout(args.color);
+            let terminal = Terminal::of_stdout(args.picture.color);
             writeln!(stdout)?;
-            let grid = Grid::new(&subject, args.layout, terminal.size(args.layout));
+            let grid = Grid::new(&subject, layout, terminal.size(layout));
             terminal.write(&mut stdout, &subject, &grid)?;
         }
     }
     drop(stdout);
     if output.is_file() {
-        output.write(&subject, &Grid::new(&subject, args.layout, PAPER))?;
+        output.write(&subject, &Grid::new(&subject, layout, PAPER))?;
     }
     Ok(report.changed_pages + report.regrouped_pages > 0)
 }

@@ -6,7 +6,7 @@ use pagefold_machine::PageState;
 use serde::Serialize;
 
 use super::compare::Compared;
-use crate::size::Bytes;
+use crate::size::Units;
 use crate::source::Found;
 
 /// What a state is called where a machine has no memory.
@@ -132,8 +132,8 @@ impl Side {
     }
 
     /// Which it is, in a line.
-    pub fn line(&self, letter: &str) -> String {
-        let mut line = format!("{letter}: {}, {}", self.origin, Bytes(self.memory_bytes));
+    pub fn line(&self, letter: &str, units: Units) -> String {
+        let mut line = format!("{letter}: {}, {}", self.origin, units.show(self.memory_bytes));
         if !self.kernel.is_empty() {
             line += &format!(", Linux {}", self.kernel);
         }

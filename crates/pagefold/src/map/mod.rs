@@ -14,12 +14,12 @@ use clap::{Args as ClapArgs, ValueEnum};
 use pagefold_machine::Header;
 
 use crate::covered::Covered;
+use crate::picture::args::PictureArgs;
 use crate::picture::grid::Grid;
-use crate::picture::layout::Layout;
-use crate::picture::output::{Output, PAPER};
-use crate::picture::terminal::{ColorWhen, Terminal};
+use crate::picture::output::PAPER;
+use crate::picture::terminal::Terminal;
 use crate::picture::{Extra, Piece, Subject};
-use crate::size::{Bytes, parse_pages};
+use crate::size::{UnitArgs, parse_pages};
 use crate::source::{Found, Source};
 use crate::tiles::Tiles;
 
@@ -54,25 +54,15 @@ pub struct MapArgs {
     #[arg(long, value_enum, default_value_t = By::State)]
     pub by: By,
 
-    /// How addresses run through the picture
-    #[arg(long, value_enum, default_value_t = Layout::Linear)]
-    pub layout: Layout,
-
-    /// Write an SVG file (- for stdout)
-    #[arg(long, value_name = "FILE")]
-    pub svg: Option<PathBuf>,
-
-    /// Write a PNG file (- for stdout)
-    #[arg(long, value_name = "FILE")]
-    pub png: Option<PathBuf>,
+    #[command(flatten)]
+    pub picture: PictureArgs,
 
     /// Print cells and sums as JSON
-    #[arg(long, conflicts_with_all = ["svg", "png"])]
+    #[arg(long, conflicts_with_all = ["svg", "png"], help_heading = "Output")]
     pub json: bool,
 
-    /// When to use colours on the terminal
-    #[arg(long, value_enum, value_name = "WHEN", default_value_t = ColorWhen::Auto)]
-    pub color: ColorWhen,
+    #[command(flatten)]
+    pub units: UnitArgs,
 }
 
 /// What the colours stand for.
@@ -103,10 +93,10 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
         By::State => &by_state,
         By::Folding => &by_folding,
     };
-    let output = Output { svg: args.svg.as_deref(), png: args.png.as_deref() };
-    let terminal = Terminal::of_stdout(args.color);
-    let size = if args.json || output.is_file() { PAPER } else { terminal.size(args.layout) };
-    let grid = Grid::new(&subject, args.layout, size);
+    let (output, layout) = (args.picture.output(), args.picture.layout);
+    let terminal = Terminal::of_stdout(args.picture.color);
+    let size = if args.json || output.is_file() { PAPER } else { terminal.size(layout) };
+    let grid = Grid::new(&subject, layout, size);
     subject.extra = Some(descriptors(args.by, &grid, mapped.get()));
     if args.json {
         json::write(&mut io::stdout().lock(), args.by, &found, &subject, &grid)?;
@@ -122,7 +112,8 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
     let header = &found.machine.header;
     let memory: Vec<_> = tiles.memory().collect();
     let page_bytes = page_bytes(header);
-    let bytes = Bytes(tiles.pages().saturating_mul(page_bytes));
+    let units = args.units.units();
+    let bytes = units.show(tiles.pages().saturating_mul(page_bytes));
     let kernel = if header.kernel.is_empty() { String::new() } else { format!(", Linux {}", header.kernel) };
     let repeated =
         if tiles.count() > 1 { format!(", repeated {} times", tiles.count()) } else { String::new() };
@@ -139,6 +130,7 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
         // The zones of one tile say nothing about the next.
         zones: if tiles.count() > 1 { &[] } else { &header.zones },
         page_bytes,
+        units,
         palette: match args.by {
             By::State => &state::PALETTE,
             By::Folding => &folding::PALETTE,

@@ -11,7 +11,6 @@ use super::palette::{Color, GREY, Ground, Look};
 use super::scene::{Anchor, Item, Rect, Scene, Text, Weight, fitted};
 use super::text::{Address, printable};
 use super::zones::{Label, borders, lanes};
-use crate::size::Bytes;
 
 pub const INK: Color = Color(0x1f, 0x26, 0x2d);
 pub const SOFT: Color = Color(0x5b, 0x66, 0x70);
@@ -214,7 +213,7 @@ fn addresses(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) {
         let (top, height) = map.row(row);
         if let Some(hole) = hole_in_row(grid, row) {
             let hole = subject.hole_around(hole);
-            let bytes = Bytes((hole.end - hole.start).saturating_mul(subject.page_bytes));
+            let bytes = subject.memory_of(hole.end - hole.start);
             let words = format!("no memory for {bytes}: {} to {}", address(hole.start), address(hole.end));
             let middle = map.left + map.width(grid) / 2;
             let label = text(middle, top + height / 2 + 4, 11, SOFT, words);
@@ -311,6 +310,7 @@ mod tests {
     use crate::picture::palette::{BLACK, BLUE, Category, Palette, WHITE};
     use crate::picture::scene::text_width;
     use crate::picture::{Extra, Piece};
+    use crate::size::Units;
     use pagefold_machine::Zone;
 
     static PALETTE: Palette = Palette {
@@ -338,6 +338,10 @@ mod tests {
     }
 
     fn check(memory: &[std::ops::Range<u64>], zones: &[Zone], layout: Layout) {
+        [Units::Iec, Units::Bytes].into_iter().for_each(|units| check_in(units, memory, zones, layout));
+    }
+
+    fn check_in(units: Units, memory: &[std::ops::Range<u64>], zones: &[Zone], layout: Layout) {
         let pieces = |visit: &mut dyn FnMut(Piece)| {
             for range in memory {
                 let pages = range.end - range.start;
@@ -352,6 +356,7 @@ mod tests {
             memory: memory.to_vec(),
             zones,
             page_bytes: 4096,
+            units,
             palette: &PALETTE,
             extra: Some(Extra { title: "descriptors (computed)", bytes: vec![1023 << 30; 3] }),
             pieces: &pieces,
@@ -398,6 +403,7 @@ mod tests {
             check(&[1..3 * gib, 4 * gib..25 * gib], &small, layout);
             check(&[1..3 * gib, 400 * gib..(25000 * gib) + 77], &nodes, layout);
             check(std::slice::from_ref(&(0..1)), &nodes, layout);
+            check(std::slice::from_ref(&(0..1 << 40)), &[], layout);
             check(
                 &(0..200).map(|n| n * 40_000_001..n * 40_000_001 + 7777).collect::<Vec<_>>(),
                 &small,

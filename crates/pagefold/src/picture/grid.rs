@@ -109,6 +109,7 @@ mod tests {
             memory: memory.to_vec(),
             zones: &[],
             page_bytes: 4096,
+            units: crate::size::Units::Iec,
             palette: &PALETTE,
             extra: None,
             pieces: &pieces,

@@ -6,14 +6,14 @@ use super::grid::Grid;
 use super::palette::{Color, Ground, Look, Strength};
 use super::scene::{Anchor, Scene, Text, Weight};
 use super::text::Share;
-use crate::size::{Bytes, Whole};
+use crate::size::{Units, Whole};
 
 const LINE: u32 = 20;
 
 /// How much a cell is.
 pub fn unit_line(subject: &Subject<'_>, grid: &Grid) -> String {
     let unit = grid.axis.unit();
-    let bytes = Bytes(unit.saturating_mul(subject.page_bytes));
+    let bytes = subject.memory_of(unit);
     let pages = if unit == 1 { "page".into() } else { format!("{} pages", Whole(unit)) };
     format!("One cell: {pages} ({bytes})")
 }
@@ -21,9 +21,11 @@ pub fn unit_line(subject: &Subject<'_>, grid: &Grid) -> String {
 /// What colours mean, and how much there is of it. Returns where it ends.
 pub fn legend(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, top: u32) -> u32 {
     const COLUMN: u32 = 532;
-    const BYTES: u32 = 284;
-    const SHARE: u32 = 348;
-    const EXTRA: u32 = 484;
+    // Where amounts end. Plain bytes have up to 16 digits: they take the room of two columns.
+    let (columns, bytes_to, share_to, extra_to) = match subject.units {
+        Units::Bytes => (1, 384, 448, 584),
+        Units::Iec | Units::Si => (2, 284, 348, 484),
+    };
     let totals = grid.cells.totals();
     let all: u64 = totals.iter().sum();
     let right = |x: u32, y: u32, color: Color, words: String| Text {
@@ -31,14 +33,14 @@ pub fn legend(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, top: u32) -
         ..text(x, y, 13, color, words)
     };
     let shown: Vec<usize> = (0..totals.len()).filter(|&category| totals[category] > 0).collect();
-    let lines = (shown.len() + 1).div_ceil(2) as u32;
-    for column in 0..2 {
+    let lines = (shown.len() + 1).div_ceil(columns) as u32;
+    for column in 0..columns as u32 {
         let x = MARGIN + column * COLUMN;
         let small = |to: u32, words: &str| Text { size: 11, ..right(x + to, top, SOFT, words.into()) };
-        scene.text(small(BYTES, "memory"));
-        scene.text(small(SHARE, "share"));
+        scene.text(small(bytes_to, "memory"));
+        scene.text(small(share_to, "share"));
         if let Some(extra) = &subject.extra {
-            scene.text(small(EXTRA, extra.title));
+            scene.text(small(extra_to, extra.title));
         }
     }
     for (at, &category) in (0..).zip(&shown) {
@@ -47,21 +49,21 @@ pub fn legend(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, top: u32) -
         let name = subject.palette.categories[category].name;
         scene.text(text(x + 54, y, 13, INK, name));
         let pages = totals[category];
-        let bytes = Bytes(pages.saturating_mul(subject.page_bytes));
-        scene.text(right(x + BYTES, y, INK, bytes.to_string()));
-        scene.text(right(x + SHARE, y, INK, Share(pages, all).to_string()));
+        let bytes = subject.memory_of(pages);
+        scene.text(right(x + bytes_to, y, INK, bytes));
+        scene.text(right(x + share_to, y, INK, Share(pages, all).to_string()));
         if let Some(extra) = &subject.extra {
-            scene.text(right(x + EXTRA, y, INK, Bytes(extra.bytes[category]).to_string()));
+            scene.text(right(x + extra_to, y, INK, subject.units.show(extra.bytes[category])));
         }
     }
     let at = shown.len() as u32;
     let (x, y) = (MARGIN + at / lines.max(1) * COLUMN, top + (at % lines.max(1) + 1) * LINE);
     let strong = |item: Text| Text { weight: Weight::Medium, ..item };
     scene.text(strong(text(x + 54, y, 13, INK, "total")));
-    let bytes = Bytes(all.saturating_mul(subject.page_bytes));
-    scene.text(strong(right(x + BYTES, y, INK, bytes.to_string())));
+    let bytes = subject.memory_of(all);
+    scene.text(strong(right(x + bytes_to, y, INK, bytes)));
     if let Some(extra) = &subject.extra {
-        scene.text(strong(right(x + EXTRA, y, INK, Bytes(extra.bytes.iter().sum()).to_string())));
+        scene.text(strong(right(x + extra_to, y, INK, subject.units.show(extra.bytes.iter().sum()))));
     }
     let y = top + (lines + 1) * LINE + 8;
     scene.text(text(MARGIN, y, 11, SOFT, rule_line(subject, false)));
@@ -72,7 +74,7 @@ pub fn legend(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, top: u32) -
 pub fn rule_line(subject: &Subject<'_>, is_text: bool) -> String {
     let holes = match subject.hole_pages() {
         0 => String::new(),
-        pages => format!(" Blank: no memory, {}.", Bytes(pages.saturating_mul(subject.page_bytes))),
+        pages => format!(" Blank: no memory, {}.", subject.memory_of(pages)),
     };
     subject.palette.rule(is_text) + &holes
 }

@@ -1,5 +1,6 @@
 //! Pictures of physical memory: a grid of cells, each of which stands for many pages.
 //!
+//! * [`args`] are the arguments that all commands with a picture share.
 //! * [`axis`] lays page numbers out in a row of slots, holes made short.
 //! * [`layout`] turns slots into places: line by line, or along a Hilbert curve.
 //! * [`cells`] counts pages by category and cell. Its size follows the picture, not the machine.
@@ -9,6 +10,7 @@
 //! * [`draw`] makes a [`scene`] of a grid and its [`legend`], which [`svg`] and [`png`] write.
 //! * [`terminal`] writes text, [`output`] files.
 
+pub mod args;
 pub mod axis;
 pub mod cells;
 pub mod draw;
@@ -29,6 +31,7 @@ use std::ops::Range;
 use pagefold_machine::Zone;
 
 use self::palette::Palette;
+use crate::size::Units;
 
 /// Adjacent pages of one category.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Subject<'a> {
     pub zones: &'a [Zone],
     /// Bytes in a page.
     pub page_bytes: u64,
+    /// How amounts of memory are written.
+    pub units: Units,
     /// The categories.
     pub palette: &'static Palette,
     /// A last column of the legend.
@@ -87,6 +92,11 @@ impl Subject<'_> {
             (Some(first), Some(last)) => (last.end - first.start).saturating_sub(self.pages()),
             _ => 0,
         }
+    }
+
+    /// So many pages, as an amount of memory.
+    pub fn memory_of(&self, pages: u64) -> String {
+        self.units.show(pages.saturating_mul(self.page_bytes))
     }
 
     /// Pages of memory.

@@ -13,7 +13,6 @@ use super::legend::{rule_line, unit_line};
 use super::palette::{Color, Ground, Look, Strength};
 use super::text::{Address, Share, printable};
 use super::zones::lanes;
-use crate::size::Bytes;
 
 /// When to use colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -148,7 +147,7 @@ impl Terminal {
             if span.is_hole {
                 let unit = grid.axis.unit();
                 let hole = subject.hole_around(span.cells.start * unit..span.cells.end * unit);
-                let bytes = Bytes((hole.end - hole.start).saturating_mul(subject.page_bytes));
+                let bytes = subject.memory_of(hole.end - hole.start);
                 lines.push((String::new(), format!("no memory for {bytes}"), None));
                 continue;
             }
@@ -266,11 +265,16 @@ impl Terminal {
     fn legend(&self, to: &mut impl Write, subject: &Subject<'_>, grid: &Grid) -> io::Result<()> {
         let totals = grid.cells.totals();
         let all: u64 = totals.iter().sum();
-        let bytes = |pages: u64| Bytes(pages.saturating_mul(subject.page_bytes));
+        let bytes = |pages: u64| subject.memory_of(pages);
+        let memory = (bytes(all).len() + 1).max(10);
         let name = subject.palette.categories.iter().map(|category| category.name.len()).max().unwrap_or(0);
-        let extra = subject.extra.as_ref().filter(|_| usize::from(self.width) >= name + 3 + 10 + 9 + 25);
+        let extra = subject.extra.as_ref().filter(|_| usize::from(self.width) >= name + 3 + memory + 9 + 25);
         let title = extra.map_or("", |extra| extra.title);
-        writeln!(to, "{}", format!("   {:name$}{:>10}{:>9}{title:>25}", "", "memory", "share").trim_end())?;
+        writeln!(
+            to,
+            "{}",
+            format!("   {:name$}{:>memory$}{:>9}{title:>25}", "", "memory", "share").trim_end()
+        )?;
         for (category, &pages) in totals.iter().enumerate().filter(|&(_, &pages)| pages > 0) {
             let look = Look { category, strength: Strength::Full };
             let letter = subject.palette.letter(look);
@@ -281,18 +285,22 @@ impl Terminal {
                 }
                 None => format!("{letter} "),
             };
-            let extra = extra.map_or(String::new(), |extra| Bytes(extra.bytes[category]).to_string());
+            let extra = extra.map_or(String::new(), |extra| subject.units.show(extra.bytes[category]));
             let Some(category) = subject.palette.categories.get(category) else { continue };
             let line = format!(
-                "{swatch} {:name$}{:>10}{:>9}{extra:>25}",
+                "{swatch} {:name$}{:>memory$}{:>9}{extra:>25}",
                 category.name,
                 bytes(pages),
                 Share(pages, all)
             );
             writeln!(to, "{}", line.trim_end())?;
         }
-        let extra = extra.map_or(String::new(), |extra| Bytes(extra.bytes.iter().sum()).to_string());
-        writeln!(to, "{}", format!("   {:name$}{:>10}{:>9}{extra:>25}", "total", bytes(all), "").trim_end())
+        let extra = extra.map_or(String::new(), |extra| subject.units.show(extra.bytes.iter().sum()));
+        writeln!(
+            to,
+            "{}",
+            format!("   {:name$}{:>memory$}{:>9}{extra:>25}", "total", bytes(all), "").trim_end()
+        )
     }
 
     fn zones(&self, to: &mut impl Write, subject: &Subject<'_>, grid: &Grid) -> io::Result<()> {
