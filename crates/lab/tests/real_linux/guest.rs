@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use pagefold_machine::{PageState, snapshot};
+use serde_json::Value;
 use vm_lab::{Builder, GIB, Kernel, Machine, static_pagefold};
 
 /// Pages in a memory block of these guests: 128 MiB.
@@ -30,6 +31,19 @@ pub fn builder(kernel: &Kernel) -> Builder {
 pub fn record(guest: &mut Machine) -> Vec<u8> {
     guest.run("pagefold snapshot --force /tmp/guest.pgf").unwrap();
     guest.run_bytes("cat /tmp/guest.pgf").unwrap()
+}
+
+/// What `pagefold report` says in the guest; every part of it could be read.
+pub fn report(guest: &mut Machine) -> Value {
+    let report: Value = serde_json::from_str(&guest.run("pagefold report --json").unwrap()).unwrap();
+    assert_eq!(report["partial"], false, "{:#}", report["gaps"]);
+    report
+}
+
+/// Pages of the memory map, where the kernel counts them (6.10).
+pub fn memmap(guest: &mut Machine) -> Option<u64> {
+    let mut counter = |key: &str| guest.number("/proc/vmstat", key).ok();
+    counter("nr_memmap_boot_pages").map(|boot| boot + counter("nr_memmap_pages").unwrap())
 }
 
 /// A recorded machine.

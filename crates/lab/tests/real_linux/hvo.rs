@@ -16,6 +16,18 @@ pub fn is_the_kernels(kernel: &Kernel) {
     set_pool(&mut guest, HUGE_PAGES);
     let predicted = predicted_pages(&guest::record(&mut guest));
     assert_eq!(predicted, HUGE_PAGES * 7);
+    // The report and the plan, in the guest, promise the same.
+    let report = guest::report(&mut guest);
+    let (state, saved, left) = (&report["hvo"]["state"], &report["hvo"]["saved"], &report["hvo"]["left"]);
+    assert_eq!(state, "off", "{report:#}");
+    assert_eq!((&saved["min"], &saved["max"]), (&0.into(), &0.into()), "{report:#}");
+    let promised = Value::from(predicted * 4096);
+    assert_eq!((&left["min"], &left["max"]), (&promised, &promised), "{report:#}");
+    let plan: Value = serde_json::from_str(&guest.run("pagefold plan --json").unwrap()).unwrap();
+    let scenarios = plan["scenarios"].as_array().unwrap();
+    let hvo =
+        scenarios.iter().find(|scenario| scenario["name"].as_str().unwrap().starts_with("HVO")).unwrap();
+    assert_eq!((&hvo["saved_min"], &hvo["saved_max"]), (&promised, &promised), "{hvo:#}");
     set_pool(&mut guest, 0);
 
     let plain = cost_of_a_pool(&mut guest);
@@ -32,6 +44,14 @@ pub fn is_the_kernels(kernel: &Kernel) {
             let error = saved.abs_diff(predicted as i64);
             assert!(error <= 64, "{saved} pages came free, {predicted} were predicted");
         }
+    }
+    // What was promised is now saved; before 6.10, no file tells which huge pages are optimised.
+    let report = guest::report(&mut guest);
+    let (state, saved, left) = (&report["hvo"]["state"], &report["hvo"]["saved"], &report["hvo"]["left"]);
+    assert_eq!(state, "on");
+    assert_eq!(saved["max"], promised, "{report:#}");
+    if optimised.memmap.is_some() {
+        assert_eq!((&saved["min"], &left["max"]), (&promised, &0.into()), "{report:#}");
     }
 }
 
@@ -77,7 +97,5 @@ fn cost_of_a_pool(guest: &mut Machine) -> Cost {
 fn counters(guest: &mut Machine) -> (u64, Option<u64>) {
     let free = "awk '/ nr_free_pages / || / count: / { pages += $2 } END { print pages }' /proc/zoneinfo";
     let free = guest.run(free).unwrap().trim().parse().unwrap();
-    let mut counter = |key: &str| guest.number("/proc/vmstat", key).ok();
-    let boot = counter("nr_memmap_boot_pages");
-    (free, boot.map(|boot| boot + counter("nr_memmap_pages").unwrap()))
+    (free, guest::memmap(guest))
 }

@@ -7,6 +7,7 @@ mod blocks;
 mod breakdowns;
 mod counts;
 mod guest;
+mod hotplug;
 mod hvo;
 mod memmap_on_memory;
 mod partial_block;
@@ -25,6 +26,7 @@ const TESTS: &[Test] = &[
     ("a_partly_plugged_block_and_its_replay", partial_block::shows_and_replays),
     ("blocks_that_go_offline_and_come_back", blocks::show),
     ("the_predicted_effect_of_hvo", hvo::is_the_kernels),
+    ("a_guest_that_grows_as_planned", hotplug::is_as_planned),
     ("pages_that_are_not_mapped_have_no_map_count", counts::are_zero),
     ("memmap_on_memory_has_no_effect_on_virtio_mem", memmap_on_memory::does_nothing),
 ];
