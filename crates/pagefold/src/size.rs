@@ -66,6 +66,14 @@ impl Units {
         }
     }
 
+    /// An amount of memory in a sentence, where a bare number would not say of what.
+    pub fn words(self, bytes: u64) -> String {
+        match self {
+            Units::Bytes => format!("{bytes} bytes"),
+            _ => self.show(bytes),
+        }
+    }
+
     /// A size that is what it is called, without places after the point: 2 MiB.
     pub fn size(self, bytes: u64) -> String {
         let text = self.show(bytes);
@@ -186,6 +194,7 @@ mod tests {
         assert_eq!(Units::Iec.size(2 << 20), "2 MiB");
         assert_eq!(Units::Iec.size(1536), "1.50 KiB");
         assert_eq!(Units::Bytes.show(402_653_184), "402653184");
+        assert_eq!(Units::Bytes.words(402_653_184), "402653184 bytes");
         assert_eq!(Count(12_345_678.0).to_string(), "12.3 M");
         assert_eq!(Count(7.0).to_string(), "7");
         assert_eq!(Whole(6_291_358).to_string(), "6,291,358");

@@ -218,7 +218,7 @@ fn a_threshold_has_an_exit_code_of_its_own() {
 fn units() {
     let run = |unit: &str| pagefold().args(["report", "--sample", unit]).assert().success();
     run("--si").stdout(predicate::str::starts_with("Page metadata costs 403 MB of 25.8 GB"));
-    run("--bytes").stdout(predicate::str::starts_with("Page metadata costs 402653184 of"));
+    run("--bytes").stdout(predicate::str::starts_with("Page metadata costs 402653184 bytes of"));
     pagefold().args(["report", "--sample", "--si", "--bytes"]).assert().code(2);
 }
 

@@ -133,7 +133,7 @@ impl Side {
 
     /// Which it is, in a line.
     pub fn line(&self, letter: &str, units: Units) -> String {
-        let mut line = format!("{letter}: {}, {}", self.origin, units.show(self.memory_bytes));
+        let mut line = format!("{letter}: {}, {}", self.origin, units.words(self.memory_bytes));
         if !self.kernel.is_empty() {
             line += &format!(", Linux {}", self.kernel);
         }

@@ -13,7 +13,7 @@ const SHOWN: usize = 12;
 pub fn print(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> {
     writeln!(to, "{}", printable(&report.a.line("A", units)))?;
     writeln!(to, "{}", printable(&report.b.line("B", units)))?;
-    let bytes = |pages: u64| units.show(pages.saturating_mul(report.page_bytes));
+    let bytes = |pages: u64| units.words(pages.saturating_mul(report.page_bytes));
     for (pages, side) in [(report.only_in_a, "A"), (report.only_in_b, "B")] {
         if pages > 0 {
             writeln!(to, "Only {side} has memory in {} pages ({}).", Whole(pages), bytes(pages))?;

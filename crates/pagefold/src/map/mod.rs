@@ -113,7 +113,7 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
     let memory: Vec<_> = tiles.memory().collect();
     let page_bytes = page_bytes(header);
     let units = args.units.units();
-    let bytes = units.show(tiles.pages().saturating_mul(page_bytes));
+    let bytes = units.words(tiles.pages().saturating_mul(page_bytes));
     let kernel = if header.kernel.is_empty() { String::new() } else { format!(", Linux {}", header.kernel) };
     let repeated =
         if tiles.count() > 1 { format!(", repeated {} times", tiles.count()) } else { String::new() };

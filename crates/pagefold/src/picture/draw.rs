@@ -213,7 +213,7 @@ fn addresses(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) {
         let (top, height) = map.row(row);
         if let Some(hole) = hole_in_row(grid, row) {
             let hole = subject.hole_around(hole);
-            let bytes = subject.memory_of(hole.end - hole.start);
+            let bytes = subject.words_of(hole.end - hole.start);
             let words = format!("no memory for {bytes}: {} to {}", address(hole.start), address(hole.end));
             let middle = map.left + map.width(grid) / 2;
             let label = text(middle, top + height / 2 + 4, 11, SOFT, words);

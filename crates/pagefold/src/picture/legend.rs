@@ -13,7 +13,7 @@ const LINE: u32 = 20;
 /// How much a cell is.
 pub fn unit_line(subject: &Subject<'_>, grid: &Grid) -> String {
     let unit = grid.axis.unit();
-    let bytes = subject.memory_of(unit);
+    let bytes = subject.words_of(unit);
     let pages = if unit == 1 { "page".into() } else { format!("{} pages", Whole(unit)) };
     format!("One cell: {pages} ({bytes})")
 }
@@ -74,7 +74,7 @@ pub fn legend(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, top: u32) -
 pub fn rule_line(subject: &Subject<'_>, is_text: bool) -> String {
     let holes = match subject.hole_pages() {
         0 => String::new(),
-        pages => format!(" Blank: no memory, {}.", subject.memory_of(pages)),
+        pages => format!(" Blank: no memory, {}.", subject.words_of(pages)),
     };
     subject.palette.rule(is_text) + &holes
 }

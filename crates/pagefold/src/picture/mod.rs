@@ -94,9 +94,14 @@ impl Subject<'_> {
         }
     }
 
-    /// So many pages, as an amount of memory.
+    /// So many pages, as an amount of memory in a table.
     pub fn memory_of(&self, pages: u64) -> String {
         self.units.show(pages.saturating_mul(self.page_bytes))
+    }
+
+    /// So many pages, as an amount of memory in a sentence.
+    pub fn words_of(&self, pages: u64) -> String {
+        self.units.words(pages.saturating_mul(self.page_bytes))
     }
 
     /// Pages of memory.

@@ -147,7 +147,7 @@ impl Terminal {
             if span.is_hole {
                 let unit = grid.axis.unit();
                 let hole = subject.hole_around(span.cells.start * unit..span.cells.end * unit);
-                let bytes = subject.memory_of(hole.end - hole.start);
+                let bytes = subject.words_of(hole.end - hole.start);
                 lines.push((String::new(), format!("no memory for {bytes}"), None));
                 continue;
             }

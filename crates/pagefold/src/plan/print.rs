@@ -22,7 +22,7 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
         .map(|pool| format!("{} of {}", Whole(pool.pages), units.size(pool.size)))
         .collect();
     let pools = if pools.is_empty() { "none".into() } else { pools.join(", ") };
-    writeln!(to, "machine   {}: {}; huge pages: {pools}\n", plan.origin, units.show(plan.memory))?;
+    writeln!(to, "machine   {}: {}; huge pages: {pools}\n", plan.origin, units.words(plan.memory))?;
     let mut table = table(&["descriptors", "bytes", "of memory", "saved", "in Linux"]);
     words(&mut table, &[4]);
     for scenario in &plan.scenarios {
@@ -67,8 +67,8 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
     if let Some(full) = of("as Linux") {
         text.push_str(&format!(
             "Descriptors of {} are {} ({:.2} %).",
-            units.show(plan.memory),
-            units.show(full.descriptors.max),
+            units.words(plan.memory),
+            units.words(full.descriptors.max),
             percent(full.descriptors.max, plan.memory)
         ));
     }
@@ -77,7 +77,7 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
             0 => text.push_str(" HVO saves nothing without huge pages."),
             bytes => text.push_str(&format!(
                 " HVO on all huge pages saves {}, in Linux today.",
-                units.show(bytes.unsigned_abs())
+                units.words(bytes.unsigned_abs())
             )),
         }
     }
@@ -86,7 +86,7 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
         text.push_str(&format!(
             " Folding saves {}{}, not in Linux today.",
             if exact { "" } else { "at least " },
-            units.show(folding.saved_min.max(0).unsigned_abs())
+            units.words(folding.saved_min.max(0).unsigned_abs())
         ));
     }
     text
@@ -136,22 +136,22 @@ pub fn answer(answer: &Answer, online: Online, units: Units, to: &mut impl Write
         to,
         "guest     {}: {} in kernel zones\n          {} free ({}: {})\n          {} must stay ({}: {})",
         answer.origin,
-        units.show(answer.memory),
-        units.show(answer.free.bytes),
+        units.words(answer.memory),
+        units.words(answer.free.bytes),
         answer.free.how.name(),
         answer.free.from,
-        units.show(answer.reserve.bytes),
+        units.words(answer.reserve.bytes),
         answer.reserve.how.name(),
         answer.reserve.from,
     )?;
     writeln!(
         to,
         "needs     {} of descriptors ({}) for {} blocks of {}, and {} besides\n",
-        units.show(answer.descriptors.bytes),
+        units.words(answer.descriptors.bytes),
         answer.descriptors.how.name(),
         Whole(answer.blocks),
         units.size(answer.block),
-        units.show(answer.objects.bytes),
+        units.words(answer.objects.bytes),
     )?;
     let mut table = table(&["way", "works", "needs first", "largest step", "in Linux"]);
     words(&mut table, &[1, 4]);
@@ -191,20 +191,20 @@ pub fn answer(answer: &Answer, online: Online, units: Units, to: &mut impl Write
 }
 
 fn verdict(answer: &Answer, online: Online, units: Units) -> String {
-    let more = units.show(answer.added);
+    let more = units.words(answer.added);
     let zone = match online {
         Online::Movable => "ZONE_MOVABLE",
         Online::Kernel => "a kernel zone",
     };
     let rounded =
         if answer.added == answer.asked { String::new() } else { format!(" ({more} in whole blocks)") };
-    let asked = units.show(answer.asked);
+    let asked = units.words(answer.asked);
     let mut text = if answer.works {
         format!("Yes: this guest can add {asked}{rounded} to {zone}, as Linux is.")
     } else {
         format!(
             "No: this guest cannot add {asked}{rounded} to {zone}, as Linux is. It needs {} more of free memory first.",
-            units.show(answer.missing)
+            units.words(answer.missing)
         )
     };
     if !answer.works {
@@ -213,7 +213,7 @@ fn verdict(answer: &Answer, online: Online, units: Units) -> String {
                 let blocks = step / answer.block.max(1);
                 format!(
                     "{} ({} block{})",
-                    units.show(step),
+                    units.words(step),
                     Whole(blocks),
                     if blocks == 1 { "" } else { "s" }
                 )
@@ -237,7 +237,7 @@ fn verdict(answer: &Answer, online: Online, units: Units) -> String {
         let can = if folding.works { "it could" } else { "it could not either" };
         text.push_str(&format!(
             " Under folding {can}: {} needed first (not in Linux today).",
-            units.show(folding.needs)
+            units.words(folding.needs)
         ));
     }
     text

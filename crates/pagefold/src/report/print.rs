@@ -34,6 +34,10 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
+    fn words(&self, bytes: u64) -> String {
+        self.units.words(bytes)
+    }
+
     fn show(&self, bytes: u64) -> String {
         self.units.show(bytes)
     }
@@ -41,6 +45,13 @@ impl Printer<'_> {
     fn range(&self, interval: &Interval) -> String {
         let (min, max) = (self.show(interval.min), self.show(interval.max));
         if min == max { max } else { format!("{min} to {max}") }
+    }
+
+    fn range_in_words(&self, interval: &Interval) -> String {
+        match self.units {
+            Units::Bytes => format!("{} bytes", self.range(interval)),
+            _ => self.range(interval),
+        }
     }
 
     fn share(&self, bytes: u64) -> String {
@@ -53,23 +64,23 @@ impl Printer<'_> {
         let (bytes, memory) = (report.descriptors.bytes, report.memory.bytes);
         // If the kernel's count does not say, arithmetic leaves it open.
         let cost = match (report.descriptors.how, &report.descriptors_computed) {
-            (How::Computed, computed) if !computed.is_exact() => self.range(computed),
-            _ => self.show(bytes),
+            (How::Computed, computed) if !computed.is_exact() => self.range_in_words(computed),
+            _ => self.words(bytes),
         };
         let mut text =
-            format!("Page metadata costs {cost} of {} ({}) here.", self.show(memory), self.share(bytes));
+            format!("Page metadata costs {cost} of {} ({}) here.", self.words(memory), self.share(bytes));
         text.push_str(&self.hvo_answer());
         let folding = &report.folding;
         let left = self.share(folding.total.max);
         if folding.total.is_exact() {
             text.push_str(&format!(
                 " Folding would leave {} ({left}), tables included; `pagefold replay` does it and measures.",
-                self.show(folding.total.max)
+                self.words(folding.total.max)
             ));
         } else {
             text.push_str(&format!(
                 " Folding would leave at most {} ({left}), tables included; every page's state tells how much exactly.",
-                self.show(folding.total.max)
+                self.words(folding.total.max)
             ));
         }
         text
@@ -82,19 +93,19 @@ impl Printer<'_> {
         }
         let saved = match (hvo.state, hvo.saved.max) {
             (Hvo::Off | Hvo::Unsupported | Hvo::Unknown, 0) => String::new(),
-            _ => format!(" HVO saves {} of it now.", self.range(&hvo.saved)),
+            _ => format!(" HVO saves {} of it now.", self.range_in_words(&hvo.saved)),
         };
         let left = match (hvo.state, hvo.left.max) {
             (_, 0) => String::new(),
-            (Hvo::On, _) => format!(" Up to {} are left for it to save.", self.show(hvo.left.max)),
+            (Hvo::On, _) => format!(" Up to {} are left for it to save.", self.words(hvo.left.max)),
             (Hvo::Off, max) => {
                 let more = if hvo.saved.max > 0 { " more" } else { "" };
-                format!(" HVO is off and would save {}{more}.", self.show(max))
+                format!(" HVO is off and would save {}{more}.", self.words(max))
             }
             (Hvo::Unsupported, max) => {
-                format!(" This kernel has no HVO, which would save {}.", self.show(max))
+                format!(" This kernel has no HVO, which would save {}.", self.words(max))
             }
-            (Hvo::Unknown, _) => format!(" HVO would save {}.", self.range(&hvo.left)),
+            (Hvo::Unknown, _) => format!(" HVO would save {}.", self.range_in_words(&hvo.left)),
         };
         format!("{saved}{left}")
     }
