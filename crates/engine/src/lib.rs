@@ -65,3 +65,8 @@ pub use page::{Kind, MAX_REFS, State};
 pub use platform::{NoFrames, Platform};
 pub use walk::{Peek, PoisonError, Poisoned, Walker};
 pub use zone::{BlockState, Zone};
+
+/// The example of the guide for kernel authors, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/kernel-authors.md")]
+struct KernelAuthors;

@@ -34,9 +34,17 @@ fn the_sample_in_letters() {
 }
 
 #[test]
-fn the_picture_in_the_readme_is_what_the_tool_draws() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/img/map.svg");
-    assert!(text(map().args(["--svg", "-"])) == fs::read_to_string(path).unwrap(), "draw it again");
+fn the_pictures_in_the_documents_are_what_the_tool_draws() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    for (name, args) in [
+        ("map", &["--sample"][..]),
+        ("guest", &["guest.pgf"]),
+        ("guest-folding", &["guest.pgf", "--by", "folding"]),
+    ] {
+        let drawn = text(pagefold().current_dir(&docs).arg("map").args(args).args(["--svg", "-"]));
+        let there = fs::read_to_string(docs.join(format!("img/{name}.svg"))).unwrap();
+        assert!(drawn == there, "draw {name}.svg again");
+    }
 }
 
 #[test]
