@@ -44,8 +44,10 @@ fn main() {
     rows.push(pair(what, &mut ours, &name, &mut flags, pages, Bar::None));
     if Path::new(PAGE_TYPES).exists() {
         for (arguments, name) in [
-            (&[][..], "`page-types`, which reads no map counts"),
-            (&["-l", "-M"], "`page-types -l -M`, which does, and lists runs"),
+            (&[][..], "`page-types`, which reads no map counts and keeps sums"),
+            // No page is both and nothing else.
+            (&["-l", "-M", "-b", "=buddy,nopage"], "`page-types -l -M` of no page, which reads both files"),
+            (&["-l", "-M"], "`page-types -l -M`, which reads both files and lists runs"),
         ] {
             let mut peer = || page_types(arguments);
             rows.push(pair(what, &mut ours, name, &mut peer, pages, Bar::Faster(2.0)));
