@@ -39,8 +39,8 @@ pub fn is_as_planned(kernel: &Kernel) {
     let (descriptors, objects) = (bytes(&answer["descriptors"]), bytes(&answer["objects"]));
     assert_eq!(descriptors, step / BLOCK * DESCRIPTORS);
     let before = (free_in_kernel_zones(&mut guest), guest::memmap(&mut guest));
-    guest.qmp().resize(step).unwrap();
-    guest.qmp().wait_for_plugged(step, Duration::from_secs(120)).unwrap();
+    guest.qmp().resize(0, step).unwrap();
+    guest.qmp().wait_for_plugged(0, step, Duration::from_secs(120)).unwrap();
     let online = "cat /sys/devices/system/memory/memory*/state | grep -c ^online";
     guest.wait_for(&format!("[ $({online}) = {} ]", BOOT_BLOCKS + step / BLOCK)).unwrap();
     let after = (free_in_kernel_zones(&mut guest), guest::memmap(&mut guest));
@@ -53,7 +53,7 @@ pub fn is_as_planned(kernel: &Kernel) {
     assert!(expected.contains(&taken), "{taken} bytes are taken, {descriptors} and {objects} were planned");
 
     // It cannot add all that the device has: the driver gives up midway, if nothing worse happens, and the console says so.
-    guest.qmp().resize(DEVICE).unwrap();
+    guest.qmp().resize(0, DEVICE).unwrap();
     let deadline = Instant::now() + Duration::from_secs(120);
     while !["adding memory failed", "Out of memory", "Kernel panic"]
         .iter()
@@ -63,7 +63,7 @@ pub fn is_as_planned(kernel: &Kernel) {
         thread::sleep(Duration::from_millis(50));
     }
     // Unless it died of it.
-    if let Ok(plugged) = guest.qmp().plugged() {
+    if let Ok(plugged) = guest.qmp().plugged(0) {
         assert!((step..DEVICE).contains(&plugged), "{plugged} bytes are plugged");
     }
 }

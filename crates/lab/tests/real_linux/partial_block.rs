@@ -36,7 +36,7 @@ pub fn shows_and_replays(kernel: &Kernel) {
     let block = blocks.iter().find(|block| block["offline"] != 0).unwrap();
     assert_eq!(
         (&block["block"], &block["offline_descriptors"]),
-        (&(4 * GIB >> 27).into(), &(2016 * 1024).into())
+        (&((4 * GIB) >> 27).into(), &(2016 * 1024).into())
     );
     // Zones, and all descriptors, as the kernel counts them where it does.
     let zones = report["zones"].as_array().unwrap();
