@@ -17,12 +17,18 @@ pub fn pagefold() -> &'static PathBuf {
     BINARY.get_or_init(|| static_pagefold().unwrap())
 }
 
-/// A guest of 1 GiB with a virtio-mem device of 4 GiB, which puts what it plugs into the movable zone, and `pagefold`.
+/// A guest of 1 GiB with a virtio-mem device of 4 GiB.
 pub fn builder(kernel: &Kernel) -> Builder {
+    builder_with(kernel, GIB, 4 * GIB)
+}
+
+/// A guest with so much memory and a virtio-mem device of such a size, which puts what it plugs into the movable zone, and
+/// `pagefold`.
+pub fn builder_with(kernel: &Kernel, memory: u64, device: u64) -> Builder {
     Machine::builder()
         .kernel(kernel)
-        .memory(GIB)
-        .virtio_mem(4 * GIB)
+        .memory(memory)
+        .virtio_mem(device)
         .command_line("memhp_default_state=online_movable")
         .file("/bin/pagefold", pagefold())
 }

@@ -17,7 +17,7 @@ const BOOT_BLOCKS: u64 = 2;
 const DEVICE: u64 = 16 * GIB;
 
 pub fn is_as_planned(kernel: &Kernel) {
-    let builder = guest::builder(kernel).memory(BOOT_BLOCKS * BLOCK).virtio_mem(DEVICE);
+    let builder = guest::builder_with(kernel, BOOT_BLOCKS * BLOCK, DEVICE);
     let mut guest = builder.command_line("init_on_alloc=0 loglevel=5").boot().unwrap();
     let (code, answer) = plan(&mut guest, DEVICE);
     assert_eq!((code, &answer["works"]), (10, &Value::Bool(false)), "{answer:#}");
