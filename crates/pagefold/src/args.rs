@@ -28,6 +28,7 @@ Examples:
   pagefold replay --sample     the same with a machine that was recorded
   pagefold snapshot FILE       record this machine
   pagefold run                 memory that grows and shrinks, under walkers
+  pagefold boot                the same in a kernel of its own, on QEMU's device
 ")]
 pub struct Args {
     #[command(subcommand)]
@@ -45,6 +46,7 @@ pub enum Command {
     Diff(crate::diff::DiffArgs),
     Watch(crate::watch::WatchArgs),
     Run(crate::run::RunArgs),
+    Boot(crate::boot::BootArgs),
     Snapshot(SnapshotArgs),
     Completions(crate::shell::CompletionsArgs),
     Man(crate::shell::ManArgs),

@@ -1,6 +1,7 @@
 //! The `pagefold` command.
 
 mod args;
+mod boot;
 mod cost;
 mod covered;
 mod deliver;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         Command::Diff(args) => diff::run(args),
         Command::Watch(args) => watch::run(args),
         Command::Run(args) => run::run(args),
+        Command::Boot(args) => boot::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{Args as ClapArgs, FromArgMatches, ValueEnum};
 use pagefold_machine::Header;
 
 use crate::covered::Covered;
@@ -80,6 +80,16 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
         (None, true) => Source::Sample.read(),
         (None, false) => Source::HostOrSample.read(),
     }?;
+    show(args, &found)
+}
+
+/// A machine by the usual arguments, on the terminal.
+pub fn show_plainly(found: &Found) -> Result<ExitCode> {
+    let command = MapArgs::augment_args(clap::Command::new("map"));
+    show(&MapArgs::from_arg_matches(&command.try_get_matches_from(["map"])?)?, found)
+}
+
+fn show(args: &MapArgs, found: &Found) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let covered = || Covered::new(tiles.memory(), tiles.extents());
@@ -88,7 +98,7 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
     let by_folding = |visit: &mut dyn FnMut(Piece)| {
         mapped.set(folding::pieces(covered(), visit));
     };
-    let mut subject = subject(args, &found, &tiles);
+    let mut subject = subject(args, found, &tiles);
     subject.pieces = match args.by {
         By::State => &by_state,
         By::Folding => &by_folding,
@@ -99,7 +109,7 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
     let grid = Grid::new(&subject, layout, size);
     subject.extra = Some(descriptors(args.by, &grid, mapped.get()));
     if args.json {
-        json::write(&mut io::stdout().lock(), args.by, &found, &subject, &grid)?;
+        json::write(&mut io::stdout().lock(), args.by, found, &subject, &grid)?;
     } else if output.is_file() {
         output.write(&subject, &grid)?;
     } else {

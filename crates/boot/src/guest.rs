@@ -1,0 +1,228 @@
+//! A guest that runs, and the conversation with it: requests, answers, and what is done about silence.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use pagefold_boot_protocol::{Answer, Hello, PageRun, Request, VERSION, from_line, to_line};
+use pagefold_qemu::{Builder, Qemu, Qmp};
+
+use crate::ending::Ending;
+
+/// The guest answers at once, if it does; but this machine may have other things to do. More than the guest's own
+/// watchdog has.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How often we look whether somebody wants us to stop.
+const GLANCE: Duration = Duration::from_millis(100);
+/// QEMU, after the guest has ended; the guest, for its dump.
+const GOODBYE: Duration = Duration::from_secs(20);
+/// Bytes of an answer, at most: more than the guest ever sends in one.
+const LONGEST: usize = 1 << 24;
+
+/// Why there is no answer any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// QEMU has closed the port.
+    #[error("the guest ended")]
+    Ended,
+    /// The guest did not answer.
+    #[error("the guest did not answer '{request}' for {seconds} s")]
+    Silent {
+        /// What it was asked.
+        request: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// It greets although nobody reset it.
+    #[error("the guest started anew by itself")]
+    Restarted,
+    /// What it says is no answer to what was asked.
+    #[error("the guest answered '{request}' with '{answer}'")]
+    Nonsense {
+        /// What it was asked.
+        request: String,
+        /// The beginning of what it said.
+        answer: String,
+    },
+    /// Another version of the protocol.
+    #[error(
+        "the guest speaks version {0} of the protocol, and this command {VERSION}: build both from the same sources"
+    )]
+    Version(u32),
+    /// QEMU does not hear us.
+    #[error(transparent)]
+    Qemu(#[from] pagefold_qemu::Error),
+    /// Somebody wants us to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// A guest that runs.
+pub struct Guest {
+    qemu: Qemu,
+    port: UnixStream,
+    /// What has arrived, and is no whole line yet.
+    arrived: Vec<u8>,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Guest {
+    /// Starts QEMU. The guest says [`Hello`] when it is up: see [`greeting`](Self::greeting).
+    ///
+    /// # Errors
+    /// There is no QEMU, or it does not like an option.
+    pub fn start(builder: Builder, interrupted: Arc<AtomicBool>) -> Result<Guest, Lost> {
+        const PORT: &str = "host";
+        let mut qemu = builder.serial(PORT).debug_exit().spawn()?;
+        let port = qemu.take_port(PORT).ok_or(Lost::Ended)?;
+        port.set_read_timeout(Some(GLANCE)).map_err(|_| Lost::Ended)?;
+        Ok(Guest { qemu, port, arrived: Vec::new(), interrupted })
+    }
+
+    /// The process.
+    pub fn qemu(&mut self) -> &mut Qemu {
+        &mut self.qemu
+    }
+
+    /// The machine from outside.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        self.qemu.qmp()
+    }
+
+    /// Everything on the console.
+    pub fn console(&self) -> String {
+        self.qemu.console().text()
+    }
+
+    /// Whether somebody wants us to stop.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is up. What it said before its end or reset is passed over.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn greeting(&mut self) -> Result<Hello, Lost> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let line = self.line("hello", until)?;
+            match from_line(&line) {
+                Ok(Answer::Hello(hello)) if hello.version == VERSION => return Ok(hello),
+                Ok(Answer::Hello(hello)) => return Err(Lost::Version(hello.version)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Asks, and waits for the answer as long as that.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Answer, Lost> {
+        let name = self.send(request)?;
+        self.answer(&name, Instant::now() + within)
+    }
+
+    /// All pages.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn pages(&mut self) -> Result<Vec<PageRun>, Lost> {
+        let request = self.send(&Request::Pages)?;
+        let mut pages = Vec::new();
+        loop {
+            match self.answer(&request, Instant::now() + PATIENCE)? {
+                Answer::Pages(more) => pages.extend(more),
+                Answer::Done => return Ok(pages),
+                other => return Err(nonsense(&request, &other)),
+            }
+        }
+    }
+
+    /// Sends a request; its name, for errors.
+    fn send(&mut self, request: &Request) -> Result<String, Lost> {
+        let name = to_line(request).map_err(|_| Lost::Ended)?;
+        self.port.write_all(name.as_bytes()).map_err(|_| Lost::Ended)?;
+        Ok(name.trim_end().trim_matches('"').to_owned())
+    }
+
+    fn answer(&mut self, request: &str, until: Instant) -> Result<Answer, Lost> {
+        let line = self.line(request, until)?;
+        match from_line(&line) {
+            Ok(Answer::Hello(_)) => Err(Lost::Restarted),
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(Lost::Nonsense { request: request.to_owned(), answer: shortened(&line) }),
+        }
+    }
+
+    /// The next line.
+    fn line(&mut self, request: &str, until: Instant) -> Result<String, Lost> {
+        let begun = Instant::now();
+        let mut bytes = [0; 1 << 16];
+        // Bytes before have no end of a line among them.
+        let mut seen = 0;
+        loop {
+            if let Some(end) = self.arrived[seen..].iter().position(|&byte| byte == b'\n') {
+                let rest = self.arrived.split_off(seen + end + 1);
+                let line = std::mem::replace(&mut self.arrived, rest);
+                return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
+            }
+            seen = self.arrived.len();
+            if seen > LONGEST {
+                return Err(Lost::Nonsense {
+                    request: request.to_owned(),
+                    answer: "a line without end".into(),
+                });
+            }
+            match self.port.read(&mut bytes) {
+                Ok(0) => return Err(Lost::Ended),
+                Ok(read) => self.arrived.extend(&bytes[..read]),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                    if self.is_interrupted() {
+                        return Err(Lost::Interrupted);
+                    }
+                    if Instant::now() >= until {
+                        let seconds = begun.elapsed().as_secs();
+                        return Err(Lost::Silent { request: request.to_owned(), seconds });
+                    }
+                }
+                Err(_) => return Err(Lost::Ended),
+            }
+        }
+    }
+
+    /// Ends it in order.
+    pub fn stop(mut self) -> Ending {
+        match self.ask(&Request::Stop, PATIENCE) {
+            Ok(Answer::Done) => self.end(&Lost::Ended),
+            Ok(other) => self.end(&nonsense("stop", &other)),
+            Err(lost) => self.end(&lost),
+        }
+    }
+
+    /// Ends it, in whatever state it is. One that runs is interrupted first, in a way that cannot be masked, so that it says
+    /// how it stands.
+    pub fn end(mut self, why: &Lost) -> Ending {
+        if !matches!(why, Lost::Ended | Lost::Interrupted) {
+            // If QEMU does not hear it, it has ended meanwhile, or hangs; either shows next.
+            let _ = self.qemu.qmp().inject_nmi();
+        }
+        let within = if matches!(why, Lost::Interrupted) { Duration::ZERO } else { GOODBYE };
+        let exit = self.qemu.wait(within).ok();
+        self.qemu.end();
+        Ending::new(exit, why, self.qemu.console().text())
+    }
+}
+
+/// The error of an answer to another question.
+pub fn nonsense(request: &str, answer: &Answer) -> Lost {
+    Lost::Nonsense { request: request.to_owned(), answer: shortened(&format!("{answer:?}")) }
+}
+
+fn shortened(line: &str) -> String {
+    let clean: String = line.chars().filter(|c| !c.is_control()).take(120).collect();
+    if clean.len() < line.len() { clean + "..." } else { clean }
+}

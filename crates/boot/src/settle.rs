@@ -1,0 +1,62 @@
+//! Waiting until the guest has plugged what it was asked for, or can go no further.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pagefold_boot_protocol::{Answer, DeviceStatus, Request, Settled};
+
+use crate::guest::{Guest, Lost, PATIENCE, nonsense};
+
+/// How often the guest is asked.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// What there is to wait for: device and size.
+#[derive(Clone, Copy, Debug)]
+pub struct Rest<'a> {
+    /// What devices were asked for.
+    pub wishes: &'a [(usize, u64)],
+    /// Attempts that may fall short before that is how it is.
+    pub retries: u32,
+    /// How long it may take.
+    pub within: Duration,
+}
+
+impl Guest {
+    /// Waits until each of the devices has what it was asked for, or its driver has fallen short often enough. Tells how
+    /// all devices stand then, and whether it was in time. `tell` hears of every look.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn rest(
+        &mut self,
+        rest: Rest<'_>,
+        mut tell: impl FnMut(&[DeviceStatus]),
+    ) -> Result<(Vec<DeviceStatus>, bool), Lost> {
+        let deadline = Instant::now() + rest.within;
+        loop {
+            let status = match self.ask(&Request::Status, PATIENCE)? {
+                Answer::Status(status) => status,
+                other => return Err(nonsense("status", &other)),
+            };
+            tell(&status);
+            let is_done = |&(device, bytes): &(usize, u64)| {
+                status.get(device).is_none_or(|status| {
+                    // It has to have heard of the wish first.
+                    status.requested == bytes
+                        && match status.settled {
+                            Settled::Reached | Settled::Asleep => true,
+                            Settled::Retrying => status.retries > rest.retries,
+                            Settled::Working => false,
+                        }
+                })
+            };
+            if rest.wishes.iter().all(is_done) {
+                return Ok((status, true));
+            }
+            if Instant::now() >= deadline {
+                return Ok((status, false));
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Functions' names for the addresses of a dump.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use addr2line::Loader;
+
+/// The functions of a program, as far as its file tells.
+pub struct Symbols(Option<Loader>);
+
+impl Symbols {
+    /// Those of a file. One without symbols, or none at all, names nothing.
+    pub fn of(program: &Path) -> Symbols {
+        Symbols(Loader::new(program).ok())
+    }
+
+    /// `dump`, with lines below each that has addresses of code: one for each function that was there.
+    pub fn name_all(&self, dump: &str) -> String {
+        let mut named = String::new();
+        for line in dump.lines() {
+            let _ = writeln!(named, "{line}");
+            for (address, is_return) in addresses(line) {
+                for place in self.places(address, is_return) {
+                    let _ = writeln!(named, "    {address:#x} {place}");
+                }
+            }
+        }
+        named.truncate(named.trim_end().len());
+        named
+    }
+
+    /// Where an address is: the function it is in and, where that was inlined, those around it.
+    fn places(&self, address: u64, is_return: bool) -> Vec<String> {
+        let Some(loader) = &self.0 else { return Vec::new() };
+        // A return address is behind the call, which may have been the last of its function.
+        let inside = address - u64::from(is_return);
+        let mut places = Vec::new();
+        if let Ok(mut frames) = loader.find_frames(inside) {
+            while let Ok(Some(frame)) = frames.next() {
+                let Some(function) = &frame.function else { continue };
+                let name = function.demangle().map(|name| without_hash(&name));
+                let mut place = name.unwrap_or_else(|_| "?".into());
+                if let Some(location) = frame.location
+                    && let (Some(file), Some(line)) = (location.file, location.line)
+                {
+                    let _ = write!(place, " ({}:{line})", shortened(file));
+                }
+                places.push(place);
+            }
+        }
+        if places.is_empty()
+            && let Some(symbol) = loader.find_symbol(inside)
+        {
+            places.push(without_hash(&addr2line::demangle_auto(symbol.into(), None)));
+        }
+        places
+    }
+}
+
+/// Addresses of code in a line of a dump: where a processor was, and where it came from.
+fn addresses(line: &str) -> Vec<(u64, bool)> {
+    let hex =
+        |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().filter(|&address| address > 0);
+    let mut words = line.split_ascii_whitespace();
+    let at = words.find(|&word| word == "rip").and_then(|_| words.next()).and_then(hex);
+    let from = line.split_once("called from").map_or("", |(_, addresses)| addresses);
+    let from = from.split_ascii_whitespace().map_while(hex);
+    at.map(|address| (address, false)).into_iter().chain(from.map(|address| (address, true))).collect()
+}
+
+/// A path's end: enough to find the file.
+fn shortened(file: &str) -> String {
+    let parts: Vec<&str> = file.split('/').filter(|part| !part.is_empty()).collect();
+    parts[parts.len().saturating_sub(4)..].join("/")
+}
+
+/// A Rust function's name without the hash of its crate's version.
+fn without_hash(name: &str) -> String {
+    match name.rsplit_once("::h") {
+        Some((front, hash)) if hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            front.into()
+        }
+        _ => name.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_where_a_dump_has_them() {
+        assert_eq!(addresses("processor 0  rip 0x0000000000212345  rflags 0x2"), [(0x212345, false)]);
+        let line = "  cr2 00000000deadbeef  cr3 1000  called from 0x201000 0x202000";
+        assert_eq!(addresses(line), [(0x201000, true), (0x202000, true)]);
+        assert_eq!(addresses("  rax 0000000000000001  rip"), []);
+        assert_eq!(addresses("a write at 0xffff: called from 0x0"), []);
+    }
+
+    #[test]
+    fn our_own_functions_are_found() {
+        let program = std::env::current_exe().unwrap();
+        let Symbols(Some(loader)) = Symbols::of(&program) else {
+            panic!("this test's program has no symbols")
+        };
+        // A program that may be loaded anywhere: its addresses are counted from where it begins.
+        let begins = loader.relative_address_base();
+        let place = (begins..begins + (64 << 20)).step_by(64).find_map(|at| loader.find_symbol(at));
+        assert!(place.is_some());
+        assert_eq!(Symbols::of(Path::new("/nowhere")).name_all("rip 0x201000"), "rip 0x201000");
+    }
+
+    #[test]
+    fn names_lose_their_hash() {
+        assert_eq!(without_hash("a::b::h0123456789abcdef"), "a::b");
+        assert_eq!(without_hash("a::home"), "a::home");
+        assert_eq!(shortened("/x/y/crates/engine/src/map.rs"), "crates/engine/src/map.rs");
+    }
+}

@@ -1,0 +1,287 @@
+//! `pagefold boot`: the guest's kernel in QEMU, and what becomes of its memory.
+
+mod args;
+mod model;
+mod pages;
+mod play;
+mod print;
+mod script;
+mod step;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+pub use args::BootArgs;
+use indicatif::ProgressBar;
+use pagefold_boot::{Ending, Guest, Lost};
+use pagefold_qemu::{Builder, Node, VirtioMem};
+
+use self::model::{Outcome, Row, SCHEMA};
+use self::play::Player;
+use self::script::Script;
+use self::step::{HELP, Step, Wishes};
+use crate::interrupt::interrupted;
+use crate::source::Found;
+use crate::{deliver, map, say, snapshot};
+
+/// Exit code of a command line that makes no sense, as clap's.
+const USAGE: u8 = 2;
+
+pub fn run(args: &BootArgs) -> Result<ExitCode> {
+    if let Some(path) = &args.output.snapshot {
+        snapshot::check(path, args.output.force)?;
+    }
+    let kernel = kernel(args.machine.kernel.as_deref())?;
+    let mut builder =
+        Builder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
+    builder = machine(args, builder)?;
+    let guest = Guest::start(builder, interrupted())?;
+    let mut session = Session { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None };
+    let (hello, ending) = session.play(guest)?;
+    let outcome = Outcome {
+        schema: SCHEMA,
+        memory: args.machine.memory,
+        cpus: args.machine.cpus,
+        protocol: args.guest.protocol_name(),
+        hello,
+        broken: session.rows.iter().flat_map(Row::broken).chain(session.broken).collect(),
+        rows: session.rows,
+        ending,
+    };
+    if outcome.ending.is_usage() {
+        say(format_args!("the guest: {}", outcome.ending.last_line()));
+        return Ok(USAGE.into());
+    }
+    let mut out = io::stdout().lock();
+    if args.output.json {
+        deliver::json(&outcome, &mut out)?;
+    } else if !args.course.interactive || !outcome.ending.is_in_order() {
+        print::outcome(&outcome, &mut out)?;
+    }
+    if let Some(found) = &session.found {
+        if let Some(path) = &args.output.snapshot {
+            snapshot::write(&found.machine, path)?;
+        }
+        if args.output.map {
+            map::show_plainly(found)?;
+        }
+    }
+    let is_fine = outcome.ending.is_in_order() && outcome.broken.is_empty();
+    Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The kernel to boot.
+fn kernel(given: Option<&Path>) -> Result<PathBuf> {
+    match given {
+        Some(path) if path.is_file() => Ok(path.to_owned()),
+        Some(path) => bail!("{}: no such file", path.display()),
+        None => match pagefold_boot::find_kernel() {
+            Some(path) => Ok(path),
+            None => bail!(
+                "there is no kernel to boot: build one with '{}' in the sources, or name one with --kernel",
+                pagefold_boot::BUILD
+            ),
+        },
+    }
+}
+
+/// The machine that was asked for: memory and CPUs spread over the nodes that devices name.
+fn machine(args: &BootArgs, mut builder: Builder) -> Result<Builder> {
+    let machine = &args.machine;
+    builder = builder.memory(machine.memory).cpus(machine.cpus).resets();
+    let nodes = machine.devices.iter().map(|device| device.node + 1).max().unwrap_or(1);
+    if nodes > 1 {
+        const UNIT: u64 = 2 << 20;
+        let share = machine.memory / nodes as u64 / UNIT * UNIT;
+        if share == 0 {
+            bail!("{} of memory are too little for {nodes} nodes", crate::size::Bytes(machine.memory));
+        }
+        for node in 0..nodes {
+            let rest = machine.memory - share * (nodes as u64 - 1);
+            let cpus = machine.cpus / nodes as u32 + u32::from((node as u32) < machine.cpus % nodes as u32);
+            builder = builder.node(Node { memory: if node == 0 { rest } else { share }, cpus });
+        }
+    }
+    for device in &machine.devices {
+        builder = builder.virtio_mem(VirtioMem::new(device.size).block(device.block).node(device.node));
+    }
+    Ok(builder)
+}
+
+/// A guest's life.
+struct Session<'a> {
+    args: &'a BootArgs,
+    kernel: PathBuf,
+    rows: Vec<Row>,
+    /// What is wrong besides what rows say.
+    broken: Vec<String>,
+    /// The guest's pages, if they were asked for.
+    found: Option<Found>,
+}
+
+impl Session<'_> {
+    /// Takes a guest through all that was asked for, to its end.
+    fn play(&mut self, mut guest: Guest) -> Result<(Option<pagefold_boot_protocol::Hello>, Ending)> {
+        let hello = match guest.greeting() {
+            Ok(hello) => hello,
+            Err(lost) => return Ok((None, guest.end(&lost).explain(&self.kernel))),
+        };
+        let mut player = Player {
+            guest,
+            hello: hello.clone(),
+            retries: self.args.course.retries,
+            deadline: Duration::from_secs_f64(self.args.course.deadline),
+        };
+        let course = if self.args.course.interactive {
+            let mut script = Script::from_stdin()?;
+            self.converse(&mut player, &mut script)
+        } else {
+            self.course(&mut player).map_err(Stop::Lost)
+        };
+        let course = course.and_then(|()| self.finish(&mut player).map_err(Stop::Lost));
+        let ending = match course {
+            Ok(()) => player.guest.stop(),
+            Err(Stop::Lost(lost)) => player.guest.end(&lost),
+            Err(Stop::Error(error)) => {
+                player.guest.stop();
+                return Err(error);
+            }
+        };
+        Ok((Some(hello), ending.explain(&self.kernel)))
+    }
+
+    /// The steps of the command line.
+    fn course(&mut self, player: &mut Player) -> Result<(), Lost> {
+        let course = &self.args.course;
+        let sizes = if course.resize.is_empty() && !course.is_otherwise_given() {
+            ["4G", "1G", "0"].into_iter().filter_map(|size| Wishes::parse(size).ok()).collect()
+        } else {
+            course.resize.clone()
+        };
+        let mut steps = vec![Step::Boot];
+        let mut work = (!course.work.is_empty()).then_some(Step::Populate);
+        if sizes.is_empty() {
+            steps.extend(work.take());
+        }
+        for wishes in sizes {
+            steps.push(Step::Resize(wishes));
+            steps.extend(work.take());
+            if course.touch {
+                steps.push(Step::Touch);
+            }
+        }
+        steps.extend(course.cycle.map(Step::Cycle));
+        steps.extend(course.seconds.map(Step::Live));
+        for step in steps {
+            self.step(player, &step)?;
+            if player.guest.is_interrupted() {
+                return Err(Lost::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, player: &mut Player, step: &Step) -> Result<&Row, Lost> {
+        let bar = ProgressBar::new_spinner();
+        let row = player.step(step, &mut |message| {
+            bar.set_message(message);
+            bar.tick();
+        });
+        bar.finish_and_clear();
+        self.rows.push(row?);
+        Ok(&self.rows[self.rows.len() - 1])
+    }
+
+    /// Lines of a script.
+    fn converse(&mut self, player: &mut Player, script: &mut Script) -> Result<(), Stop> {
+        self.step(player, &Step::Boot)?;
+        if script.is_person() {
+            say(format_args!("up; 'help' lists the commands"));
+        }
+        let talks = !self.args.output.json;
+        while let Some(line) = script.next()? {
+            let words: Vec<&str> = line.split_ascii_whitespace().collect();
+            match words[..] {
+                ["stop" | "quit" | "exit"] => return Ok(()),
+                ["help"] => writeln!(io::stderr(), "{HELP}")?,
+                ["report"] => {
+                    let row = self.step(player, &Step::Live(0.0))?;
+                    if talks {
+                        print::report(row, &mut io::stdout().lock())?;
+                    }
+                }
+                ["audit"] => match player.audit()? {
+                    None if talks => writeln!(io::stdout(), "audit: every promise holds")?,
+                    None => {}
+                    Some(violation) => self.broken.push(format!("audit: {violation}")),
+                },
+                ["map"] => {
+                    let found = self.pages(player)?;
+                    if talks {
+                        map::show_plainly(&found)?;
+                    }
+                }
+                ["snapshot", file] => {
+                    let file = Path::new(file);
+                    snapshot::check(file, false)?;
+                    let found = self.pages(player)?;
+                    snapshot::write(&found.machine, file)?;
+                }
+                _ => match Step::parse(&line) {
+                    Ok(step) => {
+                        let row = self.step(player, &step)?;
+                        if talks {
+                            print::row(row, &mut io::stdout().lock())?;
+                        }
+                    }
+                    // A person tries again; a script that is wrong ends.
+                    Err(wrong) if script.is_person() => say(wrong),
+                    Err(wrong) => return Err(Stop::Error(anyhow::anyhow!(wrong))),
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// What is looked at in the end, whatever the course was.
+    fn finish(&mut self, player: &mut Player) -> Result<(), Lost> {
+        if let Some(violation) = player.audit()? {
+            self.broken.push(format!("audit: {violation}"));
+        }
+        if self.args.output.snapshot.is_some() || self.args.output.map {
+            self.found = Some(self.pages(player)?);
+        }
+        Ok(())
+    }
+
+    fn pages(&self, player: &mut Player) -> Result<Found, Lost> {
+        let (runs, report) = player.pages()?;
+        let note = format!("a Pagefold guest with {} CPUs", player.hello.cpus);
+        Ok(Found { machine: pages::machine(&runs, &report, note), origin: "the guest".into() })
+    }
+}
+
+/// Why a session ends before its time.
+enum Stop {
+    Lost(Lost),
+    Error(anyhow::Error),
+}
+
+impl From<Lost> for Stop {
+    fn from(lost: Lost) -> Self {
+        Stop::Lost(lost)
+    }
+}
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Stop::Error(error)
+    }
+}
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Stop::Error(error.into())
+    }
+}

@@ -1,0 +1,93 @@
+//! What `pagefold boot` found out, for people and for scripts. The JSON is this.
+
+use pagefold_boot::Ending;
+use pagefold_boot_protocol::{Cycles, DeviceStatus, Hello, Report};
+use serde::Serialize;
+
+/// Raised whenever a field changes its meaning.
+pub const SCHEMA: u32 = 1;
+
+/// Everything. Sizes in bytes.
+#[derive(Debug, Serialize)]
+pub struct Outcome {
+    pub schema: u32,
+    pub memory: u64,
+    pub cpus: u32,
+    pub protocol: &'static str,
+    /// What the guest said of itself when it came up.
+    pub hello: Option<Hello>,
+    pub rows: Vec<Row>,
+    pub ending: Ending,
+    /// What is not as it should be.
+    pub broken: Vec<String>,
+}
+
+/// A step, and how everything stood after it.
+#[derive(Debug, Serialize)]
+pub struct Row {
+    pub step: String,
+    /// Wall time of the step, measured here.
+    pub seconds: f64,
+    /// Why it is not what was asked for.
+    pub short: Option<String>,
+    /// Bytes that were used, by a touch.
+    pub touched: Option<u64>,
+    /// How a cycle went.
+    pub cycles: Option<Cycles>,
+    /// What the guest executed during the step, if it was counted.
+    pub instructions: Option<u64>,
+    pub devices: Vec<DeviceStatus>,
+    /// What everything costs.
+    pub report: Report,
+}
+
+/// Linux's descriptors for this memory: 64 bytes a page of what is online, and at boot.
+pub fn linux(report: &Report) -> u64 {
+    report.memory.described / 4096 * 64
+}
+
+impl Row {
+    /// Bytes of the memory map: by the engine's count, and by the page tables.
+    pub fn map(&self) -> (u64, u64) {
+        let map = self.report.tables.iter().find(|table| table.name == "Map");
+        map.map_or((0, 0), |map| (map.counted, map.measured))
+    }
+
+    /// Bytes of all metadata: all tables by the page tables, and those.
+    pub fn metadata(&self) -> u64 {
+        self.report.tables.iter().map(|table| table.measured).sum::<u64>() + self.report.page_tables
+    }
+
+    /// What is not as it should be.
+    pub fn broken(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        let report = &self.report;
+        let after = &self.step;
+        for table in report.tables.iter().filter(|table| table.counted != table.measured) {
+            let (counted, measured) = (table.counted, table.measured);
+            broken.push(format!(
+                "after {after}: table {} has {counted} bytes by count, {measured} by the page tables",
+                table.name
+            ));
+        }
+        let frames = &report.frames;
+        let (have, found) = (frames.boot + frames.taken, frames.reserve + frames.tables + frames.other);
+        if have != found {
+            broken.push(format!("after {after}: {have} frames taken, {found} found"));
+        }
+        for (count, what) in [
+            (report.walks.violations, "promises broken, as walkers saw"),
+            (report.folios.lost, "folios whose contents were not as they were left"),
+        ] {
+            if count > 0 {
+                broken.push(format!("after {after}: {count} {what}"));
+            }
+        }
+        if let Some(cycles) = &self.cycles
+            && cycles.lost_frames != 0
+        {
+            broken.push(format!("{after}: {} frames lost", cycles.lost_frames));
+        }
+        broken
+    }
+}

@@ -1,0 +1,143 @@
+//! A guest that is taken through steps.
+
+use std::time::{Duration, Instant};
+
+use pagefold_boot::{Guest, Lost, Rest, nonsense};
+use pagefold_boot_protocol::{Answer, DeviceStatus, Hello, PageRun, Report, Request};
+
+use super::model::Row;
+use super::step::{Step, Wishes};
+use crate::size::Bytes;
+
+/// A guest, and how patient we are with it.
+pub struct Player {
+    pub guest: Guest,
+    pub hello: Hello,
+    pub retries: u32,
+    pub deadline: Duration,
+}
+
+/// What the steps of a player say while they last.
+pub type Tell<'a> = &'a mut dyn FnMut(String);
+
+impl Player {
+    /// One step, and what there is after it.
+    pub fn step(&mut self, step: &Step, tell: Tell<'_>) -> Result<Row, Lost> {
+        let (begun, before) = (Instant::now(), self.guest.qemu().executed());
+        let (mut short, mut touched, mut cycles) = (None, None, None);
+        match step {
+            Step::Boot => {}
+            Step::Resize(wishes) => short = self.resize(wishes, tell)?,
+            Step::Live(seconds) => self.live(Duration::from_secs_f64(*seconds), tell)?,
+            Step::Reset => {
+                self.guest.qmp().system_reset()?;
+                self.hello = self.guest.greeting()?;
+            }
+            Step::Populate
+            | Step::Free(_)
+            | Step::Pin(_)
+            | Step::Touch
+            | Step::Cycle(_)
+            | Step::Restart(_) => {
+                tell(step.to_string());
+                if let Some(request) = step.request() {
+                    match self.guest.ask(&request, self.deadline)? {
+                        Answer::Done | Answer::Populated(0) => {}
+                        Answer::Populated(missing) => {
+                            short = Some(format!("{} found no place", Bytes(missing)))
+                        }
+                        Answer::Touched(bytes) => touched = Some(bytes),
+                        Answer::Cycles(counts) => cycles = Some(counts),
+                        Answer::Refused(why) => short = Some(why),
+                        other => return Err(nonsense(&step.to_string(), &other)),
+                    }
+                }
+            }
+        }
+        if matches!(step, Step::Restart(_) | Step::Reset) {
+            short = short.or(self.settle(tell)?);
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let after = self.guest.qemu().executed();
+        let instructions =
+            before.zip(after).map(|(before, after)| after.instructions.saturating_sub(before.instructions));
+        let (devices, report) = (self.status()?, self.report()?);
+        Ok(Row { step: step.to_string(), seconds, short, touched, cycles, instructions, devices, report })
+    }
+
+    /// Asks devices for sizes, and waits. Why one fell short.
+    fn resize(&mut self, wishes: &Wishes, tell: Tell<'_>) -> Result<Option<String>, Lost> {
+        for &(device, bytes) in &wishes.0 {
+            if device >= self.hello.devices.len() {
+                return Ok(Some(format!("there is no device {device}")));
+            }
+            if let Err(refused) = self.guest.qmp().resize(device, bytes) {
+                return Ok(Some(refused.to_string()));
+            }
+        }
+        self.wait(&wishes.0, tell)
+    }
+
+    /// Waits until all devices stand as they were last asked to.
+    fn settle(&mut self, tell: Tell<'_>) -> Result<Option<String>, Lost> {
+        let wishes: Vec<_> = self.status()?.iter().map(|status| status.requested).enumerate().collect();
+        self.wait(&wishes, tell)
+    }
+
+    fn wait(&mut self, wishes: &[(usize, u64)], tell: Tell<'_>) -> Result<Option<String>, Lost> {
+        let rest = Rest { wishes, retries: self.retries, within: self.deadline };
+        let (status, in_time) = self.guest.rest(rest, |status| tell(progress(status, wishes)))?;
+        if !in_time {
+            return Ok(Some(format!("not done after {} s", self.deadline.as_secs())));
+        }
+        let why = wishes.iter().find_map(|&(device, _)| status.get(device)?.shortfall.clone());
+        Ok(why)
+    }
+
+    /// Lets time pass, as long as the guest answers.
+    fn live(&mut self, time: Duration, tell: Tell<'_>) -> Result<(), Lost> {
+        let until = Instant::now() + time;
+        while let left @ 1.. = until.saturating_duration_since(Instant::now()).as_millis() {
+            self.status()?;
+            tell(format!("living: {:.0} s left", left as f64 / 1000.0));
+            std::thread::sleep(Duration::from_millis(100).min(Duration::from_millis(left as u64)));
+        }
+        Ok(())
+    }
+
+    pub fn status(&mut self) -> Result<Vec<DeviceStatus>, Lost> {
+        match self.guest.ask(&Request::Status, pagefold_boot::PATIENCE)? {
+            Answer::Status(status) => Ok(status),
+            other => Err(nonsense("status", &other)),
+        }
+    }
+
+    pub fn report(&mut self) -> Result<Report, Lost> {
+        match self.guest.ask(&Request::Report, pagefold_boot::PATIENCE)? {
+            Answer::Report(report) => Ok(report),
+            other => Err(nonsense("report", &other)),
+        }
+    }
+
+    /// What the guest's own audit finds wrong.
+    pub fn audit(&mut self) -> Result<Option<String>, Lost> {
+        match self.guest.ask(&Request::Audit, self.deadline)? {
+            Answer::Done => Ok(None),
+            Answer::Refused(violation) => Ok(Some(violation)),
+            other => Err(nonsense("audit", &other)),
+        }
+    }
+
+    /// All pages, and the report that goes with them.
+    pub fn pages(&mut self) -> Result<(Vec<PageRun>, Report), Lost> {
+        Ok((self.guest.pages()?, self.report()?))
+    }
+}
+
+fn progress(status: &[DeviceStatus], wishes: &[(usize, u64)]) -> String {
+    let stands = |&(device, bytes): &(usize, u64)| {
+        let plugged = status.get(device).map_or(0, |status| status.plugged);
+        format!("vmem{device}: {} of {}", Bytes(plugged), Bytes(bytes))
+    };
+    wishes.iter().map(stands).collect::<Vec<_>>().join(", ")
+}
