@@ -39,7 +39,7 @@ impl Symbols {
             while let Ok(Some(frame)) = frames.next() {
                 let Some(function) = &frame.function else { continue };
                 let name = function.demangle().map(|name| without_hash(&name));
-                let mut place = name.unwrap_or_else(|_| "?".into());
+                let mut place = name.map_or_else(|_| "?".into(), |name| without_arguments(&name));
                 if let Some(location) = frame.location
                     && let (Some(file), Some(line)) = (location.file, location.line)
                 {
@@ -71,7 +71,7 @@ fn addresses(line: &str) -> Vec<(u64, bool)> {
 /// A path's end: enough to find the file.
 fn shortened(file: &str) -> String {
     let parts: Vec<&str> = file.split('/').filter(|part| !part.is_empty()).collect();
-    parts[parts.len().saturating_sub(4)..].join("/")
+    parts[parts.len().saturating_sub(3)..].join("/")
 }
 
 /// A Rust function's name without the hash of its crate's version.
@@ -82,6 +82,23 @@ fn without_hash(name: &str) -> String {
         }
         _ => name.into(),
     }
+}
+
+/// A Rust function's name without its generic arguments, which fill lines.
+fn without_arguments(name: &str) -> String {
+    let (mut short, mut depth, mut before) = (String::new(), 0u32, ' ');
+    for c in name.chars() {
+        // `<` after a name begins arguments; elsewhere it begins a type, as in `<T as Trait>::function`.
+        if c == '<' && (depth > 0 || before == ':' || before.is_alphanumeric() || before == '_') {
+            depth += 1;
+        } else if c == '>' && depth > 0 && before != '-' {
+            depth -= 1;
+        } else if depth == 0 {
+            short.push(c);
+        }
+        before = c;
+    }
+    short.replace("::::", "::").trim_end_matches("::").to_owned()
 }
 
 #[cfg(test)]
@@ -111,9 +128,17 @@ mod tests {
     }
 
     #[test]
+    fn names_lose_their_arguments() {
+        assert_eq!(without_arguments("<a::Map<X, Y<Z>>>::take::<P<Q>>"), "<a::Map>::take");
+        assert_eq!(without_arguments("<T as Fn<(usize,)>>::call"), "<T as Fn>::call");
+        assert_eq!(without_arguments("a::b::{closure#0}"), "a::b::{closure#0}");
+        assert_eq!(without_arguments("a::b::<fn() -> C>::d"), "a::b::d");
+    }
+
+    #[test]
     fn names_lose_their_hash() {
         assert_eq!(without_hash("a::b::h0123456789abcdef"), "a::b");
         assert_eq!(without_hash("a::home"), "a::home");
-        assert_eq!(shortened("/x/y/crates/engine/src/map.rs"), "crates/engine/src/map.rs");
+        assert_eq!(shortened("/x/y/crates/engine/src/map.rs"), "engine/src/map.rs");
     }
 }

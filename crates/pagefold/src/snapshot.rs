@@ -18,7 +18,8 @@ pub fn run(args: &SnapshotArgs) -> Result<()> {
         let hint = if error.is_permission() { "run as root" } else { "is /proc mounted?" };
         anyhow::Error::new(error).context(format!("cannot record this machine ({hint})"))
     })?;
-    write(&machine, path)
+    writeln!(io::stdout(), "{}", write(&machine, path)?)?;
+    Ok(())
 }
 
 /// Refuses a file that exists.
@@ -29,8 +30,8 @@ pub fn check(path: &Path, force: bool) -> Result<()> {
     Ok(())
 }
 
-/// Writes a machine to a file, and says what it wrote.
-pub fn write(machine: &Machine, path: &Path) -> Result<()> {
+/// Writes a machine to a file. Returns what it wrote, in a line.
+pub fn write(machine: &Machine, path: &Path) -> Result<String> {
     // Written beside its place and moved there whole: never half a snapshot under the name that was asked for.
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
@@ -47,13 +48,6 @@ pub fn write(machine: &Machine, path: &Path) -> Result<()> {
         return Err(error).with_context(|| format!("cannot write {}", path.display()));
     }
     let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    writeln!(
-        io::stdout(),
-        "{}: {} pages in {} runs, {}",
-        path.display(),
-        Whole(machine.pages()),
-        Whole(machine.runs.len() as u64),
-        Bytes(size)
-    )?;
-    Ok(())
+    let (pages, runs) = (Whole(machine.pages()), Whole(machine.runs.len() as u64));
+    Ok(format!("{}: {pages} pages in {runs} runs, {}", path.display(), Bytes(size)))
 }

@@ -63,7 +63,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     }
     if let Some(found) = &session.found {
         if let Some(path) = &args.output.snapshot {
-            snapshot::write(&found.machine, path)?;
+            say(snapshot::write(&found.machine, path)?);
         }
         if args.output.map {
             map::show_plainly(found)?;
@@ -228,7 +228,7 @@ impl Session<'_> {
                     let file = Path::new(file);
                     snapshot::check(file, false)?;
                     let found = self.pages(player)?;
-                    snapshot::write(&found.machine, file)?;
+                    say(snapshot::write(&found.machine, file)?);
                 }
                 _ => match Step::parse(&line) {
                     Ok(step) => {

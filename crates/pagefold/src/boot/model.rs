@@ -30,6 +30,8 @@ pub struct Row {
     pub seconds: f64,
     /// Why it is not what was asked for.
     pub short: Option<String>,
+    /// Nanoseconds that drivers worked, if devices were asked for something.
+    pub driver_ns: Option<u64>,
     /// Bytes that were used, by a touch.
     pub touched: Option<u64>,
     /// How a cycle went.

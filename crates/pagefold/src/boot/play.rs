@@ -62,7 +62,19 @@ impl Player {
         let instructions =
             before.zip(after).map(|(before, after)| after.instructions.saturating_sub(before.instructions));
         let (devices, report) = (self.status()?, self.report()?);
-        Ok(Row { step: step.to_string(), seconds, short, touched, cycles, instructions, devices, report })
+        let is_resize = matches!(step, Step::Resize(_) | Step::Restart(_) | Step::Reset);
+        let driver_ns = is_resize.then(|| devices.iter().map(|device| device.busy_ns).sum());
+        Ok(Row {
+            step: step.to_string(),
+            seconds,
+            short,
+            driver_ns,
+            touched,
+            cycles,
+            instructions,
+            devices,
+            report,
+        })
     }
 
     /// Asks devices for sizes, and waits. Why one fell short.

@@ -98,7 +98,6 @@ fn rows(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
             0 => String::new(),
             partial => format!(" ({partial} partly)"),
         };
-        let busy: u64 = row.devices.iter().map(|device| device.busy_ns).sum();
         let (counted, measured) = row.map();
         let mut cells = vec![
             row.step.clone(),
@@ -106,7 +105,7 @@ fn rows(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
             format!("{}{partial}", Whole(report.memory.blocks)),
             Bytes(report.folios.bytes).to_string(),
             format!("{:.2}", row.seconds),
-            format!("{:.1}", busy as f64 / 1e6),
+            row.driver_ns.map_or(String::new(), |busy| format!("{:.1}", busy as f64 / 1e6)),
             Bytes(counted).to_string(),
             Bytes(measured).to_string(),
             Bytes(row.metadata()).to_string(),

@@ -1,0 +1,153 @@
+//! A device that is busy or changes its mind, a machine that is reset, a driver that comes anew.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use pagefold_boot::{Guest, Rest, find_kernel};
+use pagefold_boot_protocol::{Answer, DeviceStatus, Leftovers, Options, Request, Restart};
+use pagefold_qemu::{Builder, VirtioMem};
+use serde_json::json;
+
+use crate::Pagefold;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A guest that is up, with a device of 8 GiB.
+fn guest(options: Options) -> Guest {
+    let builder = Builder::new()
+        .kernel(find_kernel().unwrap())
+        .command_line(&options.to_string())
+        .memory(256 * MIB)
+        .cpus(2)
+        .virtio_mem(VirtioMem::new(8 * GIB))
+        .resets();
+    let mut guest = Guest::start(builder, Arc::new(AtomicBool::new(false))).unwrap();
+    guest.greeting().unwrap();
+    guest
+}
+
+fn options() -> Options {
+    Options { work: vec!["page-cache=64M,touch".into()], ..Options::default() }
+}
+
+fn ask(guest: &mut Guest, request: Request) -> Answer {
+    let answer = guest.ask(&request, PATIENCE).unwrap();
+    assert!(!matches!(answer, Answer::Refused(_)), "{request:?}: {answer:?}");
+    answer
+}
+
+fn status(guest: &mut Guest) -> DeviceStatus {
+    match ask(guest, Request::Status) {
+        Answer::Status(status) => status[0].clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Asks for a size and waits for it.
+fn resize(guest: &mut Guest, bytes: u64) {
+    guest.qmp().resize(0, bytes).unwrap();
+    settle(guest, bytes);
+}
+
+/// Waits until so much is plugged.
+fn settle(guest: &mut Guest, bytes: u64) {
+    let rest = Rest { wishes: &[(0, bytes)], retries: u32::MAX - 1, within: PATIENCE };
+    let (status, in_time) = guest.rest(rest, |_| ()).unwrap();
+    assert!(in_time && status[0].plugged == bytes, "{status:?}");
+    assert_eq!(guest.qmp().plugged(0).unwrap(), bytes, "QEMU has it otherwise");
+}
+
+/// Every promise holds, and contents are as they were.
+fn end(mut guest: Guest) {
+    assert_eq!(ask(&mut guest, Request::Audit), Answer::Done);
+    match ask(&mut guest, Request::Report) {
+        Answer::Report(report) => {
+            assert_eq!((report.folios.lost, report.walks.violations), (0, 0));
+            let frames = report.frames;
+            assert_eq!(frames.boot + frames.taken, frames.reserve + frames.tables + frames.other);
+        }
+        other => panic!("{other:?}"),
+    }
+    let ending = guest.stop();
+    assert!(ending.is_in_order(), "{ending:?}");
+}
+
+pub fn busy(_: &Pagefold) {
+    let mut guest = guest(options());
+    resize(&mut guest, GIB);
+    ask(&mut guest, Request::Populate);
+    // While it migrates, slowly, QEMU answers BUSY to every plug and unplug.
+    let slowly = json!({ "max-bandwidth": 1000 });
+    guest.qmp().execute("migrate-set-parameters", slowly).unwrap();
+    guest.qmp().execute("migrate", json!({ "uri": "exec:cat >/dev/null" })).unwrap();
+    for wish in [2 * GIB, GIB / 2] {
+        guest.qmp().resize(0, wish).unwrap();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status = status(&mut guest);
+            if status.requested == wish && status.retries >= 2 {
+                assert_eq!(status.shortfall.as_deref(), Some("the device is busy"));
+                assert_eq!(status.plugged, GIB);
+                break;
+            }
+            assert!(Instant::now() < until, "{status:?}");
+        }
+    }
+    // Nothing was lost by it: as soon as it may, it does.
+    guest.qmp().execute("migrate_cancel", json!({})).unwrap();
+    settle(&mut guest, GIB / 2);
+    end(guest);
+}
+
+pub fn storm(_: &Pagefold) {
+    // A wish that shrinks while it is being fulfilled is where a device refuses to plug (NACK).
+    let mut guest = guest(options());
+    resize(&mut guest, GIB);
+    ask(&mut guest, Request::Populate);
+    for wish in (0..200u64).map(|at| at * 7919 % 4096 * 2 * MIB) {
+        guest.qmp().resize(0, wish).unwrap();
+    }
+    resize(&mut guest, 3 * GIB);
+    resize(&mut guest, 256 * MIB);
+    end(guest);
+}
+
+pub fn reset(_: &Pagefold) {
+    let mut guest = guest(options());
+    resize(&mut guest, 2 * GIB);
+    // QEMU unplugs all of it; the wish stays, and the kernel that comes up follows it.
+    guest.qmp().system_reset().unwrap();
+    guest.greeting().unwrap();
+    settle(&mut guest, 2 * GIB);
+    end(guest);
+}
+
+pub fn restart(_: &Pagefold) {
+    let mut guest = guest(options());
+    resize(&mut guest, GIB);
+    ask(&mut guest, Request::Populate);
+    // Its memory is in use: the new driver asks the device what is plugged (STATE), and takes it over as it is.
+    for _ in 0..3 {
+        ask(&mut guest, Request::RestartDriver(Restart { device: 0, forget: false }));
+        settle(&mut guest, GIB);
+    }
+    resize(&mut guest, 256 * MIB);
+    resize(&mut guest, GIB);
+    end(guest);
+}
+
+pub fn forgotten(_: &Pagefold) {
+    for leftovers in [Leftovers::Unplug, Leftovers::Adopt] {
+        let mut guest = guest(Options { leftovers, ..options() });
+        resize(&mut guest, 4 * GIB);
+        // As after the start of another kernel: all of it is plugged, and nobody knows. UNPLUG_ALL, or STATE.
+        ask(&mut guest, Request::RestartDriver(Restart { device: 0, forget: true }));
+        settle(&mut guest, 4 * GIB);
+        ask(&mut guest, Request::Populate);
+        resize(&mut guest, GIB);
+        end(guest);
+    }
+}

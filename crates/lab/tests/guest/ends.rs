@@ -1,0 +1,36 @@
+//! How a guest ends that does not end in order.
+
+use crate::Pagefold;
+use crate::course::Came;
+
+pub fn breaks(pagefold: &Pagefold) {
+    for (what, how, words) in [
+        ("write", "stray-write", &["pfn 0x", "class Absent", "breaks::now"][..]),
+        ("stack", "stack-overflow", &["below the stack", "breaks::deeper"]),
+        ("double-fault", "double-fault", &["a double fault", "breaks::now"]),
+        ("hang --watchdog 3", "hang", &["processor 1 for 3 s; processor 0 noticed", "breaks::may_hang"]),
+    ] {
+        // It breaks half a second after it came up, and living on finds that out.
+        let arguments = format!("--memory 128M --cpus 2 --device 1G --seconds 60 --break {what}");
+        let Came { code, json, stderr } = pagefold.boot(&arguments, "");
+        assert_eq!((code, json["ending"]["how"].as_str()), (1, Some(how)), "{what}: {stderr}");
+        let dump = json["ending"]["dump"].as_str().unwrap();
+        for word in words {
+            assert!(dump.contains(word), "{what}: no '{word}' in\n{dump}");
+        }
+        // Every processor says how it stood.
+        assert!(dump.contains("processor 0  rip") && dump.contains("processor 1  rip"), "{dump}");
+    }
+}
+
+pub fn usage(pagefold: &Pagefold) {
+    let Came { code, stderr, .. } = pagefold.boot("--memory 128M --cpus 1 --append nonsense", "");
+    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("'nonsense' on the kernel's command line: expected "), "{stderr}");
+}
+
+pub fn too_small(pagefold: &Pagefold) {
+    let Came { code, json, .. } = pagefold.boot("--memory 6M --cpus 1", "");
+    assert_eq!((code, json["ending"]["how"].as_str()), (1, Some("unsupported")));
+    assert!(json["ending"]["dump"].as_str().unwrap().contains("are too little"));
+}

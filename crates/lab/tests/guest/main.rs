@@ -1,0 +1,74 @@
+//! The guest's kernel in QEMU: what it promises, shown by booting it.
+//!
+//! One binary, one machine at a time. What cannot run is told in the last line.
+
+mod course;
+mod device;
+mod ends;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+use vm_lab::{QEMU, Version, static_pagefold};
+
+/// The command.
+#[derive(Clone)]
+struct Pagefold(PathBuf);
+
+/// A test, by name.
+type Test = (&'static str, fn(&Pagefold));
+
+const TESTS: &[Test] = &[
+    ("a_tiny_machine_plugs_a_thousand_times_its_memory", course::grows_a_thousandfold),
+    ("ten_thousand_cycles_under_walkers_lose_nothing", course::cycles_lose_nothing),
+    ("without_a_grace_period_it_traps", course::the_bug_traps),
+    ("what_is_pinned_stays_and_the_rest_comes_back", course::pins_stay),
+    ("one_to_eight_processors_come_up", course::processors_come_up),
+    ("devices_on_several_nodes_and_big_blocks", course::several_devices),
+    ("its_pages_are_those_of_any_machine", course::pages_are_those_of_any_machine),
+    ("a_script_does_what_the_command_line_does", course::scripts),
+    ("a_busy_device_is_asked_again", device::busy),
+    ("wishes_that_change_faster_than_they_come_true", device::storm),
+    ("a_reset_with_plugged_blocks", device::reset),
+    ("a_driver_that_is_restarted", device::restart),
+    ("memory_that_nobody_knows_is_unplugged_or_adopted", device::forgotten),
+    ("what_is_broken_on_purpose_is_told", ends::breaks),
+    ("a_command_line_that_makes_no_sense", ends::usage),
+    ("too_little_memory", ends::too_small),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let missing = match (Version::of(QEMU), pagefold_boot::find_kernel()) {
+        (None, _) => Some("QEMU (crates/lab/setup brings it)"),
+        (_, None) => Some("kernel (guest/build makes it)"),
+        _ => None,
+    };
+    let mut trials = Vec::new();
+    if missing.is_none() && !arguments.list {
+        let pagefold = match static_pagefold() {
+            Ok(path) => Pagefold(path),
+            Err(error) => {
+                eprintln!("{error:#}");
+                return ExitCode::FAILURE;
+            }
+        };
+        trials.extend(TESTS.iter().map(|&(name, test)| {
+            let pagefold = pagefold.clone();
+            Trial::test(name, move || {
+                test(&pagefold);
+                Ok(())
+            })
+        }));
+    }
+    let is_list = arguments.list;
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(what) = missing
+        && !is_list
+    {
+        println!("left out: the tests on the guest's kernel: there is no {what}");
+    }
+    conclusion.exit_code()
+}
