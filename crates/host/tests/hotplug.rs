@@ -353,6 +353,23 @@ fn only_what_is_plugged_goes_online_under_both_policies() {
 }
 
 #[test]
+fn a_block_without_any_memory_goes_online_and_offline_again() {
+    for fake_offline in [FakeOffline::Folded, CLASSIC] {
+        let engine = engine();
+        let mut hotplug = hotplug(&engine, fake_offline);
+        let driver = Driver { engine: &engine, fake_offline, plugged: Vec::new() };
+        hotplug.listen(Arc::new(driver)).unwrap();
+        hotplug.add(block(3), 0, Group::NONE).unwrap();
+        // The movable zone has no memory at all then, nor ever had any.
+        hotplug.online(BlockId(3), MOVABLE).unwrap();
+        assert_eq!(engine.free_pages(), BLOCK);
+        hotplug.offline(BlockId(3), &mut Unmovable).unwrap();
+        hotplug.remove(BlockId(3)).unwrap();
+        engine.audit().unwrap();
+    }
+}
+
+#[test]
 fn areas_are_unplugged_and_plugged_again_under_both_policies() {
     for policy in [FakeOffline::Folded, CLASSIC, FakeOffline::Classic { rcu: false }] {
         let engine = engine();

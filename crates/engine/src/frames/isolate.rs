@@ -60,6 +60,10 @@ impl<M: Mapping> Isolation<'_, M> {
     /// Marks one area, and takes it out of the set it was counted in. Whether nobody had marked it before.
     fn begin(&mut self, area: Area) -> bool {
         let lanes = &self.frames.lanes;
+        // Where the zone never had memory its lanes say nothing: they read as free, and nobody counted them.
+        if !lanes.is_online(area.tree()) {
+            return true;
+        }
         loop {
             let lane = lanes.get(area);
             let set = match (state(lane), lane & (FULL | RESERVED)) {
