@@ -6,7 +6,7 @@ use std::env;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use vm_lab::beside::{Linux, LinuxGuest, Row, Step, play, table};
+use vm_lab::beside::{Linux, LinuxGuest, Pagefold, Row, Step, play, table};
 use vm_lab::{GIB, Kernel, MIB};
 
 /// No page is cleared when it is allocated or freed.
@@ -14,17 +14,18 @@ const NO_CLEARING: &str = "memhp_default_state=online_movable init_on_alloc=0 in
 /// TCG on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// A table: its name, what it is about, and its rows of a kernel.
-type Table = (&'static str, &'static str, fn(&Kernel) -> Result<Vec<Row>>);
+/// A table: its name, what it is about, its rows of a kernel, and those of our own.
+type Table = (&'static str, &'static str, fn(&Kernel) -> Result<Vec<Row>>, fn() -> Result<Vec<Row>>);
 
 const TABLES: &[Table] = &[
-    ("plug", "1 GiB plugged and unplugged, free; the machine has 1 GiB at boot", plug),
+    ("plug", "1 GiB plugged and unplugged, free; the machine has 1 GiB at boot", plug, own_plug),
     (
         "small",
         "The smallest machine that boots (in steps of 16 MiB, from 64 MiB) is asked to plug 64 GiB",
         small,
+        own_small,
     ),
-    ("pinned", "4 GiB plugged, one page pinned in each block, all unplugged", pinned),
+    ("pinned", "4 GiB plugged, one page pinned in each block, all unplugged", pinned, own_pinned),
 ];
 
 fn main() -> Result<()> {
@@ -36,7 +37,7 @@ fn main() -> Result<()> {
     let kernels = Kernel::all()?;
     ensure!(!kernels.is_empty(), "no kernels: crates/lab/setup brings some");
     println!("One CPU, emulated (TCG) with its instructions counted; wall times are good for ratios only.\n");
-    for (name, title, rows) in TABLES {
+    for (name, title, rows, own) in TABLES {
         if !words.is_empty() && !words.iter().any(|word| word == name) {
             continue;
         }
@@ -45,6 +46,8 @@ fn main() -> Result<()> {
             eprintln!("{name}: Linux {}", kernel.release());
             all.extend(rows(kernel)?);
         }
+        eprintln!("{name}: Pagefold");
+        all.extend(own()?);
         println!("{title}:\n\n{}", table(&all));
     }
     Ok(())
@@ -61,6 +64,31 @@ fn plug(kernel: &Kernel) -> Result<Vec<Row>> {
     }
     Ok(rows)
 }
+
+fn own_plug() -> Result<Vec<Row>> {
+    let steps = [GIB, 2 * GIB, GIB, 0].map(Step::Resize);
+    play(&mut Pagefold::default().boot()?, &steps, PATIENCE)
+}
+
+fn own_small() -> Result<Vec<Row>> {
+    let guest =
+        Pagefold { memory: 64 * MIB, device: 64 * GIB, label: "64 MiB".into(), ..Pagefold::default() };
+    play(&mut guest.boot()?, &[Step::Resize(64 * GIB)], PATIENCE)
+}
+
+fn own_pinned() -> Result<Vec<Row>> {
+    play(&mut Pagefold { pins: 32, ..Pagefold::default() }.boot()?, &PINNED, PATIENCE)
+}
+
+/// Everything plugged, pinned, unplugged; and once more without the pins.
+const PINNED: [Step; 6] = [
+    Step::Resize(4 * GIB),
+    Step::Pin,
+    Step::Resize(0),
+    Step::Unpin,
+    Step::Resize(128 * MIB),
+    Step::Resize(0),
+];
 
 fn small(kernel: &Kernel) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
@@ -96,7 +124,5 @@ fn smallest(kernel: &Kernel, state: &str) -> Result<LinuxGuest> {
 
 fn pinned(kernel: &Kernel) -> Result<Vec<Row>> {
     let linux = Linux { command_line: NO_CLEARING.into(), pins: true, ..Linux::new(kernel) };
-    let resize = Step::Resize;
-    let steps = [resize(4 * GIB), Step::Pin, resize(0), Step::Unpin, resize(128 * MIB), resize(0)];
-    play(&mut linux.boot()?, &steps, PATIENCE)
+    play(&mut linux.boot()?, &PINNED, PATIENCE)
 }

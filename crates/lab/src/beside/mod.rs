@@ -4,6 +4,7 @@
 //! becomes a [`Row`]; [`table`] prints rows of any guests as one Markdown table.
 
 mod linux;
+mod pagefold;
 mod table;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use pagefold_qemu::Qemu;
 pub use pagefold_qemu::Settled;
 
 pub use linux::{Linux, LinuxGuest};
+pub use pagefold::{Pagefold, PagefoldGuest};
 pub use table::table;
 
 /// A step.
@@ -29,7 +31,7 @@ pub enum Step {
 /// What a guest says of its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// Bytes of page descriptors.
+    /// Bytes of page descriptors; of a guest that measures them, with all other page metadata.
     pub descriptors: u64,
     /// Where that comes from.
     pub source: Source,
@@ -46,6 +48,8 @@ pub enum Source {
     Counted,
     /// It follows from other figures of the guest.
     Computed,
+    /// The guest's page tables say so.
+    Measured,
 }
 
 /// A guest with a virtio-mem device.

@@ -20,7 +20,7 @@ pub fn table(rows: &[Row]) -> String {
         };
         let settled = match &row.settled {
             Some(settled) => format!(
-                "{}{} | {:.1} (+{:.0}) | {:.2}",
+                "{}{} | {:.2} (+{:.0}) | {:.2}",
                 bytes(settled.plugged),
                 share(row, settled.plugged),
                 settled.executed.instructions as f64 / 1e6,
@@ -36,6 +36,7 @@ pub fn table(rows: &[Row]) -> String {
                 match account.source {
                     Source::Counted => "counted",
                     Source::Computed => "computed",
+                    Source::Measured => "measured",
                 },
                 bytes(account.total),
                 bytes(account.free),
@@ -63,6 +64,7 @@ fn bytes(bytes: u64) -> String {
         0 => "0".to_owned(),
         _ if bytes.is_multiple_of(GIB) => format!("{} GiB", bytes / GIB),
         _ if bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
+        _ if bytes < MIB => format!("{} KiB", bytes / 1024),
         _ => format!("{:.1} MiB", bytes as f64 / MIB as f64),
     }
 }
@@ -93,7 +95,7 @@ mod tests {
         let line = |row: &Row| table(std::slice::from_ref(row)).lines().last().unwrap().to_owned();
         assert_eq!(
             line(&row),
-            "| a guest | 4 GiB → 0, 32 pages pinned | 64 MiB: 98.4 % of it | 12.3 (+7) | 1.25 | 64.5 MiB (computed) | \
+            "| a guest | 4 GiB → 0, 32 pages pinned | 64 MiB: 98.4 % of it | 12.34 (+7) | 1.25 | 64.5 MiB (computed) | \
              1 GiB | 0 |"
         );
         let met = Row {
@@ -104,7 +106,7 @@ mod tests {
         };
         assert_eq!(
             line(&met),
-            "| a guest | 4 GiB → 0 | 0 | 12.3 (+7) | 1.25 | 64.5 MiB (counted) | 1 GiB | 0 |"
+            "| a guest | 4 GiB → 0 | 0 | 12.34 (+7) | 1.25 | 64.5 MiB (counted) | 1 GiB | 0 |"
         );
         let ended = Row { settled: None, account: Err("kernel panic".into()), ..met };
         assert_eq!(line(&ended), "| a guest | 4 GiB → 0 | | | | **the guest ended**: kernel panic | | |");

@@ -1,0 +1,123 @@
+//! Pagefold's own kernel as a guest.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use pagefold_boot::{BUILD, Guest as Running, Rest, find_kernel};
+use pagefold_boot_protocol::{Answer, Options, Report, Request};
+use pagefold_qemu::{Builder, Qemu, VirtioMem};
+
+use super::{Account, Guest, Source};
+use crate::{GIB, counting_plugin};
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The kernel of `guest/` to be.
+#[derive(Clone, Debug)]
+pub struct Pagefold {
+    /// Bytes of memory at boot (1 GiB).
+    pub memory: u64,
+    /// CPUs (1).
+    pub cpus: u32,
+    /// Bytes that its device has room for (4 GiB).
+    pub device: u64,
+    /// Pages that it can pin, spread over its memory blocks (none).
+    pub pins: u64,
+    /// What a table says of all that.
+    pub label: String,
+}
+
+impl Default for Pagefold {
+    fn default() -> Self {
+        Pagefold { memory: GIB, cpus: 1, device: 4 * GIB, pins: 0, label: String::new() }
+    }
+}
+
+impl Pagefold {
+    /// Boots it. Nobody walks its pages, so that what it executes is for the requests alone.
+    ///
+    /// # Errors
+    /// QEMU or the kernel is missing, or the guest does not come up.
+    pub fn boot(&self) -> Result<PagefoldGuest> {
+        let kernel = find_kernel().with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
+        let work = if self.pins > 0 { vec![format!("pinned={}K", self.pins * 4)] } else { Vec::new() };
+        let options = Options { walkers: Some(0), work, ..Options::default() };
+        let builder = Builder::new()
+            .kernel(&kernel)
+            .command_line(&options.to_string())
+            .memory(self.memory)
+            .cpus(self.cpus)
+            .virtio_mem(VirtioMem::new(self.device))
+            .count_instructions(counting_plugin()?);
+        let mut guest = Running::start(builder, Arc::new(AtomicBool::new(false)))?;
+        guest.greeting()?;
+        Ok(PagefoldGuest { guest, name: format!("Pagefold {}", self.label).trim_end().to_owned() })
+    }
+}
+
+/// Pagefold's kernel that runs.
+pub struct PagefoldGuest {
+    guest: Running,
+    name: String,
+}
+
+impl PagefoldGuest {
+    fn ask(&mut self, request: Request) -> Result<Answer> {
+        Ok(self.guest.ask(&request, PATIENCE)?)
+    }
+
+    fn report(&mut self) -> Result<Report> {
+        match self.ask(Request::Report)? {
+            Answer::Report(report) => Ok(report),
+            other => bail!("the guest has no report, but {other:?}"),
+        }
+    }
+}
+
+impl Guest for PagefoldGuest {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn qemu(&mut self) -> &mut Qemu {
+        self.guest.qemu()
+    }
+
+    fn account(&mut self, plugged: u64) -> Result<Account> {
+        // Its own word: its driver has as much, and has given up on the rest.
+        let rest = Rest { wishes: &[], retries: 0, within: PATIENCE };
+        let (status, _) = self.guest.rest(rest, |_| ())?;
+        let says = status.first().map_or(0, |status| status.plugged);
+        ensure!(says == plugged, "the guest says that {says} bytes are plugged, and QEMU {plugged}");
+        let report = self.report()?;
+        let tables: u64 = report.tables.iter().map(|table| table.measured).sum();
+        Ok(Account {
+            // Not the memory map alone: every table, and their page tables.
+            descriptors: tables + report.page_tables,
+            source: Source::Measured,
+            total: report.memory.boot + report.memory.plugged,
+            free: report.memory.free,
+        })
+    }
+
+    fn pin(&mut self) -> Result<u64> {
+        match self.ask(Request::Populate)? {
+            Answer::Populated(_) => Ok(self.report()?.folios.held),
+            other => bail!("the guest pins nothing: {other:?}"),
+        }
+    }
+
+    fn unpin(&mut self) -> Result<()> {
+        match self.ask(Request::Free(1000))? {
+            Answer::Populated(_) => Ok(()),
+            other => bail!("the guest does not let go: {other:?}"),
+        }
+    }
+
+    fn end(&mut self) -> Option<String> {
+        None
+    }
+}
