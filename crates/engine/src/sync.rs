@@ -102,11 +102,9 @@ impl MapWord {
         old
     }
     pub(crate) fn load(&self, order: Ordering) -> u64 {
-        match self.0.load(order) {
-            Self::FOLDED => 0,
-            Self::GONE => panic!("stray read: a read reached a folded descriptor on a platform with a gap"),
-            word => word,
-        }
+        let word = self.0.load(order);
+        assert!(word != Self::GONE, "stray read: a read reached a folded descriptor on a platform with a gap");
+        if word == Self::FOLDED { 0 } else { word }
     }
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         // A swap, so that the model sees what the store landed on.
