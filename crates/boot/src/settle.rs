@@ -33,19 +33,27 @@ impl Guest {
         mut tell: impl FnMut(&[DeviceStatus]),
     ) -> Result<(Vec<DeviceStatus>, bool), Lost> {
         let deadline = Instant::now() + rest.within;
+        // Attempts before this wait are not its own; a new wish counts from nothing.
+        let mut before: Option<Vec<u32>> = None;
         loop {
             let status = match self.ask(&Request::Status, PATIENCE)? {
                 Answer::Status(status) => status,
                 other => return Err(nonsense("status", &other)),
             };
             tell(&status);
+            let retries = |status: &DeviceStatus| status.retries;
+            let before = before.get_or_insert_with(|| status.iter().map(retries).collect());
+            for (before, status) in before.iter_mut().zip(&status) {
+                *before = (*before).min(status.retries);
+            }
             let is_done = |&(device, bytes): &(usize, u64)| {
+                let before = before.get(device).copied().unwrap_or(0);
                 status.get(device).is_none_or(|status| {
                     // It has to have heard of the wish first.
                     status.requested == bytes
                         && match status.settled {
                             Settled::Reached | Settled::Asleep => true,
-                            Settled::Retrying => status.retries > rest.retries,
+                            Settled::Retrying => status.retries - before > rest.retries,
                             Settled::Working => false,
                         }
                 })

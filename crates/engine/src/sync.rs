@@ -103,7 +103,10 @@ impl MapWord {
     }
     pub(crate) fn load(&self, order: Ordering) -> u64 {
         let word = self.0.load(order);
-        assert!(word != Self::GONE, "stray read: a read reached a folded descriptor on a platform with a gap");
+        assert!(
+            word != Self::GONE,
+            "stray read: a read reached a folded descriptor on a platform with a gap"
+        );
         if word == Self::FOLDED { 0 } else { word }
     }
     pub(crate) fn store(&self, value: u64, order: Ordering) {

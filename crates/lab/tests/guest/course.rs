@@ -153,6 +153,8 @@ pub fn processors_come_up(pagefold: &Pagefold) {
 pub fn several_devices(pagefold: &Pagefold) {
     let json = pagefold
         .boots("--memory 256M --cpus 2 --device 4G --device 4G,node=1 --resize 0:1G+1:2G,0:0+1:64M,1:0", "");
+    assert_eq!(number(&json, "hello.cpus"), 2);
+    assert!(number(&json, "hello.boot_memory") <= 256 * MIB);
     let hello = &json["hello"]["devices"];
     assert_eq!((number(hello, "0.node"), number(hello, "1.node")), (0, 1));
     assert_eq!(number(row(&json, 1), "report.memory.plugged"), 3 * GIB);
@@ -220,7 +222,8 @@ pub fn scripts(pagefold: &Pagefold) {
     assert_eq!(steps, wanted);
     let held = |at| number(row(&json, at), "report.folios.held");
     assert_eq!((held(2), held(3)), (8192, 4096));
-    let Came { code, stderr, .. } = pagefold.boot("--memory 128M --cpus 1 --interactive", "dance\n");
-    assert_eq!(code, 1);
+    let Came { code, json, stderr } =
+        pagefold.boot("--memory 128M --cpus 1 --interactive", "resize 1G\ndance\n");
+    assert_eq!((code, json["rows"].as_array().unwrap().len()), (2, 2));
     assert_eq!(stderr.trim(), "pagefold: 'dance' is none of the commands; 'help' lists them");
 }

@@ -10,8 +10,7 @@ pub fn breaks(pagefold: &Pagefold) {
         ("double-fault", "double-fault", &["a double fault", "breaks::now"]),
         ("hang --watchdog 3", "hang", &["processor 1 for 3 s; processor 0 noticed", "breaks::may_hang"]),
     ] {
-        // It breaks half a second after it came up, and living on finds that out.
-        let arguments = format!("--memory 128M --cpus 2 --device 1G --seconds 60 --break {what}");
+        let arguments = format!("--memory 128M --cpus 2 --device 1G --resize 0 --break {what}");
         let Came { code, json, stderr } = pagefold.boot(&arguments, "");
         assert_eq!((code, json["ending"]["how"].as_str()), (1, Some(how)), "{what}: {stderr}");
         let dump = json["ending"]["dump"].as_str().unwrap();

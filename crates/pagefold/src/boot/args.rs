@@ -242,6 +242,28 @@ pub enum BreakArg {
     Hang,
 }
 
+impl MachineArgs {
+    /// Whether these sizes are sizes of these devices.
+    pub fn check(&self, wishes: &Wishes) -> Result<(), String> {
+        for &(number, bytes) in &wishes.0 {
+            let Some(device) = self.devices.get(number) else {
+                return Err(format!("there is no device {number}; --device makes them, from 0 on"));
+            };
+            if bytes > device.size {
+                return Err(format!(
+                    "device {number} has room for {}, not for {}",
+                    Bytes(device.size),
+                    Bytes(bytes)
+                ));
+            }
+            if !bytes.is_multiple_of(device.block) {
+                return Err(format!("device {number} is plugged in units of {}", Bytes(device.block)));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl CourseArgs {
     /// Whether something else than a size was asked for.
     pub fn is_otherwise_given(&self) -> bool {

@@ -34,12 +34,17 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     if let Some(path) = &args.output.snapshot {
         snapshot::check(path, args.output.force)?;
     }
+    if let Err(wrong) = args.course.resize.iter().try_for_each(|wishes| args.machine.check(wishes)) {
+        say(format_args!("--resize: {wrong}"));
+        return Ok(USAGE.into());
+    }
     let kernel = kernel(args.machine.kernel.as_deref())?;
     let mut builder =
         Builder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
     builder = machine(args, builder)?;
     let guest = Guest::start(builder, interrupted())?;
-    let mut session = Session { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None };
+    let mut session =
+        Session { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None, wrong: None };
     let (hello, ending) = session.play(guest)?;
     let outcome = Outcome {
         schema: SCHEMA,
@@ -51,6 +56,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
         rows: session.rows,
         ending,
     };
+    let wrong = session.wrong;
     if outcome.ending.is_usage() {
         say(format_args!("the guest: {}", outcome.ending.last_line()));
         return Ok(USAGE.into());
@@ -68,6 +74,10 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
         if args.output.map {
             map::show_plainly(found)?;
         }
+    }
+    if let Some(wrong) = wrong {
+        say(wrong);
+        return Ok(USAGE.into());
     }
     let is_fine = outcome.ending.is_in_order() && outcome.broken.is_empty();
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -91,19 +101,21 @@ fn kernel(given: Option<&Path>) -> Result<PathBuf> {
 /// The machine that was asked for: memory and CPUs spread over the nodes that devices name.
 fn machine(args: &BootArgs, mut builder: Builder) -> Result<Builder> {
     let machine = &args.machine;
-    builder = builder.memory(machine.memory).cpus(machine.cpus).resets();
-    let nodes = machine.devices.iter().map(|device| device.node + 1).max().unwrap_or(1);
-    if nodes > 1 {
-        const UNIT: u64 = 2 << 20;
-        let share = machine.memory / nodes as u64 / UNIT * UNIT;
-        if share == 0 {
-            bail!("{} of memory are too little for {nodes} nodes", crate::size::Bytes(machine.memory));
-        }
-        for node in 0..nodes {
-            let rest = machine.memory - share * (nodes as u64 - 1);
-            let cpus = machine.cpus / nodes as u32 + u32::from((node as u32) < machine.cpus % nodes as u32);
-            builder = builder.node(Node { memory: if node == 0 { rest } else { share }, cpus });
-        }
+    let nodes = machine.devices.iter().map(|device| device.node as u32 + 1).max().unwrap_or(1);
+    const UNIT: u64 = 2 << 20;
+    let share = machine.memory / u64::from(nodes) / UNIT * UNIT;
+    if nodes > 1 && share == 0 {
+        bail!("{} of memory are too little for {nodes} nodes", crate::size::Bytes(machine.memory));
+    }
+    // The first node has what the others leave.
+    let cpus = machine.cpus / nodes;
+    let first = Node {
+        memory: machine.memory - share * u64::from(nodes - 1),
+        cpus: machine.cpus - cpus * (nodes - 1),
+    };
+    builder = builder.memory(first.memory).cpus(first.cpus).resets();
+    for _ in 1..nodes {
+        builder = builder.node(Node { memory: share, cpus });
     }
     for device in &machine.devices {
         builder = builder.virtio_mem(VirtioMem::new(device.size).block(device.block).node(device.node));
@@ -120,6 +132,8 @@ struct Session<'a> {
     broken: Vec<String>,
     /// The guest's pages, if they were asked for.
     found: Option<Found>,
+    /// The line of a script that made no sense, and ended it.
+    wrong: Option<String>,
 }
 
 impl Session<'_> {
@@ -134,6 +148,7 @@ impl Session<'_> {
             hello: hello.clone(),
             retries: self.args.course.retries,
             deadline: Duration::from_secs_f64(self.args.course.deadline),
+            wrong: None,
         };
         let course = if self.args.course.interactive {
             let mut script = Script::from_stdin()?;
@@ -174,7 +189,9 @@ impl Session<'_> {
             }
         }
         steps.extend(course.cycle.map(Step::Cycle));
-        steps.extend(course.seconds.map(Step::Live));
+        // What is to break breaks a while after the guest came up: until then it lives.
+        let breaks = self.args.guest.breaks.map(|_| course.deadline);
+        steps.extend(course.seconds.or(breaks).map(Step::Live));
         for step in steps {
             self.step(player, &step)?;
             if player.guest.is_interrupted() {
@@ -230,20 +247,31 @@ impl Session<'_> {
                     let found = self.pages(player)?;
                     say(snapshot::write(&found.machine, file)?);
                 }
-                _ => match Step::parse(&line) {
+                _ => match Step::parse(&line).and_then(|step| self.checked(step)) {
                     Ok(step) => {
                         let row = self.step(player, &step)?;
                         if talks {
                             print::row(row, &mut io::stdout().lock())?;
                         }
                     }
-                    // A person tries again; a script that is wrong ends.
+                    // A person tries again; a script that is wrong ends, with what it has done so far.
                     Err(wrong) if script.is_person() => say(wrong),
-                    Err(wrong) => return Err(Stop::Error(anyhow::anyhow!(wrong))),
+                    Err(wrong) => {
+                        self.wrong = Some(wrong);
+                        return Ok(());
+                    }
                 },
             }
         }
         Ok(())
+    }
+
+    /// A step that this machine can make.
+    fn checked(&self, step: Step) -> Result<Step, String> {
+        if let Step::Resize(wishes) = &step {
+            self.args.machine.check(wishes)?;
+        }
+        Ok(step)
     }
 
     /// What is looked at in the end, whatever the course was.
@@ -260,7 +288,8 @@ impl Session<'_> {
     fn pages(&self, player: &mut Player) -> Result<Found, Lost> {
         let (runs, report) = player.pages()?;
         let note = format!("a Pagefold guest with {} CPUs", player.hello.cpus);
-        Ok(Found { machine: pages::machine(&runs, &report, note), origin: "the guest".into() })
+        let own = player.hello.kernel / 4096;
+        Ok(Found { machine: pages::machine(&runs, own, &report, note), origin: "the guest".into() })
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Row {
     pub seconds: f64,
     /// Why it is not what was asked for.
     pub short: Option<String>,
+    /// What must not be.
+    pub wrong: Option<String>,
     /// Nanoseconds that drivers worked, if devices were asked for something.
     pub driver_ns: Option<u64>,
     /// Bytes that were used, by a touch.
@@ -62,7 +64,8 @@ impl Row {
 
     /// What is not as it should be.
     pub fn broken(&self) -> Vec<String> {
-        let mut broken = Vec::new();
+        let mut broken: Vec<String> = Vec::new();
+        broken.extend(self.wrong.as_ref().map(|wrong| format!("{}: {wrong}", self.step)));
         let report = &self.report;
         let after = &self.step;
         for table in report.tables.iter().filter(|table| table.counted != table.measured) {

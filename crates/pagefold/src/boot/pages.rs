@@ -5,10 +5,17 @@ use std::time::SystemTime;
 use pagefold_boot_protocol::{PageRun, Report};
 use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Zone};
 
-/// The machine that a guest is.
-pub fn machine(runs: &[PageRun], report: &Report, note: String) -> Machine {
+/// `KPF_RESERVED` of `/proc/kpageflags`.
+const RESERVED: u64 = 1 << 32;
+
+/// The machine that a guest is. `own` are the pages that its kernel took at boot: what lies below the first page that its
+/// engine has, of which nothing is told otherwise.
+pub fn machine(runs: &[PageRun], own: u64, report: &Report, note: String) -> Machine {
+    let own = own.min(runs.first().map_or(0, |run| run.0));
+    let boot = PageRun(runs.first().map_or(0, |run| run.0) - own, own, RESERVED);
+    let runs: Vec<PageRun> = (own > 0).then_some(boot).into_iter().chain(runs.iter().copied()).collect();
     let mut memory: Vec<MemoryRange> = Vec::new();
-    for &PageRun(start, pages, _) in runs {
+    for &PageRun(start, pages, _) in &runs {
         match memory.last_mut() {
             Some(last) if last.end == start => last.end += pages,
             _ => memory.push(MemoryRange { start, end: start + pages }),
@@ -58,10 +65,10 @@ mod tests {
     #[test]
     fn memory_is_where_runs_are() {
         let runs = [PageRun(256, 64, 1 << 10), PageRun(320, 64, 0), PageRun(1024, 64, 1 << 23)];
-        let machine = machine(&runs, &Report::default(), String::new());
-        assert_eq!(machine.pages(), 192);
+        let machine = machine(&runs, 100, &Report::default(), String::new());
+        assert_eq!(machine.pages(), 292);
         let range = |start, end| MemoryRange { start, end };
-        assert_eq!(machine.header.memory, [range(256, 384), range(1024, 1088)]);
-        assert_eq!(machine.runs.len(), 3);
+        assert_eq!(machine.header.memory, [range(156, 384), range(1024, 1088)]);
+        assert_eq!(machine.runs.len(), 4);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pagefold_boot::{Guest, Lost, Rest, nonsense};
-use pagefold_boot_protocol::{Answer, DeviceStatus, Hello, PageRun, Report, Request};
+use pagefold_boot_protocol::{Answer, DeviceStatus, Hello, PageRun, Report, Request, Settled};
 
 use super::model::Row;
 use super::step::{Step, Wishes};
@@ -15,6 +15,8 @@ pub struct Player {
     pub hello: Hello,
     pub retries: u32,
     pub deadline: Duration,
+    /// What is not as it should be, of the step that is under way.
+    pub wrong: Option<String>,
 }
 
 /// What the steps of a player say while they last.
@@ -25,6 +27,7 @@ impl Player {
     pub fn step(&mut self, step: &Step, tell: Tell<'_>) -> Result<Row, Lost> {
         let (begun, before) = (Instant::now(), self.guest.qemu().executed());
         let (mut short, mut touched, mut cycles) = (None, None, None);
+        self.wrong = None;
         match step {
             Step::Boot => {}
             Step::Resize(wishes) => short = self.resize(wishes, tell)?,
@@ -48,6 +51,10 @@ impl Player {
                         }
                         Answer::Touched(bytes) => touched = Some(bytes),
                         Answer::Cycles(counts) => cycles = Some(counts),
+                        // What was written has to be there, and memory for a few folios always is.
+                        Answer::Refused(why) if matches!(step, Step::Touch | Step::Cycle(_)) => {
+                            self.wrong = Some(why)
+                        }
                         Answer::Refused(why) => short = Some(why),
                         other => return Err(nonsense(&step.to_string(), &other)),
                     }
@@ -64,10 +71,19 @@ impl Player {
         let (devices, report) = (self.status()?, self.report()?);
         let is_resize = matches!(step, Step::Resize(_) | Step::Restart(_) | Step::Reset);
         let driver_ns = is_resize.then(|| devices.iter().map(|device| device.busy_ns).sum());
+        for (number, device) in devices.iter().enumerate() {
+            let has = self.guest.qmp().plugged(number)?;
+            if has != device.plugged && device.settled != Settled::Working {
+                let says = device.plugged;
+                self.wrong = Some(format!("vmem{number}: QEMU has {has} bytes plugged, the guest {says}"));
+            }
+        }
+        let wrong = self.wrong.take();
         Ok(Row {
             step: step.to_string(),
             seconds,
             short,
+            wrong,
             driver_ns,
             touched,
             cycles,
@@ -100,7 +116,8 @@ impl Player {
         let rest = Rest { wishes, retries: self.retries, within: self.deadline };
         let (status, in_time) = self.guest.rest(rest, |status| tell(progress(status, wishes)))?;
         if !in_time {
-            return Ok(Some(format!("not done after {} s", self.deadline.as_secs())));
+            self.wrong = Some(format!("not done after {} s", self.deadline.as_secs()));
+            return Ok(None);
         }
         let why = wishes.iter().find_map(|&(device, _)| status.get(device)?.shortfall.clone());
         Ok(why)
