@@ -43,20 +43,19 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
         Builder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
     builder = machine(args, builder)?;
     let guest = Guest::start(builder, interrupted())?;
-    let mut session =
-        Session { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None, wrong: None };
-    let (hello, ending) = session.play(guest)?;
+    let mut life = Life { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None, wrong: None };
+    let (hello, ending) = life.play(guest)?;
     let outcome = Outcome {
         schema: SCHEMA,
         memory: args.machine.memory,
         cpus: args.machine.cpus,
         protocol: args.guest.protocol_name(),
         hello,
-        broken: session.rows.iter().flat_map(Row::broken).chain(session.broken).collect(),
-        rows: session.rows,
+        broken: life.rows.iter().flat_map(Row::broken).chain(life.broken).collect(),
+        rows: life.rows,
         ending,
     };
-    let wrong = session.wrong;
+    let wrong = life.wrong;
     if outcome.ending.is_usage() {
         say(format_args!("the guest: {}", outcome.ending.last_line()));
         return Ok(USAGE.into());
@@ -67,7 +66,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     } else if !args.course.interactive || !outcome.ending.is_in_order() {
         print::outcome(&outcome, &mut out)?;
     }
-    if let Some(found) = &session.found {
+    if let Some(found) = &life.found {
         if let Some(path) = &args.output.snapshot {
             say(snapshot::write(&found.machine, path)?);
         }
@@ -124,7 +123,7 @@ fn machine(args: &BootArgs, mut builder: Builder) -> Result<Builder> {
 }
 
 /// A guest's life.
-struct Session<'a> {
+struct Life<'a> {
     args: &'a BootArgs,
     kernel: PathBuf,
     rows: Vec<Row>,
@@ -136,7 +135,7 @@ struct Session<'a> {
     wrong: Option<String>,
 }
 
-impl Session<'_> {
+impl Life<'_> {
     /// Takes a guest through all that was asked for, to its end.
     fn play(&mut self, mut guest: Guest) -> Result<(Option<pagefold_boot_protocol::Hello>, Ending)> {
         let hello = match guest.greeting() {
@@ -293,7 +292,7 @@ impl Session<'_> {
     }
 }
 
-/// Why a session ends before its time.
+/// Why a life ends before its time.
 enum Stop {
     Lost(Lost),
     Error(anyhow::Error),
