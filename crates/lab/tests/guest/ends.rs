@@ -22,6 +22,14 @@ pub fn breaks(pagefold: &Pagefold) {
     }
 }
 
+pub fn survivors(pagefold: &Pagefold) {
+    // Without a watchdog nobody notices a hang, but it may not pass for a demonstration.
+    let Came { code, json, .. } =
+        pagefold.boot("--memory 128M --cpus 2 --device 1G --resize 0 --break write --seconds 0", "");
+    assert_eq!((code, json["ending"]["how"].as_str()), (1, Some("stopped")));
+    assert_eq!(json["broken"][0], "--break: the guest has survived Write");
+}
+
 pub fn usage(pagefold: &Pagefold) {
     let Came { code, stderr, .. } = pagefold.boot("--memory 128M --cpus 1 --append nonsense", "");
     assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");

@@ -34,6 +34,7 @@ const TESTS: &[Test] = &[
     ("a_driver_that_is_restarted", device::restart),
     ("memory_that_nobody_knows_is_unplugged_or_adopted", device::forgotten),
     ("what_is_broken_on_purpose_is_told", ends::breaks),
+    ("what_did_not_break_is_no_demonstration", ends::survivors),
     ("a_command_line_that_makes_no_sense", ends::usage),
     ("too_little_memory", ends::too_small),
 ];

@@ -171,7 +171,10 @@ impl Life<'_> {
     fn course(&mut self, player: &mut Player) -> Result<(), Lost> {
         let course = &self.args.course;
         let sizes = if course.resize.is_empty() && !course.is_otherwise_given() {
-            ["4G", "1G", "0"].into_iter().filter_map(|size| Wishes::parse(size).ok()).collect()
+            // 4 GiB, or as much as the device has; a quarter; nothing.
+            let device = self.args.machine.devices.first().copied();
+            let (most, unit) = device.map_or((0, 1), |device| (device.size.min(4 << 30), device.block));
+            [most, most / 4 / unit * unit, 0].map(|bytes| Wishes(vec![(0, bytes)])).into()
         } else {
             course.resize.clone()
         };
@@ -242,9 +245,14 @@ impl Life<'_> {
                 }
                 ["snapshot", file] => {
                     let file = Path::new(file);
-                    snapshot::check(file, false)?;
                     let found = self.pages(player)?;
-                    say(snapshot::write(&found.machine, file)?);
+                    let written =
+                        snapshot::check(file, false).and_then(|()| snapshot::write(&found.machine, file));
+                    match written {
+                        Ok(what) => say(what),
+                        Err(error) if script.is_person() => say(format_args!("{error:#}")),
+                        Err(error) => self.broken.push(format!("{error:#}")),
+                    }
                 }
                 _ => match Step::parse(&line).and_then(|step| self.checked(step)) {
                     Ok(step) => {
@@ -267,8 +275,10 @@ impl Life<'_> {
 
     /// A step that this machine can make.
     fn checked(&self, step: Step) -> Result<Step, String> {
-        if let Step::Resize(wishes) = &step {
-            self.args.machine.check(wishes)?;
+        match &step {
+            Step::Resize(wishes) => self.args.machine.check(wishes)?,
+            Step::Restart(restart) => self.args.machine.check(&Wishes(vec![(restart.device as usize, 0)]))?,
+            _ => {}
         }
         Ok(step)
     }
@@ -277,6 +287,9 @@ impl Life<'_> {
     fn finish(&mut self, player: &mut Player) -> Result<(), Lost> {
         if let Some(violation) = player.audit()? {
             self.broken.push(format!("audit: {violation}"));
+        }
+        if let Some(what) = self.args.guest.breaks {
+            self.broken.push(format!("--break: the guest has survived {what:?}"));
         }
         if self.args.output.snapshot.is_some() || self.args.output.map {
             self.found = Some(self.pages(player)?);

@@ -73,7 +73,9 @@ impl Player {
         let driver_ns = is_resize.then(|| devices.iter().map(|device| device.busy_ns).sum());
         for (number, device) in devices.iter().enumerate() {
             let has = self.guest.qmp().plugged(number)?;
-            if has != device.plugged && device.settled != Settled::Working {
+            // One that tries again may have plugged something since it was asked.
+            let is_still = matches!(device.settled, Settled::Reached | Settled::Asleep);
+            if has != device.plugged && is_still {
                 let says = device.plugged;
                 self.wrong = Some(format!("vmem{number}: QEMU has {has} bytes plugged, the guest {says}"));
             }
