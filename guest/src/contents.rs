@@ -17,7 +17,7 @@ pub struct Memory;
 ///
 /// # Safety
 /// The folio's pages are the caller's to write, for as long as the words are used.
-unsafe fn words<'a>(first: Pfn, order: Order) -> &'a mut [u64] {
+pub unsafe fn words<'a>(first: Pfn, order: Order) -> &'a mut [u64] {
     let count = (order.pages() * PAGE / 8) as usize;
     // SAFETY: the caller's promise; all memory that the engine has is in the direct map, and a folio's is contiguous.
     unsafe { core::slice::from_raw_parts_mut(direct(first.0 * PAGE), count) }

@@ -10,12 +10,16 @@ use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Kind, Order, Pfn};
 use pagefold_workload::{Change, CycleTask, WorkloadArg};
 
+use crate::contents::words;
 use crate::crew::{self, Tasks};
 use crate::kernel::{CYCLED, Kernel};
-use crate::machine::{self, top_up};
+use crate::layout::PAGE;
+use crate::machine::top_up;
 use crate::pages::Pages;
 use crate::{clock, watchdog};
 
+/// Words of a page.
+const WORDS: usize = PAGE as usize / 8;
 /// Runs in one answer.
 const RUNS: usize = 512;
 
@@ -72,7 +76,7 @@ impl<R: Protocol> Kernel<R> {
             looks: self.crew.counts().looks - looks,
             busy: counts.busy,
             no_memory: counts.no_memory,
-            lost_frames: crew::alone(|| self.lost_frames()),
+            lost_frames: crew::alone(|| self.report().frames.lost()),
         })
     }
 
@@ -93,9 +97,10 @@ impl<R: Protocol> Kernel<R> {
                 .step_by(512)
                 .find_map(|pfn| engine.alloc_at(Pfn(pfn), Order::AREA, Kind::Anon).ok());
             let Some(frozen) = found else { continue };
-            for pfn in frozen.pfn().0..frozen.pfn().0 + Order::AREA.pages() {
-                // SAFETY: a page of a folio that nobody else can reach.
-                unsafe { machine::page_words(Pfn(pfn)) }.fill(!pfn);
+            // SAFETY: nobody else can reach a frozen folio.
+            let words = unsafe { words(frozen.pfn(), Order::AREA) };
+            for (pfn, page) in (frozen.pfn().0..).zip(words.chunks_exact_mut(WORDS)) {
+                page.fill(!pfn);
             }
             if taken.try_reserve(1).is_err() {
                 return Answer::Refused("no memory for a list of folios".to_string());
@@ -104,9 +109,10 @@ impl<R: Protocol> Kernel<R> {
         }
         for frozen in &taken {
             watchdog::beat();
-            for pfn in frozen.pfn().0..frozen.pfn().0 + Order::AREA.pages() {
-                // SAFETY: as above.
-                if unsafe { machine::page_words(Pfn(pfn)) }.iter().any(|&word| word != !pfn) {
+            // SAFETY: as above.
+            let words = unsafe { words(frozen.pfn(), Order::AREA) };
+            for (pfn, page) in (frozen.pfn().0..).zip(words.chunks_exact(WORDS)) {
+                if page.iter().any(|&word| word != !pfn) {
                     return Answer::Refused(format!("page {pfn:#x} does not hold what was written to it"));
                 }
             }

@@ -8,7 +8,7 @@ use pagefold_engine::{Engine, Kind, Order, Pfn, RawFolio};
 use pagefold_workload::{Stamp, share};
 use spin::Mutex;
 
-use crate::layout::{PAGE, direct};
+use crate::layout::PAGE;
 use crate::paging::MapError;
 use crate::tables::Table;
 use crate::{cpu, frames, remote};
@@ -82,19 +82,12 @@ pub fn top_up<R: Protocol>(engine: &Engine<Machine, R>) {
     }
 }
 
-/// Where boot's own memory lies, in bytes.
-static BOOT: AtomicU64 = AtomicU64::new(0);
+/// Where the memory ends that boot took for itself.
 static BOOT_END: AtomicU64 = AtomicU64::new(0);
 
-/// Notes where boot's own memory lies.
-pub fn note_boot(memory: core::ops::Range<u64>) {
-    BOOT.store(memory.start, Ordering::Relaxed);
-    BOOT_END.store(memory.end, Ordering::Relaxed);
-}
-
-/// Where boot's own memory lies.
-pub fn boot() -> core::ops::Range<u64> {
-    BOOT.load(Ordering::Relaxed)..BOOT_END.load(Ordering::Relaxed)
+/// Notes where the memory ends that boot took for itself.
+pub fn note_boot(end: u64) {
+    BOOT_END.store(end, Ordering::Relaxed);
 }
 
 /// Bytes of memory at boot, all told; set once.
@@ -113,13 +106,4 @@ pub fn boot_memory() -> u64 {
 /// Bytes of that which boot took for itself, what lies below the kernel's image included.
 pub fn kernel_memory() -> u64 {
     BOOT_END.load(Ordering::Relaxed)
-}
-
-/// The content of a page.
-///
-/// # Safety
-/// The page is the caller's alone, for as long as the words are used.
-pub unsafe fn page_words<'a>(pfn: Pfn) -> &'a mut [u64; PAGE as usize / 8] {
-    // SAFETY: the caller's promise; all memory that the engine has is in the direct map, page by page.
-    unsafe { &mut *direct(pfn.0 * PAGE) }
 }

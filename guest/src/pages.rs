@@ -26,8 +26,7 @@ mod kpf {
 /// Pages of a map page.
 const MAP_PAGE: u64 = 64;
 
-/// Calls `each` with the pages from `from` on that a map page has in common, and returns where to go on: `None` at the
-/// end.
+/// All pages, some runs at a time.
 pub struct Pages<'e, R: Protocol> {
     walker: Walker<'e, Machine, R>,
     end: u64,
@@ -46,8 +45,7 @@ impl<'e, R: Protocol> Pages<'e, R> {
         runs.clear();
         let mut at = self.run.0 + self.run.1;
         while at < self.end && runs.len() + MAP_PAGE as usize + 1 < runs.capacity() {
-            let engine = self.class(at);
-            match engine {
+            match self.class(at) {
                 Class::Absent => at += MAP_PAGE,
                 Class::Offline => at = self.push(runs, at, MAP_PAGE, kpf::OFFLINE),
                 Class::Free => at = self.push(runs, at, MAP_PAGE, kpf::BUDDY),

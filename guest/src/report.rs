@@ -2,7 +2,6 @@
 
 use alloc::format;
 use alloc::string::ToString;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use pagefold_boot_protocol::{
@@ -50,10 +49,9 @@ impl<R: Protocol> Kernel<R> {
         let is_offline = |pfn: u64| self.engine.class(Pfn(pfn)).0 == Class::Offline;
         let areas = |block: BlockInfo| self.hotplug.pages(block.id).step_by(Order::AREA.pages() as usize);
         let partial = online().filter(|&block| areas(block).any(is_offline));
-        let tables: Vec<_> = self.engine.tables().into_iter().collect();
         let mut behind = 0;
         let mut page_tables = 0;
-        let rows = tables.iter().map(|(kind, table)| {
+        let rows = self.engine.tables().map(|(kind, table)| {
             let (counted, measured) = (table.counted(), table.measured());
             behind += measured.pages + measured.tables;
             page_tables += measured.tables;
@@ -64,7 +62,6 @@ impl<R: Protocol> Kernel<R> {
                 measured: measured.pages * PAGE,
             }
         });
-        let rows: Vec<_> = rows.collect();
         let (reserve, lowest) = frames::reserve();
         Report {
             memory: MemoryReport {
@@ -75,7 +72,7 @@ impl<R: Protocol> Kernel<R> {
                 blocks,
                 partial_blocks: partial.count() as u64,
             },
-            tables: rows,
+            tables: rows.into(),
             page_tables: page_tables * PAGE,
             frames: Frames {
                 boot: frames::BOOT,
@@ -100,16 +97,6 @@ impl<R: Protocol> Kernel<R> {
                 barriers: remote::BARRIERS.load(Ordering::Relaxed),
             },
         }
-    }
-
-    /// Frames that are in none of the places where they may be.
-    pub(crate) fn lost_frames(&self) -> i64 {
-        let (reserve, _) = frames::reserve();
-        let tables = self.engine.tables();
-        let behind: u64 =
-            tables.iter().map(|(_, table)| table.measured()).map(|at| at.pages + at.tables).sum();
-        let have = frames::BOOT + machine::TAKEN.load(Ordering::Relaxed);
-        have as i64 - (reserve + behind + paging::frames_taken() + tables::SHARED_FRAMES) as i64
     }
 }
 

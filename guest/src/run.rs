@@ -74,7 +74,7 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     }
     // SAFETY: memory that nobody uses, in the direct map.
     unsafe { heap::claim(direct(frames_end), (heap_end - frames_end) as usize) };
-    machine::note_boot(own.start..heap_end);
+    machine::note_boot(heap_end);
     machine::note_all(total);
     let Some(firmware) = Firmware::read(boot) else {
         refuse(Exit::Unsupported, format_args!("no ACPI tables that make sense"));
@@ -157,7 +157,7 @@ fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (
         // SAFETY: boot memory behind the heap that the engine has not been given, in the direct map.
         unsafe { heap::claim(direct(start.heap_end), bytes as usize) };
         start.heap_end = end;
-        machine::note_boot(machine::boot().start..end);
+        machine::note_boot(end);
     }
     Ok(workloads)
 }

@@ -283,6 +283,20 @@ pub struct PageRun(
     pub u64,
 );
 
+impl Report {
+    /// Bytes of all page metadata, as the page tables have it: every table, and their page tables.
+    pub fn metadata(&self) -> u64 {
+        self.tables.iter().map(|table| table.measured).sum::<u64>() + self.page_tables
+    }
+}
+
+impl Frames {
+    /// Frames that are in none of the places where they may be; none, if all is well.
+    pub fn lost(&self) -> i64 {
+        (self.boot + self.taken) as i64 - (self.reserve + self.tables + self.other) as i64
+    }
+}
+
 /// A line that is no message.
 #[derive(Debug)]
 pub struct LineError(serde_json::Error);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pagefold_boot_protocol::{Answer, Hello, PageRun, Request, VERSION, from_line, to_line};
+use pagefold_boot_protocol::{
+    Answer, DeviceStatus, Hello, PageRun, Report, Request, VERSION, from_line, to_line,
+};
 use pagefold_qemu::{Builder, Qemu, Qmp};
 
 use crate::ending::Ending;
@@ -124,6 +126,28 @@ impl Guest {
     pub fn ask(&mut self, request: &Request, within: Duration) -> Result<Answer, Lost> {
         let name = self.send(request)?;
         self.answer(&name, Instant::now() + within)
+    }
+
+    /// Where the drivers stand.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn status(&mut self) -> Result<Vec<DeviceStatus>, Lost> {
+        match self.ask(&Request::Status, PATIENCE)? {
+            Answer::Status(status) => Ok(status),
+            other => Err(nonsense("status", &other)),
+        }
+    }
+
+    /// What everything costs.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn report(&mut self) -> Result<Report, Lost> {
+        match self.ask(&Request::Report, PATIENCE)? {
+            Answer::Report(report) => Ok(report),
+            other => Err(nonsense("report", &other)),
+        }
     }
 
     /// All pages.

@@ -3,9 +3,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagefold_boot_protocol::{Answer, DeviceStatus, Request, Settled};
+use pagefold_boot_protocol::{DeviceStatus, Settled};
 
-use crate::guest::{Guest, Lost, PATIENCE, nonsense};
+use crate::guest::{Guest, Lost};
 
 /// How often the guest is asked.
 const GLANCE: Duration = Duration::from_millis(5);
@@ -36,10 +36,7 @@ impl Guest {
         // Attempts before this wait are not its own; a new wish counts from nothing.
         let mut before: Option<Vec<u32>> = None;
         loop {
-            let status = match self.ask(&Request::Status, PATIENCE)? {
-                Answer::Status(status) => status,
-                other => return Err(nonsense("status", &other)),
-            };
+            let status = self.status()?;
             tell(&status);
             let retries = |status: &DeviceStatus| status.retries;
             let before = before.get_or_insert_with(|| status.iter().map(retries).collect());

@@ -8,7 +8,7 @@ use pagefold_engine::rcu::OutOfMemory;
 use pagefold_engine::{FoldBatch, Frozen, Kind, Order, Platform};
 
 use crate::index::Index;
-use crate::owner::{freeze, share};
+use crate::owner::{gather, share};
 use crate::stamp::Stamp;
 
 /// What the rounds did so far.
@@ -61,7 +61,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
     /// round.
     pub fn round(&mut self) {
         for number in self.windows.clone() {
-            if self.index.window(number).clone().all(|at| self.index.load(at).is_none()) {
+            if self.is_empty(number) {
                 self.fill(number);
             }
         }
@@ -78,7 +78,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
         let mut wholes: Vec<_> = self.batch.drain().collect();
         self.counts.cycles += wholes.len() as u64;
         for number in self.windows.clone() {
-            if self.index.window(number).clone().all(|at| self.index.load(at).is_none())
+            if self.is_empty(number)
                 && let Some(whole) = wholes.pop()
             {
                 self.scatter(whole, number);
@@ -91,6 +91,10 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
         for number in self.windows.clone() {
             self.index.window(number).for_each(|at| drop(self.index.take(at)));
         }
+    }
+
+    fn is_empty(&self, number: usize) -> bool {
+        self.index.window(number).all(|at| self.index.load(at).is_none())
     }
 
     fn fill(&mut self, number: usize) {
@@ -117,19 +121,9 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
 
     /// The folio of a window's pieces, if no walker is on any of them.
     fn gather(&mut self, number: usize) -> Option<Frozen<'e, P, R>> {
-        for at in self.index.window(number) {
-            let Some(folio) = self.index.take(at) else { continue };
-            match freeze(folio) {
-                Ok(frozen) => self.pieces.push(frozen),
-                Err(folio) => {
-                    self.counts.busy += 1;
-                    drop(self.index.put(at, folio));
-                    for (at, frozen) in self.index.window(number).zip(self.pieces.drain(..)) {
-                        drop(self.index.put(at, share(frozen)));
-                    }
-                    return None;
-                }
-            }
+        if !gather(self.index, self.index.window(number), &mut self.pieces) {
+            self.counts.busy += 1;
+            return None;
         }
         Frozen::collapse(core::mem::take(&mut self.pieces)).ok()
     }

@@ -342,21 +342,9 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
 
     /// The folio of the window's pieces, if no walker is on any of them.
     fn gather(&mut self) -> Option<Frozen<'e, P, R>> {
-        for at in self.window.clone() {
-            // No slot of a full window is empty: nobody else takes from it.
-            let Some(folio) = self.index.take(at) else { continue };
-            match freeze(folio) {
-                Ok(frozen) => self.pieces.push(frozen),
-                Err(folio) => {
-                    // Held: everything back to its place.
-                    self.counts.busy += 1;
-                    drop(self.index.put(at, folio));
-                    for (at, frozen) in self.window.clone().zip(self.pieces.drain(..)) {
-                        drop(self.index.put(at, share(frozen)));
-                    }
-                    return None;
-                }
-            }
+        if !gather(self.index, self.window.clone(), &mut self.pieces) {
+            self.counts.busy += 1;
+            return None;
         }
         match Frozen::collapse(core::mem::take(&mut self.pieces)) {
             Ok(whole) => Some(whole),
@@ -395,7 +383,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
 }
 
 /// Freezes a folio that walkers may be on for a moment.
-pub(crate) fn freeze<'e, P: Platform, R: Protocol>(
+fn freeze<'e, P: Platform, R: Protocol>(
     mut folio: Folio<'e, P, R>,
 ) -> Result<Frozen<'e, P, R>, Folio<'e, P, R>> {
     for _ in 0..FREEZE_TRIES {
@@ -406,6 +394,30 @@ pub(crate) fn freeze<'e, P: Platform, R: Protocol>(
         core::hint::spin_loop();
     }
     Err(folio)
+}
+
+/// Takes every folio out of a window and freezes it, into `pieces`. If a walker holds on to one, everything is put back to
+/// its place: false.
+pub(crate) fn gather<'e, P: Platform<Owner = Stamp>, R: Protocol>(
+    index: &Index<'e, P, R>,
+    window: Range<usize>,
+    pieces: &mut Vec<Frozen<'e, P, R>>,
+) -> bool {
+    for at in window.clone() {
+        // No slot of a full window is empty: nobody else takes from it.
+        let Some(folio) = index.take(at) else { continue };
+        match freeze(folio) {
+            Ok(frozen) => pieces.push(frozen),
+            Err(folio) => {
+                drop(index.put(at, folio));
+                for (at, frozen) in window.zip(pieces.drain(..)) {
+                    drop(index.put(at, share(frozen)));
+                }
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// Seals a folio and shares it.

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pagefold_boot::{BUILD, Guest as Running, Rest, find_kernel};
-use pagefold_boot_protocol::{Answer, Options, Report, Request};
+use pagefold_boot::{BUILD, Guest as Running, find_kernel};
+use pagefold_boot_protocol::{Answer, Options, Request};
 use pagefold_qemu::{Builder, Qemu, VirtioMem};
 
 use super::{Account, Guest, Source};
@@ -68,13 +68,6 @@ impl PagefoldGuest {
     fn ask(&mut self, request: Request) -> Result<Answer> {
         Ok(self.guest.ask(&request, PATIENCE)?)
     }
-
-    fn report(&mut self) -> Result<Report> {
-        match self.ask(Request::Report)? {
-            Answer::Report(report) => Ok(report),
-            other => bail!("the guest has no report, but {other:?}"),
-        }
-    }
 }
 
 impl Guest for PagefoldGuest {
@@ -88,15 +81,12 @@ impl Guest for PagefoldGuest {
 
     fn account(&mut self, plugged: u64) -> Result<Account> {
         // Its own word: its driver has as much, and has given up on the rest.
-        let rest = Rest { wishes: &[], retries: 0, within: PATIENCE };
-        let (status, _) = self.guest.rest(rest, |_| ())?;
-        let says = status.first().map_or(0, |status| status.plugged);
+        let says = self.guest.status()?.first().map_or(0, |status| status.plugged);
         ensure!(says == plugged, "the guest says that {says} bytes are plugged, and QEMU {plugged}");
-        let report = self.report()?;
-        let tables: u64 = report.tables.iter().map(|table| table.measured).sum();
+        let report = self.guest.report()?;
         Ok(Account {
             // Not the memory map alone: every table, and their page tables.
-            descriptors: tables + report.page_tables,
+            descriptors: report.metadata(),
             source: Source::Measured,
             total: report.memory.boot + report.memory.plugged,
             free: report.memory.free,
@@ -105,7 +95,7 @@ impl Guest for PagefoldGuest {
 
     fn pin(&mut self) -> Result<u64> {
         match self.ask(Request::Populate)? {
-            Answer::Populated(_) => Ok(self.report()?.folios.held),
+            Answer::Populated(_) => Ok(self.guest.report()?.folios.held),
             other => bail!("the guest pins nothing: {other:?}"),
         }
     }

@@ -59,7 +59,7 @@ impl Row {
 
     /// Bytes of all metadata: all tables by the page tables, and those.
     pub fn metadata(&self) -> u64 {
-        self.report.tables.iter().map(|table| table.measured).sum::<u64>() + self.report.page_tables
+        self.report.metadata()
     }
 
     /// What is not as it should be.
@@ -76,8 +76,8 @@ impl Row {
             ));
         }
         let frames = &report.frames;
-        let (have, found) = (frames.boot + frames.taken, frames.reserve + frames.tables + frames.other);
-        if have != found {
+        if frames.lost() != 0 {
+            let (have, found) = (frames.boot + frames.taken, frames.reserve + frames.tables + frames.other);
             broken.push(format!("after {after}: {have} frames taken, {found} found"));
         }
         for (count, what) in [

@@ -3,10 +3,8 @@
 use std::time::SystemTime;
 
 use pagefold_boot_protocol::{PageRun, Report};
+use pagefold_machine::flags::RESERVED;
 use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Zone};
-
-/// `KPF_RESERVED` of `/proc/kpageflags`.
-const RESERVED: u64 = 1 << 32;
 
 /// The machine that a guest is. `own` are the pages that its kernel took at boot: what lies below the first page that its
 /// engine has, of which nothing is told otherwise.

@@ -68,7 +68,7 @@ impl Player {
         let after = self.guest.qemu().executed();
         let instructions =
             before.zip(after).map(|(before, after)| after.instructions.saturating_sub(before.instructions));
-        let (devices, report) = (self.status()?, self.report()?);
+        let (devices, report) = (self.guest.status()?, self.guest.report()?);
         let is_resize = matches!(step, Step::Resize(_) | Step::Restart(_) | Step::Reset);
         let driver_ns = is_resize.then(|| devices.iter().map(|device| device.busy_ns).sum());
         for (number, device) in devices.iter().enumerate() {
@@ -110,7 +110,7 @@ impl Player {
 
     /// Waits until all devices stand as they were last asked to.
     fn settle(&mut self, tell: Tell<'_>) -> Result<Option<String>, Lost> {
-        let wishes: Vec<_> = self.status()?.iter().map(|status| status.requested).enumerate().collect();
+        let wishes: Vec<_> = self.guest.status()?.iter().map(|status| status.requested).enumerate().collect();
         self.wait(&wishes, tell)
     }
 
@@ -129,25 +129,11 @@ impl Player {
     fn live(&mut self, time: Duration, tell: Tell<'_>) -> Result<(), Lost> {
         let until = Instant::now() + time;
         while let left @ 1.. = until.saturating_duration_since(Instant::now()).as_millis() {
-            self.status()?;
+            self.guest.status()?;
             tell(format!("living: {:.0} s left", left as f64 / 1000.0));
             std::thread::sleep(Duration::from_millis(100).min(Duration::from_millis(left as u64)));
         }
         Ok(())
-    }
-
-    pub fn status(&mut self) -> Result<Vec<DeviceStatus>, Lost> {
-        match self.guest.ask(&Request::Status, pagefold_boot::PATIENCE)? {
-            Answer::Status(status) => Ok(status),
-            other => Err(nonsense("status", &other)),
-        }
-    }
-
-    pub fn report(&mut self) -> Result<Report, Lost> {
-        match self.guest.ask(&Request::Report, pagefold_boot::PATIENCE)? {
-            Answer::Report(report) => Ok(report),
-            other => Err(nonsense("report", &other)),
-        }
     }
 
     /// What the guest's own audit finds wrong.
@@ -161,7 +147,7 @@ impl Player {
 
     /// All pages, and the report that goes with them.
     pub fn pages(&mut self) -> Result<(Vec<PageRun>, Report), Lost> {
-        Ok((self.guest.pages()?, self.report()?))
+        Ok((self.guest.pages()?, self.guest.report()?))
     }
 }
 
