@@ -52,7 +52,8 @@ pub struct Isolated<'e, P: Platform, R: Protocol = Fold> {
 }
 
 impl<P: Platform, R: Protocol> Engine<P, R> {
-    /// Isolates `pages` (whole areas of 2 MiB): nothing new is allocated there from now on.
+    /// Isolates `pages` (whole areas of 2 MiB): nothing new is allocated there from now on, but for memory that is added
+    /// there, or comes online, later.
     ///
     /// # Errors
     /// [`IsolateError`].

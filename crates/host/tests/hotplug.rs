@@ -5,9 +5,9 @@ mod common;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
-use common::{MIB, TestEngine, TestHost, host, map_pages_measured, order};
+use common::{MIB, SetOnDrop, TestEngine, TestHost, host, map_pages_measured, order};
 use pagefold_engine::hotplug::{
     AddError, BlockError, BlockId, Busy, Change, Event, FakeError, FakeOffline, Group, Hotplug,
     HotplugConfig, HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
@@ -199,6 +199,24 @@ fn misuse_is_refused_and_changes_nothing() {
         assert_eq!(hotplug.fake_offline(pages, &mut Unmovable), Err(FakeError::BadRange));
     }
     engine.audit().unwrap();
+}
+
+#[test]
+fn an_isolation_that_ends_leaves_memory_alone_that_came_after_it_began() {
+    let engine = engine();
+    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    hotplug.add(block(1), 0, Group::NONE).unwrap();
+    let folio = engine.alloc_at(Pfn(0), order(9), Kind::Anon).unwrap();
+    // Block 1 has no memory yet: there is nothing of it to isolate.
+    let first = engine.isolate(0..2 * BLOCK).unwrap();
+    hotplug.online(BlockId(1), OnlineTo::Zone(Zone::Normal)).unwrap();
+    let mut second = engine.isolate(block(1)).unwrap();
+    drop(first);
+    assert_eq!((second.collect(), second.held_pages()), (0, BLOCK));
+    assert!(engine.alloc_at(Pfn(BLOCK), order(0), Kind::Anon).is_err(), "it is isolated still");
+    drop((second, folio));
+    engine.audit().unwrap();
+    assert_eq!(engine.free_pages(), 2 * BLOCK);
 }
 
 /// Notes what it is told.
@@ -395,56 +413,49 @@ fn areas_are_unplugged_and_plugged_again_under_both_policies() {
     }
 }
 
-/// A walker in the way of a classic driver: it takes a reference on a fake-offline page for as long as its section
-/// lasts.
+/// A walker in the way of a classic driver: it has a reference on a fake-offline page for as long as its section lasts, and
+/// the section lasts until the driver says by the class that there is nothing to take, or has given up.
 #[test]
 fn without_rcu_a_speculative_reference_gets_into_classic_and_rcu_closes_it() {
-    let lets_in = |rcu: bool, rounds: usize| {
+    for rcu in [false, true] {
         let engine = engine();
-        let policy = FakeOffline::Classic { rcu };
-        let (mut hotplug, _) = sparse(&engine, policy);
-        let hole = block(3).start + 512..block(3).start + 1024;
-        let stop = AtomicBool::new(false);
-        let (mut held, mut tried) = (0, 0);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    let walker = engine.walker().unwrap();
-                    while !stop.load(Ordering::Relaxed) {
-                        for pfn in hole.clone() {
-                            let _section = walker.section();
-                            // As GUP-fast does: take it first, then look at what it is.
-                            if let Ok(page) = walker.try_get(Pfn(pfn)) {
-                                assert_eq!(page.kind(), Kind::Offline);
-                            }
-                        }
-                    }
-                });
-            }
-            while tried < rounds && held < 3 {
-                tried += 1;
-                match hotplug.offline(BlockId(3), &mut Unmovable) {
-                    Ok(()) => {
-                        hotplug.online(BlockId(3), MOVABLE).unwrap();
-                    }
-                    Err(BlockError::Veto(Veto::Held(page))) => {
-                        // Reported with the page, and everything as before.
-                        assert!(hole.contains(&page.pfn.0) && page.state.refs() > 1, "{page}");
-                        held += 1;
-                    }
-                    Err(other) => panic!("{other}"),
+        let (mut hotplug, _) = sparse(&engine, FakeOffline::Classic { rcu });
+        let page = Pfn(block(3).start + 512 + 77);
+        let is_over = AtomicBool::new(false);
+        let (enters, is_inside) = mpsc::channel();
+        let answer = std::thread::scope(|scope| {
+            let (engine, is_over) = (&engine, &is_over);
+            let _stopper = SetOnDrop(is_over);
+            scope.spawn(move || {
+                let walker = engine.walker().unwrap();
+                let section = walker.section();
+                // As GUP-fast does: take it first, then look at what it is.
+                let found = walker.try_get(page).unwrap();
+                assert_eq!((found.kind(), found.refs()), (Kind::Offline, 2));
+                enters.send(()).unwrap();
+                while engine.class(page).0 == Class::Mapped && !is_over.load(Ordering::Acquire) {
+                    std::thread::yield_now();
                 }
-            }
-            stop.store(true, Ordering::Relaxed);
+                // A driver that does not wait is through by now.
+                (0..1000).for_each(|_| std::thread::yield_now());
+                drop(found);
+                drop(section);
+            });
+            is_inside.recv().unwrap();
+            hotplug.offline(BlockId(3), &mut Unmovable)
         });
+        if rcu {
+            answer.unwrap();
+            hotplug.online(BlockId(3), MOVABLE).unwrap();
+        } else {
+            // Reported with the page, and everything as before.
+            let Err(BlockError::Veto(Veto::Held(held))) = answer else { panic!("{answer:?}") };
+            assert_eq!((held.pfn, held.state.refs()), (page, 2));
+        }
         engine.audit().unwrap();
         assert_eq!(engine.free_pages(), BLOCK + 1536);
-        (held, tried)
-    };
-    let (held, tried) = lets_in(false, 10_000);
-    assert_eq!(held, 3, "walkers were hardly ever in the way of thousands of attempts");
-    // As many attempts as let several in, and many more.
-    assert_eq!(lets_in(true, tried * 4 + 50).0, 0);
+        hotplug.offline(BlockId(3), &mut Unmovable).unwrap();
+    }
 }
 
 /// Walkers over a block that comes and goes, with memory in use: every reference is on a folio that is there, and
@@ -455,6 +466,7 @@ fn walkers_go_on_while_blocks_come_and_go() {
     let mut hotplug = hotplug(&engine, FakeOffline::Folded);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stopper = SetOnDrop(&stop);
         for seed in 1..=2u64 {
             let (engine, stop) = (&engine, &stop);
             scope.spawn(move || {
@@ -488,7 +500,6 @@ fn walkers_go_on_while_blocks_come_and_go() {
             }
             hotplug.remove(BlockId(number)).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     map_pages_measured(&engine);
     engine.audit().unwrap();

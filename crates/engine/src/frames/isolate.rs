@@ -28,32 +28,41 @@ pub(crate) struct Isolation<'f, M: Mapping> {
     areas: Range<u64>,
     /// A bit a page: collected. Whole rows for areas that were taken whole.
     collected: Vec<u64>,
+    /// A bit an area, from the first one on: marked by this isolation. What had no memory then may have some by now, and
+    /// may be isolated by somebody else.
+    marked: Vec<u64>,
 }
 
 impl<M: Mapping> Frames<M> {
     /// Isolates `areas` (area numbers), collecting what is free there now.
     pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, IsolationError> {
-        let rows = areas.end.saturating_sub(areas.start).saturating_mul(MAP_PAGES_PER_AREA) as usize;
-        let mut collected = Vec::new();
-        collected.try_reserve_exact(rows).map_err(|_| IsolationError::OutOfMemory)?;
-        collected.resize(rows, 0);
+        let count = areas.end.saturating_sub(areas.start);
+        let collected = zeros(count.saturating_mul(MAP_PAGES_PER_AREA))?;
+        let marked = zeros(count.div_ceil(64))?;
         let trees = Area(areas.start).tree()..areas.end.div_ceil(AREAS_PER_TREE);
         for tree in trees.filter(|&tree| self.lanes.is_online(tree)) {
             self.lanes.ensure(tree).map_err(|_| IsolationError::OutOfMemory)?;
         }
         // A CPU that takes its small pages there would not notice.
         self.drain_areas(areas.clone());
-        let mut isolation = Isolation { frames: self, areas, collected };
+        let mut isolation = Isolation { frames: self, areas, collected, marked };
         for area in isolation.areas.clone() {
             if !isolation.begin(Area(area)) {
                 // What was begun so far ends with it.
-                isolation.areas.end = area;
                 return Err(IsolationError::Isolated);
             }
         }
         isolation.collect();
         Ok(isolation)
     }
+}
+
+/// So many zeros, or an error.
+fn zeros(count: u64) -> Result<Vec<u64>, IsolationError> {
+    let mut words = Vec::new();
+    words.try_reserve_exact(count as usize).map_err(|_| IsolationError::OutOfMemory)?;
+    words.resize(count as usize, 0);
+    Ok(words)
 }
 
 impl<M: Mapping> Isolation<'_, M> {
@@ -81,12 +90,28 @@ impl<M: Mapping> Isolation<'_, M> {
                 continue;
             }
             if lanes.replace(area, lane, lane | ISOLATED) {
+                let index = area.0 - self.areas.start;
+                if let Some(word) = self.marked.get_mut((index / 64) as usize) {
+                    *word |= 1 << (index % 64);
+                }
                 return true;
             }
             if let Some(set) = set {
                 lanes.raise(area.tree(), set, 1);
             }
         }
+    }
+
+    /// Whether this isolation has marked `area`, so that the area had memory then, and has it until the isolation ends.
+    fn has_marked(&self, area: u64) -> bool {
+        let index = area.wrapping_sub(self.areas.start);
+        self.areas.contains(&area)
+            && self.marked.get((index / 64) as usize).is_some_and(|word| word >> (index % 64) & 1 != 0)
+    }
+
+    /// Areas of the range that have memory.
+    pub(crate) fn areas_with_memory(&self) -> impl Iterator<Item = u64> + '_ {
+        self.areas.clone().filter(|&area| self.has_marked(area))
     }
 
     /// Collects what has become free since the last time. Returns the pages that are still in use.
@@ -105,11 +130,11 @@ impl<M: Mapping> Isolation<'_, M> {
     }
 
     fn collect_area(&mut self, area: Area) -> u64 {
-        let frames = self.frames;
-        let lane = frames.lanes.get(area);
-        if state(lane) == ABSENT || lane & ISOLATED == 0 {
+        if !self.has_marked(area.0) {
             return 0;
         }
+        let frames = self.frames;
+        let lane = frames.lanes.get(area);
         if state(lane) == FREE {
             let taken = frames.lanes.update(area, |lane| (state(lane) == FREE).then_some(lane | WHOLE));
             if taken.is_some() {
@@ -139,8 +164,7 @@ impl<M: Mapping> Isolation<'_, M> {
 
     /// Pages of the row that were not collected: in use, poisoned, or without memory. None in areas without memory.
     pub(crate) fn missing(&self, row: u64) -> u64 {
-        let lane = self.frames.lanes.get(Area(row / MAP_PAGES_PER_AREA));
-        if state(lane) == ABSENT || lane & ISOLATED == 0 {
+        if !self.has_marked(row / MAP_PAGES_PER_AREA) {
             return 0;
         }
         let first = self.areas.start * MAP_PAGES_PER_AREA;
@@ -155,46 +179,38 @@ impl<M: Mapping> Isolation<'_, M> {
             .sum()
     }
 
-    /// Areas of the range that have memory.
-    pub(crate) fn areas_with_memory(&self) -> impl Iterator<Item = u64> + '_ {
-        self.areas.clone().filter(|&area| {
-            let lane = self.frames.lanes.get(Area(area));
-            state(lane) != ABSENT && lane & ISOLATED != 0
-        })
-    }
-
     /// Takes the memory of the range away from the allocator for good. Every page of it is the caller's: collected, or
     /// owned otherwise.
     pub(crate) fn remove(mut self) {
-        for area in core::mem::take(&mut self.areas).map(Area) {
+        for area in self.areas_with_memory().map(Area) {
             // The rows of small pages are all ones: collecting took them.
             self.frames.lanes.update(area, |lane| {
                 let ones = if state(lane) == SMALL { ONES } else { lane & ONES };
-                (state(lane) != ABSENT && lane & ISOLATED != 0).then_some(ABSENT | ones)
+                Some(ABSENT | ones)
             });
         }
+        self.areas = 0..0;
     }
 
     /// Ends the isolation, but keeps what was collected: it stays taken, and is the caller's from now on.
     pub(crate) fn keep(mut self) {
-        for area in core::mem::take(&mut self.areas).map(Area) {
+        for area in self.areas_with_memory().map(Area) {
             self.frames.lanes.update(area, |lane| {
-                (lane & ISOLATED != 0).then_some(match state(lane) {
+                Some(match state(lane) {
                     SMALL => SMALL | FULL,
                     other => other | lane & ONES,
                 })
             });
         }
+        self.areas = 0..0;
     }
 
     /// Puts the range back into circulation, with all that was collected.
     pub(crate) fn end(&mut self) {
-        for area in self.areas.clone().map(Area) {
-            let lane = self.frames.lanes.get(area);
-            if state(lane) == ABSENT || lane & ISOLATED == 0 {
-                continue;
+        for area in self.areas.clone() {
+            if self.has_marked(area) {
+                self.end_area(Area(area));
             }
-            self.end_area(area);
         }
         self.areas = 0..0;
     }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use pagefold_engine::protocol::{Fold, Protocol};
 use pagefold_engine::{Class, Config, Engine, Layout, Order, Pfn};
 use pagefold_host::{Host, Membarrier};
@@ -15,6 +17,15 @@ pub const MIB: u64 = 256;
 
 pub fn host() -> TestHost {
     Host::new(Membarrier::register().unwrap()).unwrap()
+}
+
+/// Tells threads to stop when it is dropped, also by a panic: a test that fails must not wait for them for ever.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// A machine with `pages` pages of free memory from page 0 on.
