@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::MIB;
+use common::{MIB, SetOnDrop};
 use pagefold_engine::hotplug::{BlockError, BlockId, Group, Hotplug, HotplugConfig, OnlineTo};
 use pagefold_engine::protocol::{Fold, Protocol};
 use pagefold_engine::{Config, Engine, Folio, Frozen, Order, Pfn, Platform, Zone};
@@ -113,14 +113,6 @@ type People<'a, 'e> = Population<'a, 'e, Machine, DirectMap>;
 
 fn change(people: &mut People<'_, '_>, workload: usize, change: Change, blocks: &[Range<u64>]) -> u64 {
     people.change(workload, change, blocks, |_| ControlFlow::Continue(()))
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Heads of all folios there are.
@@ -387,7 +379,7 @@ fn memory_comes_and_goes_under_walkers() {
     let index = index(&engine, &workloads);
     let (log, stop) = (Log::new(), AtomicBool::new(false));
     let people = std::thread::scope(|scope| {
-        let _stopper = StopOnDrop(&stop);
+        let _stopper = SetOnDrop(&stop);
         for (kind, seed) in WalkerKind::ALL.into_iter().zip(0..) {
             let (index, log, stop) = (&index, &log, &stop);
             scope.spawn(move || {

@@ -16,6 +16,15 @@ const PAGES: u64 = 256 << 8;
 const OWNERS: usize = 2;
 const STEPS: usize = 20_000;
 
+/// One owner less when it is dropped, also by a panic: walkers must not go on for ever.
+struct Leaves<'a>(&'a AtomicUsize);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn hammer<R: Protocol>(barrier: impl Barrier + Clone, layout: Layout) {
     let host: Host<_, Stamp> = Host::new(barrier).unwrap();
     let engine = Engine::<_, R>::new(host, Config { pages: PAGES, layout }).unwrap();
@@ -43,6 +52,7 @@ fn hammer<R: Protocol>(barrier: impl Barrier + Clone, layout: Layout) {
         for number in 0..OWNERS {
             let (index, busy_owners) = (&index, &busy_owners);
             scope.spawn(move || {
+                let _leaves = Leaves(busy_owners);
                 let mut task = OwnerTask::new(index, number, Shape::default(), number as u64 + 100).unwrap();
                 for _ in 0..STEPS {
                     task.step();
@@ -50,7 +60,6 @@ fn hammer<R: Protocol>(barrier: impl Barrier + Clone, layout: Layout) {
                 task.finish();
                 let counts = task.counts();
                 assert!(counts.allocated > 0 && counts.split > 0 && counts.folded > 0, "{counts:?}");
-                busy_owners.fetch_sub(1, Ordering::Relaxed);
             });
         }
         walkers.into_iter().map(|walker| walker.join().unwrap()).sum::<u64>()
