@@ -46,6 +46,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
     /// handle's.
     #[inline]
     pub(crate) fn adopt(engine: &'e Engine<P, R>, page: &'e Page<P::Owner>) -> Self {
+        page.owner.may_read();
         Self { engine, page }
     }
 
@@ -117,6 +118,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
             // word before whatever its owner publishes next.
             match self.page.state.compare_exchange(state.0, frozen.0, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
+                    self.page.owner.may_write();
                     let this = ManuallyDrop::new(self);
                     return Ok(Frozen { engine: this.engine, page: this.page, order: frozen.order() });
                 }
@@ -129,6 +131,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
 
     /// Takes the reference out of the handle.
     pub fn into_raw(self) -> RawFolio {
+        self.page.owner.may_read();
         RawFolio(ManuallyDrop::new(self).pfn())
     }
 }
@@ -136,6 +139,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
 impl<P: Platform, R: Protocol> Drop for Folio<'_, P, R> {
     #[inline]
     fn drop(&mut self) {
+        self.page.owner.may_read();
         // Release: what this holder did happens before the folio is freed or frozen.
         let before = State(self.page.state.fetch_sub(1, Ordering::Release));
         if before.refs() == 1 {
@@ -191,6 +195,7 @@ impl core::error::Error for ReshapeError {}
 impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     /// The block whose head's descriptor is `page` is a frozen folio that the caller owns; the handle owns it now.
     pub(crate) fn adopt(engine: &'e Engine<P, R>, page: &'e Page<P::Owner>, order: Order) -> Self {
+        page.owner.may_write();
         Self { engine, page, order }
     }
     /// The first page.
@@ -218,13 +223,14 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     /// The owner's data, to change.
     pub fn owner_mut(&mut self) -> &mut P::Owner {
         // SAFETY: as `owner`, and the handle is borrowed mutably: nobody else has `&Owner` or `&mut Owner`.
-        unsafe { &mut *self.page.owner.get() }
+        unsafe { &mut *self.page.owner.get_mut() }
     }
 
     /// Shares it: refcount 1, walkers may find it from here on.
     #[inline]
     pub fn share(self) -> Folio<'e, P, R> {
         let this = ManuallyDrop::new(self);
+        this.page.owner.may_write();
         let state = State(this.page.state.load(Ordering::Relaxed)).with_refs(1);
         // Release: the owner's data, and the tails, before a walker can get a reference. A plain store: nobody else
         // writes to a head with refcount 0, but for a poison mark, which is only a hint.
@@ -323,7 +329,7 @@ impl<'e, P: Platform, R: Protocol> Iterator for Pieces<'e, P, R> {
         }
         let page = self.engine.map.page(Pfn(self.next))?;
         self.next += self.order.pages();
-        Some(Frozen { engine: self.engine, page, order: self.order })
+        Some(Frozen::adopt(self.engine, page, self.order))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -329,13 +329,10 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// Ends the life of the descriptor at `pfn`: zero again, owner's data included. The caller owns the page.
     fn clear(&self, pfn: Pfn) {
         if let Some(page) = self.pages.get(pfn.0) {
-            #[cfg(not(loom))]
             // SAFETY: the caller owns the page, and no folio is alive there, so nobody else reaches its owner's data.
             unsafe {
-                page.owner.get().write(fresh_owner());
+                page.owner.get_mut().write(fresh_owner());
             }
-            #[cfg(loom)]
-            let _ = fresh_owner::<O>;
             let mark = if self.is_poisoned(pfn) { POISON } else { 0 };
             // Release: whoever sees the zero also sees that the folio is over.
             page.state.store(mark, Ordering::Release);

@@ -4,7 +4,7 @@ use zerocopy::FromZeros;
 
 use crate::geometry::{Order, Pfn};
 use crate::platform::Owner;
-use crate::sync::MapWord;
+use crate::sync::{MapWord, OwnerCell};
 use crate::table::Entry;
 
 /// What a page is used for. The engine gives meaning only to the fact that a page is in use; the kinds are for
@@ -96,7 +96,9 @@ const KIND_SHIFT: u32 = 40;
 
 /// References a folio can have. The counter has room for as many again, so that increments in flight on other CPUs can
 /// never carry into the order.
-pub const MAX_REFS: u32 = 1 << 31;
+///
+/// Under loom it is small, so that the checker gets there.
+pub const MAX_REFS: u32 = if cfg!(loom) { 3 } else { 1 << 31 };
 
 impl State {
     /// The zero descriptor.
@@ -171,7 +173,7 @@ impl core::fmt::Debug for State {
 pub struct Page<O> {
     pub(crate) state: MapWord,
     /// The owner's data: valid at the head of a folio, for as long as the folio lives.
-    pub(crate) owner: core::cell::UnsafeCell<O>,
+    pub(crate) owner: OwnerCell<O>,
 }
 
 impl<O: Owner> Page<O> {
@@ -192,15 +194,19 @@ unsafe impl<O: Owner> Sync for Page<O> {}
 unsafe impl<O: Owner> Entry for Page<O> {
     #[cfg(loom)]
     fn zero(has_gap: bool) -> Self {
-        Page { state: MapWord::folded(has_gap), owner: core::cell::UnsafeCell::new(O::new_zeroed()) }
+        Page { state: MapWord::folded(has_gap), owner: OwnerCell::new(O::new_zeroed()) }
     }
     #[cfg(loom)]
     fn fold(&self, has_gap: bool) {
+        self.owner.may_write();
         self.state.fold(has_gap);
     }
     #[cfg(loom)]
     fn materialise(&self) {
-        self.state.materialise();
+        if self.state.materialise() {
+            // SAFETY: memory that just came into being is nobody else's.
+            unsafe { self.owner.get_mut().write(O::new_zeroed()) };
+        }
     }
 }
 

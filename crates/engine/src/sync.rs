@@ -1,19 +1,19 @@
 //! The shim between the engine and the atomics it runs on: `core`'s, or loom's under `cfg(loom)`.
 //!
-//! The whole engine uses the names of this module, so that the code the checker explores is the code that ships.
-//! Two things differ under loom, both here and nowhere else:
-//!
-//! * [`MapWord`], the state word of a descriptor, knows whether its map page is folded. *Any* write to a folded word, a
-//!   failing compare-and-swap included, ends the model with a report. That is what the hardware does (a fault, or a
-//!   re-materialised page), and what every protocol must avoid. On a platform without a gap a folded word reads as zero.
-//!   On one with a gap any *read* ends the model too: in the gap it would fault, and a protocol that may run there has
-//!   no business with folded words at any other time either.
-//! * Spinning yields to loom's scheduler.
+//! The whole engine uses the names of this module, so that the code the checker explores is the code that ships. What
+//! differs under loom is in the module `checked`, and nowhere else: state words that know whether they are folded,
+//! entries of tables that know whether they were made writable, owners' data that knows who may touch it. Spinning yields
+//! to loom's scheduler.
 
+#[cfg(loom)]
+mod checked;
+
+#[cfg(loom)]
+pub(crate) use checked::{AtomicU8, AtomicU32, AtomicU64, MapWord, OwnerCell};
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
 
 /// One turn of a wait that another CPU will end soon.
 #[inline]
@@ -37,7 +37,8 @@ impl<T> core::ops::Deref for CachePadded<T> {
     }
 }
 
-/// The state word of a descriptor. See the module's text for what loom adds.
+/// The state word of a descriptor.
+#[cfg(not(loom))]
 #[repr(transparent)]
 #[derive(Debug)]
 pub(crate) struct MapWord(AtomicU64);
@@ -76,62 +77,30 @@ impl MapWord {
     }
 }
 
-#[cfg(loom)]
-impl MapWord {
-    /// What stands in a word whose map page is folded. No state word can have this value.
-    const FOLDED: u64 = u64::MAX;
-    /// The same, where folding has a gap.
-    const GONE: u64 = u64::MAX - 1;
+/// The owner's data of a descriptor.
+///
+/// Who may touch it follows from who holds the handles, and they change hands by the state word. The handles say when
+/// ([`may_read`](Self::may_read), [`may_write`](Self::may_write)); that costs nothing and is for the checker.
+#[cfg(not(loom))]
+#[repr(transparent)]
+pub(crate) struct OwnerCell<O>(core::cell::UnsafeCell<O>);
 
-    pub(crate) fn folded(has_gap: bool) -> Self {
-        Self(AtomicU64::new(if has_gap { Self::GONE } else { Self::FOLDED }))
+#[cfg(not(loom))]
+impl<O> OwnerCell<O> {
+    /// To read. The caller has a reference on the folio, or owns it.
+    #[inline]
+    pub(crate) fn get(&self) -> *const O {
+        self.0.get()
     }
-    /// The platform takes the memory away. One atomic swap stands for "clear the entry, flush": no access can be
-    /// half before and half after it.
-    pub(crate) fn fold(&self, has_gap: bool) {
-        self.0.swap(if has_gap { Self::GONE } else { Self::FOLDED }, Ordering::AcqRel);
+    /// To write. The caller owns the folio, or the page.
+    #[inline]
+    pub(crate) fn get_mut(&self) -> *mut O {
+        self.0.get()
     }
-    /// The platform puts zeroed memory behind the word. Memory that is there already keeps its content.
-    pub(crate) fn materialise(&self) {
-        for folded in [Self::FOLDED, Self::GONE] {
-            let _ = self.0.compare_exchange(folded, 0, Ordering::AcqRel, Ordering::Acquire);
-        }
-    }
-    fn written(old: u64) -> u64 {
-        assert!(old != Self::FOLDED && old != Self::GONE, "stray write: a write reached a folded descriptor");
-        old
-    }
-    pub(crate) fn load(&self, order: Ordering) -> u64 {
-        let word = self.0.load(order);
-        assert!(
-            word != Self::GONE,
-            "stray read: a read reached a folded descriptor on a platform with a gap"
-        );
-        if word == Self::FOLDED { 0 } else { word }
-    }
-    pub(crate) fn store(&self, value: u64, order: Ordering) {
-        // A swap, so that the model sees what the store landed on.
-        Self::written(self.0.swap(value, order));
-    }
-    pub(crate) fn compare_exchange(
-        &self,
-        current: u64,
-        new: u64,
-        success: Ordering,
-        failure: Ordering,
-    ) -> Result<u64, u64> {
-        match self.0.compare_exchange(current, new, success, failure) {
-            Ok(old) => Ok(old),
-            Err(old) => Err(Self::written(old)),
-        }
-    }
-    pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.0.fetch_add(value, order))
-    }
-    pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.0.fetch_sub(value, order))
-    }
-    pub(crate) fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.0.fetch_or(value, order))
-    }
+    /// A holder of a reference may read here, or may have read until now.
+    #[inline]
+    pub(crate) fn may_read(&self) {}
+    /// The one owner may write here, or may have written until now.
+    #[inline]
+    pub(crate) fn may_write(&self) {}
 }

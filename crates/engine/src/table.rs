@@ -22,11 +22,9 @@ pub(crate) unsafe trait Entry: Sync {
     #[cfg(loom)]
     fn zero(has_gap: bool) -> Self;
     #[cfg(loom)]
-    fn fold(&self, has_gap: bool) {
-        let _ = has_gap;
-    }
+    fn fold(&self, has_gap: bool);
     #[cfg(loom)]
-    fn materialise(&self) {}
+    fn materialise(&self);
 }
 
 macro_rules! atomic_entry {
@@ -38,7 +36,13 @@ macro_rules! atomic_entry {
         #[cfg(loom)]
         unsafe impl Entry for crate::sync::$t {
             fn zero(_: bool) -> Self {
-                crate::sync::$t::new(0)
+                crate::sync::$t::unbacked()
+            }
+            fn fold(&self, _: bool) {
+                unreachable!("only the memory map folds");
+            }
+            fn materialise(&self) {
+                crate::sync::$t::materialise(self);
             }
         }
     )*};
@@ -158,23 +162,20 @@ impl<T: Entry, M: Mapping> Table<T, M> {
     /// # Safety
     /// As [`Mapping::fold`].
     pub(crate) unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
+        // SAFETY: the caller's promise is the mapping's.
+        let done = unsafe { self.mapping.fold(ranges) };
         #[cfg(loom)]
         {
             let size = size_of::<T>() as u64;
-            for range in ranges {
+            for range in ranges.iter().take(done) {
                 for index in range.bytes.start / size..range.bytes.end / size {
                     if let Some(item) = self.get(index) {
                         item.fold(M::HAS_GAP);
                     }
                 }
             }
-            ranges.len()
         }
-        // SAFETY: the caller's promise is the mapping's.
-        #[cfg(not(loom))]
-        unsafe {
-            self.mapping.fold(ranges)
-        }
+        done
     }
 }
 

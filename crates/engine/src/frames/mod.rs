@@ -77,6 +77,9 @@ impl core::error::Error for NotOwned {}
 /// Where a CPU takes its small pages.
 struct Slot {
     /// Row it took from last, plus one; 0 for none. Its area is `RESERVED`, or was.
+    ///
+    /// Stored with Release by who reserved the area, and loaded with Acquire by who takes pages there: others than the
+    /// one who opened the area (CPUs may share a slot) must know that its rows can be written.
     row: AtomicU64,
     /// Tree where its searches begin.
     home: AtomicU64,
@@ -147,7 +150,7 @@ impl<M: Mapping> Frames<M> {
         let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(FrameError::NoMemory) };
         // The common case: the row this CPU took from last has room.
         if order.get() <= MAP_PAGE_ORDER
-            && let Some(row) = slot.row.load(Ordering::Relaxed).checked_sub(1)
+            && let Some(row) = slot.row.load(Ordering::Acquire).checked_sub(1)
             && let Some(pfn) = self.take_in_row(row, order)
         {
             return Ok(pfn);
@@ -316,7 +319,7 @@ impl<M: Mapping> Frames<M> {
 
     fn alloc_small(&self, order: Order, slot: &Slot) -> Result<Pfn, FrameError> {
         loop {
-            let hint = slot.row.load(Ordering::Relaxed);
+            let hint = slot.row.load(Ordering::Acquire);
             if let Some(row) = hint.checked_sub(1) {
                 if let Some(pfn) = self.take_in_area(row, order) {
                     let now = pfn.map_page().0;
@@ -334,7 +337,7 @@ impl<M: Mapping> Frames<M> {
             let area = self.reserve_area(order, slot)?;
             let hint = area.first_row() + 1;
             let taken = self.take_in_area(area.first_row(), order);
-            if slot.row.compare_exchange(0, hint, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            if slot.row.compare_exchange(0, hint, Ordering::Release, Ordering::Relaxed).is_err() {
                 // Somebody with the same slot was faster: one reserved area a slot is enough.
                 self.retire(area);
             }

@@ -5,14 +5,46 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::sync::Arc;
+use loom::thread;
 use pagefold_model::platform::{Fences, FoldRange, Mapping, Platform, TableKind};
-use pagefold_model::protocol::Protocol;
-use pagefold_model::{Config, Engine, Kind, NoFrames, Order, Pfn};
+use pagefold_model::protocol::{Fold, Protocol};
+use pagefold_model::{Config, Engine, Folio, Frozen, Kind, Layout, Miss, NoFrames, Order, Pfn, RawFolio};
+
+/// What the platform will refuse. Set while one thread runs; nothing of it is visible to the checker.
+pub struct Faults {
+    /// The table that gets no memory any more after so many more calls.
+    memory: Mutex<Option<(TableKind, usize)>>,
+    /// Ranges that one call to fold takes.
+    folds: AtomicUsize,
+}
+
+impl Faults {
+    /// From now on `kind` gets memory `granted` times more, then never.
+    pub fn refuse(&self, kind: TableKind, granted: usize) {
+        *self.memory.lock().unwrap() = Some((kind, granted));
+    }
+    /// One call to fold takes at most so many ranges.
+    pub fn fold_at_most(&self, ranges: usize) {
+        self.folds.store(ranges, Ordering::Relaxed);
+    }
+    /// Nothing is refused any more.
+    pub fn end(&self) {
+        *self.memory.lock().unwrap() = None;
+        self.fold_at_most(usize::MAX);
+    }
+}
 
 /// The checker's tables are vectors inside the engine; nothing is behind this.
-pub struct NoMemory<R>(u64, PhantomData<R>);
+pub struct NoMemory<R> {
+    kind: TableKind,
+    bytes: u64,
+    faults: std::sync::Arc<Faults>,
+    _protocol: PhantomData<R>,
+}
 
 // SAFETY: under loom the engine never touches `base`: its tables are vectors.
 unsafe impl<R: Protocol> Mapping for NoMemory<R> {
@@ -23,27 +55,38 @@ unsafe impl<R: Protocol> Mapping for NoMemory<R> {
         NonNull::dangling()
     }
     fn len(&self) -> u64 {
-        self.0
+        self.bytes
     }
     fn materialise(&self, _: Range<u64>) -> Result<(), NoFrames> {
-        Ok(())
+        match &mut *self.faults.memory.lock().unwrap() {
+            Some((kind, 0)) if *kind == self.kind => Err(NoFrames),
+            Some((kind, granted)) if *kind == self.kind => {
+                *granted -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
     unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
-        ranges.len()
+        ranges.len().min(self.faults.folds.load(Ordering::Relaxed))
     }
 }
 
-/// Both halves of the barrier are SeqCst fences: what `membarrier(2)` gives, in terms that loom knows.
-pub struct Model<R>(PhantomData<R>);
+/// Both halves of the barrier are SeqCst fences: what `membarrier(2)` gives, in terms that loom knows. Owners keep one
+/// number in a descriptor.
+pub struct Model<R> {
+    pub faults: std::sync::Arc<Faults>,
+    _protocol: PhantomData<R>,
+}
 
 impl<R: Protocol> Platform for Model<R> {
     type Mapping = NoMemory<R>;
     type Barrier = Fences;
-    type Owner = ();
+    type Owner = u64;
     type Error = ();
 
-    fn reserve(&self, _: TableKind, bytes: u64) -> Result<NoMemory<R>, ()> {
-        Ok(NoMemory(bytes, PhantomData))
+    fn reserve(&self, kind: TableKind, bytes: u64) -> Result<NoMemory<R>, ()> {
+        Ok(NoMemory { kind, bytes, faults: self.faults.clone(), _protocol: PhantomData })
     }
     fn barrier(&self) -> Fences {
         Fences
@@ -53,39 +96,110 @@ impl<R: Protocol> Platform for Model<R> {
     }
 }
 
-pub type ModelEngine<R> = Engine<Model<R>, R>;
+pub type ModelEngine<R = Fold> = Engine<Model<R>, R>;
 
 pub fn platform<R: Protocol>() -> Model<R> {
-    Model(PhantomData)
+    let faults = Faults { memory: Mutex::new(None), folds: AtomicUsize::new(usize::MAX) };
+    Model { faults: std::sync::Arc::new(faults), _protocol: PhantomData }
+}
+
+/// Room for `pages` pages (rounded up to sections of eight), and no memory.
+pub fn room<R: Protocol>(pages: u64) -> ModelEngine<R> {
+    Engine::new(platform(), Config::new(pages)).unwrap()
 }
 
 /// Room for eight pages, and no memory.
 pub fn empty<R: Protocol>() -> ModelEngine<R> {
-    Engine::new(platform(), Config::new(8)).unwrap()
+    room(8)
+}
+
+/// The pages of `memory`, all free, in a machine that has room up to the end of their section.
+pub fn machine_of<R: Protocol>(memory: Range<u64>) -> Arc<ModelEngine<R>> {
+    let engine = room(memory.end);
+    engine.online(memory).unwrap();
+    Arc::new(engine)
 }
 
 /// Eight pages, all free: four map pages of two descriptors, two areas.
 pub fn machine<R: Protocol>() -> Arc<ModelEngine<R>> {
-    let engine = empty();
-    engine.online(0..8).unwrap();
-    Arc::new(engine)
+    machine_of(0..8)
+}
+
+/// The same, where large folios have every descriptor written.
+pub fn flat_machine<R: Protocol>() -> Arc<ModelEngine<R>> {
+    let engine = machine();
+    engine.set_layout(Layout::Flat);
+    engine
 }
 
 pub fn order(order: u32) -> Order {
     Order::new(order).unwrap()
 }
 
+/// A frozen folio at a particular place.
+pub fn frozen_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> Frozen<'_, Model<R>, R> {
+    engine.alloc_at(Pfn(pfn), order(bits), Kind::Anon).unwrap()
+}
+
 /// A shared folio at a particular place, as a number, so that any thread can take it up.
-pub fn folio_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> pagefold_model::RawFolio {
-    engine.alloc_at(Pfn(pfn), order(bits), Kind::Anon).unwrap().share().into_raw()
+pub fn folio_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> RawFolio {
+    frozen_at(engine, pfn, bits).share().into_raw()
+}
+
+/// Takes the handle up again that was left as a number.
+pub fn take<R: Protocol>(engine: &ModelEngine<R>, raw: RawFolio) -> Folio<'_, Model<R>, R> {
+    // SAFETY: every raw folio of these tests is taken up once.
+    unsafe { engine.from_raw(raw) }
+}
+
+/// Freezes a folio as soon as no walker is on it.
+pub fn freeze<R: Protocol>(mut folio: Folio<'_, Model<R>, R>) -> Frozen<'_, Model<R>, R> {
+    loop {
+        match folio.freeze() {
+            Ok(frozen) => return frozen,
+            Err(back) => folio = back,
+        }
+        thread::yield_now();
+    }
+}
+
+/// A thread with the machine.
+pub fn beside<R: Protocol, T: 'static>(
+    engine: &Arc<ModelEngine<R>>,
+    work: impl FnOnce(&ModelEngine<R>) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let engine = Arc::clone(engine);
+    thread::spawn(move || work(&engine))
+}
+
+/// A walker that asks for `pfn` once, and checks what it gets.
+pub fn walk<R: Protocol>(engine: &ModelEngine<R>, pfn: u64) -> Result<u32, Miss> {
+    let walker = engine.walker().unwrap();
+    let folio = walker.try_get(Pfn(pfn))?;
+    assert!(folio.contains(Pfn(pfn)), "{folio:?} does not contain page {pfn}");
+    assert!(folio.refs() >= 1);
+    Ok(folio.order().get())
+}
+
+/// Whether a walker that met a folio of one of `orders` on its way in or out may have found this.
+pub fn is_one_of(found: Result<u32, Miss>, orders: &[u32]) -> bool {
+    match found {
+        Ok(order) => orders.contains(&order),
+        Err(miss) => matches!(miss, Miss::Free | Miss::Frozen),
+    }
 }
 
 /// Explores all interleavings with at most `preemptions` forced switches (loom explores all weak-memory outcomes within
-/// them). `MODEL_PREEMPTIONS` asks for more: a night's work.
+/// them; a thread that waits or ends is no forced switch). `MODEL_PREEMPTIONS` asks for more: a night's work.
 pub fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let more = std::env::var("MODEL_PREEMPTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions.max(more));
     builder.max_branches = 100_000;
     builder.check(model);
+}
+
+/// What one thread does, which leaves nothing to explore: the checks of memory run all the same.
+pub fn alone(model: impl Fn() + Sync + Send + 'static) {
+    explore(0, model);
 }
