@@ -51,12 +51,24 @@ pub enum Violation {
         /// The page.
         pfn: Pfn,
     },
-    /// A page is taken from the allocator, but is in no folio, not poisoned and no hole: it leaked.
+    /// A page is taken from the allocator, but is in no folio, not withheld and no hole: it leaked.
     Leaked {
         /// Pages that leaked, in all.
         pages: u64,
         /// One of them.
         near: Pfn,
+    },
+    /// A page is marked as kept back because it is broken, but it is not broken, or free, or in a folio, or gone.
+    Withheld {
+        /// The page.
+        pfn: Pfn,
+    },
+    /// The number of pages that are marked as kept back is not the number of marks.
+    WithheldMiscounted {
+        /// By the counter.
+        counted: u64,
+        /// Marks found where memory is.
+        found: u64,
     },
     /// A free page has a descriptor that is not zero.
     Dirty {
@@ -82,6 +94,15 @@ impl fmt::Display for Violation {
             }
             Violation::InUseButFree { pfn } => write!(f, "{pfn}: in a folio, but free for the allocator"),
             Violation::Leaked { pages, near } => write!(f, "{pages} pages leaked, one near {near}"),
+            Violation::Withheld { pfn } => {
+                write!(
+                    f,
+                    "{pfn}: marked as kept back, but it is not broken, or not the allocator's to keep back"
+                )
+            }
+            Violation::WithheldMiscounted { counted, found } => {
+                write!(f, "{counted} pages counted as kept back, {found} found")
+            }
             Violation::Dirty { pfn } => write!(f, "{pfn}: free, but its descriptor is not zero"),
             Violation::Miscounted { counted, found } => {
                 write!(f, "{counted} map pages counted as materialised, {found} found")
@@ -124,18 +145,29 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 let (class, backed) = self.map.class(map_page);
                 audit.materialised += u64::from(backed);
                 audit.published += u64::from(backed && class != Class::Mapped);
+                let withheld = self.map.withheld.mask(map_page);
+                let is_gone = matches!(class, Class::Absent | Class::Offline);
+                let nobodys = if is_gone { 0 } else { taken & !owned & self.map.poison.mask(map_page) };
+                if withheld & !nobodys != 0 {
+                    let bit = u64::from((withheld & !nobodys).trailing_zeros());
+                    return Err(Violation::Withheld { pfn: map_page.first_pfn().plus(bit) });
+                }
+                audit.withheld_pages += u64::from(withheld.count_ones());
                 if matches!(class, Class::Absent | Class::Offline) {
                     continue;
                 }
                 audit.free_pages += u64::from((!taken & ALL_PAGES).count_ones());
                 let rest = taken & !owned;
-                audit.withheld_pages += u64::from((rest & self.map.poison.mask(map_page)).count_ones());
                 let ownerless = rest & !self.never_free(map_page);
                 leaked += u64::from(ownerless.count_ones());
                 if ownerless != 0 {
                     near = map_page.first_pfn().plus(u64::from(ownerless.trailing_zeros()));
                 }
             }
+        }
+        if audit.withheld_pages != self.map.withheld.pages() {
+            let (counted, found) = (self.map.withheld.pages(), audit.withheld_pages);
+            return Err(Violation::WithheldMiscounted { counted, found });
         }
         if leaked != 0 {
             return Err(Violation::Leaked { pages: leaked, near });

@@ -18,6 +18,20 @@
 //! A folded class may carry [`BACKED`]: it has been published, but its descriptors' memory has not been taken away yet.
 //! Walkers do not care. Counting the bit over the table counts the materialised map pages.
 //!
+//! # Explicit sections and regions
+//!
+//! The tables are backed on demand, so a byte may be written only where memory is known to be behind it. Two flags say
+//! where that is:
+//!
+//! * An *explicit* section: all its map pages' bytes are writable. In a section that is not, every map page's byte is 0:
+//!   the section is *uniform*.
+//! * An *explicit* region: all its sections' bytes are writable. In a region that is not, every section's byte is 0.
+//!
+//! Nothing takes a flag away again. So whoever may change the classes of a range looks at the flags where it writes,
+//! section by section: [`Classes::fill_uniform`] does for folded classes, and [`Classes::stretches`] tells those stretches
+//! apart in which something is materialised (which only explicit sections can have). Everyone else who sets a byte has
+//! called [`Classes::ensure`] for it, or has found the byte to be one of an explicit section.
+//!
 //! # Ordering
 //!
 //! Classes are stored with Release and loaded with Acquire: who sees `Mapped` also sees that memory is behind the map
@@ -181,6 +195,11 @@ impl<M: Mapping> Classes<M> {
         self.sections.get(section).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
     }
 
+    /// Whether class bytes may be set in all of `map_pages`.
+    fn are_explicit(&self, map_pages: &Range<u64>) -> bool {
+        sections_of(map_pages).all(|section| self.is_explicit(section))
+    }
+
     fn is_explicit_region(&self, region: u64) -> bool {
         self.regions.get(region).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
     }
@@ -201,10 +220,10 @@ impl<M: Mapping> Classes<M> {
         if map_pages.start >= map_pages.end {
             return Ok(());
         }
-        let sections = map_pages.start / MAP_PAGES_PER_SECTION..map_pages.end.div_ceil(MAP_PAGES_PER_SECTION);
-        if sections.clone().all(|section| self.is_explicit(section)) {
+        if self.are_explicit(&map_pages) {
             return Ok(());
         }
+        let sections = sections_of(&map_pages);
         let whole = sections.start * MAP_PAGES_PER_SECTION..sections.end * MAP_PAGES_PER_SECTION;
         self.bytes.materialise(whole)?;
         self.ensure_sections(sections.clone())?;
@@ -223,10 +242,15 @@ impl<M: Mapping> Classes<M> {
             return Ok(());
         }
         let regions = sections.start / SECTIONS_PER_REGION..sections.end.div_ceil(SECTIONS_PER_REGION);
-        self.sections.materialise(sections)?;
+        if regions.clone().all(|region| self.is_explicit_region(region)) {
+            return Ok(());
+        }
+        // Whole regions, which is what the flag stands for.
+        self.sections.materialise(regions.start * SECTIONS_PER_REGION..regions.end * SECTIONS_PER_REGION)?;
         self.regions.materialise(regions.clone())?;
         for region in regions {
             if let Some(byte) = self.regions.get(region) {
+                // AcqRel: who sees the flag may write the bytes.
                 byte.fetch_or(EXPLICIT, Ordering::AcqRel);
             }
         }
@@ -234,9 +258,11 @@ impl<M: Mapping> Classes<M> {
     }
 
     /// Publishes a class. The caller owns every page of the map page (or, for `Mapped` out of `Unfolding`, one of
-    /// them) and has called [`ensure`](Self::ensure).
+    /// them), and its section is explicit: the caller has called [`ensure`](Self::ensure), or found a class there that
+    /// only a byte of its own can say.
     #[inline]
     pub(crate) fn set(&self, map_page: MapPage, class: ClassByte) {
+        debug_assert!(self.is_explicit(map_page.section()), "{map_page:?} has no class byte of its own");
         if let Some(byte) = self.bytes.get(map_page.0) {
             byte.store(class.0, Ordering::Release);
         }
@@ -246,6 +272,7 @@ impl<M: Mapping> Classes<M> {
     /// owns them and has ensured them.
     #[inline]
     pub(crate) fn set_tails(&self, map_pages: Range<u64>, order: Order) {
+        debug_assert!(self.are_explicit(&map_pages), "{map_pages:?} have no class bytes of their own");
         for byte in self.bytes.slice(map_pages) {
             // Relaxed: the owner's own byte.
             let backed = byte.load(Ordering::Relaxed) & BACKED;
@@ -257,6 +284,7 @@ impl<M: Mapping> Classes<M> {
     /// ensured them.
     #[inline]
     pub(crate) fn set_free(&self, map_pages: Range<u64>, mut backed: impl FnMut(MapPage)) {
+        debug_assert!(self.are_explicit(&map_pages), "{map_pages:?} have no class bytes of their own");
         for (map_page, byte) in (map_pages.start..).zip(self.bytes.slice(map_pages)) {
             if byte.load(Ordering::Relaxed) & BACKED != 0 {
                 backed(MapPage(map_page));
@@ -279,16 +307,8 @@ impl<M: Mapping> Classes<M> {
         is_free && byte.compare_exchange(now, unfolding, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Gives all of `map_pages` the same folded class: whole regions by one byte, whole sections by one, the rest map page
-    /// by map page. Nothing is changed on an error. The caller owns all of it, and nobody else changes classes there
-    /// meanwhile.
-    pub(crate) fn set_uniform(&self, map_pages: Range<u64>, class: ClassByte) -> Result<(), NoFrames> {
-        self.prepare_uniform(map_pages.clone())?;
-        self.fill_uniform(map_pages, class);
-        Ok(())
-    }
-
-    /// The part of [`set_uniform`](Self::set_uniform) that can fail.
+    /// Makes sure that [`fill_uniform`](Self::fill_uniform) of `map_pages`, or of whole sections of it, has all bytes it
+    /// may write.
     pub(crate) fn prepare_uniform(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
         let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
         let mut next = sections.start;
@@ -305,7 +325,10 @@ impl<M: Mapping> Classes<M> {
         Ok(())
     }
 
-    /// The part of [`set_uniform`](Self::set_uniform) that cannot.
+    /// Gives all of `map_pages`, none of which has memory behind it, the same folded class: whole regions by one byte,
+    /// whole sections by one, the rest map page by map page. The caller owns all of it, and nobody else changes classes
+    /// there meanwhile. It was prepared: by itself, or as part of a range in whose other part a section is explicit
+    /// (then its region is as well).
     pub(crate) fn fill_uniform(&self, map_pages: Range<u64>, class: ClassByte) {
         let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
         for map_page in before.chain(after) {
@@ -326,6 +349,41 @@ impl<M: Mapping> Classes<M> {
         }
     }
 
+    /// `map_pages` in stretches: those in which no map page has memory behind it, as long as they go, and between them
+    /// those in which some may have (then each lies in one section, which is explicit). Each comes with whether one has.
+    pub(crate) fn stretches(&self, map_pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, bool)> + '_ {
+        let mut next = map_pages.start;
+        let in_section = move |section: u64| {
+            let first = section * MAP_PAGES_PER_SECTION;
+            first.max(map_pages.start)..(first + MAP_PAGES_PER_SECTION).min(map_pages.end)
+        };
+        let has_backed = move |part: Range<u64>| {
+            self.is_explicit(MapPage(part.start).section())
+                && part.map(MapPage).any(|map_page| self.get(map_page).is_backed())
+        };
+        core::iter::from_fn(move || {
+            let start = next;
+            while next < map_pages.end {
+                let section = MapPage(next).section();
+                if let Some((_, after)) = self.uniform(section) {
+                    next = (after * MAP_PAGES_PER_SECTION).min(map_pages.end);
+                    continue;
+                }
+                let part = in_section(section);
+                if has_backed(part.clone()) {
+                    if start < part.start {
+                        // What comes before it, first.
+                        break;
+                    }
+                    next = part.end;
+                    return Some((part, true));
+                }
+                next = part.end;
+            }
+            (start < next).then_some((start..next, false))
+        })
+    }
+
     /// What can be set at once from `section` on.
     fn uniform_step(&self, section: u64, end: u64) -> Step {
         let region = section / SECTIONS_PER_REGION;
@@ -339,6 +397,10 @@ impl<M: Mapping> Classes<M> {
     }
 
     fn set_section(&self, section: u64, class: ClassByte) {
+        debug_assert!(
+            self.is_explicit_region(section / SECTIONS_PER_REGION),
+            "section {section} has no byte of its own"
+        );
         let Some(byte) = self.sections.get(section) else { return };
         let bytes = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
         if byte.load(Ordering::Acquire) & EXPLICIT == 0 {
@@ -358,11 +420,23 @@ impl<M: Mapping> Classes<M> {
         }
     }
 
-    /// Tells the folder that `map_page` may have become foldable.
+    /// Tells the folder that map pages in the section of `map_page` may have become foldable.
     #[inline]
     pub(crate) fn hint_foldable(&self, map_page: MapPage) {
+        self.hint_section(map_page.section());
+    }
+
+    /// As [`hint_foldable`](Self::hint_foldable), for all sections that `map_pages` lie in.
+    pub(crate) fn hint_foldable_range(&self, map_pages: &Range<u64>) {
+        if map_pages.start < map_pages.end {
+            sections_of(map_pages).for_each(|section| self.hint_section(section));
+        }
+    }
+
+    #[inline]
+    fn hint_section(&self, section: u64) {
         // A section that is not explicit has nothing materialised, and its byte may have nothing behind it either.
-        if let Some(byte) = self.sections.get(map_page.section())
+        if let Some(byte) = self.sections.get(section)
             && byte.load(Ordering::Relaxed) & (EXPLICIT | FOLDABLE) == EXPLICIT
         {
             byte.fetch_or(FOLDABLE, Ordering::Release);
@@ -376,6 +450,11 @@ impl<M: Mapping> Classes<M> {
                 && byte.fetch_and(!FOLDABLE, Ordering::Acquire) & FOLDABLE != 0
         })
     }
+}
+
+/// The sections that `map_pages` lie in.
+fn sections_of(map_pages: &Range<u64>) -> Range<u64> {
+    map_pages.start / MAP_PAGES_PER_SECTION..map_pages.end.div_ceil(MAP_PAGES_PER_SECTION)
 }
 
 /// A stretch that one byte stands for.

@@ -11,10 +11,10 @@ use core::ops::Range;
 use crate::class::{Class, ClassByte, Classes};
 use crate::fold::{FoldBatch, Folder};
 use crate::folio::{Folio, Frozen, RawFolio};
-use crate::frames::{FrameError, Frames};
+use crate::frames::{Claim, FrameError, Frames};
 use crate::geometry::{
     ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_SECTION, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE,
-    PAGES_PER_SECTION, Pfn, SECTIONS_PER_REGION,
+    PAGES_PER_SECTION, Pfn, SECTION_ORDER, SECTIONS_PER_REGION,
 };
 use crate::map::{Layout, MemoryMap};
 use crate::marks::Marks;
@@ -182,6 +182,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let marks = [
             Marks::new(table(&platform, TableKind::Poison, map_pages)?),
             Marks::new(table(&platform, TableKind::Holes, map_pages)?),
+            Marks::new(table(&platform, TableKind::Withheld, map_pages)?),
         ];
         let map = MemoryMap::new(descriptors, Classes::new(classes, sections, regions), marks, config.layout);
         let records = Records::new(table(&platform, TableKind::Blocks, pages / PAGES_PER_SECTION)?);
@@ -295,12 +296,15 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             }
         }
         self.zone(Zone::Normal).prepare_online(&pages)?;
+        self.map.classes.prepare_uniform(map_pages.clone())?;
         // Classes before frames: as soon as the allocator has the memory, it may be used.
-        self.map.classes.set_uniform(map_pages.clone(), ClassByte::FREE)?;
+        self.map.offer(map_pages.clone());
         for (edge, mask) in edges {
             self.map.holes.mark(edge, mask);
         }
         self.zone(Zone::Normal).online(pages);
+        // A memory block may have been here before, and some of its pages broken.
+        self.withhold_poison(map_pages);
         Ok(())
     }
 
@@ -312,7 +316,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         self.absent_map_pages(&pages)?;
         let whole = pages.start.div_ceil(PAGES_PER_MAP_PAGE)..pages.end / PAGES_PER_MAP_PAGE;
         if whole.start < whole.end {
-            self.map.classes.set_uniform(whole, ClassByte::OFFLINE)?;
+            self.map.classes.prepare_uniform(whole.clone())?;
+            self.map.publish_offline(whole, ClassByte::OFFLINE);
         }
         Ok(())
     }
@@ -329,7 +334,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 Some((class, section)) => (class, section * MAP_PAGES_PER_SECTION),
                 None => (self.map.classes.get(MapPage(next)), next + 1),
             };
-            if class != ClassByte::ABSENT {
+            if class.unbacked() != ClassByte::ABSENT {
                 return Err(OnlineError::Overlap);
             }
             next = after;
@@ -338,7 +343,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     /// Materialises the descriptors of all free memory in `pages`, as a flat memory map has them. Memory in use is left
-    /// alone.
+    /// alone, and so is what is being allocated, freed, folded or isolated meanwhile.
     ///
     /// # Errors
     /// [`NoFrames`]; what was done so far stays.
@@ -352,15 +357,18 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 continue;
             }
             let frames = self.frames(map_page);
-            let except = frames.taken_mask(map_page);
-            let Some(claim) = frames.take_map_page(map_page, except) else { continue };
+            let Some(claim) = frames.take_any(map_page)? else { continue };
             let claimed = claim.map_pages();
+            let done = match claim {
+                // As an owner of one page: others may take, use and free the others meanwhile.
+                Claim::Row(map_page, _) => self.map.ensure_mapped(map_page),
+                Claim::Area(_) => self.map.unfold_free(claimed.clone()),
+            };
             next = next.max(claimed.end);
-            let done = self.map.unfold_free(claimed.clone());
-            frames.give_map_page(claim, except);
+            frames.give_claim(claim);
             self.withhold_poison(claimed.clone());
             done?;
-            claimed.for_each(|map_page| self.map.classes.hint_foldable(MapPage(map_page)));
+            self.map.classes.hint_foldable_range(&claimed);
         }
         Ok(())
     }
@@ -376,7 +384,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 
     /// All tables, for measuring.
-    pub fn tables(&self) -> [(TableKind, &P::Mapping); 13] {
+    pub fn tables(&self) -> [(TableKind, &P::Mapping); 14] {
         let [classes, sections, regions] = self.map.classes.mappings();
         let [normal, movable] = &self.zones;
         let [rows, lanes, trees] = normal.mappings();
@@ -391,6 +399,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             (TableKind::Trees, trees),
             (TableKind::Poison, self.map.poison.mapping()),
             (TableKind::Holes, self.map.holes.mapping()),
+            (TableKind::Withheld, self.map.withheld.mapping()),
             (TableKind::Blocks, self.records.mapping()),
             (TableKind::MovableRows, movable_rows),
             (TableKind::MovableLanes, movable_lanes),
@@ -431,7 +440,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         loop {
             let pfn = self.zone(zone).alloc(order, self.platform.cpu())?;
             if self.has_poison(pfn, order) {
-                self.give_back(pfn, order);
+                // Not for ever: nobody meets these poisoned pages again.
+                self.give_back_but_poison(pfn, order);
                 continue;
             }
             return self.make_folio(pfn, order, kind);
@@ -448,7 +458,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         }
         self.frames(pfn.map_page()).alloc_at(pfn, order)?;
         if self.has_poison(pfn, order) {
-            self.give_back(pfn, order);
+            self.give_back_but_poison(pfn, order);
             return Err(AllocError::Busy);
         }
         self.make_folio(pfn, order, kind)
@@ -482,28 +492,62 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     fn give_back(&self, pfn: Pfn, order: Order) {
         let first = pfn.map_page();
         let given = self.frames(first).free(pfn, order);
+        // Every caller owns the block. (Should one not, its pages stay taken, and the audit finds them leaked.)
         debug_assert!(given.is_ok(), "{pfn} {order} was not owned");
-        self.map.classes.hint_foldable(first);
+        self.after_giving_back(first, order);
+    }
+
+    #[inline]
+    fn after_giving_back(&self, first: MapPage, order: Order) {
+        if order.get() <= SECTION_ORDER {
+            self.map.classes.hint_foldable(first);
+        } else {
+            self.map.classes.hint_foldable_range(&(first.0..first.0 + order.map_pages()));
+        }
         self.withhold_poison(first.0..first.0 + order.map_pages());
     }
 
-    /// Takes the poisoned pages among those that were just given back, for ever. Should an allocation be faster, it
-    /// finds the poison itself.
+    /// As [`give_back`](Self::give_back), for a block that was just taken and turned out to have poisoned pages: those are
+    /// withheld at once, so that the allocator never has them again.
+    #[cold]
+    fn give_back_but_poison(&self, pfn: Pfn, order: Order) {
+        let first = pfn.map_page();
+        let in_block = match order.pages() {
+            pages if pages < PAGES_PER_MAP_PAGE => ((1 << pages) - 1) << (pfn.0 % PAGES_PER_MAP_PAGE),
+            _ => ALL_PAGES,
+        };
+        self.frames(first).free_but(pfn, order, |map_page| {
+            let poisoned = self.map.poison.mask(map_page) & in_block;
+            self.withhold(map_page, poisoned);
+            poisoned
+        });
+        self.after_giving_back(first, order);
+    }
+
+    /// Marks pages that the caller owns in the allocator, and that are poisoned, as withheld. Nobody owns them any more.
+    fn withhold(&self, map_page: MapPage, mask: u64) {
+        if self.map.withheld.mark(map_page, mask) != 0 {
+            // What stands in the way of folding this map page is out of the way now.
+            self.map.classes.hint_foldable(map_page);
+        }
+    }
+
+    /// Withholds the poisoned pages among those that were just given back. Should an allocation be faster, it finds the
+    /// poison itself.
     #[inline]
     pub(crate) fn withhold_poison(&self, map_pages: Range<u64>) {
         if self.map.poison.pages() != 0 {
-            self.take_poisoned(map_pages);
+            self.withhold_free(map_pages);
         }
     }
 
     #[cold]
-    fn take_poisoned(&self, map_pages: Range<u64>) {
+    fn withhold_free(&self, map_pages: Range<u64>) {
         for map_page in map_pages.map(MapPage) {
-            let mut mask = self.map.poison.mask(map_page);
-            while mask != 0 {
-                // Recording the poison has backed the allocator's tables for it. Taken already: fine as well.
-                let _ = self.frames(map_page).alloc_mask(map_page, mask & mask.wrapping_neg());
-                mask &= mask - 1;
+            let poisoned = self.map.poison.mask(map_page) & !self.map.withheld.mask(map_page);
+            if poisoned != 0 {
+                let taken = self.frames(map_page).take_free_of(map_page, poisoned);
+                self.withhold(map_page, taken);
             }
         }
     }
@@ -547,9 +591,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         self.map.backed_runs(first + 1..first + order.map_pages())
     }
 
-    /// Pages of a map page that are taken although they are nobody's: poisoned ones, and those without memory.
+    /// Pages of a map page that are taken although they are nobody's: withheld ones, and those without memory.
     pub(crate) fn never_free(&self, map_page: MapPage) -> u64 {
-        self.map.poison.mask(map_page) | self.map.holes.mask(map_page)
+        self.map.withheld.mask(map_page) | self.map.holes.mask(map_page)
     }
 
     // ---- looking -----------------------------------------------------------------------------------------------
@@ -589,17 +633,18 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         if is_absent || self.map.holes.contains(pfn) {
             return Err(PoisonError::Absent);
         }
-        // Freeing around the poison later must not need memory.
-        let area = pfn.head(Order::AREA);
         let (map_page, bit) = (pfn.map_page(), 1 << (pfn.0 % PAGES_PER_MAP_PAGE));
-        self.frames(map_page).prepare_split(area, Order::AREA)?;
+        // Withholding must not need memory, now or when the page is freed, or its block comes online, in either zone.
+        self.zones.iter().try_for_each(|zone| zone.prepare_withholding(pfn))?;
+        self.map.withheld.ensure(map_page)?;
         self.map.poison.ensure(map_page)?;
         if self.map.poison.mark(map_page, bit) == 0 {
             return Ok(Poisoned::Known);
         }
         mark();
-        let taken = self.frames(map_page).alloc_mask(map_page, bit);
-        Ok(if taken.is_ok() { Poisoned::Withheld } else { Poisoned::InUse })
+        let taken = self.frames(map_page).take_free_of(map_page, bit);
+        self.withhold(map_page, taken);
+        Ok(if taken != 0 { Poisoned::Withheld } else { Poisoned::InUse })
     }
 }
 
@@ -619,6 +664,5 @@ type TableResult<T, P> = Result<Table<T, <P as Platform>::Mapping>, NewError<<P 
 pub(crate) fn table<T: Entry, P: Platform>(platform: &P, kind: TableKind, len: u64) -> TableResult<T, P> {
     let bytes = Table::<T, P::Mapping>::bytes_for(len).ok_or(NewError::TooLarge)?;
     let mapping = platform.reserve(kind, bytes).map_err(|error| NewError::Reserve { kind, bytes, error })?;
-    debug_assert!(mapping.len() >= bytes);
     Table::new(mapping, len).ok_or(NewError::Short(kind))
 }

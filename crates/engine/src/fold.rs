@@ -158,8 +158,8 @@ pub struct Folder<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
     /// Section where the search goes on.
     cursor: u64,
-    /// What was taken from the allocator, and the pages of it that were not (poisoned, or no memory).
-    claims: Vec<(Claim, u64)>,
+    /// What was taken from the allocator.
+    claims: Vec<Claim>,
     pending: Pending,
     batch: usize,
 }
@@ -257,13 +257,21 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                 }
                 continue;
             };
-            self.claims.push((claim, except));
+            if self.engine.never_free(map_page) & except != except {
+                // Looked at before the claim, and not so any more: the memory went and came back meanwhile. From the claim
+                // on that cannot happen. Look here again.
+                frames.give_claim(claim);
+                self.engine.withhold_poison(map_page.0..map_page.0 + 1);
+                map.classes.hint_foldable(map_page);
+                continue;
+            }
             for claimed in claim.map_pages().map(MapPage) {
                 if map.publish_free(claimed) {
                     self.pending.push(FoldRange { bytes: map.bytes_of(claimed.0..claimed.0 + 1), backed: 1 });
                 }
                 next = next.max(claimed.0 + 1);
             }
+            self.claims.push(claim);
         }
         true
     }
@@ -282,10 +290,12 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
         }
         for area in map_pages.clone().step_by(MAP_PAGES_PER_AREA as usize) {
             match frames.take_area(MapPage(area)) {
-                Some(claim) => self.claims.push((claim, 0)),
+                Some(claim) => self.claims.push(claim),
                 None => {
-                    for (claim, _) in self.claims.drain(first..) {
-                        frames.give_map_page(claim, 0);
+                    for claim in self.claims.drain(first..) {
+                        let claimed = claim.map_pages();
+                        frames.give_claim(claim);
+                        self.engine.withhold_poison(claimed);
                     }
                     return false;
                 }
@@ -300,16 +310,18 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
 
     fn finish(&mut self) -> FoldReport {
         let report = self.pending.finish(self.engine);
-        for (claim, except) in self.claims.drain(..) {
+        for claim in self.claims.drain(..) {
             if report.refused > 0 {
                 for map_page in claim.map_pages().map(MapPage) {
                     if self.engine.map.class(map_page).1 {
                         self.engine.map.stay_backed(map_page);
+                        // To be tried again, by whoever looks for something to fold next.
+                        self.engine.map.classes.hint_foldable(map_page);
                     }
                 }
             }
             let map_pages = claim.map_pages();
-            self.engine.frames(MapPage(map_pages.start)).give_map_page(claim, except);
+            self.engine.frames(MapPage(map_pages.start)).give_claim(claim);
             self.engine.withhold_poison(map_pages);
         }
         report

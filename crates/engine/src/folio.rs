@@ -171,6 +171,8 @@ pub enum ReshapeError {
     NotSmaller,
     /// The folios are not adjacent, in ascending order, or do not fill one aligned block of a valid order (collapse).
     NotABlock,
+    /// The folios lie in different zones (collapse): a folio belongs to one zone's allocator.
+    TwoZones,
     /// No memory for the descriptors that would be needed: free some and retry.
     NoFrames,
 }
@@ -186,6 +188,7 @@ impl fmt::Display for ReshapeError {
         f.write_str(match self {
             ReshapeError::NotSmaller => "split to a smaller order than the folio has",
             ReshapeError::NotABlock => "collapse adjacent folios that fill one aligned block",
+            ReshapeError::TwoZones => "collapse folios of one zone: a folio cannot lie in two",
             ReshapeError::NoFrames => "no memory for the new descriptors: free some and retry",
         })
     }
@@ -269,8 +272,8 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
         Ok(Pieces { engine: this.engine, next: head, end: head + this.order.pages(), order: to })
     }
 
-    /// Makes frozen folios one. They must be in ascending order, adjacent, and fill a naturally aligned block of some
-    /// order. The owner's data and the kind are those of the first.
+    /// Makes frozen folios one. They must be in ascending order, adjacent, fill a naturally aligned block of some order,
+    /// and lie in one zone. The owner's data and the kind are those of the first.
     ///
     /// # Errors
     /// The folios as they were, and why.
@@ -288,6 +291,11 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
         let order = Order::fitting(head, pages);
         if !is_adjacent || order.pages() != pages {
             return Err((folios, ReshapeError::NotABlock));
+        }
+        // Each lies in one zone as a whole, since it was allocated there.
+        let zone = engine.zone_of(head);
+        if folios.iter().any(|folio| engine.zone_of(folio.pfn()) != zone) {
+            return Err((folios, ReshapeError::TwoZones));
         }
         if folios.len() > 1 {
             engine.collapse_block(head, order, kind);

@@ -3,11 +3,13 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::class::Class;
 use crate::engine::Engine;
 use crate::frames::{Isolation, IsolationError};
 use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::platform::Platform;
 use crate::protocol::{Fold, Protocol};
+use crate::zone::Zone;
 
 /// Why a range could not be isolated. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,8 @@ impl core::error::Error for IsolateError {}
 #[must_use = "dropping it ends the isolation"]
 pub struct Isolated<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
-    isolation: Isolation<'e, P::Mapping>,
+    pub(crate) isolation: Isolation<'e, P::Mapping>,
+    /// What is to be put back into circulation in the end.
     pages: Range<u64>,
 }
 
@@ -67,20 +70,17 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         if !(Pfn(pages.start).section()..=last).all(|section| self.records.zone(section) == zone) {
             return Err(IsolateError::BadRange);
         }
+        Ok(self.isolate_in(zone, pages)?)
+    }
+
+    /// As [`isolate`](Self::isolate), for whole areas of `zone`.
+    pub(crate) fn isolate_in(
+        &self,
+        zone: Zone,
+        pages: Range<u64>,
+    ) -> Result<Isolated<'_, P, R>, IsolationError> {
         let isolation = self.zone(zone).isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
         Ok(Isolated { engine: self, isolation, pages })
-    }
-}
-
-impl<P: Platform, R: Protocol> Engine<P, R> {
-    /// What is to be done for pages that are in circulation again: what became free meanwhile was out of the folders'
-    /// reach, and poison out of the allocator's.
-    pub(crate) fn after_isolation(&self, pages: Range<u64>) {
-        let map_pages = pages.start / PAGES_PER_MAP_PAGE..pages.end / PAGES_PER_MAP_PAGE;
-        self.withhold_poison(map_pages.clone());
-        for map_page in map_pages.step_by(MAP_PAGES_PER_AREA as usize) {
-            self.map.classes.hint_foldable(MapPage(map_page));
-        }
     }
 }
 
@@ -90,9 +90,40 @@ impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
         self.pages.clone()
     }
 
-    /// Collects what was freed since the last time, and returns how many pages are still in use.
+    /// Collects what was freed since the last time, and returns how many pages are still in use. Broken pages that are
+    /// kept back, and pages without memory, are in nobody's use.
     pub fn collect(&mut self) -> u64 {
-        self.isolation.collect()
+        if self.isolation.collect() == 0 {
+            return 0;
+        }
+        let rows = self.isolation.areas_with_memory().flat_map(|area| {
+            let first = area * MAP_PAGES_PER_AREA;
+            first..first + MAP_PAGES_PER_AREA
+        });
+        rows.map(|row| (MapPage(row), self.isolation.missing(row)))
+            .filter(|&(map_page, _)| self.engine.map.class(map_page).0 != Class::Absent)
+            .map(|(map_page, missing)| u64::from((missing & !self.engine.never_free(map_page)).count_ones()))
+            .sum()
+    }
+
+    /// Takes the memory away from the allocator for good. Every page of it is the caller's: collected, or owned
+    /// otherwise. Nothing is withheld there any more.
+    pub(crate) fn remove(mut self) {
+        self.engine.map.withheld.clear(self.map_pages());
+        self.isolation.remove();
+        self.pages = 0..0;
+    }
+
+    /// Ends the isolation, but keeps what was collected: it stays taken, and is the caller's from now on, and so is what
+    /// was withheld.
+    pub(crate) fn keep(mut self) {
+        self.engine.map.withheld.clear(self.map_pages());
+        self.isolation.keep();
+        self.pages = 0..0;
+    }
+
+    fn map_pages(&self) -> Range<u64> {
+        self.pages.start / PAGES_PER_MAP_PAGE..self.pages.end / PAGES_PER_MAP_PAGE
     }
 
     /// Pages held: free, and of no use to anyone while this lives.
@@ -104,7 +135,9 @@ impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
 impl<P: Platform, R: Protocol> Drop for Isolated<'_, P, R> {
     fn drop(&mut self) {
         self.isolation.end();
-        self.engine.after_isolation(self.pages.clone());
+        // What became free meanwhile was out of the folders' reach, and poison out of the allocator's.
+        self.engine.withhold_poison(self.map_pages());
+        self.engine.map.classes.hint_foldable_range(&self.map_pages());
     }
 }
 

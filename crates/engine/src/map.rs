@@ -136,6 +136,7 @@ pub(crate) struct MemoryMap<M, O> {
     pub(crate) classes: Classes<M>,
     pub(crate) poison: Marks<M>,
     pub(crate) holes: Marks<M>,
+    pub(crate) withheld: Marks<M>,
     /// Map pages that have memory behind them: the number of class bytes with the `BACKED` bit.
     materialised: AtomicU64,
     /// Whether large folios are written flat from now on.
@@ -146,7 +147,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     pub(crate) fn new(
         pages: Table<Page<O>, M>,
         classes: Classes<M>,
-        [poison, holes]: [Marks<M>; 2],
+        [poison, holes, withheld]: [Marks<M>; 3],
         layout: Layout,
     ) -> Self {
         #[cfg(not(loom))]
@@ -157,6 +158,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             classes,
             poison,
             holes,
+            withheld,
             materialised: AtomicU64::new(0),
             flat: AtomicBool::new(layout == Layout::Flat),
         }
@@ -405,20 +407,21 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// `Mapped` again. The caller owns it.
     pub(crate) fn stay_backed(&self, map_page: MapPage) {
         let class = match self.classes.get(map_page) {
-            class if class.tail_order().is_some() => class.backed(),
-            _ => ClassByte::MAPPED,
+            class if class.unbacked() == ClassByte::FREE => ClassByte::MAPPED,
+            class => class.backed(),
         };
         self.classes.set(map_page, class);
     }
 
     /// Unfolds one map page of which the caller owns at least one page. Owners of other pages of it may do the same at
-    /// the same time.
+    /// the same time. Nothing is changed on an error.
     pub(crate) fn ensure_mapped(&self, map_page: MapPage) -> Result<(), NoFrames> {
         loop {
             match self.classes.get(map_page) {
                 ClassByte::MAPPED => return Ok(()),
+                // Another owner of a page here is at it, and will end it either way.
                 ClassByte::UNFOLDING => spin_loop(),
-                _ => {
+                ClassByte::FREE => {
                     self.classes.ensure(map_page.0..map_page.0 + 1)?;
                     if self.classes.begin_unfold(map_page) {
                         let done = self.materialise(map_page.0..map_page.0 + 1);
@@ -427,6 +430,9 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                         return done;
                     }
                 }
+                // Nobody can own a page here: the allocator has none to give. Should it happen all the same, waiting
+                // would not end, and refusing changes nothing.
+                _ => return Err(NoFrames),
             }
         }
     }
@@ -533,7 +539,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     /// Publishes a free map page as folded, ahead of taking its memory away; whether there is memory to take. The
-    /// caller owns all its pages (but poisoned ones).
+    /// caller owns all its pages, but for those that are nobody's (withheld ones and holes).
     pub(crate) fn publish_free(&self, map_page: MapPage) -> bool {
         if self.classes.get(map_page) != ClassByte::MAPPED {
             return false;
@@ -635,8 +641,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         self.store(pfn, self.marked(pfn, State::head(order, kind)), Ordering::Release);
     }
 
-    /// Materialises the descriptors of free memory, as a flat memory map has them. The caller owns the pages. Nothing is
-    /// changed on an error.
+    /// Materialises the descriptors of free memory, as a flat memory map has them. The caller owns every page, so nobody
+    /// else is unfolding any of it. Nothing is changed on an error.
     pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
         self.classes.ensure(map_pages.clone())?;
         self.materialise_missing(map_pages.clone())?;

@@ -1,12 +1,32 @@
 //! Pages marked one by one, beside the map: a bit a page, so that folded map pages can have marks too.
 //!
-//! There are two sets: pages whose memory is *poisoned* (broken), and *holes*, the pages without memory in a map page
-//! that is only partly present. The bits are the truth, and they are for ever. The poison mark in a descriptor is a copy
-//! for dumps, put back when the map page is unfolded.
+//! There are three sets:
 //!
-//! A poisoned page is never handed out. Who allocates looks at the bits *after* taking the pages; who poisons sets the
-//! bit *before* trying to take the page. Both are sequentially consistent, so one of them sees the other: either the
-//! allocation notices the poison and keeps the page back, or the poisoner finds the page in use.
+//! | set | its pages | a bit is set by | and cleared |
+//! |---|---|---|---|
+//! | *holes* | without memory, in a map page that is only partly present | who adds memory, before it is free | never |
+//! | *poison* | whose memory is broken, in use or not | who records it | never |
+//! | *withheld* | kept back from their zone's allocator because of poison | who owned the page in the allocator | by who owns it again, when its memory goes |
+//!
+//! Poisoned and withheld are two facts. A poisoned page may be in use: its folio stays as it is, and the page is withheld
+//! when it is freed. The poison mark in a descriptor is a copy for dumps, put back when the map page is unfolded.
+//!
+//! # The invariant
+//!
+//! *A withheld page is poisoned, taken from its zone's allocator, in no folio, and nobody owns it.* The same is true of a
+//! hole, but for the poison. So a map page whose other pages are all free, or one owner's, is that owner's as a whole:
+//! the folder and memory hotplug rest on that, and [`Engine::audit`](crate::Engine::audit) checks it. Where no memory is
+//! (`Absent`, `Offline`), nothing is withheld: the poison mark stays, and the page is withheld again when its memory comes
+//! back.
+//!
+//! # How poison and allocation meet
+//!
+//! A poisoned page is never handed out. Who allocates looks at the poison *after* taking the pages, and keeps back what is
+//! poisoned of them. Who records poison sets the bit *before* trying to take the page; who frees looks *after* giving the
+//! pages back, and tries to take what is poisoned. Should both try just too early (the order of the two sides is not
+//! agreed on everywhere), the page stays among the free ones, and the next who takes it keeps it back.
+//!
+//! Recording makes room for all that withholding needs, in both zones, so that withholding cannot fail for lack of memory.
 
 use crate::geometry::{MapPage, PAGES_PER_MAP_PAGE, Pfn};
 use crate::platform::{Mapping, NoFrames};
@@ -63,5 +83,19 @@ impl<M: Mapping> Marks<M> {
         let before = self.rows.get(map_page.0).map_or(mask, |row| row.fetch_or(mask, Ordering::SeqCst));
         self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
         mask & !before
+    }
+
+    /// Clears all marks of `map_pages`. The caller owns the pages that are marked.
+    pub(crate) fn clear(&self, map_pages: core::ops::Range<u64>) {
+        if self.pages() == 0 {
+            return;
+        }
+        for row in self.rows.slice(map_pages) {
+            // A row without marks may have nothing behind it.
+            if row.load(Ordering::SeqCst) != 0 {
+                let before = row.swap(0, Ordering::SeqCst);
+                self.pages.fetch_sub(u64::from(before.count_ones()), Ordering::SeqCst);
+            }
+        }
     }
 }

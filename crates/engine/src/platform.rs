@@ -37,6 +37,8 @@ pub enum TableKind {
     Poison,
     /// Pages without memory in partly present map pages: 8 bytes a map page.
     Holes,
+    /// Poisoned pages that are kept back from the allocator: 8 bytes a map page.
+    Withheld,
     /// What memory blocks say: 4 bytes a section.
     Blocks,
     /// The movable zone's rows.
@@ -49,7 +51,7 @@ pub enum TableKind {
 
 impl TableKind {
     /// All of them, in the order the engine reserves them.
-    pub const ALL: [TableKind; 13] = [
+    pub const ALL: [TableKind; 14] = [
         TableKind::Map,
         TableKind::Classes,
         TableKind::Sections,
@@ -59,6 +61,7 @@ impl TableKind {
         TableKind::Trees,
         TableKind::Poison,
         TableKind::Holes,
+        TableKind::Withheld,
         TableKind::Blocks,
         TableKind::MovableRows,
         TableKind::MovableLanes,
@@ -96,7 +99,8 @@ pub struct FoldRange {
 ///   reads as zero;
 /// * after [`materialise`](Self::materialise) returned `Ok`, every CPU can write the range until it is folded, and what
 ///   is written stays;
-/// * `base()` is aligned to 4 KiB and never changes.
+/// * `base()` is aligned to 4 KiB and never changes;
+/// * no call unwinds.
 pub unsafe trait Mapping: Send + Sync {
     /// Whether a range of the memory map may be unreadable while it is folded or materialised. `true` is always allowed
     /// and keeps the protocols for comparison away; say `false` only where every step of both leaves the range readable.
@@ -115,7 +119,9 @@ pub unsafe trait Mapping: Send + Sync {
 
     /// Puts memory behind `bytes` (widened to whole 4 KiB pages). What was folded reads as zero afterwards, what had
     /// memory keeps its content. For the memory map, the engine only asks for what is folded, and owns it; with a gap, it
-    /// may be unreadable until the call ends. On an error nothing that can be observed has changed.
+    /// may be unreadable until the call ends. On an error nothing that can be observed has changed. A range that has memory
+    /// already, all of it, needs none: for that there is no error. Of all tables but the memory map, any number of threads
+    /// may ask for overlapping ranges at once.
     ///
     /// # Errors
     /// [`NoFrames`]: the machine cannot back the range now.
@@ -137,7 +143,7 @@ pub unsafe trait Mapping: Send + Sync {
 ///
 /// For any call of `heavy` on one thread and `light` on another, both threads agree on an order of the two, as if each
 /// were a sequentially consistent fence: either what preceded `heavy` is seen by what follows `light`, or what preceded
-/// `light` is seen by what follows `heavy`.
+/// `light` is seen by what follows `heavy`. No call unwinds.
 pub unsafe trait Barrier: Send + Sync {
     /// The reader's half: runs at every outermost section, so it should cost nothing.
     fn light(&self);

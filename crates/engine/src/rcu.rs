@@ -322,8 +322,8 @@ impl<'r, B: Barrier> Reader<'r, B> {
         Section { word, _not_send: PhantomData }
     }
 
-    /// Runs `f` inside a section. As [`section`](Self::section), but leaving needs no look at the slot. `f` must not
-    /// panic; a section it enters has ended when it returns.
+    /// Runs `f` inside a section. As [`section`](Self::section), but leaving needs no look at the slot. A section that `f`
+    /// enters has ended when it returns.
     #[inline]
     pub(crate) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
         let word = &self.slot.word;
@@ -337,9 +337,9 @@ impl<'r, B: Barrier> Reader<'r, B> {
         let epoch = self.rcu.epoch.load(Ordering::Relaxed);
         word.store(epoch | NEST, Ordering::Release);
         self.rcu.barrier.light();
-        let done = f();
-        word.store(epoch, Ordering::Release);
-        done
+        // Left also if `f` panics: every grace period would wait for this reader, for ever.
+        let _leave = Leave { word, epoch };
+        f()
     }
 
     /// Whether this reader is inside a section.
@@ -360,6 +360,20 @@ impl<B: Barrier> Drop for Reader<'_, B> {
 impl<B: Barrier> core::fmt::Debug for Reader<'_, B> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Reader").field("inside", &self.is_inside()).finish()
+    }
+}
+
+/// Leaves the section of [`Reader::within`] when dropped.
+struct Leave<'a> {
+    word: &'a AtomicU64,
+    epoch: u64,
+}
+
+impl Drop for Leave<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Release: everything the section did happens before a writer that sees it gone.
+        self.word.store(self.epoch, Ordering::Release);
     }
 }
 

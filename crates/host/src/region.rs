@@ -124,6 +124,7 @@ impl Region {
             TableKind::Trees => c"pagefold trees",
             TableKind::Poison => c"pagefold poison",
             TableKind::Holes => c"pagefold holes",
+            TableKind::Withheld => c"pagefold withheld",
             TableKind::Blocks => c"pagefold blocks",
             TableKind::MovableRows => c"pagefold movable rows",
             TableKind::MovableLanes => c"pagefold movable lanes",

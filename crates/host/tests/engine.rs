@@ -5,8 +5,8 @@ mod common;
 use common::{MIB, classes, folded, host, machine, map_pages_measured, order};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    AllocError, Class, Config, Engine, IsolateError, Kind, Layout, Miss, OnlineError, Order, Pfn, Poisoned,
-    ReshapeError,
+    AllocError, Class, Config, Engine, FrameAllocator, IsolateError, Kind, Layout, Miss, NotOwned,
+    OnlineError, Order, Pfn, Poisoned, ReshapeError,
 };
 
 #[test]
@@ -497,4 +497,21 @@ fn references_saturate_instead_of_overflowing() {
         drop(unsafe { engine.from_raw(raw) });
     }
     assert_eq!(folio.refs(), 1);
+}
+
+#[test]
+fn pages_given_back_that_are_not_all_taken_stay_as_they_are() {
+    let frames = FrameAllocator::new(host(), 64 * MIB).unwrap();
+    frames.online(0..64 * MIB).unwrap();
+    for bits in [6, 7, 8, 10] {
+        let block = frames.alloc(order(bits)).unwrap();
+        let half = bits - 1;
+        let second = block.plus(1 << half);
+        frames.free(second, order(half)).unwrap();
+        let free = frames.free_pages();
+        assert_eq!(frames.free(block, order(bits)), Err(NotOwned), "order {bits}");
+        assert_eq!(frames.free_pages(), free, "order {bits}");
+        frames.free(block, order(half)).unwrap();
+        assert_eq!(frames.free_pages(), 64 * MIB);
+    }
 }

@@ -117,6 +117,7 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
             | TableKind::Regions
             | TableKind::Poison
             | TableKind::Holes
+            | TableKind::Withheld
             | TableKind::Blocks => &mut cost.classes,
             TableKind::Rows
             | TableKind::Lanes

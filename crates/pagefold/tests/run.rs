@@ -22,6 +22,51 @@ fn every_shipped_scenario_keeps_every_promise() {
 }
 
 #[test]
+fn blocks_of_four_sections_grow_shrink_and_grow_again() {
+    let mut file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+    file.write_all(
+        br#"about = "512 MiB blocks: grow, use a little, shrink, grow again, use it all"
+[machine]
+boot = ["512 MiB"]
+memory-block = "512 MiB"
+patience = 2.0
+[[device]]
+size = "2 GiB"
+[[workload]]
+name = "anonymous"
+kind = "anonymous"
+orders = [{ order = 0, share = 0.5 }, { order = 9, share = 0.5 }]
+[[step]]
+name = "grow"
+resize = [{ device = 0, to = "2 GiB" }]
+must = true
+[[step]]
+name = "use a little"
+change = [{ workload = "anonymous", to = "16 MiB" }]
+[[step]]
+name = "free"
+change = [{ workload = "anonymous", to = "0" }]
+[[step]]
+name = "shrink"
+resize = [{ device = 0, to = "0" }]
+must = true
+[[step]]
+name = "grow again"
+resize = [{ device = 0, to = "2 GiB" }]
+must = true
+[[step]]
+name = "use it all"
+change = [{ workload = "anonymous", to = "1800 MiB" }]
+"#,
+    )
+    .unwrap();
+    let report = run(file.path().to_str().unwrap());
+    assert_eq!(report.pointer("/broken/total").and_then(Value::as_u64), Some(0), "{report}");
+    assert_eq!(report["agree"], true);
+    assert_eq!(report["rows"].as_array().unwrap().last().unwrap()["plugged"], 2u64 << 30);
+}
+
+#[test]
 fn a_terabyte_grows_out_of_128_mib_and_leaves_next_to_nothing() {
     let report = run("terabyte");
     assert_eq!(report.pointer("/broken/total").and_then(Value::as_u64), Some(0), "{report}");

@@ -114,7 +114,7 @@ impl<M: Mapping> Isolation<'_, M> {
         self.areas.clone().filter(|&area| self.has_marked(area))
     }
 
-    /// Collects what has become free since the last time. Returns the pages that are still in use.
+    /// Collects what has become free since the last time. Returns the pages that were not collected so far.
     pub(crate) fn collect(&mut self) -> u64 {
         self.frames.drain_areas(self.areas.clone());
         let mut busy = 0;
@@ -126,6 +126,7 @@ impl<M: Mapping> Isolation<'_, M> {
 
     fn collected_of(&mut self, area: Area) -> &mut [u64] {
         let first = ((area.0 - self.areas.start) * MAP_PAGES_PER_AREA) as usize;
+        // Always there: a row for each area that the isolation was made for.
         self.collected.get_mut(first..first + MAP_PAGES_PER_AREA as usize).unwrap_or_default()
     }
 
@@ -162,7 +163,7 @@ impl<M: Mapping> Isolation<'_, M> {
             .filter(|&(_, mask)| mask != 0)
     }
 
-    /// Pages of the row that were not collected: in use, poisoned, or without memory. None in areas without memory.
+    /// Pages of the row that were not collected: in use, withheld, or without memory. None in areas without memory.
     pub(crate) fn missing(&self, row: u64) -> u64 {
         if !self.has_marked(row / MAP_PAGES_PER_AREA) {
             return 0;
@@ -181,7 +182,7 @@ impl<M: Mapping> Isolation<'_, M> {
 
     /// Takes the memory of the range away from the allocator for good. Every page of it is the caller's: collected, or
     /// owned otherwise.
-    pub(crate) fn remove(mut self) {
+    pub(crate) fn remove(&mut self) {
         for area in self.areas_with_memory().map(Area) {
             // The rows of small pages are all ones: collecting took them.
             self.frames.lanes.update(area, |lane| {
@@ -193,7 +194,7 @@ impl<M: Mapping> Isolation<'_, M> {
     }
 
     /// Ends the isolation, but keeps what was collected: it stays taken, and is the caller's from now on.
-    pub(crate) fn keep(mut self) {
+    pub(crate) fn keep(&mut self) {
         for area in self.areas_with_memory().map(Area) {
             self.frames.lanes.update(area, |lane| {
                 Some(match state(lane) {

@@ -85,20 +85,21 @@ struct Slot {
     home: AtomicU64,
 }
 
-/// What [`Frames::take_map_page`] took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Free pages that were taken without a descriptor: exactly those that [`Frames::give_claim`] gives back.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the pages stay taken until they are given back"]
 pub(crate) enum Claim {
-    /// One map page's pages, out of an area of small pages.
-    Row(MapPage),
+    /// Pages of one map page, out of an area of small pages.
+    Row(MapPage, u64),
     /// A whole free area: all its map pages.
     Area(MapPage),
 }
 
 impl Claim {
     /// All its map pages.
-    pub(crate) fn map_pages(self) -> Range<u64> {
+    pub(crate) fn map_pages(&self) -> Range<u64> {
         match self {
-            Claim::Row(map_page) => map_page.0..map_page.0 + 1,
+            Claim::Row(map_page, _) => map_page.0..map_page.0 + 1,
             Claim::Area(first) => first.0..first.0 + MAP_PAGES_PER_AREA,
         }
     }
@@ -238,8 +239,11 @@ impl<M: Mapping> Frames<M> {
             let (area, areas) = (Area(pfn.0 >> AREA_ORDER), 1 << (order.get() - AREA_ORDER));
             return self.free_whole(area, areas);
         }
-        let first = pfn.map_page();
-        (0..order.map_pages()).try_for_each(|i| self.free_mask(MapPage(first.0 + i), rows::ALL))
+        let rows = pfn.map_page().0..pfn.map_page().0 + order.map_pages();
+        if rows.clone().any(|row| self.row(row) != rows::ALL) {
+            return Err(NotOwned);
+        }
+        rows.map(MapPage).try_for_each(|row| self.free_mask(row, rows::ALL))
     }
 
     // ---- whole areas -------------------------------------------------------------------------------------------
@@ -728,9 +732,9 @@ impl<M: Mapping> Frames<M> {
         loop {
             let lane = self.lanes.get(area);
             match state(lane) {
+                _ if lane & ISOLATED != 0 => return Err(FrameError::Busy),
                 SMALL => return Ok(()),
                 WHOLE => return Err(FrameError::Busy),
-                FREE if lane & ISOLATED != 0 => return Err(FrameError::Busy),
                 FREE => {}
                 _ => return Err(FrameError::Absent),
             }
@@ -765,19 +769,44 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
-    /// Takes every page of `map_page` if all of them are free but `except`; as part of its area if that is free whole
-    /// (then `except` must be 0).
+    /// Takes every page of `map_page` but `except`, if all of them are free and all of `except` is taken; as part of its
+    /// area if that is free whole (then `except` must be 0). Nothing where `except` is all there is: who took no page
+    /// owns nothing.
     pub(crate) fn take_map_page(&self, map_page: MapPage, except: u64) -> Option<Claim> {
         let area = Area(map_page.0 / MAP_PAGES_PER_AREA);
         let lane = self.lanes.get(area);
         match state(lane) {
-            SMALL if lane & ISOLATED == 0 => {
-                self.swap_row(map_page.0, except, rows::ALL).then_some(Claim::Row(map_page))
-            }
+            SMALL if lane & ISOLATED == 0 && except != rows::ALL => self
+                .swap_row(map_page.0, except, rows::ALL)
+                .then_some(Claim::Row(map_page, rows::ALL & !except)),
             FREE if except == 0 => {
+                // Not for lack of memory: an area with something materialised was in use, so its lanes are backed.
                 self.take_areas_at(area, 1).ok().map(|()| Claim::Area(MapPage(area.first_row())))
             }
             _ => None,
+        }
+    }
+
+    /// Takes some free page of `map_page`, or its whole area if that is free. Nothing if no page of it is free, or if it
+    /// is isolated.
+    pub(crate) fn take_any(&self, map_page: MapPage) -> Result<Option<Claim>, NoFrames> {
+        let area = Area(map_page.0 / MAP_PAGES_PER_AREA);
+        let taken = self.despite_moves(|| {
+            let lane = self.lanes.get(area);
+            match state(lane) {
+                SMALL if lane & ISOLATED == 0 => self
+                    .take_in_row(map_page.0, Order::ZERO)
+                    .map(|pfn| Claim::Row(map_page, 1 << (pfn.0 % PAGES_PER_MAP_PAGE)))
+                    .ok_or(FrameError::Busy),
+                FREE => self.take_areas_at(area, 1).map(|()| Claim::Area(MapPage(area.first_row()))),
+                _ => Err(FrameError::Busy),
+            }
+        });
+        match taken {
+            Ok(claim) => Ok(Some(claim)),
+            Err(FrameError::NoFrames) => Err(NoFrames),
+            // In use, or being allocated or freed just now.
+            Err(_) => Ok(None),
         }
     }
 
@@ -785,6 +814,7 @@ impl<M: Mapping> Frames<M> {
     pub(crate) fn take_area(&self, map_page: MapPage) -> Option<Claim> {
         let area = Area(map_page.0 / MAP_PAGES_PER_AREA);
         let is_free = self.lanes.get(area) & !ONES == FREE;
+        // As in `take_map_page`, no memory is needed where something is materialised; elsewhere there is nothing to fold.
         (is_free && self.take_free_areas_at(area, 1).is_ok()).then_some(Claim::Area(map_page))
     }
 
@@ -794,17 +824,62 @@ impl<M: Mapping> Frames<M> {
         self.lanes.count(tree, Set::Free) * 4 >= AREAS_PER_TREE
     }
 
-    /// Gives back what [`take_map_page`](Self::take_map_page) took, all but `except`.
-    pub(crate) fn give_map_page(&self, claim: Claim, except: u64) {
-        match claim {
-            Claim::Row(map_page) => {
-                self.store_row(map_page.0, except);
-                self.after_free(Area(map_page.0 / MAP_PAGES_PER_AREA));
+    /// Gives the pages of a claim back.
+    pub(crate) fn give_claim(&self, claim: Claim) {
+        let given = match claim {
+            Claim::Row(map_page, pages) => self.free_mask(map_page, pages),
+            Claim::Area(first) => self.free_whole(Area(first.0 / MAP_PAGES_PER_AREA), 1),
+        };
+        // A claim's pages are taken until here, whatever else happens in their area.
+        debug_assert!(given.is_ok(), "not claimed");
+    }
+
+    // ---- broken pages ------------------------------------------------------------------------------------------
+
+    /// Makes sure that no call below needs memory for pages of the area at `pfn`, now or when it comes online.
+    pub(crate) fn prepare_withholding(&self, pfn: Pfn) -> Result<(), NoFrames> {
+        let area = Area(pfn.0 >> AREA_ORDER);
+        self.lanes.ensure_trees(area.tree()..area.tree() + 1)?;
+        self.lanes.ensure(area.tree())?;
+        self.rows.materialise(area.first_row()..area.first_row() + MAP_PAGES_PER_AREA)
+    }
+
+    /// Takes those pages of `mask` in one map page that are free. Returns them.
+    pub(crate) fn take_free_of(&self, map_page: MapPage, mask: u64) -> u64 {
+        (0..PAGES_PER_MAP_PAGE)
+            .map(|bit| 1 << bit)
+            .filter(|bit| mask & bit != 0)
+            // Taken, isolated or gone: then it is not free. Its tables are there (see `prepare_withholding`).
+            .filter(|&bit| self.despite_moves(|| self.alloc_mask(map_page, bit)).is_ok())
+            .sum()
+    }
+
+    /// Gives back a block that the caller owns, but for pages that `keep` names for each map page. Those stay taken. Their
+    /// tables are there.
+    pub(crate) fn free_but(&self, pfn: Pfn, order: Order, keep: impl Fn(MapPage) -> u64) {
+        if order.get() <= MAP_PAGE_ORDER {
+            let bit = (pfn.0 % PAGES_PER_MAP_PAGE) as u32;
+            return self.free_mask_but(pfn.map_page(), rows::mask(bit, order.get()), &keep);
+        }
+        let map_pages = pfn.map_page().0..pfn.map_page().0 + order.map_pages();
+        if order.get() < AREA_ORDER {
+            return map_pages.map(MapPage).for_each(|row| self.free_mask_but(row, rows::ALL, &keep));
+        }
+        for first in map_pages.step_by(MAP_PAGES_PER_AREA as usize).map(MapPage) {
+            let rows = (first.0..first.0 + MAP_PAGES_PER_AREA).map(MapPage);
+            if rows.clone().any(|row| keep(row) != 0) {
+                self.split_whole(first.first_pfn(), Order::AREA);
+                rows.for_each(|row| self.free_mask_but(row, rows::ALL, &keep));
+            } else {
+                self.give_claim(Claim::Area(first));
             }
-            Claim::Area(first) => {
-                let given = self.free_whole(Area(first.0 / MAP_PAGES_PER_AREA), 1);
-                debug_assert!(given.is_ok(), "{first:?} was not claimed");
-            }
+        }
+    }
+
+    fn free_mask_but(&self, map_page: MapPage, mask: u64, keep: &impl Fn(MapPage) -> u64) {
+        let mask = mask & !keep(map_page);
+        if mask != 0 {
+            self.give_claim(Claim::Row(map_page, mask));
         }
     }
 

@@ -14,7 +14,6 @@ use core::ops::Range;
 use super::withdraw::{Migrate, Withdrawal};
 use super::{FakeError, map_pages_of};
 use crate::engine::Engine;
-use crate::frames::Isolation;
 use crate::geometry::{MapPage, Order, Pfn};
 use crate::page::State;
 use crate::platform::Platform;
@@ -69,13 +68,13 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         migrate: &mut dyn Migrate<'e, P, R>,
         passes: usize,
     ) -> Result<u64, FakeError> {
-        let Withdrawal { isolation, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
+        let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
         for map_page in map_pages_of(pages).map(MapPage) {
             // The isolation ends with an error, and the pages are free again.
             self.map.ensure_mapped(map_page)?;
         }
         map_pages_of(pages).for_each(|map_page| self.map.write_offline(MapPage(map_page)));
-        Isolation::keep(isolation);
+        isolated.keep();
         Ok(withdrawn)
     }
 

@@ -369,7 +369,8 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         let map_pages = self.engine.absent_map_pages(&pages)?;
         self.counts.ensure_node(node).map_err(|_| AddError::NoFrames)?;
         self.engine.records.ensure(sections_of(&pages))?;
-        self.engine.map.classes.set_uniform(map_pages, ClassByte::OFFLINE)?;
+        self.engine.map.classes.prepare_uniform(map_pages.clone())?;
+        self.engine.map.publish_offline(map_pages, ClassByte::OFFLINE);
         self.engine.records.set(sections_of(&pages), Record::offline(node, group.number()));
         self.end = self.end.max(BlockId(pages.end / size));
         Ok(())
@@ -387,14 +388,10 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         };
         let change = Change { pages: self.pages(block), zone, node: record.node() };
         let going = record.with_zone(zone).with_state(BlockState::Going);
-        self.set_record(block, going);
-        let begun = self.chain.going(Event::GoingOnline, &change).map_err(BlockError::Veto);
-        if let Err(error) = begun.and_then(|()| Ok(self.expose(&change)?)) {
-            self.chain.tell(Event::CancelOnline, &change);
-            self.set_record(block, record);
-            return Err(error);
-        }
-        self.set_record(block, going.with_state(BlockState::Online));
+        let way = Way::begin(self, block, going, Event::CancelOnline, &change);
+        way.hotplug.chain.going(Event::GoingOnline, &change).map_err(BlockError::Veto)?;
+        way.hotplug.expose(&change)?;
+        way.arrive(going.with_state(BlockState::Online));
         self.counts.online(&change, record.group());
         self.chain.tell(Event::Online, &change);
         Ok(zone)
@@ -405,12 +402,15 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     fn expose(&mut self, change: &Change) -> Result<(), NoFrames> {
         let Change { pages, zone, .. } = change;
         let (engine, chain, zone) = (self.engine, &self.chain, *zone);
-        let mut plugged = 0;
-        chain.parts(pages, &mut |part| plugged += part.end - part.start);
+        let (mut plugged, mut parts) = (0, 0);
+        chain.parts(pages, &mut |part| {
+            plugged += part.end - part.start;
+            parts += 1;
+        });
         engine.zone(zone).prepare_parts(pages)?;
         let map_pages = map_pages_of(pages);
         let is_classic = matches!(self.config.fake_offline, FakeOffline::Classic { .. });
-        if plugged == pages.end - pages.start && !is_classic {
+        if parts == 1 && plugged == pages.end - pages.start && !is_classic {
             engine.map.classes.prepare_uniform(map_pages.clone())?;
         } else {
             engine.map.classes.ensure(map_pages.clone())?;
@@ -437,24 +437,16 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         let record = self.in_state(block, BlockState::Online)?;
         let zone = record.zone();
         let change = Change { pages: self.pages(block), zone, node: record.node() };
-        self.set_record(block, record.with_state(BlockState::Going));
-        let begun = self.chain.going(Event::GoingOffline, &change).map_err(BlockError::Veto);
         let passes = self.config.passes;
-        let withdrawn = begun.and_then(|()| Ok(self.engine.withdraw(&change.pages, migrate, passes)?));
-        match withdrawn {
-            Err(error) => {
-                self.chain.tell(Event::CancelOffline, &change);
-                self.set_record(block, record);
-                Err(error)
-            }
-            Ok(pages) => {
-                self.set_record(block, record.with_state(BlockState::Offline).with_zone(Zone::Normal));
-                self.counts.managed(zone, -(pages as i64));
-                self.uncount(&change, record.group());
-                self.chain.tell(Event::Offline, &change);
-                Ok(())
-            }
-        }
+        let going = record.with_state(BlockState::Going);
+        let way = Way::begin(self, block, going, Event::CancelOffline, &change);
+        way.hotplug.chain.going(Event::GoingOffline, &change).map_err(BlockError::Veto)?;
+        let pages = way.hotplug.engine.withdraw(&change.pages, migrate, passes)?;
+        way.arrive(record.with_state(BlockState::Offline).with_zone(Zone::Normal));
+        self.counts.managed(zone, -(pages as i64));
+        self.uncount(&change, record.group());
+        self.chain.tell(Event::Offline, &change);
+        Ok(())
     }
 
     /// Takes an offline block out of the machine.
@@ -464,7 +456,13 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     pub fn remove(&mut self, block: BlockId) -> Result<(), BlockError> {
         self.in_state(block, BlockState::Offline)?;
         let map_pages = map_pages_of(&self.pages(block));
-        self.engine.map.classes.set_uniform(map_pages, ClassByte::ABSENT)?;
+        let map = &self.engine.map;
+        map.classes.prepare_uniform(map_pages.clone())?;
+        if map.publish_offline(map_pages.clone(), ClassByte::ABSENT) {
+            // What the platform refused to take when the block went offline.
+            // SAFETY: published as `Offline` then, and waited for.
+            unsafe { map.fold_offline(map_pages, ClassByte::ABSENT) };
+        }
         self.set_record(block, Record::NONE);
         while self.end.0 > 0 && self.block(BlockId(self.end.0 - 1)).is_none() {
             self.end.0 -= 1;
@@ -587,6 +585,46 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
             span.end = (span.end - 1) / size * size;
         }
         self.counts.set_span(change.zone, span);
+    }
+}
+
+/// A block on its way from one state to another. Unless it arrives (an error, or a panic of a listener or of an owner who
+/// was asked to move), it is in its old state again, and listeners are told that the change is cancelled.
+struct Way<'h, 'c, 'e, P: Platform, R: Protocol> {
+    hotplug: &'h mut Hotplug<'e, P, R>,
+    block: BlockId,
+    /// As it was before, and is again if this is dropped.
+    before: Record,
+    cancel: Event,
+    change: &'c Change,
+    has_arrived: bool,
+}
+
+impl<'h, 'c, 'e, P: Platform, R: Protocol> Way<'h, 'c, 'e, P, R> {
+    fn begin(
+        hotplug: &'h mut Hotplug<'e, P, R>,
+        block: BlockId,
+        going: Record,
+        cancel: Event,
+        change: &'c Change,
+    ) -> Self {
+        let before = hotplug.record(block);
+        hotplug.set_record(block, going);
+        Self { hotplug, block, before, cancel, change, has_arrived: false }
+    }
+
+    fn arrive(mut self, record: Record) {
+        self.has_arrived = true;
+        self.hotplug.set_record(self.block, record);
+    }
+}
+
+impl<P: Platform, R: Protocol> Drop for Way<'_, '_, '_, P, R> {
+    fn drop(&mut self) {
+        if !self.has_arrived {
+            self.hotplug.set_record(self.block, self.before);
+            self.hotplug.chain.tell(self.cancel, self.change);
+        }
     }
 }
 

@@ -69,6 +69,9 @@ pub trait Listener: Send + Sync {
 
     /// Something happens to a block.
     ///
+    /// Should it panic, the others are told all the same, and a change that was under way is cancelled; so a `Cancel` event
+    /// may come while a panic unwinds, and a second panic then ends the program.
+    ///
     /// # Errors
     /// [`Veto`], which is heeded for `Going` events only.
     fn notify(&self, event: Event, change: &Change) -> Result<(), Veto>;
@@ -110,11 +113,24 @@ impl<'e> Chain<'e> {
         self.listeners.iter().try_for_each(|listener| listener.notify(event, change))
     }
 
-    /// Tells of an event that cannot be refused.
+    /// Tells all of an event that cannot be refused, also if one of them panics.
     pub(crate) fn tell(&self, event: Event, change: &Change) {
-        for listener in &self.listeners {
-            let _ = listener.notify(event, change);
+        struct Rest<'c, 'e>(core::slice::Iter<'c, Arc<dyn Listener + 'e>>, Event, &'c Change);
+        impl Rest<'_, '_> {
+            fn tell(&mut self) {
+                let Self(listeners, event, change) = self;
+                for listener in listeners {
+                    // What it says is not asked for: nobody can refuse what has happened.
+                    let _ = listener.notify(*event, change);
+                }
+            }
         }
+        impl Drop for Rest<'_, '_> {
+            fn drop(&mut self) {
+                self.tell();
+            }
+        }
+        Rest(self.listeners.iter(), event, change).tell();
     }
 
     /// The parts of `pages` that memory is behind, in whole areas.

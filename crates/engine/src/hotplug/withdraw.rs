@@ -5,10 +5,12 @@ use core::fmt;
 use core::ops::Range;
 
 use super::{BlockError, FakeError, map_pages_of};
+use crate::class::ClassByte;
 use crate::engine::Engine;
 use crate::folio::Folio;
 use crate::frames::{Isolation, IsolationError};
-use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, Pfn};
+use crate::geometry::{MAP_PAGES_PER_AREA, MapPage, Order, Pfn};
+use crate::isolate::Isolated;
 use crate::map::Miss;
 use crate::platform::{NoFrames, Platform};
 use crate::protocol::{Fold, Protocol};
@@ -91,9 +93,9 @@ impl From<WithdrawError> for FakeError {
     }
 }
 
-/// A range that has been emptied. Dropping the isolation puts it back into circulation.
-pub(crate) struct Withdrawal<'e, P: Platform> {
-    pub(crate) isolation: Isolation<'e, P::Mapping>,
+/// A range that has been emptied. Dropping it puts it back into circulation.
+pub(crate) struct Withdrawal<'e, P: Platform, R: Protocol> {
+    pub(crate) isolated: Isolated<'e, P, R>,
     /// Pages of it that the allocator had.
     pub(crate) pages: u64,
 }
@@ -120,15 +122,15 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let map_pages = map_pages_of(pages);
         // What can fail comes first.
         self.map.classes.prepare_uniform(map_pages.clone())?;
-        let Withdrawal { isolation, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
-        if self.map.publish_offline(map_pages.clone()) {
+        let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
+        if self.map.publish_offline(map_pages.clone(), ClassByte::OFFLINE) {
             if R::WAITS {
                 self.rcu.synchronize();
             }
             // SAFETY: published just above by the owner of all of it (everything was collected), and waited for.
-            unsafe { self.map.fold_offline(map_pages) };
+            unsafe { self.map.fold_offline(map_pages, ClassByte::OFFLINE) };
         }
-        isolation.remove();
+        isolated.remove();
         Ok(withdrawn)
     }
 
@@ -138,10 +140,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         pages: &Range<u64>,
         migrate: &mut dyn Migrate<'e, P, R>,
         passes: usize,
-    ) -> Result<Withdrawal<'e, P>, WithdrawError> {
-        let frames = self.frames(Pfn(pages.start).map_page());
-        let areas = pages.start >> AREA_ORDER..pages.end >> AREA_ORDER;
-        let mut isolation = frames.isolate(areas).map_err(|error| match error {
+    ) -> Result<Withdrawal<'e, P, R>, WithdrawError> {
+        // Whatever ends this early (an error, a panic of an owner's) puts the range back into circulation.
+        let zone = self.zone_of(Pfn(pages.start));
+        let mut isolated = self.isolate_in(zone, pages.clone()).map_err(|error| match error {
             IsolationError::OutOfMemory => WithdrawError::NoFrames,
             IsolationError::Isolated => WithdrawError::Busy(Busy {
                 pages: pages.end - pages.start,
@@ -149,12 +151,13 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 near: Pfn(pages.start),
             }),
         })?;
+        let isolation = &mut isolated.isolation;
         let had = isolation.areas_with_memory().count() as u64 * Order::AREA.pages();
         let mut left = Left::default();
         if isolation.missing_pages() != 0 {
             let walker = self.walker().map_err(|_| WithdrawError::NoFrames)?;
             for _ in 0..passes.max(1) {
-                left = self.ask_to_move(&isolation, &walker, migrate);
+                left = self.ask_to_move(isolation, &walker, migrate);
                 if left.pages == 0 {
                     break;
                 }
@@ -162,16 +165,13 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 self.rcu.synchronize();
                 isolation.collect();
             }
-            left = Left { unmovable: left.unmovable, ..self.left_in(&isolation, &walker) };
+            left = Left { unmovable: left.unmovable, ..self.left_in(isolation, &walker) };
         }
         match left.near {
             Some(near) => {
-                let busy = Busy { pages: left.pages, unmovable: left.unmovable, near };
-                drop(isolation);
-                self.after_isolation(pages.clone());
-                Err(WithdrawError::Busy(busy))
+                Err(WithdrawError::Busy(Busy { pages: left.pages, unmovable: left.unmovable, near }))
             }
-            None => Ok(Withdrawal { isolation, pages: had - left.given_up }),
+            None => Ok(Withdrawal { isolated, pages: had - left.given_up }),
         }
     }
 
@@ -189,14 +189,11 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         })
     }
 
-    /// Whether `pfn`, which was not collected, is in use. If not it is poisoned and withheld, or given up by a driver.
+    /// Whether `pfn`, which was not collected, is in use. If not it is withheld, or given up by a driver. (A broken page
+    /// that somebody is just about to withhold counts as in use: it is theirs until they have noted it.)
     fn is_in_use(&self, pfn: Pfn, walker: &Walker<'_, P, R>) -> bool {
         let _section = walker.section();
-        if self.map.is_given_up(pfn) {
-            return false;
-        }
-        let has_folio = self.peek(pfn).is_some_and(|peek| peek.head.is_some());
-        has_folio || !self.map.is_poisoned(pfn)
+        !self.map.withheld.contains(pfn) && !self.map.is_given_up(pfn)
     }
 
     fn left_in(&self, isolation: &Isolation<'_, P::Mapping>, walker: &Walker<'_, P, R>) -> Left {

@@ -25,48 +25,50 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         })
     }
 
-    /// Whether memory is behind any of `map_pages`.
-    fn has_backed(&self, map_pages: Range<u64>) -> bool {
-        self.explicit(map_pages).any(|map_page| self.classes.get(MapPage(map_page)).is_backed())
-    }
-
-    /// `Offline` → `Free` (or `Mapped`, where memory is behind it). The classes have been prepared.
+    /// `Absent` or `Offline` → `Free` (or `Mapped`, where memory is behind it). The classes have been prepared.
     pub(crate) fn offer(&self, map_pages: Range<u64>) {
-        if !self.has_backed(map_pages.clone()) {
-            return self.classes.fill_uniform(map_pages, ClassByte::FREE);
-        }
-        for map_page in map_pages.map(MapPage) {
-            if self.classes.get(map_page).is_backed() {
-                self.clear_map_page(map_page);
-                self.classes.set(map_page, ClassByte::MAPPED);
-                self.classes.hint_foldable(map_page);
-            } else {
-                self.classes.set(map_page, ClassByte::FREE);
+        for (stretch, has_backed) in self.classes.stretches(map_pages) {
+            if !has_backed {
+                self.classes.fill_uniform(stretch, ClassByte::FREE);
+                continue;
+            }
+            for map_page in stretch.map(MapPage) {
+                if self.classes.get(map_page).is_backed() {
+                    self.clear_map_page(map_page);
+                    self.classes.set(map_page, ClassByte::MAPPED);
+                    self.classes.hint_foldable(map_page);
+                } else {
+                    self.classes.set(map_page, ClassByte::FREE);
+                }
             }
         }
     }
 
-    /// Publishes all of `map_pages` as `Offline`, ahead of taking their memory away; whether there is memory to take,
-    /// after a grace period, by [`fold_offline`](Self::fold_offline). The classes have been prepared.
-    pub(crate) fn publish_offline(&self, map_pages: Range<u64>) -> bool {
-        if !self.has_backed(map_pages.clone()) {
-            self.classes.fill_uniform(map_pages, ClassByte::OFFLINE);
-            return false;
+    /// Publishes all of `map_pages` as `class` (`Absent` or `Offline`). What has memory behind it keeps it, and says so;
+    /// whether there is any: to be taken away, after a grace period, by [`fold_offline`](Self::fold_offline). The classes
+    /// have been prepared.
+    pub(crate) fn publish_offline(&self, map_pages: Range<u64>, class: ClassByte) -> bool {
+        let mut any = false;
+        for (stretch, has_backed) in self.classes.stretches(map_pages) {
+            any |= has_backed;
+            if !has_backed {
+                self.classes.fill_uniform(stretch, class);
+                continue;
+            }
+            for map_page in stretch.map(MapPage) {
+                let is_backed = self.classes.get(map_page).is_backed();
+                self.classes.set(map_page, if is_backed { class.backed() } else { class });
+            }
         }
-        for map_page in map_pages.map(MapPage) {
-            let is_backed = self.classes.get(map_page).is_backed();
-            let class = if is_backed { ClassByte::OFFLINE.backed() } else { ClassByte::OFFLINE };
-            self.classes.set(map_page, class);
-        }
-        true
+        any
     }
 
     /// Takes the memory behind `map_pages` away: whole sections as one range, so that the page tables above go too.
     ///
     /// # Safety
-    /// They were published as `Offline`, and a grace period has passed since (or the protocol is one of those that are
-    /// wrong on purpose).
-    pub(crate) unsafe fn fold_offline(&self, map_pages: Range<u64>) {
+    /// They were published as `class`, or as another folded class before that, and a grace period has passed since they
+    /// were first (or the protocol is one of those that are wrong on purpose).
+    pub(crate) unsafe fn fold_offline(&self, map_pages: Range<u64>, class: ClassByte) {
         let mut ranges: [FoldRange; BATCH] = core::array::from_fn(|_| FoldRange { bytes: 0..0, backed: 0 });
         let mut next = map_pages.start;
         while next < map_pages.end {
@@ -80,13 +82,13 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                 used += 1;
                 next = after;
             }
+            // What the platform refuses stays backed, and its class keeps saying so: it is counted, it is tried again when
+            // its block is removed, and it is `Mapped` free memory if the block comes online instead.
             // SAFETY: the caller's promise.
             unsafe { self.fold(ranges.get(..used).unwrap_or_default()) };
         }
-        // What the platform did not take stays backed, and its class keeps saying so.
-        if !self.has_backed(map_pages.clone()) {
-            self.classes.fill_uniform(map_pages, ClassByte::OFFLINE);
-        }
+        // One byte for all of it again, where nothing stayed.
+        self.publish_offline(map_pages, class);
     }
 
     /// The first stretch of `map_pages` to be folded at once, and where the next may begin.
