@@ -178,10 +178,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
     /// Collects a batch of free map pages (up to as many areas or map pages as the folder was made for), publishes them
     /// as free and folded, and starts their grace period. Whether there is a batch under way now.
     pub fn start(&mut self) -> bool {
-        if self.claims.is_empty() {
-            self.collect();
-            self.pending.start(self.engine);
-        }
+        self.begin();
         !self.claims.is_empty()
     }
 
@@ -202,43 +199,63 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
     pub fn fold_all(&mut self) -> FoldReport {
         let mut total = FoldReport::default();
         let mut idle = 0;
-        // A step looks at a part of a huge machine only; stop after a whole turn without a find.
+        // A step looks at a part of a huge machine only, and ends early when its batch is full; stop after a whole turn
+        // without a find. A batch that folds nothing (the platform refuses) counts for a section at least.
         while idle <= self.engine.map.classes.sections() {
-            let report = self.fold_batch();
+            let looked = self.begin();
+            self.pending.wait(self.engine);
+            let report = self.finish();
             total += report;
-            idle = if report.map_pages == 0 { idle + SECTIONS_PER_STEP } else { 0 };
+            idle = if report.map_pages == 0 { idle + looked.max(1) } else { 0 };
         }
         total
     }
 
-    fn collect(&mut self) {
+    /// Collects a batch, if none is under way, and starts its grace period. Returns the sections that were looked at.
+    fn begin(&mut self) -> u64 {
+        if !self.claims.is_empty() {
+            return 0;
+        }
+        let looked = self.collect();
+        self.pending.start(self.engine);
+        looked
+    }
+
+    /// Returns how many sections were looked at to their end.
+    fn collect(&mut self) -> u64 {
         let sections = self.engine.map.classes.sections();
+        let mut looked = 0;
         for _ in 0..sections.min(SECTIONS_PER_STEP) {
             if self.cursor >= sections {
                 self.cursor = 0;
             }
             if let Some((_, next)) = self.engine.map.classes.uniform(self.cursor) {
                 // Nothing is materialised in it.
+                looked += next - self.cursor;
                 self.cursor = next;
                 continue;
             }
             if self.engine.map.classes.take_foldable_hint(self.cursor) && !self.collect_section(self.cursor) {
                 // The batch is full and there may be more here.
                 self.engine.map.classes.hint_foldable(MapPage(self.cursor * MAP_PAGES_PER_SECTION));
-                return;
+                return looked;
             }
+            looked += 1;
             self.cursor += 1;
         }
+        looked
     }
 
     /// Whether the section was looked at to its end.
     fn collect_section(&mut self, section: u64) -> bool {
-        if self.collect_whole(section) {
-            return true;
-        }
         let map = &self.engine.map;
         let end = ((section + 1) * MAP_PAGES_PER_SECTION).min(map.classes.len());
         let mut next = section * MAP_PAGES_PER_SECTION;
+        let is_mapped = |map_page| map.classes.is_mapped(MapPage(map_page));
+        // Without a map page to fold nothing has to be taken from the allocator.
+        if !(next..end).any(is_mapped) || self.collect_whole(section) {
+            return true;
+        }
         while next < end {
             let map_page = MapPage(next);
             next += 1;
