@@ -63,7 +63,7 @@ impl<'e> Migrate<'e, TestHost> for Cache<'e> {
                 self.moved += 1;
                 Migration::Moved
             }
-            Err(_) => Migration::Busy,
+            Err(_) => Migration::NoMemory,
         }
     }
 }
@@ -152,6 +152,48 @@ fn a_pinned_page_keeps_its_block_online_and_nothing_changes() {
     cache.pinned.clear();
     hotplug.offline(BlockId(3), &mut cache).unwrap();
     engine.audit().unwrap();
+}
+
+/// Answers the same to everybody, and counts.
+struct Says {
+    answer: Migration,
+    asked: u64,
+}
+
+impl<'e> Migrate<'e, TestHost> for Says {
+    fn migrate(&mut self, _: Folio<'e, TestHost>) -> Migration {
+        self.asked += 1;
+        self.answer
+    }
+}
+
+#[test]
+fn owners_are_asked_once_what_never_moves_and_nobody_when_there_is_no_memory() {
+    let engine = engine();
+    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    hotplug.add(block(3), 0, Group::NONE).unwrap();
+    hotplug.online(BlockId(3), MOVABLE).unwrap();
+    let cache = Cache::fill(&engine, 100, 1);
+    let passes = hotplug.config().passes as u64;
+    let rules = [
+        (Migration::Unmovable, 100, 100),
+        (Migration::Busy, 100 * passes, 0),
+        // The first to say so ends the attempt.
+        (Migration::NoMemory, 1, 0),
+    ];
+    for (answer, expected, unmovable) in rules {
+        let mut owners = Says { answer, asked: 0 };
+        let error = hotplug.offline(BlockId(3), &mut owners).unwrap_err();
+        let busy = match (answer, error) {
+            (Migration::NoMemory, BlockError::NoRoom(busy)) => busy,
+            (Migration::Unmovable | Migration::Busy, BlockError::Busy(busy)) => busy,
+            (_, error) => panic!("{answer:?}: {error}"),
+        };
+        assert_eq!((owners.asked, busy.pages, busy.unmovable), (expected, 200, unmovable), "{answer:?}");
+        engine.audit().unwrap();
+    }
+    drop(cache);
+    hotplug.offline(BlockId(3), &mut Unmovable).unwrap();
 }
 
 #[test]

@@ -292,7 +292,7 @@ fn without_memory_for_the_copy_nothing_moves_and_nothing_is_lost() {
     let mut people = Population::new(&index, &memory, &workloads, 7).unwrap();
     change(&mut people, 0, Change::To(4 << 20), &[]);
     memory.is_full.set(true);
-    let Err(BlockError::Busy(busy)) = hotplug.offline(BlockId(3), &mut people) else { panic!("no copy") };
+    let Err(BlockError::NoRoom(busy)) = hotplug.offline(BlockId(3), &mut people) else { panic!("no copy") };
     assert_eq!((busy.pages, busy.unmovable, people.migrated()), (1024, 0, 0));
     engine.audit().unwrap();
     memory.is_full.set(false);

@@ -122,6 +122,8 @@ pub(crate) enum Trouble {
     InUse(Busy),
     Held(pagefold_engine::hotplug::HeldPage),
     NoMemory,
+    /// What is in use has nowhere to go.
+    NoRoom,
     NoSpace,
     OfflineLimit,
 }
@@ -135,6 +137,7 @@ impl From<FakeError> for Trouble {
     fn from(error: FakeError) -> Self {
         match error {
             FakeError::Busy(busy) => Trouble::InUse(busy),
+            FakeError::NoRoom(_) => Trouble::NoRoom,
             FakeError::Held(page) => Trouble::Held(page),
             FakeError::NoFrames | FakeError::BadRange => Trouble::NoMemory,
         }
@@ -145,6 +148,7 @@ impl From<BlockError> for Trouble {
     fn from(error: BlockError) -> Self {
         match error {
             BlockError::Busy(busy) => Trouble::InUse(busy),
+            BlockError::NoRoom(_) => Trouble::NoRoom,
             BlockError::Veto(Veto::Held(page)) => Trouble::Held(page),
             BlockError::Veto(Veto::Refused(_)) | BlockError::State(_) | BlockError::NoBlock => {
                 Trouble::IN_USE
@@ -358,6 +362,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             }
             Err(Trouble::Held(page)) => wait(self, Shortfall::Held(page)),
             Err(Trouble::NoMemory) => wait(self, Shortfall::NoMemory),
+            Err(Trouble::NoRoom) => wait(self, Shortfall::NoRoom),
             Err(Trouble::NoSpace) => Step::Asleep(Shortfall::NoSpace),
             Err(Trouble::OfflineLimit) => Step::Asleep(Shortfall::OfflineLimit),
         };

@@ -43,6 +43,8 @@ pub enum Shortfall {
     Held(HeldPage),
     /// No memory to add or remove memory.
     NoMemory,
+    /// Memory is in use, and there is no memory to move it to: free some.
+    NoRoom,
     /// No whole memory block is left in the usable region.
     NoSpace,
     /// Too much memory is added but not online: bring some online.
@@ -73,6 +75,7 @@ impl fmt::Display for Shortfall {
             }
             Shortfall::Held(page) => write!(f, "{page}"),
             Shortfall::NoMemory => f.write_str("no memory for the step"),
+            Shortfall::NoRoom => f.write_str("no memory to move what is in use to"),
             Shortfall::NoSpace => f.write_str("no whole memory block is left in the usable region"),
             Shortfall::OfflineLimit => f.write_str("too much memory is added but not online"),
         }

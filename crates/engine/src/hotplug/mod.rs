@@ -166,6 +166,8 @@ pub enum BlockError {
     Veto(Veto),
     /// Some of its memory stays in use.
     Busy(Busy),
+    /// Some of its memory stays in use, since there is no memory to move it to: free some and retry.
+    NoRoom(Busy),
     /// No memory for the step: free some and retry.
     NoFrames,
 }
@@ -183,6 +185,9 @@ impl fmt::Display for BlockError {
             BlockError::State(state) => write!(f, "the memory block is {state:?}"),
             BlockError::Veto(veto) => write!(f, "refused: {veto}"),
             BlockError::Busy(busy) => write!(f, "{busy}"),
+            BlockError::NoRoom(busy) => {
+                write!(f, "no memory to move what is in use to: free some and retry; {busy}")
+            }
             BlockError::NoFrames => f.write_str("no memory for this step: free some and retry"),
         }
     }
@@ -196,6 +201,8 @@ pub enum FakeError {
     BadRange,
     /// Some of them stay in use.
     Busy(Busy),
+    /// Some of them stay in use, since there is no memory to move them to: free some and retry.
+    NoRoom(Busy),
     /// A walker holds on to a page that is fake-offline.
     Held(HeldPage),
     /// No memory for it: free some and retry.
@@ -213,6 +220,9 @@ impl fmt::Display for FakeError {
         match self {
             FakeError::BadRange => f.write_str("not whole areas of 2 MiB in one online memory block"),
             FakeError::Busy(busy) => write!(f, "{busy}"),
+            FakeError::NoRoom(busy) => {
+                write!(f, "no memory to move what is in use to: free some and retry; {busy}")
+            }
             FakeError::Held(page) => write!(f, "{page}"),
             FakeError::NoFrames => f.write_str("no memory for this step: free some and retry"),
         }

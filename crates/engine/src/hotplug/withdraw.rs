@@ -1,6 +1,7 @@
 //! Taking memory back that is in use: nothing new is allocated in it, what is free is collected, and the owners of the
 //! rest are asked to move it.
 
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
@@ -21,9 +22,13 @@ use crate::walk::Walker;
 pub enum Migration {
     /// Moved: its references on the old folio are gone, or going.
     Moved,
-    /// Not just now (locked, no memory for the copy): ask again.
+    /// Not just now (locked, on its way elsewhere): ask again after a grace period.
     Busy,
-    /// Never, or not for a long time: pinned, or not its folio at all.
+    /// There is no memory for the copy. Others would not find any either, so the attempt ends at once and nobody else is
+    /// asked (Linux: `-ENOMEM` of `alloc_contig_range`).
+    NoMemory,
+    /// Never, or not for a long time: pinned, or not its folio at all. It is not asked again in the same attempt, which
+    /// ends as soon as everybody else was asked once.
     Unmovable,
 }
 
@@ -66,6 +71,7 @@ impl fmt::Display for Busy {
 /// Why a range could not be emptied. It is in circulation again.
 pub(crate) enum WithdrawError {
     Busy(Busy),
+    NoRoom(Busy),
     NoFrames,
 }
 
@@ -79,6 +85,7 @@ impl From<WithdrawError> for BlockError {
     fn from(error: WithdrawError) -> Self {
         match error {
             WithdrawError::Busy(busy) => BlockError::Busy(busy),
+            WithdrawError::NoRoom(busy) => BlockError::NoRoom(busy),
             WithdrawError::NoFrames => BlockError::NoFrames,
         }
     }
@@ -88,6 +95,7 @@ impl From<WithdrawError> for FakeError {
     fn from(error: WithdrawError) -> Self {
         match error {
             WithdrawError::Busy(busy) => FakeError::Busy(busy),
+            WithdrawError::NoRoom(busy) => FakeError::NoRoom(busy),
             WithdrawError::NoFrames => FakeError::NoFrames,
         }
     }
@@ -107,7 +115,43 @@ struct Left {
     /// Pages the driver has given up (classic fake-offline): nobody's, and not the allocator's either.
     given_up: u64,
     unmovable: u64,
+    /// An owner found no memory for a copy.
+    no_room: bool,
     near: Option<Pfn>,
+}
+
+/// Folios whose owners will not move them: a bit a page of the range, set for the page by which they were found.
+struct Refused {
+    start: u64,
+    bits: Vec<u64>,
+}
+
+impl Refused {
+    /// None refused. `None` without memory for the bits.
+    fn new(pages: &Range<u64>) -> Option<Self> {
+        let words = usize::try_from((pages.end - pages.start).div_ceil(64)).ok()?;
+        let mut bits = Vec::new();
+        bits.try_reserve_exact(words).ok()?;
+        bits.resize(words, 0);
+        Some(Self { start: pages.start, bits })
+    }
+
+    fn place(&self, pfn: Pfn) -> Option<(usize, u64)> {
+        let bit = pfn.0.checked_sub(self.start)?;
+        Some((usize::try_from(bit / 64).ok()?, 1 << (bit % 64)))
+    }
+
+    fn note(&mut self, pfn: Pfn) {
+        if let Some((word, bit)) = self.place(pfn)
+            && let Some(word) = self.bits.get_mut(word)
+        {
+            *word |= bit;
+        }
+    }
+
+    fn has(&self, pfn: Pfn) -> bool {
+        self.place(pfn).is_some_and(|(word, bit)| self.bits.get(word).is_some_and(|word| word & bit != 0))
+    }
 }
 
 impl<P: Platform, R: Protocol> Engine<P, R> {
@@ -156,20 +200,27 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         let mut left = Left::default();
         if isolation.missing_pages() != 0 {
             let walker = self.walker().map_err(|_| WithdrawError::NoFrames)?;
+            let mut refused = Refused::new(pages).ok_or(WithdrawError::NoFrames)?;
             for _ in 0..passes.max(1) {
-                left = self.ask_to_move(isolation, &walker, migrate);
-                if left.pages == 0 {
+left = self.ask_to_move(isolation, &walker, migrate, &mut refused);
+                if left.pages == 0 || left.no_room {
                     break;
                 }
                 // Who only looked lets go by then.
                 self.rcu.synchronize();
                 isolation.collect();
+                // One folio that never moves keeps the range. Asking the others again would not help.
+                if self.uncollected(isolation).any(|pfn| refused.has(pfn) && self.is_in_use(pfn, &walker)) {
+                    break;
+                }
             }
-            left = Left { unmovable: left.unmovable, ..self.left_in(isolation, &walker) };
+            left =
+                Left { unmovable: left.unmovable, no_room: left.no_room, ..self.left_in(isolation, &walker) };
         }
         match left.near {
             Some(near) => {
-                Err(WithdrawError::Busy(Busy { pages: left.pages, unmovable: left.unmovable, near }))
+                let busy = Busy { pages: left.pages, unmovable: left.unmovable, near };
+                Err(if left.no_room { WithdrawError::NoRoom(busy) } else { WithdrawError::Busy(busy) })
             }
             None => Ok(Withdrawal { isolated, pages: had - left.given_up }),
         }
@@ -211,12 +262,14 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         left
     }
 
-    /// Asks the owner of every folio in the range to move it.
+    /// Asks the owner of every folio in the range to move it, and notes who refused. Ends early when there is no memory for
+    /// copies.
     fn ask_to_move<'e>(
         &'e self,
         isolation: &Isolation<'_, P::Mapping>,
         walker: &Walker<'e, P, R>,
         migrate: &mut dyn Migrate<'e, P, R>,
+        refused: &mut Refused,
     ) -> Left {
         let mut left = Left::default();
         let mut next = Pfn(0);
@@ -228,7 +281,17 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 Ok(folio) => {
                     next = folio.pfn().plus(folio.order().pages());
                     left.pages += folio.order().pages();
-                    left.unmovable += u64::from(migrate.migrate(folio) == Migration::Unmovable);
+                    match migrate.migrate(folio) {
+                        Migration::Moved | Migration::Busy => {}
+                        Migration::Unmovable => {
+                            refused.note(pfn);
+                            left.unmovable += 1;
+                        }
+                        Migration::NoMemory => {
+                            left.no_room = true;
+                            return left;
+                        }
+                    }
                 }
                 // Somebody is at it just now; or it is nobody's.
                 Err(Miss::Frozen | Miss::Saturated | Miss::Free) => {

@@ -397,7 +397,8 @@ fn is_fleeting(why: &Shortfall) -> bool {
         | Shortfall::DeviceError
         | Shortfall::Malformed
         | Shortfall::Held(_)
-        | Shortfall::NoMemory => true,
+        | Shortfall::NoMemory
+        | Shortfall::NoRoom => true,
     }
 }
 

@@ -139,7 +139,7 @@ impl<'e> Migrate<'e, TestHost> for Cache<'e> {
                 *slot = copy.share();
                 Migration::Moved
             }
-            Err(_) => Migration::Busy,
+            Err(_) => Migration::NoMemory,
         }
     }
 }

@@ -321,20 +321,20 @@ impl<'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Migrate<'e,
     fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration {
         let (old, order, kind) = (folio.pfn(), folio.order(), folio.kind());
         let slot = folio.owner().slot as usize;
-        // Its stamp says where it is kept; if it is not kept there it is on its way, or nobody's that we know.
+        // Its stamp says where it is kept; if it is not kept there it is on its way, or another owner's who comes and goes.
         if self.index.load(slot).is_none_or(|entry| entry.head() != old) {
-            return Migration::Unmovable;
+            return Migration::Busy;
         }
         let owner = self.slots.workload(slot).and_then(|workload| self.workloads.get(workload));
         let Some(workload) = owner else { return Migration::Unmovable };
         if self.slots.is_pinned(slot) || workload.usage() == Use::Kernel {
             return Migration::Unmovable;
         }
-        let Ok(mut frozen) = self.engine().alloc_movable(order, kind) else { return Migration::Busy };
+        let Ok(mut frozen) = self.engine().alloc_movable(order, kind) else { return Migration::NoMemory };
         if workload.touches() {
             self.check(workload, slot, &folio);
             if self.contents.copy(&folio, &mut frozen).is_err() {
-                return Migration::Busy;
+                return Migration::NoMemory;
             }
         }
         self.count(old, order, false);
