@@ -29,6 +29,8 @@ impl<R: Protocol> Kernel<R> {
         let online = self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
         let blocks: Vec<_> = online.map(|block| self.hotplug.pages(block.id)).collect();
         let engine = self.engine;
+        // Pins come and go with workloads, and drivers cannot see them.
+        self.drivers.iter_mut().for_each(|device| device.driver.ask_again());
         let mut missing = 0;
         for (number, arg) in self.workloads.iter().enumerate() {
             for change in changes(arg) {

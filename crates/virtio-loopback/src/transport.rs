@@ -94,8 +94,8 @@ impl<D: LoopbackDevice> Loopback<D> {
         self.shared.line.clone()
     }
 
-    /// Resets device, queues and status, as the driver does by writing status 0.
-    pub(crate) fn reset(&self) {
+    /// Resets device, queues and status, as the driver does by writing status 0, and as a machine does that wakes up.
+    pub fn reset(&self) {
         let mut state = self.shared.lock();
         self.shared.reset(&mut state);
     }

@@ -9,6 +9,7 @@ use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Platform, Zone};
 
 use crate::channel::Channel;
+use crate::config::Geometry;
 use crate::driver::{Driver, Machine, Pass, Trouble};
 use crate::state::BigState;
 
@@ -28,6 +29,15 @@ impl<'e, C: Channel> Driver<'e, C> {
         })
     }
 
+    /// Whether something of `unit` is online.
+    pub(crate) fn is_online<P: Platform, R: Protocol>(
+        &self,
+        machine: &Machine<'_, 'e, P, R>,
+        unit: u64,
+    ) -> bool {
+        self.zones_of(machine, unit).any(|(_, zone)| zone.is_some())
+    }
+
     /// Plugs one big block, adds it, and brings it online if that is our business.
     pub(crate) fn plug_big_block<P: Platform, R: Protocol>(
         &mut self,
@@ -40,6 +50,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         {
             return Err(Trouble::OfflineLimit);
         }
+        // Room to owe its blocks, should there be no memory to bring them online.
+        let blocks = self.geometry.memory_blocks(unit);
+        self.owed.try_reserve((blocks.end - blocks.start) as usize).map_err(|_| Trouble::NoMemory)?;
         self.plug(unit, 0..1)?;
         self.tracking.set_big_state(unit, BigState::Plugged);
         let pages = self.geometry.pages(unit, 0..1);
@@ -51,10 +64,8 @@ impl<'e, C: Channel> Driver<'e, C> {
         }
         self.tracking.set_big_state(unit, BigState::Added);
         if let Some(to) = self.settings.online {
-            for block in self.geometry.memory_blocks(unit).map(BlockId) {
-                // A block that stays offline is added all the same.
-                let _ = machine.hotplug.online(block, to);
-            }
+            self.owed.extend(blocks.rev().map(|block| (BlockId(block), to)));
+            while self.bring_online(machine)? {}
         }
         Ok(())
     }
@@ -64,77 +75,138 @@ impl<'e, C: Channel> Driver<'e, C> {
         offline.filter(|(_, zone)| zone.is_none()).count() as u64 * self.geometry.memory_block
     }
 
-    /// Unplugs the next big block of the pass that goes. Whether the pass goes on.
+    /// Unplugs the next big block of the pass, if it goes.
     pub(crate) fn unplug_big_block<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<(), Trouble> {
         let mut pass = self.take_pass();
-        let mut trouble = None;
+        let before = pass;
+        let Some(unit) = self.next_big_block(machine, &mut pass) else {
+            return Err(pass.stuck.unwrap_or(Trouble::IN_USE));
+        };
+        self.pass = Some(before);
+        self.heed()?;
+        self.pass = Some(pass);
+        let zone = self.zones_of(machine, unit).find_map(|(_, zone)| zone).unwrap_or(Zone::Movable);
+        let walker = machine.hotplug.engine().walker().map_err(|_| Trouble::NoMemory)?;
+        let done = if self.refusals.stands(&walker, unit, 0) {
+            Err(Trouble::PINNED)
+        } else {
+            self.unplug_whole(machine, unit)
+        };
+        if let Err(stuck) = done
+            && (stuck.is_stuck() || stuck == Trouble::NoRoom)
+        {
+            self.note_left(zone, stuck);
+            pass.stuck = Some(stuck);
+            self.pass = Some(pass);
+            if stuck.is_stuck() {
+                return Ok(());
+            }
+        }
+        done
+    }
+
+    /// The next big block of a pass: each is in one of the kinds that the passes are for.
+    fn next_big_block<P: Platform, R: Protocol>(
+        &self,
+        machine: &Machine<'_, 'e, P, R>,
+        pass: &mut Pass,
+    ) -> Option<u64> {
         while pass.kind < PASSES {
             let Some(unit) = self.tracking.last(pass.end, |n| n == BigState::Added as u8) else {
-                pass = Pass { kind: pass.kind + 1, end: self.tracking.next() };
+                (pass.kind, pass.end) = (pass.kind + 1, self.tracking.next());
                 continue;
             };
             pass.end = unit;
-            let is_wanted = match pass.kind {
-                0 => self.zones_of(machine, unit).all(|(_, zone)| zone.is_none()),
-                1 => self.zones_of(machine, unit).all(|(_, zone)| zone != Some(Zone::Normal)),
-                _ => true,
-            };
-            let is_allowed = self.settings.unplug_online || pass.kind == 0;
-            if !is_wanted || !is_allowed {
-                continue;
-            }
-            self.heed()?;
-            match self.unplug_whole(machine, unit) {
-                Ok(()) => {
-                    self.pass = Some(pass);
-                    return Ok(true);
-                }
-                Err(stuck @ (Trouble::InUse(_) | Trouble::Held(_))) => {
-                    // Each block is counted once: in the pass that may take any.
-                    if pass.kind == PASSES - 1 {
-                        let zone = self.zones_of(machine, unit).find_map(|(_, zone)| zone);
-                        self.note_left(zone.unwrap_or(Zone::Movable), stuck);
-                    }
-                    trouble = Some(stuck);
-                }
-                Err(other) => {
-                    self.pass = Some(pass);
-                    return Err(other);
-                }
+            let mut zones = self.zones_of(machine, unit).map(|(_, zone)| zone);
+            let kind = zones.try_fold(0, |kind, zone| match zone {
+                None => Some(kind),
+                Some(Zone::Movable) => Some(1),
+                Some(Zone::Normal) => None,
+            });
+            if pass.kind == kind.unwrap_or(2) && (self.settings.unplug_online || pass.kind == 0) {
+                return Some(unit);
             }
         }
-        Err(trouble.unwrap_or(Trouble::IN_USE))
+        None
     }
 
-    /// Takes a big block offline, out of the machine, and back to the host. All of its memory blocks are as before on an
-    /// error, but for an error of the device: then it is no longer added, and the next clean-up tries again.
+    /// Takes a big block offline, out of the machine, and back to the host. Once it is offline it is on its way out, and
+    /// the next clean-up goes on after an error.
     fn unplug_whole<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
         unit: u64,
     ) -> Result<(), Trouble> {
+        self.take_offline(machine, unit)?;
+        self.remove_big_block(machine, unit)
+    }
+
+    /// Takes all memory blocks of a big block offline, or none: one that does not go back online at once is owed.
+    fn take_offline<P: Platform, R: Protocol>(
+        &mut self,
+        machine: &mut Machine<'_, 'e, P, R>,
+        unit: u64,
+    ) -> Result<(), Trouble> {
         let blocks = self.geometry.memory_blocks(unit);
-        // Which blocks are online where, for the way back.
+        // Which blocks are online where, for the way back, and room to owe all of them.
+        let count = (blocks.end - blocks.start) as usize;
         let mut online: Vec<(BlockId, Zone)> = Vec::new();
-        online.try_reserve_exact((blocks.end - blocks.start) as usize).map_err(|_| Trouble::NoMemory)?;
+        online.try_reserve_exact(count).map_err(|_| Trouble::NoMemory)?;
+        self.owed.try_reserve(count).map_err(|_| Trouble::NoMemory)?;
         online.extend(self.zones_of(machine, unit).filter_map(|(block, zone)| Some((block, zone?))));
         self.tracking.set_big_state(unit, BigState::FakeOffline);
         for (done, &(block, _)) in online.iter().enumerate() {
-            if let Err(error) = machine.hotplug.offline(block, machine.migrate) {
+            let asking = &mut Self::asking(&mut self.refusals, machine.migrate);
+            if let Err(error) = machine.hotplug.offline(block, asking) {
                 self.tracking.set_big_state(unit, BigState::Added);
-                for &(block, zone) in online.iter().take(done) {
-                    let _ = machine.hotplug.online(block, OnlineTo::Zone(zone));
-                }
+                let gone = online.iter().take(done).rev();
+                self.owed.extend(gone.map(|&(block, zone)| (block, OnlineTo::Zone(zone))));
+                // Those for which there is no memory now are brought online later.
+                while self.bring_online(machine) == Ok(true) {}
                 return Err(error.into());
             }
         }
-        for block in blocks {
-            machine.hotplug.remove(BlockId(block))?;
+        Ok(())
+    }
+
+    /// Takes a big block whose memory may be gone out of the machine.
+    fn withdraw_whole<P: Platform, R: Protocol>(
+        &mut self,
+        machine: &mut Machine<'_, 'e, P, R>,
+        unit: u64,
+    ) -> Result<(), Trouble> {
+        let settles = self.tracking.begin_settling();
+        let done =
+            self.take_offline(machine, unit).and_then(|()| Self::remove_blocks(machine, self.geometry, unit));
+        drop(settles);
+        done
+    }
+
+    fn remove_blocks<P: Platform, R: Protocol>(
+        machine: &mut Machine<'_, 'e, P, R>,
+        geometry: Geometry,
+        unit: u64,
+    ) -> Result<(), Trouble> {
+        for block in geometry.memory_blocks(unit).map(BlockId) {
+            if machine.hotplug.block(block).is_some() {
+                machine.hotplug.remove(block)?;
+            }
         }
+        Ok(())
+    }
+
+    /// Takes a big block that is all offline out of the machine, and back to the host.
+    pub(crate) fn remove_big_block<P: Platform, R: Protocol>(
+        &mut self,
+        machine: &mut Machine<'_, 'e, P, R>,
+        unit: u64,
+    ) -> Result<(), Trouble> {
+        Self::remove_blocks(machine, self.geometry, unit)?;
         self.tracking.set_big_state(unit, BigState::Plugged);
+        self.refusals.forget(unit);
         self.unplug(unit, 0..1)?;
         self.tracking.set_big_state(unit, BigState::Unused);
         Ok(())
@@ -158,11 +230,18 @@ impl<'e, C: Channel> Driver<'e, C> {
                 self.unplug_pieces(bytes)?;
                 BigState::Unused
             }
-            // In use without memory behind all of it: the device must not do that. Ask for it again.
-            (_, true) => {
-                self.plug_pieces(bytes)?;
-                BigState::Added
-            }
+            // In use without memory behind all of it: the device must not do that. Out of use with it, or failing that
+            // memory is asked for again.
+            (_, true) => match self.withdraw_whole(machine, unit) {
+                Ok(()) => {
+                    self.unplug_pieces(bytes)?;
+                    BigState::Unused
+                }
+                Err(_) => {
+                    self.plug_pieces(bytes)?;
+                    BigState::Added
+                }
+            },
         };
         self.tracking.set_big_state(unit, state);
         Ok(())

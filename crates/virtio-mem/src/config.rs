@@ -16,8 +16,10 @@ pub enum ConfigError {
     Misaligned(&'static str, u64),
     /// The region ends beyond what addresses can say.
     Overflow,
-    /// The usable region is larger than the region, or smaller than what is plugged or requested.
-    Usable,
+    /// The usable region, what is plugged or what is requested is larger than the region.
+    Sizes,
+    /// The node it names is none that a machine can have here: nodes end at 255.
+    Node(u16),
     /// A field that never changes has changed.
     Changed(&'static str),
     /// No whole memory block lies in the region and in the machine.
@@ -37,7 +39,10 @@ impl fmt::Display for ConfigError {
                 write!(f, "the device's {field} ({value:#x}) is not a multiple of its block size")
             }
             ConfigError::Overflow => f.write_str("the device's region ends beyond all addresses"),
-            ConfigError::Usable => f.write_str("the device's usable region does not fit its other sizes"),
+            ConfigError::Sizes => f.write_str("the device's sizes are larger than its region"),
+            ConfigError::Node(node) => {
+                write!(f, "the device lies in node {node}, and nodes end at 255: give it one below")
+            }
             ConfigError::Changed(field) => {
                 write!(f, "the device has changed its {field}, which never changes")
             }
@@ -92,8 +97,10 @@ pub(crate) fn check(config: &Config) -> Result<(Region, Limits), ConfigError> {
     if addr.checked_add(size).is_none() {
         return Err(ConfigError::Overflow);
     }
-    if usable > size || requested > usable || plugged > usable {
-        return Err(ConfigError::Usable);
+    // A usable region below what is requested or plugged is against the specification, and happens: Firecracker's is 0
+    // after UNPLUG_ALL until the host asks again. Nothing rests on it but how much may be plugged.
+    if usable > size || requested > size || plugged > size {
+        return Err(ConfigError::Sizes);
     }
     Ok((Region { block_size, addr, size }, Limits { usable, plugged, requested }))
 }
@@ -206,6 +213,12 @@ impl Geometry {
         Some(offset / self.unit()).filter(|&unit| unit < self.units)
     }
 
+    /// The unit that `pfn` lies in, and the sub-block of it.
+    pub(crate) fn sub_block_of(&self, pfn: u64) -> Option<(u64, u64)> {
+        let unit = self.unit_of(pfn)?;
+        Some((unit, ((pfn << PAGE_SHIFT) - self.address(unit, 0)) / self.sub_block()))
+    }
+
     /// Memory blocks of `unit`, by their number.
     pub(crate) fn memory_blocks(&self, unit: u64) -> Range<u64> {
         let first = self.address(unit, 0) / self.memory_block;
@@ -248,9 +261,16 @@ mod tests {
             ConfigError::Misaligned("plugged size", 1)
         ));
         assert_eq!(refused(&|c| c.addr = (0u64.wrapping_sub(2 * MIB)).into()), ConfigError::Overflow);
-        assert_eq!(refused(&|c| c.usable_region_size = (2048 * MIB).into()), ConfigError::Usable);
-        assert_eq!(refused(&|c| c.requested_size = (514 * MIB).into()), ConfigError::Usable);
-        assert_eq!(refused(&|c| c.plugged_size = (514 * MIB).into()), ConfigError::Usable);
+        assert_eq!(refused(&|c| c.usable_region_size = (2048 * MIB).into()), ConfigError::Sizes);
+        assert_eq!(refused(&|c| c.requested_size = (1026 * MIB).into()), ConfigError::Sizes);
+        assert_eq!(refused(&|c| c.plugged_size = (1026 * MIB).into()), ConfigError::Sizes);
+    }
+
+    #[test]
+    fn a_usable_region_below_what_is_plugged_or_requested_is_a_limit_and_no_error() {
+        let config = Config { usable_region_size: 0.into(), ..good() };
+        let limits = check(&config).unwrap().1;
+        assert_eq!((limits.usable, limits.plugged, limits.requested), (0, 128 * MIB, 256 * MIB));
     }
 
     fn geometry(block_size: u64, addr: u64, size: u64, memory_block: u64) -> Result<Geometry, ConfigError> {

@@ -1,24 +1,25 @@
 //! The driver: from the host's wish to requests, step by step.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Range;
 use core::time::Duration;
 
-use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::{
     AddError, BlockError, BlockId, Busy, FakeError, Group, Hotplug, Listener, Migrate, OnlineTo, Veto,
 };
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::rcu::OutOfMemory;
-use pagefold_engine::{Pfn, Platform, Zone};
-use pagefold_virtio_mem_spec::{BlockState, Features, Request, RequestType};
+use pagefold_engine::{Engine, Pfn, Platform, Zone};
+use pagefold_virtio_mem_spec::Features;
 
+use crate::adopt::{Leftovers, Settling, Survey};
 use crate::backoff::Backoff;
-use crate::channel::{Answer, Channel, ChannelError, interpret};
+use crate::channel::{Channel, ChannelError};
 use crate::config::{ConfigError, Geometry, Limits, Mode, Region, check};
-use crate::ends::Leftovers;
 use crate::progress::{Progress, Shortfall, Status};
+use crate::refusals::{Asking, Refusals};
+use crate::requests::STEP_REQUESTS;
 use crate::sync::{AtomicBool, RELAXED};
 use crate::tracking::Tracking;
 use crate::watch::Watch;
@@ -113,14 +114,20 @@ pub enum Step {
 pub(crate) enum Trouble {
     /// The host's wish has changed.
     ConfigChanged,
+    /// As many questions were asked as a step may ask.
+    Spent,
     Nack,
     DeviceBusy,
     DeviceError,
     Malformed,
     Channel(ChannelError),
     Config(ConfigError),
+    /// The device has so many bytes plugged by its own count, and we know of others.
+    Miscounted(u64),
     InUse(Busy),
     Held(pagefold_engine::hotplug::HeldPage),
+    /// Somebody else who watches over memory says no.
+    Refused(&'static str),
     NoMemory,
     /// What is in use has nowhere to go.
     NoRoom,
@@ -131,6 +138,14 @@ pub(crate) enum Trouble {
 impl Trouble {
     /// Something is in use, and no more is known.
     pub(crate) const IN_USE: Trouble = Trouble::InUse(Busy { pages: 0, unmovable: 0, near: Pfn(0) });
+
+    /// Something was refused before and still stands, so nobody was asked.
+    pub(crate) const PINNED: Trouble = Trouble::InUse(Busy { pages: 1, unmovable: 1, near: Pfn(0) });
+
+    /// One part of memory stays, and another part may go all the same.
+    pub(crate) fn is_stuck(&self) -> bool {
+        matches!(self, Trouble::InUse(_) | Trouble::Held(_) | Trouble::Refused(_))
+    }
 }
 
 impl From<FakeError> for Trouble {
@@ -150,8 +165,9 @@ impl From<BlockError> for Trouble {
             BlockError::Busy(busy) => Trouble::InUse(busy),
             BlockError::NoRoom(_) => Trouble::NoRoom,
             BlockError::Veto(Veto::Held(page)) => Trouble::Held(page),
-            BlockError::Veto(Veto::Refused(_)) | BlockError::State(_) | BlockError::NoBlock => {
-                Trouble::IN_USE
+            BlockError::Veto(Veto::Refused(reason)) => Trouble::Refused(reason),
+            BlockError::State(_) | BlockError::NoBlock => {
+                Trouble::Refused("a memory block is not in the state it was left in")
             }
             BlockError::NoFrames => Trouble::NoMemory,
         }
@@ -159,13 +175,29 @@ impl From<BlockError> for Trouble {
 }
 
 impl From<AddError> for Trouble {
-    fn from(_: AddError) -> Self {
-        Trouble::NoMemory
+    fn from(error: AddError) -> Self {
+        match error {
+            AddError::NoFrames => Trouble::NoMemory,
+            AddError::Overlap => Trouble::Refused("somebody else has added memory in the device's region"),
+            AddError::Misaligned | AddError::OutOfRange => {
+                Trouble::Refused("a memory block of the device does not fit the machine")
+            }
+        }
     }
 }
 
-/// NACKs in a row before the driver waits instead of asking again. Linux asks for ever.
+/// Runs of sub-blocks that one step plugs or unplugs at most, and so a bound of its requests.
+pub(crate) const STEP_RUNS: u64 = 64;
+
+/// Steps in a row that came to nothing before the driver waits instead of trying again at once. (After a NACK, Linux asks
+/// for ever.)
 const NACKS: u32 = 3;
+const CHANGES: u32 = 8;
+const QUESTIONS: u32 = 256;
+
+/// Steps of one [`Driver::work`]: many times what a device that keeps its word can make necessary.
+const WORK_STEPS: u64 = 4096;
+const WORK_STEPS_A_UNIT: u64 = 256;
 
 /// What a driver works with: memory hotplug, and whoever moves folios.
 pub(crate) struct Machine<'h, 'e, P: Platform, R: Protocol> {
@@ -186,22 +218,49 @@ pub struct Driver<'e, C: Channel> {
     pub(crate) limits: Limits,
     /// The config space has to be read before anything rests on `limits`.
     pub(crate) is_stale: bool,
-    /// Memory was plugged before the driver came, and nothing has been done about it yet.
-    pub(crate) leftovers: Option<Leftovers>,
+    /// The last step did something that the config space may have changed by.
+    pub(crate) reads_again: bool,
+    /// What is not known of what is plugged.
+    pub(crate) survey: Option<Survey>,
+    /// Where settling the doubtful unit stands.
+    pub(crate) settling: Option<Settling>,
+    /// The device was asked about everything since the two ends did not agree, and before the driver waited.
+    has_surveyed: bool,
     /// Where the current pass of unplugging stands.
     pub(crate) pass: Option<Pass>,
     pub(crate) left: [Progress; 2],
+    pub(crate) refusals: Refusals,
+    /// Memory blocks that are to be online and could not be brought there.
+    pub(crate) owed: Vec<(BlockId, OnlineTo)>,
+    pub(crate) requests_left: u32,
+    /// Steps in a row that came to nothing.
+    stalls: u32,
+    /// The engine that the memory belongs to, by its address.
+    engine: usize,
     backoff: Backoff,
-    nacks: u32,
     shortfall: Option<Shortfall>,
 }
 
-/// A pass over all units, kind by kind, high to low.
+/// A pass over all units, kind by kind, high to low. One unit a step at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pass {
     pub(crate) kind: usize,
     /// Units from here on have been looked at.
     pub(crate) end: u64,
+    /// The unit that is being looked at, if it takes several steps.
+    pub(crate) within: Option<Within>,
+    /// Why something stayed plugged that was looked at.
+    pub(crate) stuck: Option<Trouble>,
+}
+
+/// How far a pass is in one unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Within {
+    pub(crate) unit: u64,
+    /// Sub-blocks from here on have been looked at.
+    pub(crate) end: u64,
+    /// All of it at once was tried.
+    pub(crate) tried_whole: bool,
 }
 
 impl<'e, C: Channel> Driver<'e, C> {
@@ -225,11 +284,13 @@ impl<'e, C: Channel> Driver<'e, C> {
             settings.big_block,
         )?;
         let node = if channel.features().contains(Features::ACPI_PXM) {
-            u8::try_from(config.node_id.get()).unwrap_or(settings.node)
+            let node = config.node_id.get();
+            u8::try_from(node).map_err(|_| ConfigError::Node(node))?
         } else {
             settings.node
         };
         let tracking = Arc::new(Tracking::new(geometry)?);
+        let refusals = Refusals::new(geometry)?;
         let listener: Arc<dyn Listener + 'e> = Arc::new(Watch {
             engine: hotplug.engine(),
             tracking: Arc::clone(&tracking),
@@ -241,14 +302,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         let mut units = 0..geometry.units;
         let is_known = units
             .any(|unit| geometry.memory_blocks(unit).any(|block| hotplug.block(BlockId(block)).is_some()));
-        let leftovers = match (limits.plugged, is_known) {
-            // The memory is in use: an earlier driver added it.
-            (_, true) => Some(Leftovers::Adopt),
-            (0, false) => None,
-            _ => Some(settings.leftovers),
-        };
-        tracking.closed.store(leftovers.is_some(), RELAXED);
-        Ok(Self {
+        let mut driver = Self {
             channel,
             region,
             geometry,
@@ -259,13 +313,30 @@ impl<'e, C: Channel> Driver<'e, C> {
             node,
             limits,
             is_stale: true,
-            leftovers,
+            reads_again: false,
+            survey: None,
+            settling: None,
+            has_surveyed: false,
             pass: None,
             left: [Progress::default(); 2],
+            refusals,
+            owed: Vec::new(),
+            requests_left: STEP_REQUESTS,
+            stalls: 0,
+            engine: address_of(hotplug.engine()),
             backoff: Backoff::new(settings.seed),
-            nacks: 0,
             shortfall: None,
-        })
+        };
+        let survey = match (limits.plugged, is_known, settings.leftovers) {
+            (0, false, _) => None,
+            (_, false, Leftovers::UnplugAll) => Some(Survey::UnplugAll),
+            // Also where the memory is in use: an earlier driver added it.
+            (_, true, _) | (_, false, Leftovers::Adopt) => Some(driver.all_units()),
+        };
+        if let Some(survey) = survey {
+            driver.begin_survey(survey);
+        }
+        Ok(driver)
     }
 
     /// Units and mode.
@@ -293,9 +364,17 @@ impl<'e, C: Channel> Driver<'e, C> {
         }
     }
 
-    /// The channel, for whoever takes interrupts.
-    pub fn channel(&mut self) -> &mut C {
-        &mut self.channel
+    /// The channel. It is the driver's alone to ask by: what somebody else plugs or unplugs the driver would not know.
+    pub fn channel(&self) -> &C {
+        &self.channel
+    }
+
+    /// Owners may move now what they refused before, or have given back what they could not move, in a way that no
+    /// reference tells. All of them are asked again, by the step that is due now.
+    pub fn ask_again(&mut self) {
+        self.refusals.clear();
+        self.backoff.reset();
+        self.tracking.woken.store(true, RELAXED);
     }
 
     /// Whether a block's state has changed since the last step, so that one may do more.
@@ -303,100 +382,140 @@ impl<'e, C: Channel> Driver<'e, C> {
         self.tracking.woken.load(RELAXED)
     }
 
-    /// Steps until there is nothing more to do for now, or `go_on` says no.
+    /// Steps until there is nothing more to do for now, or `go_on` says no. It returns [`Step::Again`] also when a host
+    /// that keeps changing its mind has made it do many times the work there is.
     pub fn work<P: Platform, R: Protocol>(
         &mut self,
         hotplug: &mut Hotplug<'e, P, R>,
         migrate: &mut dyn Migrate<'e, P, R>,
         mut go_on: impl FnMut(Status) -> bool,
     ) -> Step {
-        loop {
+        for _ in 0..WORK_STEPS + WORK_STEPS_A_UNIT * self.geometry.units {
             let step = self.step(hotplug, migrate);
             if step != Step::Again || !go_on(self.status()) {
                 return step;
             }
         }
+        Step::Again
     }
 
-    /// One step: one memory block's worth of plugging or unplugging at most. Must not be called inside a section.
+    /// One step. Whatever the device says, or does not say, it makes a bounded number of requests: as many as there are
+    /// sub-blocks in a memory block, and a few hundred questions where the two ends may not agree. It asks the owners of
+    /// one memory block's folios at most (of one big block's in big-block mode), each as often as
+    /// [`HotplugConfig::passes`](pagefold_engine::HotplugConfig) says at most, and once those who will never move theirs.
+    /// Must not be called inside a section. `hotplug` is that of the machine the driver was probed for.
     pub fn step<P: Platform, R: Protocol>(
         &mut self,
         hotplug: &mut Hotplug<'e, P, R>,
         migrate: &mut dyn Migrate<'e, P, R>,
     ) -> Step {
+        if !self.is_of(hotplug.engine()) {
+            return Step::Asleep(Shortfall::OtherMachine);
+        }
         self.tracking.woken.store(false, RELAXED);
+        self.requests_left = STEP_REQUESTS;
+        self.reads_again = false;
         let machine = &mut Machine { hotplug, migrate };
         let fresh = self.refresh_if_told();
         let is_fresh = fresh == Ok(true);
-        let done = fresh.and_then(|_| self.try_step(machine));
-        if done.is_ok() {
-            self.nacks = 0;
-        }
+        let done = fresh.and_then(|_| self.try_step(machine, is_fresh));
         // Only in a row of steps that went well is the config space taken as unchanged. Before a rest that time does not
         // end it is read once more, in case a change went by unnoticed.
-        self.is_stale = done != Ok(true);
+        self.is_stale = self.reads_again || done != Ok(true);
         let rests = matches!(done, Ok(false) | Err(Trouble::NoSpace | Trouble::OfflineLimit));
         if rests && !is_fresh {
             return Step::Again;
         }
-        let wait = |driver: &mut Self, why| Step::Later(driver.backoff.wait(), why);
-        let step = match done {
-            Ok(true) => Step::Again,
-            Ok(false) => {
-                self.backoff.reset();
-                Step::Reached
-            }
-            Err(Trouble::ConfigChanged) => Step::Again,
-            Err(Trouble::Nack) => {
-                self.nacks += 1;
-                if self.nacks < NACKS { Step::Again } else { wait(self, Shortfall::DeviceRefused) }
-            }
-            Err(Trouble::DeviceBusy) => wait(self, Shortfall::DeviceBusy),
-            Err(Trouble::DeviceError) => wait(self, Shortfall::DeviceError),
-            Err(Trouble::Malformed) => wait(self, Shortfall::Malformed),
-            Err(Trouble::Channel(error)) => wait(self, Shortfall::Channel(error)),
-            Err(Trouble::Config(error)) => wait(self, Shortfall::Config(error)),
-            Err(Trouble::InUse(_)) => {
-                let [normal, movable] = self.left;
-                wait(self, Shortfall::InUse { normal, movable })
-            }
-            Err(Trouble::Held(page)) => wait(self, Shortfall::Held(page)),
-            Err(Trouble::NoMemory) => wait(self, Shortfall::NoMemory),
-            Err(Trouble::NoRoom) => wait(self, Shortfall::NoRoom),
-            Err(Trouble::NoSpace) => Step::Asleep(Shortfall::NoSpace),
-            Err(Trouble::OfflineLimit) => Step::Asleep(Shortfall::OfflineLimit),
-        };
+        let step = self.judge(done);
         self.shortfall = match step {
             Step::Later(_, why) | Step::Asleep(why) => Some(why),
             Step::Reached => None,
             Step::Again => self.shortfall,
         };
-        if !matches!(step, Step::Again) {
+        // Where what is in use found no room, the next attempt goes on behind it: others may need none, or less at a time.
+        if !matches!(step, Step::Again | Step::Later(_, Shortfall::NoRoom)) {
             self.pass = None;
         }
+        if step != Step::Again {
+            // After a rest the two ends are compared anew.
+            self.has_surveyed = false;
+        }
         step
+    }
+
+    /// What is to be done about what a step came to.
+    fn judge(&mut self, done: Result<bool, Trouble>) -> Step {
+        let again = |driver: &mut Self, times: u32, why| {
+            driver.stalls += 1;
+            (driver.stalls < times, why)
+        };
+        let (tries_again, why) = match done {
+            Ok(true) => (true, Shortfall::NoMemory),
+            Ok(false) => {
+                self.stalls = 0;
+                self.backoff.reset();
+                return Step::Reached;
+            }
+            Err(Trouble::ConfigChanged) => again(self, CHANGES, Shortfall::Unsteady),
+            Err(Trouble::Nack) => again(self, NACKS, Shortfall::DeviceRefused),
+            Err(Trouble::Spent) => again(self, QUESTIONS, Shortfall::Malformed),
+            Err(Trouble::NoSpace) => return Step::Asleep(Shortfall::NoSpace),
+            Err(Trouble::OfflineLimit) => return Step::Asleep(Shortfall::OfflineLimit),
+            Err(Trouble::DeviceBusy) => (false, Shortfall::DeviceBusy),
+            Err(Trouble::DeviceError) => (false, Shortfall::DeviceError),
+            Err(Trouble::Malformed) => (false, Shortfall::Malformed),
+            Err(Trouble::Channel(error)) => (false, Shortfall::Channel(error)),
+            Err(Trouble::Config(error)) => (false, Shortfall::Config(error)),
+            Err(Trouble::Miscounted(device)) => {
+                (false, Shortfall::Miscounted { device, driver: self.tracking.plugged_bytes() })
+            }
+            Err(Trouble::InUse(_)) => {
+                let [normal, movable] = self.left;
+                (false, Shortfall::InUse { normal, movable })
+            }
+            Err(Trouble::Held(page)) => (false, Shortfall::Held(page)),
+            Err(Trouble::Refused(reason)) => (false, Shortfall::Refused(reason)),
+            Err(Trouble::NoMemory) => (false, Shortfall::NoMemory),
+            Err(Trouble::NoRoom) => (false, Shortfall::NoRoom),
+        };
+        if done.is_ok() || !tries_again {
+            self.stalls = 0;
+        }
+        if tries_again { Step::Again } else { Step::Later(self.backoff.wait(), why) }
     }
 
     /// Whether something was done, and more may be to do.
     fn try_step<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
+        is_fresh: bool,
     ) -> Result<bool, Trouble> {
-        if self.leftovers.is_some() {
-            self.take_over(machine)?;
-            return Ok(true);
-        }
         if let Some(unit) = self.tracking.doubtful() {
             self.settle(machine, unit)?;
-            self.tracking.set_doubtful(None);
             return Ok(true);
         }
-        if self.clean_up()? {
+        if let Some(survey) = self.survey {
+            self.go_on_surveying(machine, survey)?;
+            return Ok(true);
+        }
+        let is_miscounted = is_fresh && self.limits.plugged != self.tracking.plugged_bytes();
+        if is_miscounted && !self.has_surveyed {
+            self.has_surveyed = true;
+            self.begin_survey(self.all_units());
+            return Ok(true);
+        }
+        if self.clean_up(machine)? {
+            return Ok(true);
+        }
+        let owed = self.bring_online(machine);
+        if owed == Ok(true) {
             return Ok(true);
         }
         let (requested, plugged) = (self.limits.requested, self.tracking.plugged_bytes());
         let sub_block = self.geometry.sub_block();
-        if requested >= plugged + sub_block {
+        if requested >= plugged.saturating_add(sub_block) {
+            // Whoever has no memory to use what is plugged needs no more of it.
+            owed?;
             let subs = (requested - plugged) / sub_block;
             match self.geometry.mode {
                 Mode::SubBlock { .. } => self.plug_sub_blocks(machine, subs)?,
@@ -408,15 +527,35 @@ impl<'e, C: Channel> Driver<'e, C> {
             // What the host wants rounded up to whole sub-blocks stays: unplugging never goes below it.
             let subs = (plugged - requested) / sub_block;
             if subs > 0 {
-                return match self.geometry.mode {
-                    Mode::SubBlock { .. } => self.unplug_sub_blocks(machine, subs),
-                    Mode::BigBlock { .. } => self.unplug_big_block(machine),
-                };
+                match self.geometry.mode {
+                    Mode::SubBlock { .. } => self.unplug_sub_blocks(machine, subs)?,
+                    Mode::BigBlock { .. } => self.unplug_big_block(machine)?,
+                }
+                return Ok(true);
             }
         }
         self.pass = None;
         // A block may have stayed behind, empty.
-        self.remove_empty(machine)
+        if self.remove_empty(machine)? {
+            return Ok(true);
+        }
+        owed?;
+        if is_miscounted { Err(Trouble::Miscounted(self.limits.plugged)) } else { Ok(false) }
+    }
+
+    /// Brings a memory block online that should be. Whether there was one. Without memory for that it is tried again, before
+    /// anything more is plugged.
+    pub(crate) fn bring_online<P: Platform, R: Protocol>(
+        &mut self,
+        machine: &mut Machine<'_, 'e, P, R>,
+    ) -> Result<bool, Trouble> {
+        let Some(&(block, to)) = self.owed.last() else { return Ok(false) };
+        if let Err(error @ BlockError::NoFrames) = machine.hotplug.online(block, to) {
+            return Err(error.into());
+        }
+        // It is online; or it is gone, or somebody else has a say in it: then it is offline as others are.
+        self.owed.pop();
+        Ok(true)
     }
 
     /// Reads the configuration again if the device has said that it changed, or if it has to be read in any case. Whether
@@ -426,6 +565,11 @@ impl<'e, C: Channel> Driver<'e, C> {
         if !self.channel.config_changed() && !self.is_stale {
             return Ok(false);
         }
+        self.read_config()?;
+        Ok(true)
+    }
+
+    fn read_config(&mut self) -> Result<(), Trouble> {
         let config = self.channel.config().map_err(Trouble::Channel)?;
         let (region, limits) = check(&config).map_err(Trouble::Config)?;
         for (field, now, before) in [
@@ -440,113 +584,34 @@ impl<'e, C: Channel> Driver<'e, C> {
         if limits.requested != self.limits.requested {
             self.backoff.reset();
             self.pass = None;
+            self.refusals.clear();
         }
         self.limits = limits;
-        Ok(true)
+        Ok(())
     }
 
-    /// Nothing, or [`Trouble::ConfigChanged`] if the host has changed its mind.
+    /// Nothing, or [`Trouble::ConfigChanged`] if the host has changed its mind. An interrupt alone does not say so: a device
+    /// may send as many as it likes.
     pub(crate) fn heed(&mut self) -> Result<(), Trouble> {
-        if self.channel.config_changed() { Err(Trouble::ConfigChanged) } else { Ok(()) }
-    }
-
-    // ---- requests ----------------------------------------------------------------------------------------------
-
-    fn ask_once(&mut self, kind: RequestType, addr: u64, blocks: u16) -> Result<Answer, Trouble> {
-        let response = self.channel.request(Request::new(kind, addr, blocks)).map_err(Trouble::Channel)?;
-        Ok(interpret(kind, &response))
-    }
-
-    /// A plain request, of any number of device blocks. If one of its parts fails, those before it are undone.
-    fn ask(&mut self, kind: RequestType, bytes: Range<u64>) -> Result<(), Trouble> {
-        let block = self.geometry.device_block;
-        let most = block * u64::from(u16::MAX);
-        let mut addr = bytes.start;
-        while addr < bytes.end {
-            let end = bytes.end.min(addr.saturating_add(most));
-            // At most u16::MAX by the line above.
-            let blocks = ((end - addr) / block) as u16;
-            let failed = match self.ask_once(kind, addr, blocks) {
-                Ok(Answer::Ack) => None,
-                Ok(Answer::Nack) => Some(Trouble::Nack),
-                Ok(Answer::Busy) => Some(Trouble::DeviceBusy),
-                Ok(Answer::Error) => Some(Trouble::DeviceError),
-                Ok(Answer::State(_) | Answer::Malformed) => Some(Trouble::Malformed),
-                Err(trouble) => Some(trouble),
-            };
-            if let Some(trouble) = failed {
-                let undo = match kind {
-                    RequestType::Plug => RequestType::Unplug,
-                    _ => RequestType::Plug,
-                };
-                let is_clear = matches!(trouble, Trouble::Nack | Trouble::DeviceBusy);
-                let is_undone = addr == bytes.start || self.ask(undo, bytes.start..addr).is_ok();
-                if !is_clear || !is_undone {
-                    self.tracking.set_doubtful(self.geometry.unit_of(bytes.start >> PAGE_SHIFT));
-                }
-                return Err(trouble);
-            }
-            addr = end;
+        if !self.channel.config_changed() {
+            return Ok(());
         }
-        Ok(())
+        let before = self.limits.requested;
+        self.read_config()?;
+        if self.limits.requested == before { Ok(()) } else { Err(Trouble::ConfigChanged) }
     }
 
-    /// Plugs sub-blocks, and notes it.
-    pub(crate) fn plug(&mut self, unit: u64, subs: Range<u64>) -> Result<(), Trouble> {
-        let bytes = self.geometry.address(unit, subs.start)..self.geometry.address(unit, subs.end);
-        self.ask(RequestType::Plug, bytes)?;
-        self.tracking.set_plugged(unit, subs, true);
-        Ok(())
+    /// Whether `engine` is the one whose memory this driver looks after.
+    pub(crate) fn is_of<P: Platform, R: Protocol>(&self, engine: &Engine<P, R>) -> bool {
+        self.engine == address_of(engine)
     }
 
-    /// Unplugs sub-blocks, and notes it.
-    pub(crate) fn unplug(&mut self, unit: u64, subs: Range<u64>) -> Result<(), Trouble> {
-        let bytes = self.geometry.address(unit, subs.start)..self.geometry.address(unit, subs.end);
-        self.ask(RequestType::Unplug, bytes)?;
-        self.tracking.set_plugged(unit, subs, false);
-        Ok(())
-    }
-
-    /// Unplugs bytes that no unit counts.
-    pub(crate) fn give_back(&mut self, bytes: Range<u64>) -> Result<(), Trouble> {
-        self.ask(RequestType::Unplug, bytes)
-    }
-
-    /// Plugs bytes that no unit counts.
-    pub(crate) fn take(&mut self, bytes: Range<u64>) -> Result<(), Trouble> {
-        self.ask(RequestType::Plug, bytes)
-    }
-
-    /// Unplugs everything.
-    pub(crate) fn unplug_all(&mut self) -> Result<(), Trouble> {
-        match self.ask_once(RequestType::UnplugAll, 0, 0)? {
-            Answer::Ack => Ok(()),
-            Answer::Busy => Err(Trouble::DeviceBusy),
-            Answer::Error => Err(Trouble::DeviceError),
-            Answer::Nack | Answer::State(_) | Answer::Malformed => Err(Trouble::Malformed),
-        }
-    }
-
-    /// What the device says of `bytes`.
-    pub(crate) fn ask_state(&mut self, bytes: Range<u64>) -> Result<BlockState, Trouble> {
-        let block = self.geometry.device_block;
-        let most = block * u64::from(u16::MAX);
-        let mut found = None;
-        let mut addr = bytes.start;
-        while addr < bytes.end {
-            let end = bytes.end.min(addr.saturating_add(most));
-            let state = match self.ask_once(RequestType::State, addr, ((end - addr) / block) as u16)? {
-                Answer::State(state) => state,
-                Answer::Error => return Err(Trouble::DeviceError),
-                _ => return Err(Trouble::Malformed),
-            };
-            if state == BlockState::Mixed || found.is_some_and(|found| found != state) {
-                return Ok(BlockState::Mixed);
-            }
-            found = Some(state);
-            addr = end;
-        }
-        Ok(found.unwrap_or(BlockState::Unplugged))
+    /// Asks owners, and notes who refuses.
+    pub(crate) fn asking<'m, P: Platform, R: Protocol>(
+        refusals: &'m mut Refusals,
+        owners: &'m mut dyn Migrate<'e, P, R>,
+    ) -> Asking<'m, 'e, P, R> {
+        Asking { owners, refusals }
     }
 
     // ---- for both modes ----------------------------------------------------------------------------------------
@@ -555,7 +620,7 @@ impl<'e, C: Channel> Driver<'e, C> {
     pub(crate) fn take_pass(&mut self) -> Pass {
         self.pass.take().unwrap_or_else(|| {
             self.left = Default::default();
-            Pass { kind: 0, end: self.tracking.next() }
+            Pass { kind: 0, end: self.tracking.next(), within: None, stuck: None }
         })
     }
 
@@ -576,6 +641,11 @@ impl<'e, C: Channel> Driver<'e, C> {
     pub(crate) fn offline_limit(&self) -> u64 {
         (1u64 << 30).max(2 * self.geometry.memory_block).max(2 * self.geometry.unit())
     }
+}
+
+/// What tells engines apart: a borrowed engine stays where it is.
+fn address_of<P: Platform, R: Protocol>(engine: &Engine<P, R>) -> usize {
+    core::ptr::from_ref(engine).addr()
 }
 
 impl<C: Channel> fmt::Debug for Driver<'_, C> {

@@ -1,4 +1,4 @@
-//! How a driver begins and ends: memory that is plugged when it comes, odd answers, suspend, and going away.
+//! How a driver ends, or rests for longer: suspend, and going away.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -8,23 +8,13 @@ use pagefold_engine::Platform;
 use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::{BlockId, Hotplug, Listener};
 use pagefold_engine::protocol::Protocol;
-use pagefold_virtio_mem_spec::{BlockState, Features};
+use pagefold_virtio_mem_spec::Features;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, ChannelError};
 use crate::config::Mode;
-use crate::driver::{Driver, Machine, Trouble};
-use crate::state::{BigState, SubState, Trigger};
+use crate::driver::Driver;
+use crate::state::SubState;
 use crate::sync::RELAXED;
-
-/// What to do with blocks that were plugged before the driver came. Where the machine uses them already they are adopted
-/// in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leftovers {
-    /// Unplug them all, and begin from nothing.
-    UnplugAll,
-    /// Ask the device which ones they are, and keep what makes a memory block's worth of sense.
-    Adopt,
-}
 
 /// How deep a machine is about to sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,142 +82,6 @@ impl<C: Channel> Drop for Driver<'_, C> {
 }
 
 impl<'e, C: Channel> Driver<'e, C> {
-    /// Deals with what was plugged before.
-    pub(crate) fn take_over<P: Platform, R: Protocol>(
-        &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
-    ) -> Result<(), Trouble> {
-        if self.leftovers == Some(Leftovers::UnplugAll) {
-            self.unplug_all()?;
-        } else {
-            let start = self.geometry.addr;
-            let units = self.geometry.usable_units(self.limits.usable);
-            self.adopt(machine, 0..units)?;
-            // What lies outside of whole units is of no use.
-            let end = self.geometry.address(units, 0);
-            for stray in
-                [start..self.geometry.start.min(start + self.limits.usable), end..start + self.limits.usable]
-            {
-                if stray.start < stray.end && self.ask_state(stray.clone())? != BlockState::Unplugged {
-                    self.unplug_pieces(stray)?;
-                }
-            }
-        }
-        self.leftovers = None;
-        self.tracking.closed.store(false, RELAXED);
-        Ok(())
-    }
-
-    /// Settles all of `units` that may have something plugged, asking about as few ranges as possible.
-    fn adopt<P: Platform, R: Protocol>(
-        &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
-        units: Range<u64>,
-    ) -> Result<(), Trouble> {
-        if units.start >= units.end {
-            return Ok(());
-        }
-        let bytes = self.geometry.address(units.start, 0)..self.geometry.address(units.end, 0);
-        let is_known = units.clone().any(|unit| {
-            self.geometry.memory_blocks(unit).any(|id| machine.hotplug.block(BlockId(id)).is_some())
-        });
-        if !is_known && self.ask_state(bytes)? == BlockState::Unplugged {
-            return Ok(());
-        }
-        if units.end - units.start == 1 {
-            return self.settle(machine, units.start);
-        }
-        let middle = units.start.midpoint(units.end);
-        self.adopt(machine, units.start..middle)?;
-        self.adopt(machine, middle..units.end)
-    }
-
-    /// Makes everything fit what the device says of `unit`.
-    pub(crate) fn settle<P: Platform, R: Protocol>(
-        &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
-        unit: u64,
-    ) -> Result<(), Trouble> {
-        match self.geometry.mode {
-            Mode::SubBlock { .. } => self.settle_sub_blocks(machine, unit),
-            Mode::BigBlock { .. } => self.settle_big_block(machine, unit),
-        }
-    }
-
-    /// Unplugs whatever is plugged of `bytes`, halving until each piece is all one or all the other.
-    pub(crate) fn unplug_pieces(&mut self, bytes: Range<u64>) -> Result<(), Trouble> {
-        match self.ask_state(bytes.clone())? {
-            BlockState::Unplugged => Ok(()),
-            BlockState::Plugged => self.give_back(bytes),
-            BlockState::Mixed => {
-                let [first, second] = self.halves(&bytes)?;
-                self.unplug_pieces(first)?;
-                self.unplug_pieces(second)
-            }
-        }
-    }
-
-    /// Plugs whatever is not plugged of `bytes`.
-    pub(crate) fn plug_pieces(&mut self, bytes: Range<u64>) -> Result<(), Trouble> {
-        match self.ask_state(bytes.clone())? {
-            BlockState::Plugged => Ok(()),
-            BlockState::Unplugged => self.take(bytes),
-            BlockState::Mixed => {
-                let [first, second] = self.halves(&bytes)?;
-                self.plug_pieces(first)?;
-                self.plug_pieces(second)
-            }
-        }
-    }
-
-    /// A device may call a single block mixed; then there is no half of it to ask about.
-    fn halves(&self, bytes: &Range<u64>) -> Result<[Range<u64>; 2], Trouble> {
-        let block = self.geometry.device_block;
-        let blocks = (bytes.end - bytes.start) / block;
-        if blocks < 2 {
-            return Err(Trouble::Malformed);
-        }
-        let middle = bytes.start + blocks / 2 * block;
-        Ok([bytes.start..middle, middle..bytes.end])
-    }
-
-    /// Tries again what failed half-way: units that are plugged, but were never added. Whether there was one.
-    pub(crate) fn clean_up(&mut self) -> Result<bool, Trouble> {
-        match self.geometry.mode {
-            Mode::SubBlock { .. } => {
-                if self.tracking.sub_count(SubState::Plugged) == 0 {
-                    return Ok(false);
-                }
-                let found = self.tracking.first(self.tracking.next(), |n| n == SubState::Plugged as u8);
-                let Some(unit) = found else { return Ok(false) };
-                while let Some(run) = self.tracking.run(unit, 0, true) {
-                    self.unplug(unit, run)?;
-                }
-                self.tracking.apply(unit, Trigger::Gone);
-            }
-            Mode::BigBlock { .. } => {
-                if self.tracking.big_count(BigState::Plugged) == 0 {
-                    return Ok(false);
-                }
-                let found = self.tracking.first(self.tracking.next(), |n| n == BigState::Plugged as u8);
-                let Some(unit) = found else { return Ok(false) };
-                self.unplug(unit, 0..1)?;
-                self.tracking.set_big_state(unit, BigState::Unused);
-            }
-        }
-        Ok(true)
-    }
-
-    pub(crate) fn remove_empty<P: Platform, R: Protocol>(
-        &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
-    ) -> Result<bool, Trouble> {
-        match self.geometry.mode {
-            Mode::SubBlock { .. } => self.remove_empty_block(machine),
-            Mode::BigBlock { .. } => Ok(false),
-        }
-    }
-
     /// Whether the machine may sleep that deep. Ask before every sleep.
     ///
     /// # Errors
@@ -243,23 +97,44 @@ impl<'e, C: Channel> Driver<'e, C> {
         }
     }
 
-    /// After a sleep the device has been reset: goes on over a channel that was set up anew. The device has kept its
-    /// blocks, or none were plugged.
-    pub fn resume(&mut self, channel: C) {
-        self.channel = channel;
-        self.is_stale = true;
-        self.pass = None;
+    /// Goes on over `channel` after the machine has slept, or after its transport was made anew. The old channel goes
+    /// first, which resets the device; then the new one sets it up again, whatever it had set up before. Where the
+    /// transport outlives the sleep there is [`restart`](Self::restart).
+    ///
+    /// A device keeps its blocks over its own reset; over a sleep it does if [`may_sleep`](Self::may_sleep) said yes. If it
+    /// has not, its plugged size says so, and the driver asks it about every block.
+    ///
+    /// # Errors
+    /// [`ChannelError`]: the device cannot be talked to yet. The driver is as before otherwise, and tries again by itself.
+    pub fn resume(&mut self, channel: C) -> Result<(), ChannelError> {
+        drop(core::mem::replace(&mut self.channel, channel));
+        self.restart()
     }
 
-    /// Ends the driver. Blocks that are added but offline are removed; memory in use stays in use.
+    /// Sets the device up again over the channel there is, after a sleep in which it was reset.
+    ///
+    /// # Errors
+    /// As [`resume`](Self::resume).
+    pub fn restart(&mut self) -> Result<(), ChannelError> {
+        self.is_stale = true;
+        self.pass = None;
+        self.channel.restart()
+    }
+
+    /// Ends the driver. Blocks that are added but offline are removed; memory in use stays in use. `hotplug` is that of
+    /// the machine the driver was probed for; on any other nothing is done.
     pub fn remove_driver<P: Platform, R: Protocol>(self, hotplug: &mut Hotplug<'e, P, R>) -> Removed<'e> {
+        if !self.is_of(hotplug.engine()) {
+            return Removed::InUse(Remains(Arc::clone(&self.listener)));
+        }
         for unit in 0..self.tracking.next() {
             let is_offline = matches!(self.geometry.mode, Mode::SubBlock { .. })
                 && self.tracking.sub_state(unit) == SubState::OfflinePartial;
-            if is_offline {
-                // Nobody may bring its holes online once we are gone.
-                for block in self.geometry.memory_blocks(unit) {
-                    let _ = hotplug.remove(BlockId(block));
+            // Nobody may bring its holes online once we are gone.
+            for block in self.geometry.memory_blocks(unit).filter(|_| is_offline) {
+                if hotplug.remove(BlockId(block)).is_err() {
+                    // It is found right below, and the listener stays for it.
+                    break;
                 }
             }
         }

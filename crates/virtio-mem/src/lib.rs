@@ -59,6 +59,7 @@
 
 extern crate alloc;
 
+mod adopt;
 mod backoff;
 mod big;
 mod channel;
@@ -66,15 +67,21 @@ mod config;
 mod driver;
 mod ends;
 mod progress;
+mod queue;
+mod refusals;
+mod requests;
 mod state;
 mod sub;
 mod sync;
 mod tracking;
 mod watch;
 
-pub use channel::{Answer, Channel, ChannelError, ConfigInterrupt, VirtioChannel, interpret};
+pub use adopt::Leftovers;
+pub use channel::{
+    Answer, Channel, ChannelError, ConfigInterrupt, LONGEST_PATIENCE, VirtioChannel, interpret,
+};
 pub use config::{ConfigError, Geometry, Limits, Mode};
 pub use driver::{Driver, ProbeError, Settings, Step};
-pub use ends::{Leftovers, Remains, Removed, Sleep, SuspendError};
+pub use ends::{Remains, Removed, Sleep, SuspendError};
 pub use progress::{Progress, Shortfall, Status};
 pub use state::{BigState, SubState, Trigger};

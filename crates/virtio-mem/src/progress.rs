@@ -32,6 +32,20 @@ pub enum Shortfall {
     Channel(ChannelError),
     /// The device's configuration makes no sense.
     Config(ConfigError),
+    /// By its own count the device has plugged more or less than the driver knows of. It has been asked about every block,
+    /// which did not help, and will be asked again.
+    Miscounted {
+        /// Bytes plugged by the device's count.
+        device: u64,
+        /// Bytes plugged by the driver's.
+        driver: u64,
+    },
+    /// The host changes its mind faster than anything can be done.
+    Unsteady,
+    /// Somebody else who watches over memory, or the machine, does not allow it.
+    Refused(&'static str),
+    /// The step was asked of another machine than the driver was probed for. Nothing was done.
+    OtherMachine,
     /// Memory is in use.
     InUse {
         /// In the normal zone.
@@ -60,6 +74,15 @@ impl fmt::Display for Shortfall {
             Shortfall::Malformed => f.write_str("the device's answer makes no sense"),
             Shortfall::Channel(error) => write!(f, "{error}"),
             Shortfall::Config(error) => write!(f, "{error}"),
+            Shortfall::Miscounted { device, driver } => write!(
+                f,
+                "the device counts {} MiB plugged, and {} MiB are known of",
+                device >> 20,
+                driver >> 20
+            ),
+            Shortfall::Unsteady => f.write_str("the requested size changes faster than it can be followed"),
+            Shortfall::Refused(reason) => f.write_str(reason),
+            Shortfall::OtherMachine => f.write_str("the driver belongs to another machine"),
             Shortfall::InUse { normal, movable } => {
                 let mut comma = "";
                 for (zone, left) in [(Zone::Normal, normal), (Zone::Movable, movable)] {

@@ -13,8 +13,9 @@ use pagefold_engine::Platform;
 use pagefold_engine::hotplug::BlockId;
 use pagefold_engine::protocol::Protocol;
 
+use crate::adopt::Settling;
 use crate::channel::Channel;
-use crate::driver::{Driver, Machine, Pass, Trouble};
+use crate::driver::{Driver, Machine, Pass, STEP_RUNS, Trouble, Within};
 use crate::state::{SubState, Trigger};
 
 const PLUG_ORDER: [SubState; 3] =
@@ -66,9 +67,8 @@ impl<'e, C: Channel> Driver<'e, C> {
     ) -> Result<(), Trouble> {
         let mut subs = subs;
         let is_online = self.tracking.sub_state(unit).zone().is_some();
-        while subs > 0
-            && let Some(run) = self.tracking.run(unit, 0, false)
-        {
+        for _ in 0..STEP_RUNS {
+            let Some(run) = self.tracking.run(unit, 0, false).filter(|_| subs > 0) else { break };
             self.heed()?;
             let run = run.start..run.end.min(run.start + subs);
             subs -= run.end - run.start;
@@ -79,8 +79,11 @@ impl<'e, C: Channel> Driver<'e, C> {
             }
             self.plug(unit, run.clone())?;
             if is_online && let Err(error) = machine.hotplug.fake_online(pages) {
-                // Never seen by anyone: back to the host.
-                let _ = self.unplug(unit, run);
+                // Never seen by anyone: back to the host. If the host does not take it either it is plugged and out of use,
+                // and is settled before anything else happens.
+                if self.unplug(unit, run).is_err() {
+                    self.doubt_unit(unit);
+                }
                 return Err(error.into());
             }
             self.sync_partial(unit);
@@ -111,6 +114,8 @@ impl<'e, C: Channel> Driver<'e, C> {
             return Err(Trouble::OfflineLimit);
         }
         let subs = subs.min(self.geometry.per_unit());
+        // Room to owe it, should there be no memory to bring it online.
+        self.owed.try_reserve(1).map_err(|_| Trouble::NoMemory)?;
         self.plug(unit, 0..subs)?;
         // The state before the block, so that whoever brings it online exposes only what is plugged.
         self.tracking.apply(unit, Trigger::Plug { all: subs == self.geometry.per_unit() });
@@ -121,12 +126,10 @@ impl<'e, C: Channel> Driver<'e, C> {
             return Err(error.into());
         }
         match self.settings.online {
-            // It stays offline if that fails, which is a state like any other; the offline limit bounds it.
+            // Room was made above.
             Some(to) => {
-                machine.hotplug.online(self.block(unit), to).map(|_| ()).or_else(|error| match error {
-                    pagefold_engine::hotplug::BlockError::NoFrames => Err(Trouble::NoMemory),
-                    _ => Ok(()),
-                })
+                self.owed.push((self.block(unit), to));
+                self.bring_online(machine).map(|_| ())
             }
             None => Ok(()),
         }
@@ -134,69 +137,75 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     // ---- unplugging --------------------------------------------------------------------------------------------
 
-    /// Unplugs up to `subs` sub-blocks, in the next memory block of the pass that gives any. Whether the pass goes on.
+    /// Looks at the next memory block of the pass, or goes on with it, and unplugs up to `subs` sub-blocks of it.
     pub(crate) fn unplug_sub_blocks<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
         subs: u64,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<(), Trouble> {
         let mut pass = self.take_pass();
-        let mut trouble = None;
+        let within = pass.within.take().or_else(|| self.next_of(&mut pass));
+        let Some(mut within) = within else { return Err(pass.stuck.unwrap_or(Trouble::IN_USE)) };
+        // Until it has been looked at, whatever ends this step.
+        pass.within = Some(within);
+        self.pass = Some(pass);
+        let looked = self.look_at(machine, &mut within, &mut pass, subs);
+        if looked == Err(Trouble::ConfigChanged) {
+            return Err(Trouble::ConfigChanged);
+        }
+        pass.within = Some(within).filter(|_| looked == Ok(false));
+        self.pass = Some(pass);
+        looked.map(|_| ())
+    }
+
+    /// The next memory block of a pass.
+    fn next_of(&self, pass: &mut Pass) -> Option<Within> {
         while let Some(&state) = UNPLUG_ORDER.get(pass.kind) {
             let is_allowed = self.settings.unplug_online || state.zone().is_none();
-            let unit = if is_allowed && self.tracking.sub_count(state) > 0 {
-                self.tracking.last(pass.end, |n| n == state as u8)
-            } else {
-                None
-            };
-            let Some(unit) = unit else {
-                pass = Pass { kind: pass.kind + 1, end: self.tracking.next() };
-                continue;
-            };
-            pass.end = unit;
-            match self.unplug_unit(machine, unit, subs) {
-                Ok(()) => {
-                    self.pass = Some(pass);
-                    return Ok(true);
-                }
-                // It is busy: so look at the others.
-                Err(stuck @ (Trouble::InUse(_) | Trouble::Held(_))) => trouble = Some(stuck),
-                Err(other) => {
-                    self.pass = Some(pass);
-                    return Err(other);
-                }
+            if is_allowed
+                && self.tracking.sub_count(state) > 0
+                && let Some(unit) = self.tracking.last(pass.end, |n| n == state as u8)
+            {
+                pass.end = unit;
+                return Some(Within { unit, end: self.geometry.per_unit(), tried_whole: false });
             }
+            (pass.kind, pass.end) = (pass.kind + 1, self.tracking.next());
         }
-        Err(trouble.unwrap_or(Trouble::IN_USE))
+        None
     }
 
-    /// Unplugs up to `subs` sub-blocks of `unit`, and removes it when none is left. An error if not a single one went.
-    fn unplug_unit<P: Platform, R: Protocol>(
+    /// Unplugs what goes of a memory block, some sub-blocks of it at most, and removes it when none is left. Whether it is
+    /// done with; what does not go is noted in the pass.
+    fn look_at<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
-        unit: u64,
+        within: &mut Within,
+        pass: &mut Pass,
         subs: u64,
-    ) -> Result<(), Trouble> {
-        let before = self.tracking.plugged_in(unit);
-        let done = match self.tracking.sub_state(unit).zone() {
-            None => self.unplug_offline(unit, subs),
-            Some(_) => self.unplug_online(machine, unit, subs),
+    ) -> Result<bool, Trouble> {
+        let unit = within.unit;
+        if !self.tracking.sub_state(unit).is_added() {
+            // Somebody else took it away since.
+            return Ok(true);
+        }
+        let is_done = match self.tracking.sub_state(unit).zone() {
+            None => self.unplug_offline(unit, subs)?,
+            Some(_) => self.unplug_online(machine, within, pass, subs)?,
         };
-        let after = self.tracking.plugged_in(unit);
-        if after == 0 {
-            self.remove(machine, unit)?;
-            return done;
+        if self.tracking.plugged_in(unit) == 0 {
+            match self.remove(machine, unit) {
+                Err(stuck) if stuck.is_stuck() => pass.stuck = Some(stuck),
+                done => done?,
+            }
+            return Ok(true);
         }
-        match done {
-            Err(Trouble::InUse(_) | Trouble::Held(_)) if after < before => Ok(()),
-            done => done,
-        }
+        Ok(is_done)
     }
 
-    fn unplug_offline(&mut self, unit: u64, mut subs: u64) -> Result<(), Trouble> {
-        while subs > 0
-            && let Some(run) = self.tracking.last_run(unit, self.geometry.per_unit(), true)
-        {
+    fn unplug_offline(&mut self, unit: u64, mut subs: u64) -> Result<bool, Trouble> {
+        for _ in 0..STEP_RUNS {
+            let last = self.tracking.last_run(unit, self.geometry.per_unit(), true);
+            let Some(run) = last.filter(|_| subs > 0) else { return Ok(true) };
             self.heed()?;
             let run = run.start.max(run.end.saturating_sub(subs))..run.end;
             subs -= run.end - run.start;
@@ -208,42 +217,56 @@ impl<'e, C: Channel> Driver<'e, C> {
             self.sync_partial(unit);
             done?;
         }
-        Ok(())
+        Ok(false)
     }
 
     fn unplug_online<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
-        unit: u64,
+        within: &mut Within,
+        pass: &mut Pass,
         subs: u64,
-    ) -> Result<(), Trouble> {
-        let all = self.geometry.per_unit();
-        if subs >= all && self.tracking.is_full(unit) {
-            match self.unplug_run(machine, unit, 0..all) {
-                Err(Trouble::InUse(_) | Trouble::Held(_)) => {}
-                done => return done,
-            }
+    ) -> Result<bool, Trouble> {
+        let (unit, all) = (within.unit, self.geometry.per_unit());
+        let walker = machine.hotplug.engine().walker().map_err(|_| Trouble::NoMemory)?;
+        let is_whole = within.end == all && subs >= all && self.tracking.is_full(unit);
+        if is_whole && !self.refusals.any_stands(&walker, unit) && !within.tried_whole {
+            self.heed()?;
+            within.tried_whole = true;
+            return match self.unplug_run(machine, unit, 0..all) {
+                // Sub-block by sub-block, then, in the next step.
+                Err(stuck) if stuck.is_stuck() || stuck == Trouble::NoRoom => Ok(false),
+                done => done.map(|()| true),
+            };
         }
-        let (mut subs, mut end) = (subs, all);
-        let mut stuck = None;
-        while subs > 0
-            && let Some(run) = self.tracking.last_run(unit, end, true)
-        {
+        let mut subs = subs;
+        for _ in 0..STEP_RUNS {
+            let last = self.tracking.last_run(unit, within.end, true);
+            let Some(run) = last.filter(|_| subs > 0) else { return Ok(true) };
             self.heed()?;
             let sub = run.end - 1;
-            end = sub;
+            within.end = sub;
+            let Some(zone) = self.tracking.sub_state(unit).zone() else { return Ok(true) };
+            if self.refusals.stands(&walker, unit, sub) {
+                let pinned = Trouble::PINNED;
+                self.note_left(zone, pinned);
+                pass.stuck = Some(pinned);
+                continue;
+            }
             match self.unplug_run(machine, unit, sub..sub + 1) {
                 Ok(()) => subs -= 1,
-                Err(trouble @ (Trouble::InUse(_) | Trouble::Held(_))) => {
-                    if let Some(zone) = self.tracking.sub_state(unit).zone() {
-                        self.note_left(zone, trouble);
+                Err(stuck) => {
+                    if stuck.is_stuck() || stuck == Trouble::NoRoom {
+                        self.note_left(zone, stuck);
+                        pass.stuck = Some(stuck);
                     }
-                    stuck = Some(trouble);
+                    if !stuck.is_stuck() {
+                        return Err(stuck);
+                    }
                 }
-                Err(other) => return Err(other),
             }
         }
-        stuck.map_or(Ok(()), Err)
+        Ok(false)
     }
 
     /// Unplugs plugged sub-blocks of an online block: out of use first, then back to the host.
@@ -254,11 +277,13 @@ impl<'e, C: Channel> Driver<'e, C> {
         subs: Range<u64>,
     ) -> Result<(), Trouble> {
         let pages = self.geometry.pages(unit, subs.clone());
-        machine.hotplug.fake_offline(pages.clone(), machine.migrate)?;
+        machine
+            .hotplug
+            .fake_offline(pages.clone(), &mut Self::asking(&mut self.refusals, machine.migrate))?;
         if let Err(trouble) = self.unplug(unit, subs) {
             // In doubt it stays out of use: there may be no memory behind it. What becomes of it is settled next.
             if self.tracking.doubtful().is_none() && machine.hotplug.fake_online(pages).is_err() {
-                self.tracking.set_doubtful(Some(unit));
+                self.doubt_unit(unit);
             }
             return Err(trouble);
         }
@@ -274,10 +299,11 @@ impl<'e, C: Channel> Driver<'e, C> {
     ) -> Result<(), Trouble> {
         let block = self.block(unit);
         if self.tracking.sub_state(unit).zone().is_some() {
-            machine.hotplug.offline(block, machine.migrate)?;
+            machine.hotplug.offline(block, &mut Self::asking(&mut self.refusals, machine.migrate))?;
         }
         machine.hotplug.remove(block)?;
         self.tracking.apply(unit, Trigger::Gone);
+        self.refusals.forget(unit);
         Ok(())
     }
 
@@ -301,48 +327,36 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     // ---- settling ----------------------------------------------------------------------------------------------
 
-    /// Asks the device what is plugged of `unit`, and makes everything fit it again.
+    /// Asks the device what is plugged of `unit`, and makes everything fit it again, some sub-blocks at a time. Whether
+    /// that is done.
     pub(crate) fn settle_sub_blocks<P: Platform, R: Protocol>(
         &mut self,
         machine: &mut Machine<'_, 'e, P, R>,
         unit: u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let all = self.geometry.per_unit();
-        let whole = self.geometry.address(unit, 0)..self.geometry.address(unit, all);
-        let uniform = match self.ask_state(whole)? {
-            pagefold_virtio_mem_spec::BlockState::Plugged => Some(true),
-            pagefold_virtio_mem_spec::BlockState::Unplugged => Some(false),
-            pagefold_virtio_mem_spec::BlockState::Mixed => None,
+        let mut settling = match self.settling {
+            Some(settling) if settling.unit == unit => settling,
+            _ => {
+                let whole = self.geometry.address(unit, 0)..self.geometry.address(unit, all);
+                let uniform = match self.ask_state(whole)? {
+                    pagefold_virtio_mem_spec::BlockState::Plugged => Some(true),
+                    pagefold_virtio_mem_spec::BlockState::Unplugged => Some(false),
+                    pagefold_virtio_mem_spec::BlockState::Mixed => None,
+                };
+                Settling { unit, next: 0, uniform }
+            }
         };
         let info = machine.hotplug.block(self.block(unit));
         let is_online = info.is_some_and(|info| info.state == pagefold_engine::BlockState::Online);
-        for sub in 0..all {
-            let is_plugged = match uniform {
-                Some(state) => state,
-                None => self.settle_mixed(unit, sub)?,
-            };
-            let pages = self.geometry.pages(unit, sub..sub + 1);
-            if is_online {
-                let is_out = machine.hotplug.is_fake_offline(pages.clone()).map_err(|_| Trouble::NoMemory)?;
-                match (is_plugged, is_out) {
-                    (true, true) => {
-                        // Plugged, but not in use: into use, or back to the host.
-                        self.tracking.set_plugged(unit, sub..sub + 1, true);
-                        if machine.hotplug.fake_online(pages).is_err() {
-                            self.unplug(unit, sub..sub + 1)?;
-                        }
-                        continue;
-                    }
-                    // In use without memory behind it. The device must not do that; take it out of use, or failing that
-                    // ask for memory again.
-                    (false, false) if machine.hotplug.fake_offline(pages, machine.migrate).is_err() => {
-                        self.plug(unit, sub..sub + 1)?;
-                        continue;
-                    }
-                    _ => {}
-                }
-            }
-            self.tracking.set_plugged(unit, sub..sub + 1, is_plugged);
+        for sub in settling.next..all.min(settling.next + STEP_RUNS) {
+            self.settling = Some(settling);
+            self.settle_sub_block(machine, unit, sub, settling.uniform, is_online)?;
+            settling.next = sub + 1;
+        }
+        self.settling = Some(settling);
+        if settling.next < all {
+            return Ok(false);
         }
         let (plugged, is_full) = (self.tracking.plugged_in(unit), self.tracking.is_full(unit));
         use SubState::{
@@ -361,6 +375,44 @@ impl<'e, C: Channel> Driver<'e, C> {
             },
         };
         self.tracking.set_sub_state(unit, state);
+        Ok(true)
+    }
+
+    fn settle_sub_block<P: Platform, R: Protocol>(
+        &mut self,
+        machine: &mut Machine<'_, 'e, P, R>,
+        unit: u64,
+        sub: u64,
+        uniform: Option<bool>,
+        is_online: bool,
+    ) -> Result<(), Trouble> {
+        let is_plugged = match uniform {
+            Some(state) => state,
+            None => self.settle_mixed(unit, sub)?,
+        };
+        let pages = self.geometry.pages(unit, sub..sub + 1);
+        let is_out =
+            is_online && machine.hotplug.is_fake_offline(pages.clone()).map_err(|_| Trouble::NoMemory)?;
+        match (is_plugged, is_out) {
+            (true, true) => {
+                // Plugged, but not in use: into use, or back to the host.
+                self.tracking.set_plugged(unit, sub..sub + 1, true);
+                if let Err(error) = machine.hotplug.fake_online(pages) {
+                    // If neither works, the reason is that of the first.
+                    return self.unplug(unit, sub..sub + 1).map_err(|_| error.into());
+                }
+            }
+            // In use without memory behind it. The device must not do that. Owners can copy nothing from there any more,
+            // but what they have elsewhere goes on; it is taken out of use, or failing that memory is asked for again.
+            (false, false) if is_online => {
+                let asking = &mut Self::asking(&mut self.refusals, machine.migrate);
+                match machine.hotplug.fake_offline(pages, asking) {
+                    Ok(()) => self.tracking.set_plugged(unit, sub..sub + 1, false),
+                    Err(_) => self.plug(unit, sub..sub + 1)?,
+                }
+            }
+            _ => self.tracking.set_plugged(unit, sub..sub + 1, is_plugged),
+        }
         Ok(())
     }
 

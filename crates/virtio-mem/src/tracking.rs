@@ -1,6 +1,7 @@
 //! What the driver knows of each unit: a byte of state, and a bit for each sub-block.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -28,8 +29,19 @@ pub(crate) struct Tracking {
     pub(crate) closed: AtomicBool,
     /// A unit whose state is not known, plus one: an answer was odd. Nothing of it may change before the device was asked.
     doubtful: AtomicU64,
+    /// What goes offline does so by the driver itself, which settles what is not known of it.
+    pub(crate) settles: AtomicBool,
     /// Something happened that may let the driver do more.
     pub(crate) woken: AtomicBool,
+}
+
+/// See [`Tracking::begin_settling`].
+pub(crate) struct Settles(Arc<Tracking>);
+
+impl Drop for Settles {
+    fn drop(&mut self) {
+        self.0.settles.store(false, RELAXED);
+    }
 }
 
 impl Tracking {
@@ -52,8 +64,15 @@ impl Tracking {
             next: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             doubtful: AtomicU64::new(0),
+            settles: AtomicBool::new(false),
             woken: AtomicBool::new(false),
         })
+    }
+
+    /// Until the guard goes, also by a panic of an owner's, what happens to memory blocks is the driver's own doing.
+    pub(crate) fn begin_settling(self: &Arc<Self>) -> Settles {
+        self.settles.store(true, RELAXED);
+        Settles(Arc::clone(self))
     }
 
     pub(crate) fn doubtful(&self) -> Option<u64> {
@@ -91,6 +110,11 @@ impl Tracking {
     /// Units that have been used so far; all others are unused.
     pub(crate) fn next(&self) -> u64 {
         self.next.load(RELAXED)
+    }
+
+    /// Whether the unit is more than unused.
+    pub(crate) fn is_used(&self, unit: u64) -> bool {
+        self.number(unit) != 0
     }
 
     pub(crate) fn sub_state(&self, unit: u64) -> SubState {

@@ -71,7 +71,8 @@ impl<P: Platform, R: Protocol> Watch<'_, P, R> {
 impl<P: Platform, R: Protocol> Listener for Watch<'_, P, R> {
     fn notify(&self, event: Event, change: &Change) -> Result<(), Veto> {
         let Some(unit) = self.tracking.unit_of(&change.pages) else { return Ok(()) };
-        let is_going = matches!(event, Event::GoingOnline | Event::GoingOffline);
+        let is_ours = self.tracking.settles.load(RELAXED);
+        let is_going = !is_ours && matches!(event, Event::GoingOnline | Event::GoingOffline);
         if is_going && self.tracking.closed.load(RELAXED) {
             return Err(Veto::Refused("the virtio-mem driver of this memory is not ready, or gone"));
         }

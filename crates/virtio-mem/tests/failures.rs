@@ -142,7 +142,10 @@ impl<'e> World<'e> {
                     self.cache.pinned.push(pfn);
                 }
             }
-            Op::Unpin => self.cache.pinned.clear(),
+            Op::Unpin => {
+                self.cache.pinned.clear();
+                self.driver().ask_again();
+            }
             Op::Toggle(at) => {
                 let blocks: Vec<_> = self.hotplug.blocks().collect();
                 let Some(block) = blocks.get(at % blocks.len().max(1)) else { return };

@@ -202,7 +202,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             let walker = self.walker().map_err(|_| WithdrawError::NoFrames)?;
             let mut refused = Refused::new(pages).ok_or(WithdrawError::NoFrames)?;
             for _ in 0..passes.max(1) {
-left = self.ask_to_move(isolation, &walker, migrate, &mut refused);
+                left = self.ask_to_move(isolation, &walker, migrate, &mut refused);
                 if left.pages == 0 || left.no_room {
                     break;
                 }

@@ -260,6 +260,8 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
             .filter(|block| block.state == BlockState::Online)
             .map(|block| self.hotplug.pages(block.id))
             .collect();
+        // Pins come and go with workloads, and drivers cannot see them.
+        self.drivers.iter_mut().for_each(|driver| driver.ask_again());
         let begun = Instant::now();
         let mut no_place = Vec::new();
         for change in &step.changes {
@@ -391,11 +393,18 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
 fn is_fleeting(why: &Shortfall) -> bool {
     match why {
         Shortfall::InUse { normal, movable } => normal.busy + movable.busy > 0,
-        Shortfall::NoSpace | Shortfall::OfflineLimit | Shortfall::Config(_) | Shortfall::Channel(_) => false,
+        Shortfall::NoSpace
+        | Shortfall::OfflineLimit
+        | Shortfall::Config(_)
+        | Shortfall::Channel(_)
+        | Shortfall::Refused(_)
+        | Shortfall::OtherMachine => false,
         Shortfall::DeviceBusy
         | Shortfall::DeviceRefused
         | Shortfall::DeviceError
         | Shortfall::Malformed
+        | Shortfall::Miscounted { .. }
+        | Shortfall::Unsteady
         | Shortfall::Held(_)
         | Shortfall::NoMemory
         | Shortfall::NoRoom => true,

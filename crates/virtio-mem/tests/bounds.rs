@@ -1,0 +1,256 @@
+//! What one step may cost, counted in requests to the device and in questions to owners.
+
+mod common;
+#[path = "common/model.rs"]
+mod model;
+
+use std::collections::HashMap;
+
+use common::{ADDR, GIB, MIB, PAGES, TestEngine, TestHost, engine, hotplug};
+use model::Model;
+use pagefold_engine::hotplug::{FakeOffline, Migrate, Migration, Unmovable};
+use pagefold_engine::{Folio, Kind, Order, Pfn};
+use pagefold_virtio_mem::{Driver, Leftovers, Settings, Shortfall, Step};
+use pagefold_virtio_mem_spec::{BlockState, RequestType, Response};
+
+/// Requests of one step at most: see `Driver::step`.
+const REQUESTS: u64 = 800;
+
+/// Keeps folios by their page number, moves them, and counts.
+#[derive(Default)]
+struct Owner<'e> {
+    folios: HashMap<Pfn, Folio<'e, TestHost>>,
+    /// Nothing of it moves.
+    is_pinned: bool,
+    asked: u64,
+    without_memory: u64,
+}
+
+impl<'e> Owner<'e> {
+    fn keep(&mut self, folio: Folio<'e, TestHost>) {
+        self.folios.insert(folio.pfn(), folio);
+    }
+
+    /// A page in each 2 MiB of `bytes` from the region's beginning on.
+    fn fill_areas(&mut self, engine: &'e TestEngine, bytes: u64) {
+        for area in 0..bytes / (2 * MIB) {
+            let pfn = Pfn((ADDR >> 12) + area * 512 + 7);
+            self.keep(engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share());
+        }
+    }
+
+    fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.asked), std::mem::take(&mut self.without_memory))
+    }
+}
+
+impl<'e> Migrate<'e, TestHost> for Owner<'e> {
+    fn migrate(&mut self, folio: Folio<'e, TestHost>) -> Migration {
+        self.asked += 1;
+        if self.is_pinned || !self.folios.contains_key(&folio.pfn()) {
+            return Migration::Unmovable;
+        }
+        match folio.engine().alloc_movable(folio.order(), folio.kind()) {
+            Ok(copy) => {
+                self.folios.remove(&folio.pfn());
+                self.keep(copy.share());
+                Migration::Moved
+            }
+            Err(_) => {
+                self.without_memory += 1;
+                Migration::NoMemory
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    let owner = &mut Owner { is_pinned: true, ..Owner::default() };
+    owner.fill_areas(&engine, GIB);
+    let pins = owner.folios.len() as u64;
+    device.resize(0);
+    let step = driver.work(hotplug, owner, |_| true);
+    let Step::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
+    assert_eq!((movable.pinned, owner.take_counts()), (pins, (pins, 0)));
+    // Time alone changes nothing, nor does an interrupt without a new wish.
+    for interrupts in [0, 0, 1, 100] {
+        device.with(|state| state.interrupts = interrupts);
+        let step = driver.work(hotplug, owner, |_| true);
+        let Step::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
+        assert_eq!((movable.pinned, owner.take_counts()), (pins, (0, 0)));
+    }
+    // A pin that ends gives a reference back: here, the folio is freed. Nobody has to be asked then.
+    owner.folios.remove(&Pfn((ADDR >> 12) + 7 * 512 + 7));
+    driver.work(hotplug, owner, |_| true);
+    assert_eq!((device.plugged(), owner.take_counts()), (GIB - 2 * MIB, (0, 0)));
+    // One that loses a reference, and stays: its owner is asked, and nobody else.
+    let twice = owner.folios[&Pfn((ADDR >> 12) + 8 * 512 + 7)].get().unwrap();
+    driver.ask_again();
+    driver.work(hotplug, owner, |_| true);
+    assert_eq!(owner.take_counts(), (pins - 1, 0), "whoever says so has all of them asked");
+    drop(twice);
+    driver.work(hotplug, owner, |_| true);
+    assert_eq!(owner.take_counts(), (1, 0));
+    // A new wish asks all of them.
+    device.resize(2 * MIB);
+    driver.work(hotplug, owner, |_| true);
+    assert_eq!(owner.take_counts(), (pins - 1, 0));
+    // And when they may move they do, into boot memory.
+    owner.is_pinned = false;
+    device.resize(0);
+    assert_eq!(driver.work(hotplug, owner, |_| true), Step::Reached);
+    engine.audit().unwrap();
+}
+
+#[test]
+fn without_memory_for_copies_a_step_ends_at_once_and_says_so() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    let owner = &mut Owner::default();
+    // More than boot memory can hold.
+    for _ in 0..768 * PAGES {
+        owner.keep(engine.alloc_movable(Order::ZERO, Kind::File).unwrap().share());
+    }
+    device.resize(0);
+    let block = 128 * PAGES;
+    let step = loop {
+        let requests = device.requests();
+        let step = driver.step(hotplug, owner);
+        let (asked, without_memory) = owner.take_counts();
+        assert!(asked <= block, "{asked} questions in one step, for {block} pages of a memory block");
+        assert!(without_memory <= 1, "{without_memory} owners found no memory in one step");
+        assert!(device.requests() - requests <= REQUESTS);
+        if step != Step::Again {
+            break step;
+        }
+    };
+    assert!(matches!(step, Step::Later(_, Shortfall::NoRoom)), "{step:?}");
+    let stays = driver.status().plugged;
+    assert!((256 * MIB..=384 * MIB).contains(&stays), "{stays:#x}: what has no room elsewhere, and no more");
+    // Attempts that find no room cost no more than two questions.
+    for _ in 0..8 {
+        let step = driver.work(hotplug, owner, |_| true);
+        assert!(matches!(step, Step::Later(_, Shortfall::NoRoom)), "{step:?}");
+        assert!(owner.take_counts().0 <= 2);
+    }
+    // With room again all of it goes.
+    let half: Vec<_> = owner.folios.keys().copied().filter(|pfn| pfn.0 % 2 == 0).collect();
+    half.iter().for_each(|pfn| drop(owner.folios.remove(pfn)));
+    let mut attempts = 0;
+    while driver.work(hotplug, owner, |_| true) != Step::Reached {
+        attempts += 1;
+        assert!(attempts < 20, "{}", driver.status());
+    }
+    engine.audit().unwrap();
+}
+
+#[test]
+fn a_folio_too_large_for_what_is_free_does_not_keep_others_plugged() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 256 * MIB, 256 * MIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    // The last area of the upper block has a folio that needs 2 MiB in one piece; there is none anywhere.
+    let owner = &mut Owner::default();
+    let last = Pfn((ADDR + 254 * MIB) >> 12);
+    owner.keep(engine.alloc_at(last, Order::AREA, Kind::File).unwrap().share());
+    let crumbs: Vec<_> = (0..512 / 2 - 1)
+        .map(|area| engine.alloc_at(Pfn(area * 512 + 3), Order::ZERO, Kind::Anon).unwrap().share())
+        .collect();
+    owner.fill_areas(&engine, 254 * MIB);
+    let plugged = device.plugged();
+    device.resize(0);
+    let mut attempts = 0;
+    while device.plugged() > 4 * MIB {
+        let step = driver.work(hotplug, owner, |_| true);
+        attempts += 1;
+        assert!(attempts < 20, "{step:?}, {plugged:#x}: {}", driver.status());
+    }
+    drop(crumbs);
+    while driver.work(hotplug, owner, |_| true) != Step::Reached {
+        attempts += 1;
+        assert!(attempts < 40, "{}", driver.status());
+    }
+}
+
+/// Every other block is plugged, and nobody here knows.
+fn half_plugged(device: &Model) -> u64 {
+    device.with(|state| {
+        state.plugged.iter_mut().step_by(2).for_each(|plugged| *plugged = 1);
+        state.plugged_bytes()
+    })
+}
+
+#[test]
+fn what_is_plugged_already_is_found_in_bounded_steps() {
+    // Blocks of 64 KiB: each sub-block is plugged in part, and every device block has to be unplugged by itself.
+    let region = GIB;
+    for (block, force_big) in [(2 * MIB, false), (64 << 10, false), (64 << 10, true)] {
+        let (engine, device) = (engine(8 * GIB), Model::with_block(block, ADDR, region, 0));
+        half_plugged(&device);
+        let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+        let settings = Settings { leftovers: Leftovers::Adopt, force_big, ..Settings::default() };
+        let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
+        let (mut steps, mut last) = (0, Step::Again);
+        while last == Step::Again {
+            let requests = device.requests();
+            last = driver.step(hotplug, &mut Unmovable);
+            steps += 1;
+            assert!(device.requests() - requests <= REQUESTS, "{} requests", device.requests() - requests);
+            assert!(steps < 2000);
+        }
+        assert_eq!((last, device.plugged(), driver.status().plugged), (Step::Reached, 0, 0));
+    }
+}
+
+#[test]
+fn an_empty_device_of_a_tebibyte_is_asked_a_few_questions() {
+    let (engine, device) = (engine(1028 * GIB), Model::new(ADDR, 1024 * GIB, 0));
+    device.with(|state| state.plugged[300_000] = 1);
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let settings = Settings { leftovers: Leftovers::Adopt, ..Settings::default() };
+    let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
+    let step = driver.work(hotplug, &mut Unmovable, |_| true);
+    assert_eq!((step, device.plugged()), (Step::Reached, 0));
+    assert!(device.requests() < 300, "{} requests", device.requests());
+}
+
+#[test]
+fn a_device_that_calls_everything_mixed_is_not_asked_for_ever() {
+    let (engine, device) = (engine(8 * GIB), Model::with_block(4 << 10, ADDR, GIB, 0));
+    half_plugged(&device);
+    device.answer(|_, request| {
+        let is_question = request.kind.get() == RequestType::State as u16 && request.nb_blocks.get() > 1;
+        is_question.then(|| Ok(Response::state(BlockState::Mixed)))
+    });
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let settings = Settings { leftovers: Leftovers::Adopt, ..Settings::default() };
+    let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
+    for _ in 0..3 {
+        let mut steps = 0;
+        loop {
+            let requests = device.requests();
+            let step = driver.step(hotplug, &mut Unmovable);
+            assert!(device.requests() - requests <= REQUESTS);
+            steps += 1;
+            assert!(steps < 20_000, "{step:?}");
+            if step != Step::Again {
+                break;
+            }
+        }
+    }
+    device.be_honest();
+    let mut attempts = 0;
+    while driver.work(hotplug, &mut Unmovable, |_| true) != Step::Reached {
+        attempts += 1;
+        assert!(attempts < 100, "{}", driver.status());
+    }
+    assert_eq!(device.plugged(), 0);
+}
