@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use pagefold_boot_protocol::PageRun;
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{Class, Kind, Order, Pfn, Walker};
+use pagefold_engine::{Class, Kind, Order, PageKind, Pfn, Walker};
 
 use crate::machine::Machine;
 
@@ -87,15 +87,16 @@ impl<'e, R: Protocol> Pages<'e, R> {
     fn flags(&self, pfn: u64) -> u64 {
         let Some(peek) = self.walker.peek(Pfn(pfn)) else { return 0 };
         let Some((head, state)) = peek.head else { return kpf::BUDDY };
+        use PageKind::{Offline, Owned};
         let kind = match state.kind() {
-            Kind::Anon => kpf::ANON | kpf::LRU | kpf::UPTODATE,
-            Kind::File => kpf::LRU | kpf::UPTODATE,
-            Kind::Slab => kpf::SLAB,
-            Kind::PageTable => kpf::PGTABLE,
-            Kind::Hugetlb => kpf::HUGE | kpf::UPTODATE,
-            Kind::Reserved => kpf::RESERVED,
-            Kind::Offline => kpf::OFFLINE,
-            Kind::Kernel => 0,
+            Owned(Kind::Anon) => kpf::ANON | kpf::LRU | kpf::UPTODATE,
+            Owned(Kind::File) => kpf::LRU | kpf::UPTODATE,
+            Owned(Kind::Slab) => kpf::SLAB,
+            Owned(Kind::PageTable) => kpf::PGTABLE,
+            Owned(Kind::Hugetlb) => kpf::HUGE | kpf::UPTODATE,
+            Owned(Kind::Reserved) => kpf::RESERVED,
+            Offline => kpf::OFFLINE,
+            Owned(Kind::Kernel) => 0,
         };
         let part = match (state.order(), head == Pfn(pfn)) {
             (Order::ZERO, _) => 0,

@@ -196,7 +196,10 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
     let ends =
         engine_memory(start).map(|pages| pages.end).chain(channels.iter().map(|(_, _, end)| end / PAGE));
     let config = Config::new(ends.max().unwrap_or(0));
-    let engine: &'static Engine<Machine, R> = match Engine::new(Machine, config) {
+    // SAFETY: `Fold` keeps the promises, also when its walkers are held up. `NoGracePeriod` is here to be seen: what its
+    // walkers touch faults, and the fault handler ends the machine with a report.
+    let engine = unsafe { Engine::with_protocol(Machine, config) };
+    let engine: &'static Engine<Machine, R> = match engine {
         Ok(engine) => Box::leak(Box::new(engine)),
         Err(error) => refuse(Exit::Unsupported, format_args!("no engine: {error:?}")),
     };

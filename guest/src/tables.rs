@@ -246,7 +246,7 @@ unsafe impl Mapping for Table {
         self.len
     }
 
-    fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
         let shared = SHARED.get().ok_or(NoFrames)?;
         let start = self.base + bytes.start / PAGE * PAGE;
         let end = self.base + bytes.end.min(self.len).next_multiple_of(PAGE);

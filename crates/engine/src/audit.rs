@@ -10,7 +10,7 @@ use crate::geometry::{
     ALL_PAGES, MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION,
     Pfn,
 };
-use crate::page::Kind;
+use crate::page::PageKind;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
 use crate::zone::Zone;
@@ -22,8 +22,8 @@ pub struct Audit {
     pub folios: u64,
     /// References on all of them.
     pub refs: u64,
-    /// Pages of folios by kind, in the order of [`Kind::ALL`].
-    pub pages_by_kind: [u64; Kind::ALL.len()],
+    /// Pages of folios by kind, in the order of [`PageKind::ALL`].
+    pub pages_by_kind: [u64; PageKind::ALL.len()],
     /// Free pages.
     pub free_pages: u64,
     /// Poisoned pages that were kept back.
@@ -84,6 +84,8 @@ pub enum Violation {
     },
     /// The allocator contradicts itself.
     Frames(Misfit),
+    /// No contradiction: there is no memory to register a reader, and nothing was looked at. Free some and retry.
+    OutOfMemory,
 }
 
 impl fmt::Display for Violation {
@@ -108,17 +110,20 @@ impl fmt::Display for Violation {
                 write!(f, "{counted} map pages counted as materialised, {found} found")
             }
             Violation::Frames(misfit) => write!(f, "allocator: {misfit:?}"),
+            Violation::OutOfMemory => f.write_str("no memory to look at anything: free some and retry"),
         }
     }
 }
 impl core::error::Error for Violation {}
 
 impl<P: Platform, R: Protocol> Engine<P, R> {
-    /// Checks every page. Nothing may move meanwhile: no walker, no folder, no allocation; handles may exist.
+    /// Checks every page. Nothing should move meanwhile: no walker, no folder, no allocation; handles may exist. (If
+    /// something does, the answer means nothing, and no more happens.)
     ///
     /// # Errors
     /// The first [`Violation`].
     pub fn audit(&self) -> Result<Audit, Violation> {
+        let reader = self.rcu.reader().map_err(|_| Violation::OutOfMemory)?;
         for zone in Zone::ALL {
             self.zone(zone).check().map_err(Violation::Frames)?;
         }
@@ -140,6 +145,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             }
             section += 1;
             for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
+                // Nobody folds what is looked at.
+                let _section = reader.section();
                 let taken = self.frames(map_page).taken_mask(map_page);
                 let owned = self.audit_map_page(map_page, taken, &mut audit)?;
                 let (class, backed) = self.map.class(map_page);
@@ -223,7 +230,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
                 }
                 audit.folios += 1;
                 audit.refs += u64::from(state.refs());
-                if let Some(pages) = audit.pages_by_kind.get_mut(state.kind() as usize) {
+                if let Some(pages) = audit.pages_by_kind.get_mut(state.kind().index()) {
                     *pages += state.order().pages();
                 }
                 pfn

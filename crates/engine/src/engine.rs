@@ -157,12 +157,39 @@ pub struct Engine<P: Platform, R: Protocol = Fold> {
     _protocol: PhantomData<R>,
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// An engine without memory: everything is `Absent`, nothing is materialised.
     ///
     /// # Errors
     /// [`NewError`].
     pub fn new(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
+        // SAFETY: the rules of `Fold` keep every promise.
+        unsafe { Self::with_protocol(platform, config) }
+    }
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// As [`new`](Engine::new), with other rules, for comparison and for tests. No other call makes an engine whose rules
+    /// are not [`Fold`]'s, so whatever else is called of such an engine, this call answers for it.
+    ///
+    /// ```compile_fail
+    /// # use pagefold_engine::{Config, Engine, NewError, Platform, protocol::NoGracePeriod};
+    /// # fn kernel<P: Platform>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
+    /// let engine = Engine::<P, NoGracePeriod>::new(platform, config)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Safety
+    /// Either the rules keep the promises of [`crate::map`]: those of [`Fold`] do, whatever
+    /// [`between_look_and_swap`](Protocol::between_look_and_swap) does, and those of
+    /// [`RefcountFirst`](crate::protocol::RefcountFirst). Or the machine survives what happens instead: with
+    /// [`NoGracePeriod`](crate::protocol::NoGracePeriod) and [`WritableTails`](crate::protocol::WritableTails) walkers read
+    /// descriptors that are folded, and their failing compare-and-swap reaches them. The machine must bring the page back,
+    /// zeroed, or stop in order; and the caller must not count on what is folded costing nothing.
+    ///
+    /// # Errors
+    /// [`NewError`].
+    pub unsafe fn with_protocol(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
         const {
             assert!(
                 !P::Mapping::HAS_GAP || !reads_folded::<R>(),
@@ -277,11 +304,36 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
 
     /// Adds `pages` as free memory. Nothing is materialised for it but a few bytes a GiB.
     ///
-    /// One thread at a time may add memory.
+    /// Whoever adds memory has the engine alone: boot code, before it hands the engine out. From then on
+    /// [`Hotplug`](crate::hotplug::Hotplug) adds memory, under its own lock, also memory that will stay
+    /// ([`boot`](crate::hotplug::Hotplug::boot)).
+    ///
+    /// ```
+    /// # use pagefold_engine::{Engine, OnlineError, Platform};
+    /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), OnlineError> {
+    /// engine.online(0..1 << 15)?;
+    /// engine.online(1 << 15..1 << 16)?;
+    /// # Ok(()) }
+    /// ```
+    /// ```compile_fail
+    /// # use pagefold_engine::{Engine, OnlineError, Platform};
+    /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), OnlineError> {
+    /// std::thread::scope(|scope| {
+    ///     scope.spawn(|| engine.online(0..1 << 15));
+    ///     scope.spawn(|| engine.online(1 << 15..1 << 16));
+    /// });
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// [`OnlineError`].
-    pub fn online(&self, pages: Range<u64>) -> Result<(), OnlineError> {
+    pub fn online(&mut self, pages: Range<u64>) -> Result<(), OnlineError> {
+        self.add_boot(pages)
+    }
+
+    /// As [`online`](Self::online). The caller is the only one who adds or removes memory: it has the engine alone, or it
+    /// has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which nobody has the engine alone.
+    pub(crate) fn add_boot(&self, pages: Range<u64>) -> Result<(), OnlineError> {
         let map_pages = self.absent_map_pages(&pages)?;
         // The pages of the first and the last map page that lie outside.
         let before = (1u64 << (pages.start % PAGES_PER_MAP_PAGE)) - 1;
@@ -308,11 +360,12 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         Ok(())
     }
 
-    /// Notes that memory exists at `pages` but is not ours. Map pages that lie only partly in the range stay `Absent`.
+    /// Notes that memory exists at `pages` but is not ours. Map pages that lie only partly in the range stay `Absent`. As
+    /// [`online`](Self::online), this needs the engine alone.
     ///
     /// # Errors
     /// [`OnlineError`].
-    pub fn add_offline(&self, pages: Range<u64>) -> Result<(), OnlineError> {
+    pub fn add_offline(&mut self, pages: Range<u64>) -> Result<(), OnlineError> {
         self.absent_map_pages(&pages)?;
         let whole = pages.start.div_ceil(PAGES_PER_MAP_PAGE)..pages.end / PAGES_PER_MAP_PAGE;
         if whole.start < whole.end {

@@ -14,7 +14,7 @@ use crate::folio::Frozen;
 use crate::frames::Claim;
 use crate::geometry::{MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MapPage};
 use crate::map::try_vec;
-use crate::platform::{FoldRange, Platform};
+use crate::platform::{Barrier, FoldRange, Platform};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::{OutOfMemory, Ticket};
 
@@ -37,14 +37,36 @@ impl core::ops::AddAssign for FoldReport {
     }
 }
 
-/// Ranges of the map that have been published as folded and wait for their grace period.
-#[derive(Default)]
-struct Pending {
-    ranges: Vec<FoldRange>,
-    ticket: Option<Ticket>,
+/// Why a folio could not be handed over to a batch. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The folio belongs to another engine than the batch: push it to a batch of its own engine.
+    OtherEngine,
+    /// No memory to note it: commit what is there, or free some, and retry.
+    OutOfMemory,
 }
 
-impl Pending {
+impl fmt::Display for PushError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PushError::OtherEngine => "the folio belongs to another engine: push it to a batch of that one",
+            PushError::OutOfMemory => "no memory to note the folio: free some and retry",
+        })
+    }
+}
+impl core::error::Error for PushError {}
+
+/// Ranges of the map that have been published as folded and wait for their grace period.
+struct Pending<'e, B> {
+    ranges: Vec<FoldRange>,
+    ticket: Option<Ticket<'e, B>>,
+}
+
+impl<'e, B: Barrier> Pending<'e, B> {
+    fn new(capacity: usize) -> Result<Self, OutOfMemory> {
+        Ok(Self { ranges: try_vec(capacity)?, ticket: None })
+    }
+
     /// Notes a range, joined to the last one if it goes on from there. There is room for it.
     fn push(&mut self, range: FoldRange) {
         match self.ranges.last_mut() {
@@ -56,25 +78,25 @@ impl Pending {
         }
     }
 
-    fn start<P: Platform, R: Protocol>(&mut self, engine: &Engine<P, R>) {
+    fn start<P: Platform<Barrier = B>, R: Protocol>(&mut self, engine: &'e Engine<P, R>) {
         if R::WAITS && !self.ranges.is_empty() {
             self.ticket = Some(engine.rcu.start());
         }
     }
 
     /// Whether nobody can be inside any more. Without a ticket there is nothing to wait for.
-    fn is_over<P: Platform, R: Protocol>(&self, engine: &Engine<P, R>) -> bool {
-        self.ticket.is_none_or(|ticket| engine.rcu.poll(ticket))
+    fn is_over(&self) -> bool {
+        self.ticket.is_none_or(|ticket| ticket.is_over())
     }
 
-    fn wait<P: Platform, R: Protocol>(&self, engine: &Engine<P, R>) {
+    fn wait(&self) {
         if let Some(ticket) = self.ticket {
-            engine.rcu.wait(ticket);
+            ticket.wait();
         }
     }
 
     /// Takes the memory away. The grace period is over.
-    fn finish<P: Platform, R: Protocol>(&mut self, engine: &Engine<P, R>) -> FoldReport {
+    fn finish<P: Platform<Barrier = B>, R: Protocol>(&mut self, engine: &Engine<P, R>) -> FoldReport {
         if self.ranges.is_empty() {
             return FoldReport::default();
         }
@@ -97,13 +119,12 @@ impl Pending {
 pub struct FoldBatch<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
     folios: Vec<Frozen<'e, P, R>>,
-    pending: Pending,
+    pending: Pending<'e, P::Barrier>,
 }
 
 impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
     pub(crate) fn new(engine: &'e Engine<P, R>, capacity: usize) -> Result<Self, OutOfMemory> {
-        let pending = Pending { ranges: try_vec(capacity)?, ticket: None };
-        Ok(Self { engine, folios: try_vec(capacity)?, pending })
+        Ok(Self { engine, folios: try_vec(capacity)?, pending: Pending::new(capacity)? })
     }
 
     /// Folios in the batch.
@@ -118,11 +139,15 @@ impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
     /// Hands a folio over.
     ///
     /// # Errors
-    /// The folio as it was, when there is no memory to note it.
-    pub fn push(&mut self, folio: Frozen<'e, P, R>) -> Result<(), Frozen<'e, P, R>> {
+    /// The folio as it was, and why.
+    #[allow(clippy::type_complexity)]
+    pub fn push(&mut self, folio: Frozen<'e, P, R>) -> Result<(), (Frozen<'e, P, R>, PushError)> {
+        if !core::ptr::eq(folio.engine(), self.engine) {
+            return Err((folio, PushError::OtherEngine));
+        }
         let runs = self.engine.backed_tails(folio.pfn(), folio.order()).count();
         if self.folios.try_reserve(1).is_err() || self.pending.ranges.try_reserve(runs).is_err() {
-            return Err(folio);
+            return Err((folio, PushError::OutOfMemory));
         }
         let tails = self.engine.map.publish_tails(folio.pfn(), folio.order());
         self.engine.map.backed_runs(tails).for_each(|run| self.pending.push(run));
@@ -133,7 +158,7 @@ impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
     /// Waits for one grace period and gives the memory of all tails back. Must not be called inside a section.
     pub fn commit(&mut self) -> FoldReport {
         self.pending.start(self.engine);
-        self.pending.wait(self.engine);
+        self.pending.wait();
         self.pending.finish(self.engine)
     }
 
@@ -160,7 +185,7 @@ pub struct Folder<'e, P: Platform, R: Protocol = Fold> {
     cursor: u64,
     /// What was taken from the allocator.
     claims: Vec<Claim>,
-    pending: Pending,
+    pending: Pending<'e, P::Barrier>,
     batch: usize,
 }
 
@@ -171,8 +196,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
     pub(crate) fn new(engine: &'e Engine<P, R>, batch: usize) -> Result<Self, OutOfMemory> {
         let batch = batch.max(1);
         let ranges = batch.saturating_mul(MAP_PAGES_PER_AREA as usize);
-        let pending = Pending { ranges: try_vec(ranges)?, ticket: None };
-        Ok(Self { engine, cursor: 0, claims: try_vec(batch)?, pending, batch })
+        Ok(Self { engine, cursor: 0, claims: try_vec(batch)?, pending: Pending::new(ranges)?, batch })
     }
 
     /// Collects a batch of free map pages (up to as many areas or map pages as the folder was made for), publishes them
@@ -185,13 +209,13 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
     /// Finishes the batch if its grace period is over: its memory is given back, and its pages are free again. `None`
     /// while it is not.
     pub fn poll(&mut self) -> Option<FoldReport> {
-        self.pending.is_over(self.engine).then(|| self.finish())
+        self.pending.is_over().then(|| self.finish())
     }
 
     /// One whole batch, waiting for its grace period. Must not be called inside a section.
     pub fn fold_batch(&mut self) -> FoldReport {
         self.start();
-        self.pending.wait(self.engine);
+        self.pending.wait();
         self.finish()
     }
 
@@ -203,7 +227,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
         // without a find. A batch that folds nothing (the platform refuses) counts for a section at least.
         while idle <= self.engine.map.classes.sections() {
             let looked = self.begin();
-            self.pending.wait(self.engine);
+            self.pending.wait();
             let report = self.finish();
             total += report;
             idle = if report.map_pages == 0 { idle + looked.max(1) } else { 0 };
@@ -347,7 +371,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
 
 impl<P: Platform, R: Protocol> Drop for Folder<'_, P, R> {
     fn drop(&mut self) {
-        self.pending.wait(self.engine);
+        self.pending.wait();
         self.finish();
     }
 }

@@ -11,7 +11,7 @@ use core::mem::ManuallyDrop;
 
 use crate::engine::Engine;
 use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
-use crate::page::{Kind, MAX_REFS, Page, State};
+use crate::page::{Kind, MAX_REFS, Page, PageKind, State};
 use crate::platform::{NoFrames, Platform};
 use crate::protocol::{Fold, Protocol};
 use crate::sync::{Ordering, fence};
@@ -70,8 +70,9 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
     pub fn order(&self) -> Order {
         self.state().order()
     }
-    /// The kind; it cannot change while a reference is held.
-    pub fn kind(&self) -> Kind {
+    /// The kind; it cannot change while a reference is held. That of a folio that a walker found may be
+    /// [`PageKind::Offline`]: then nobody but the engine keeps the page, and it means nothing.
+    pub fn kind(&self) -> PageKind {
         self.state().kind()
     }
     /// References now, this one included.
@@ -201,6 +202,10 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
         page.owner.may_write();
         Self { engine, page, order }
     }
+    /// The engine it belongs to.
+    pub fn engine(&self) -> &'e Engine<P, R> {
+        self.engine
+    }
     /// The first page.
     pub fn pfn(&self) -> Pfn {
         self.engine.map.pfn_of(self.page)
@@ -209,13 +214,13 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     pub fn order(&self) -> Order {
         self.order
     }
-    /// The kind.
+    /// The kind. Always an owner's: a fake-offline page has a reference of the engine's, and cannot be frozen.
     pub fn kind(&self) -> Kind {
-        State(self.page.state.load(Ordering::Relaxed)).kind()
+        State(self.page.state.load(Ordering::Relaxed)).kind().owned().unwrap_or(Kind::Kernel)
     }
     /// Gives it another kind.
     pub fn set_kind(&mut self, kind: Kind) {
-        let state = State(self.page.state.load(Ordering::Relaxed)).with_kind(kind);
+        let state = State(self.page.state.load(Ordering::Relaxed)).with_kind(kind.into());
         self.page.state.store(state.0, Ordering::Release);
     }
     /// The owner's data in the head's descriptor.

@@ -465,7 +465,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             }
         }
         // Release: tails and classes before the head.
-        self.store(pfn, self.marked(pfn, State::head(order, kind)), Ordering::Release);
+        self.store(pfn, self.marked(pfn, State::head(order, kind.into())), Ordering::Release);
         Ok(())
     }
 
@@ -638,7 +638,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             self.write_tails(pfn, order);
             tails.for_each(|tail| self.classes.set(MapPage(tail), ClassByte::MAPPED));
         }
-        self.store(pfn, self.marked(pfn, State::head(order, kind)), Ordering::Release);
+        self.store(pfn, self.marked(pfn, State::head(order, kind.into())), Ordering::Release);
     }
 
     /// Materialises the descriptors of free memory, as a flat memory map has them. The caller owns every page, so nobody

@@ -7,8 +7,24 @@ use crate::platform::Owner;
 use crate::sync::{MapWord, OwnerCell};
 use crate::table::Entry;
 
-/// What a page is used for. The engine gives meaning only to the fact that a page is in use; the kinds are for
-/// owners, reports and tools, and follow what `/proc/kpageflags` can tell apart.
+/// What an owner may ask pages for, and what they are used for. The engine gives meaning only to the fact that a page is in
+/// use; the kinds are for owners, reports and tools, and follow what `/proc/kpageflags` can tell apart.
+///
+/// What a descriptor says is a [`PageKind`], which is wider: fake-offline pages have descriptors too, and only the engine
+/// makes those. Nobody can ask for one:
+///
+/// ```
+/// # use pagefold_engine::{AllocError, Engine, Kind, Order, Platform};
+/// # fn kernel<P: Platform>(engine: &Engine<P>) -> Result<(), AllocError> {
+/// let page = engine.alloc(Order::ZERO, Kind::Reserved)?;
+/// # Ok(()) }
+/// ```
+/// ```compile_fail
+/// # use pagefold_engine::{AllocError, Engine, Kind, Order, Platform};
+/// # fn kernel<P: Platform>(engine: &Engine<P>) -> Result<(), AllocError> {
+/// let page = engine.alloc(Order::ZERO, Kind::Offline)?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -26,22 +42,12 @@ pub enum Kind {
     Hugetlb = 5,
     /// Reserved: firmware, the kernel's image, boot memory.
     Reserved = 6,
-    /// In use on paper, but its memory is not there (Linux's `PageOffline` with a reference).
-    Offline = 7,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
-        Kind::Kernel,
-        Kind::Anon,
-        Kind::File,
-        Kind::Slab,
-        Kind::PageTable,
-        Kind::Hugetlb,
-        Kind::Reserved,
-        Kind::Offline,
-    ];
+    pub const ALL: [Kind; 7] =
+        [Kind::Kernel, Kind::Anon, Kind::File, Kind::Slab, Kind::PageTable, Kind::Hugetlb, Kind::Reserved];
 
     /// A short name for tables.
     pub const fn name(self) -> &'static str {
@@ -53,21 +59,85 @@ impl Kind {
             Kind::PageTable => "page tables",
             Kind::Hugetlb => "hugetlb",
             Kind::Reserved => "reserved",
-            Kind::Offline => "offline",
+        }
+    }
+}
+
+/// What a descriptor says of its page: what its owner asked for, or that it is fake-offline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PageKind {
+    /// An owner has it, for this.
+    Owned(Kind),
+    /// In use on paper, but its memory is not there (Linux's `PageOffline` with a reference). Made by
+    /// [`FakeOffline::Classic`](crate::hotplug::FakeOffline::Classic) alone. A walker may hold a reference on such a page;
+    /// the one that keeps it is the engine's.
+    Offline,
+}
+
+impl PageKind {
+    /// All of them, in the order of [`index`](Self::index).
+    pub const ALL: [PageKind; 8] = [
+        PageKind::Owned(Kind::Kernel),
+        PageKind::Owned(Kind::Anon),
+        PageKind::Owned(Kind::File),
+        PageKind::Owned(Kind::Slab),
+        PageKind::Owned(Kind::PageTable),
+        PageKind::Owned(Kind::Hugetlb),
+        PageKind::Owned(Kind::Reserved),
+        PageKind::Offline,
+    ];
+
+    /// A number below the length of [`ALL`](Self::ALL), for tables.
+    pub const fn index(self) -> usize {
+        self.bits() as usize
+    }
+
+    /// What an owner asked for; `None` where there is no owner.
+    pub const fn owned(self) -> Option<Kind> {
+        match self {
+            PageKind::Owned(kind) => Some(kind),
+            PageKind::Offline => None,
         }
     }
 
-    const fn from_bits(bits: u64) -> Kind {
-        match bits & 0xff {
+    /// A short name for tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PageKind::Owned(kind) => kind.name(),
+            PageKind::Offline => "offline",
+        }
+    }
+
+    const fn bits(self) -> u64 {
+        match self {
+            PageKind::Owned(kind) => kind as u64,
+            PageKind::Offline => 7,
+        }
+    }
+
+    const fn from_bits(bits: u64) -> PageKind {
+        PageKind::Owned(match bits & 0xff {
             1 => Kind::Anon,
             2 => Kind::File,
             3 => Kind::Slab,
             4 => Kind::PageTable,
             5 => Kind::Hugetlb,
             6 => Kind::Reserved,
-            7 => Kind::Offline,
+            7 => return PageKind::Offline,
             _ => Kind::Kernel,
-        }
+        })
+    }
+}
+
+impl From<Kind> for PageKind {
+    fn from(kind: Kind) -> Self {
+        PageKind::Owned(kind)
+    }
+}
+
+impl PartialEq<Kind> for PageKind {
+    fn eq(&self, kind: &Kind) -> bool {
+        *self == PageKind::Owned(*kind)
     }
 }
 
@@ -105,8 +175,8 @@ impl State {
     pub(crate) const ZERO: State = State(0);
 
     /// A frozen head.
-    pub(crate) const fn head(order: Order, kind: Kind) -> State {
-        State(HEAD | (order.get() as u64) << ORDER_SHIFT | (kind as u64) << KIND_SHIFT)
+    pub(crate) const fn head(order: Order, kind: PageKind) -> State {
+        State(HEAD | (order.get() as u64) << ORDER_SHIFT | kind.bits() << KIND_SHIFT)
     }
     /// A written tail.
     pub(crate) const fn tail(order: Order) -> State {
@@ -117,8 +187,8 @@ impl State {
         State(self.0 & !REFS_MASK | refs as u64)
     }
     /// The same head with another kind.
-    pub(crate) const fn with_kind(self, kind: Kind) -> State {
-        State(self.0 & !(0xff << KIND_SHIFT) | (kind as u64) << KIND_SHIFT)
+    pub(crate) const fn with_kind(self, kind: PageKind) -> State {
+        State(self.0 & !(0xff << KIND_SHIFT) | kind.bits() << KIND_SHIFT)
     }
     /// References held; 0 for everything that is not a shared folio's head.
     #[inline]
@@ -142,8 +212,13 @@ impl State {
     }
     /// Kind of the folio; meaningful for heads.
     #[inline]
-    pub const fn kind(self) -> Kind {
-        Kind::from_bits(self.0 >> KIND_SHIFT)
+    pub const fn kind(self) -> PageKind {
+        PageKind::from_bits(self.0 >> KIND_SHIFT)
+    }
+    /// Whether this is a fake-offline page's own descriptor.
+    #[inline]
+    pub(crate) const fn is_offline(self) -> bool {
+        self.is_head() && matches!(self.kind(), PageKind::Offline)
     }
     /// Whether the page carries the poison mark.
     pub const fn is_poison_marked(self) -> bool {
@@ -230,18 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn kinds_are_told_apart_and_numbered() {
+        for (index, kind) in PageKind::ALL.into_iter().enumerate() {
+            assert_eq!((kind.index(), PageKind::from_bits(kind.bits())), (index, kind));
+            assert_eq!(kind.owned(), Kind::ALL.get(index).copied());
+        }
+    }
+
+    #[test]
     fn every_field_survives_every_other() {
         for order_bits in 0..=crate::geometry::MAX_ORDER {
-            for kind in Kind::ALL {
+            for kind in PageKind::ALL {
                 for refs in [0, 1, MAX_REFS] {
                     let state = State::head(order(order_bits), kind).with_refs(refs);
                     assert!(state.is_head() && !state.is_tail());
                     assert_eq!((state.order(), state.kind(), state.refs()), (order(order_bits), kind, refs));
-                    let other = State(state.0 | POISON).with_kind(Kind::Slab).with_refs(7);
+                    let other = State(state.0 | POISON).with_kind(Kind::Slab.into()).with_refs(7);
                     assert!(other.is_poison_marked());
                     assert_eq!(
                         (other.order(), other.kind(), other.refs()),
-                        (order(order_bits), Kind::Slab, 7)
+                        (order(order_bits), Kind::Slab.into(), 7)
                     );
                 }
             }
@@ -250,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_head_covers_its_pages_and_no_others() {
-        let head = State::head(order(9), Kind::Anon);
+        let head = State::head(order(9), Kind::Anon.into());
         assert!(head.covers(Pfn(512), Pfn(512)) && head.covers(Pfn(512), Pfn(1023)));
         assert!(!head.covers(Pfn(512), Pfn(1024)) && !head.covers(Pfn(512), Pfn(511)));
         assert!(!State::ZERO.covers(Pfn(512), Pfn(512)) && !State::tail(order(9)).covers(Pfn(512), Pfn(512)));
@@ -258,7 +341,7 @@ mod tests {
 
     #[test]
     fn references_in_flight_cannot_reach_the_order() {
-        let full = State::head(order(3), Kind::File).with_refs(MAX_REFS);
+        let full = State::head(order(3), Kind::File.into()).with_refs(MAX_REFS);
         assert_eq!(State(full.0 + u64::from(MAX_REFS) - 1).order(), order(3));
     }
 }

@@ -95,11 +95,13 @@ pub struct FoldRange {
 /// # Safety
 ///
 /// For as long as the value lives:
+/// * the range is the value's alone: no other value has a part of it, and nothing reads or writes it but through the
+///   engine that was given the value. When [`Platform::reserve`] gives the value out, all of it is folded;
 /// * `base() .. base() + len()` can be read at any time (but for the gap) from any thread, and a part that is folded
 ///   reads as zero;
 /// * after [`materialise`](Self::materialise) returned `Ok`, every CPU can write the range until it is folded, and what
 ///   is written stays;
-/// * `base()` is aligned to 4 KiB and never changes;
+/// * `base()` is aligned to 4 KiB, and neither it nor `len()` ever changes;
 /// * no call unwinds.
 pub unsafe trait Mapping: Send + Sync {
     /// Whether a range of the memory map may be unreadable while it is folded or materialised. `true` is always allowed
@@ -118,14 +120,18 @@ pub unsafe trait Mapping: Send + Sync {
     }
 
     /// Puts memory behind `bytes` (widened to whole 4 KiB pages). What was folded reads as zero afterwards, what had
-    /// memory keeps its content. For the memory map, the engine only asks for what is folded, and owns it; with a gap, it
-    /// may be unreadable until the call ends. On an error nothing that can be observed has changed. A range that has memory
-    /// already, all of it, needs none: for that there is no error. Of all tables but the memory map, any number of threads
-    /// may ask for overlapping ranges at once.
+    /// memory keeps its content. Of the memory map, with a gap, the range may be unreadable until the call ends. On an
+    /// error nothing that can be observed has changed. A range that has memory already, all of it, needs none: for that there
+    /// is no error.
+    ///
+    /// # Safety
+    /// Of the memory map ([`TableKind::Map`]), all of the range is folded and the caller's: until the call ends nobody else
+    /// materialises, folds or writes a part of it, nor reads it, where there is a gap. Of other tables, any number of
+    /// threads may ask for overlapping ranges at once.
     ///
     /// # Errors
     /// [`NoFrames`]: the machine cannot back the range now.
-    fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames>;
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames>;
 
     /// Takes the memory behind each of `ranges` away again, in order, and returns how many of them are folded. It flushes
     /// once for all of them. A range it could not fold stays as it was. Between start and end of the call the ranges may
@@ -143,7 +149,7 @@ pub unsafe trait Mapping: Send + Sync {
 ///
 /// For any call of `heavy` on one thread and `light` on another, both threads agree on an order of the two, as if each
 /// were a sequentially consistent fence: either what preceded `heavy` is seen by what follows `light`, or what preceded
-/// `light` is seen by what follows `heavy`. No call unwinds.
+/// `light` is seen by what follows `heavy`. That holds for any two values that one platform gives out. No call unwinds.
 pub unsafe trait Barrier: Send + Sync {
     /// The reader's half: runs at every outermost section, so it should cost nothing.
     fn light(&self);
@@ -179,6 +185,10 @@ pub trait Owner: FromZeros + Send + Sync + 'static {}
 impl<T: FromZeros + Send + Sync + 'static> Owner for T {}
 
 /// A machine the engine can run on.
+///
+/// Not `unsafe`: whatever these calls answer, memory is safe. What has to be upheld for that is upheld by the types that
+/// they hand out, [`Mapping`] (each value has a range of its own) and [`Barrier`]. A mapping that is too short is refused; a
+/// call that panics does so before anything was changed.
 pub trait Platform: Send + Sync {
     /// Its ranges.
     type Mapping: Mapping;

@@ -8,7 +8,7 @@
 //!
 //! # The argument
 //!
-//! *Theorem.* When [`Rcu::poll`] of a ticket says true, every section that could still act on what it read before
+//! *Theorem.* When [`Ticket::is_over`] says true, every section that could still act on what it read before
 //! [`Rcu::start`] has ended, and what those sections did happens before the poll's return.
 //!
 //! Take a section S and a ticket T. The reader stores its slot, then passes `light`, then reads. The writer publishes,
@@ -76,11 +76,48 @@ impl Block {
     }
 }
 
-/// A grace period that was started. [`Rcu::poll`] says whether it is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a grace period is over when poll says so"]
-pub struct Ticket {
+/// A grace period that was started. It knows its domain, so that nobody can ask another one.
+#[must_use = "a grace period is over when is_over says so"]
+pub struct Ticket<'r, B> {
+    rcu: &'r Rcu<B>,
     epoch: u64,
+}
+
+impl<B> Clone for Ticket<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<B> Copy for Ticket<'_, B> {}
+
+impl<B> core::fmt::Debug for Ticket<'_, B> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Ticket").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+impl<B: Barrier> Ticket<'_, B> {
+    /// Whether the grace period is over. Once true, it stays true.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        // Acquire: a reader that registered before the ticket is in the list.
+        let head = self.rcu.blocks.load(Ordering::Acquire);
+        self.rcu.slots_from(head).all(|slot| {
+            // Acquire: pairs with the Release of leaving, so that what the section did happens before us.
+            let word = slot.word.load(Ordering::Acquire);
+            word & NEST_MASK == 0 || word >= self.epoch
+        })
+    }
+
+    /// Waits until the grace period is over. Must not be called inside a section of this domain: it would wait for
+    /// itself, for ever.
+    pub fn wait(&self) {
+        let mut turn = 0u32;
+        while !self.is_over() {
+            self.rcu.barrier.wait(turn);
+            turn = turn.saturating_add(1);
+        }
+    }
 }
 
 /// One RCU domain: its readers, its epoch, its deferred callbacks.
@@ -145,48 +182,26 @@ impl<B: Barrier> Rcu<B> {
     }
 
     /// Starts a grace period for everything the caller has published so far, without waiting.
-    pub fn start(&self) -> Ticket {
+    pub fn start(&self) -> Ticket<'_, B> {
         self.barrier.heavy();
         // SeqCst: the raise may not move above the barrier, and tickets of several writers are ordered.
         let before = self.epoch.fetch_add(EPOCH, Ordering::SeqCst);
-        Ticket { epoch: before.wrapping_add(EPOCH) }
-    }
-
-    /// Whether the grace period of `ticket` is over. Once true, it stays true.
-    #[must_use]
-    pub fn poll(&self, ticket: Ticket) -> bool {
-        // Acquire: a reader that registered before the ticket is in the list.
-        let head = self.blocks.load(Ordering::Acquire);
-        self.slots_from(head).all(|slot| {
-            // Acquire: pairs with the Release of leaving, so that what the section did happens before us.
-            let word = slot.word.load(Ordering::Acquire);
-            word & NEST_MASK == 0 || word >= ticket.epoch
-        })
-    }
-
-    /// Waits until the grace period of `ticket` is over. Must not be called inside a section of this domain: it would
-    /// wait for itself.
-    pub fn wait(&self, ticket: Ticket) {
-        let mut turn = 0u32;
-        while !self.poll(ticket) {
-            self.barrier.wait(turn);
-            turn = turn.saturating_add(1);
-        }
+        Ticket { rcu: self, epoch: before.wrapping_add(EPOCH) }
     }
 
     /// A whole grace period: everything the caller published is seen by every section that is still running, or begins
     /// later, when this returns. Must not be called inside a section of this domain.
     pub fn synchronize(&self) {
-        let ticket = self.start();
-        self.wait(ticket);
+        self.start().wait();
     }
 
     /// Runs `callback` after a grace period, in a later [`run_deferred`](Self::run_deferred).
     ///
     /// # Errors
-    /// [`OutOfMemory`], with the callback dropped unrun, when its list node cannot be had.
-    pub fn defer(&self, callback: Box<dyn FnOnce() + Send>) -> Result<(), OutOfMemory> {
-        let node = try_box(Callback { next: ptr::null_mut(), run: callback }).map_err(|_| OutOfMemory)?;
+    /// The callback, unrun, when there is no memory to note it: [`synchronize`](Self::synchronize), then run it.
+    #[allow(clippy::type_complexity)]
+    pub fn defer(&self, callback: Box<dyn FnOnce() + Send>) -> Result<(), Box<dyn FnOnce() + Send>> {
+        let node = try_box(Callback { next: ptr::null_mut(), run: callback }).map_err(|node| node.run)?;
         let node = Box::into_raw(node);
         let mut head = self.deferred.load(Ordering::Relaxed);
         loop {
@@ -204,7 +219,7 @@ impl<B: Barrier> Rcu<B> {
     pub fn start_deferred(&self) -> Option<Deferred<'_, B>> {
         // Acquire: pairs with the Release of `defer`.
         let list = self.deferred.swap(ptr::null_mut(), Ordering::Acquire);
-        (!list.is_null()).then(|| Deferred { rcu: self, ticket: self.start(), list })
+        (!list.is_null()).then(|| Deferred { ticket: self.start(), list: Callbacks(list) })
     }
 
     /// Waits one grace period for all callbacks deferred so far and runs them, newest first. Returns how many. Must not
@@ -217,7 +232,7 @@ impl<B: Barrier> Rcu<B> {
 impl<B> Drop for Rcu<B> {
     fn drop(&mut self) {
         // No reader can exist (each borrows `self`), so every grace period is over.
-        run_list(self.deferred.load(Ordering::Acquire));
+        Callbacks(self.deferred.load(Ordering::Acquire)).run();
         let mut block = self.blocks.load(Ordering::Acquire);
         while !block.is_null() {
             // SAFETY: blocks were made by `Box::into_raw`, are in the list once, and nobody else can reach it.
@@ -238,42 +253,58 @@ struct Callback {
     run: Box<dyn FnOnce() + Send>,
 }
 
-fn run_list(mut node: *mut Callback) -> usize {
-    let mut ran = 0;
-    while !node.is_null() {
-        // SAFETY: nodes were made by `Box::into_raw`, and a list has one owner.
-        let owned = unsafe { Box::from_raw(node) };
-        node = owned.next;
-        (owned.run)();
-        ran += 1;
+/// A list of callbacks that has one owner. What was not run when it is dropped, since a callback panicked, is run then:
+/// it may give back what nobody else knows of.
+struct Callbacks(*mut Callback);
+
+impl Callbacks {
+    fn take(&mut self) -> Self {
+        Self(core::mem::replace(&mut self.0, ptr::null_mut()))
     }
-    ran
+
+    fn run(mut self) -> usize {
+        self.run_all()
+    }
+
+    fn run_all(&mut self) -> usize {
+        let mut ran = 0;
+        while !self.0.is_null() {
+            // SAFETY: nodes were made by `Box::into_raw`, and a list has one owner.
+            let owned = unsafe { Box::from_raw(self.0) };
+            // Out of the list before it runs: a panic must not find it there again.
+            self.0 = owned.next;
+            (owned.run)();
+            ran += 1;
+        }
+        ran
+    }
+}
+
+impl Drop for Callbacks {
+    fn drop(&mut self) {
+        self.run_all();
+    }
 }
 
 /// Callbacks whose grace period has been started. Dropping it waits.
 pub struct Deferred<'r, B: Barrier> {
-    rcu: &'r Rcu<B>,
-    ticket: Ticket,
-    list: *mut Callback,
+    ticket: Ticket<'r, B>,
+    list: Callbacks,
 }
 
-impl<'r, B: Barrier> Deferred<'r, B> {
+impl<B: Barrier> Deferred<'_, B> {
     /// Runs the callbacks if their grace period is over, and gives itself back if not.
     ///
     /// # Errors
     /// Itself: call again later.
     pub fn try_run(mut self) -> Result<usize, Self> {
-        if self.rcu.poll(self.ticket) { Ok(self.take_and_run()) } else { Err(self) }
+        if self.ticket.is_over() { Ok(self.list.take().run()) } else { Err(self) }
     }
 
     /// Waits for the grace period and runs the callbacks. Must not be called inside a section.
     pub fn wait(mut self) -> usize {
-        self.rcu.wait(self.ticket);
-        self.take_and_run()
-    }
-
-    fn take_and_run(&mut self) -> usize {
-        run_list(core::mem::replace(&mut self.list, ptr::null_mut()))
+        self.ticket.wait();
+        self.list.take().run()
     }
 }
 
@@ -285,9 +316,9 @@ impl<B: Barrier> core::fmt::Debug for Deferred<'_, B> {
 
 impl<B: Barrier> Drop for Deferred<'_, B> {
     fn drop(&mut self) {
-        if !self.list.is_null() {
-            self.rcu.wait(self.ticket);
-            self.take_and_run();
+        if !self.list.0.is_null() {
+            // The callbacks run when the list is dropped.
+            self.ticket.wait();
         }
     }
 }
@@ -427,11 +458,11 @@ mod tests {
         let outer = reader.section();
         let ticket = rcu.start();
         let inner = reader.section();
-        assert!(!rcu.poll(ticket));
+        assert!(!ticket.is_over());
         drop(outer);
-        assert!(reader.is_inside() && !rcu.poll(ticket), "the nested section is still inside");
+        assert!(reader.is_inside() && !ticket.is_over(), "the nested section is still inside");
         drop(inner);
-        assert!(!reader.is_inside() && rcu.poll(ticket));
+        assert!(!reader.is_inside() && ticket.is_over());
     }
 
     #[test]
@@ -440,7 +471,7 @@ mod tests {
         let reader = rcu.reader().unwrap();
         let ticket = rcu.start();
         let _section = reader.section();
-        assert!(rcu.poll(ticket));
+        assert!(ticket.is_over());
     }
 
     #[test]
@@ -450,9 +481,9 @@ mod tests {
         let first = ptr::from_ref(many[0].slot);
         let sections: Vec<_> = many.iter().map(Reader::section).collect();
         let ticket = rcu.start();
-        assert!(!rcu.poll(ticket));
+        assert!(!ticket.is_over());
         drop(sections);
-        assert!(rcu.poll(ticket));
+        assert!(ticket.is_over());
         drop(many);
         let again: Vec<_> = (0..3 * SLOTS).map(|_| rcu.reader().unwrap()).collect();
         assert!(again.iter().any(|reader| ptr::eq(reader.slot, first)));
@@ -470,14 +501,14 @@ mod tests {
         };
         let reader = rcu.reader().unwrap();
         let section = reader.section();
-        rcu.defer(count(&ran)).unwrap();
-        rcu.defer(count(&ran)).unwrap();
+        assert!(rcu.defer(count(&ran)).is_ok());
+        assert!(rcu.defer(count(&ran)).is_ok());
         let pending = rcu.start_deferred().unwrap().try_run().unwrap_err();
         assert_eq!(ran.load(Ordering::Relaxed), 0);
         drop(section);
         assert_eq!(pending.try_run().unwrap(), 2);
         assert_eq!(rcu.run_deferred(), 0);
-        rcu.defer(count(&ran)).unwrap();
+        assert!(rcu.defer(count(&ran)).is_ok());
         drop(reader);
         drop(rcu);
         assert_eq!(ran.load(Ordering::Relaxed), 3, "what is left runs when the domain ends");

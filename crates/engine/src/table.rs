@@ -142,11 +142,16 @@ impl<T: Entry, M: Mapping> Table<T, M> {
     }
 
     /// Makes `entries` writable. Those that are backed keep their values, the others are zero.
+    ///
+    /// Of the table of descriptors, the caller owns the map pages of `entries`, and they are folded. Of other tables anyone
+    /// may ask.
     pub(crate) fn materialise(&self, entries: Range<u64>) -> Result<(), NoFrames> {
         if entries.start >= entries.end {
             return Ok(());
         }
-        self.mapping.materialise(self.bytes_of(entries.clone()))?;
+        // SAFETY: the mapping is reached through this table alone. That of descriptors is materialised in one place
+        // (`MemoryMap::materialise`), for owners of folded map pages only: nobody is led there, and nobody else asks.
+        unsafe { self.mapping.materialise(self.bytes_of(entries.clone())) }?;
         #[cfg(loom)]
         for index in entries {
             if let Some(item) = self.get(index) {

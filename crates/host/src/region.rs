@@ -279,7 +279,7 @@ unsafe impl Mapping for Region {
         self.len
     }
 
-    fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
         let pages = bytes.start / PAGE..bytes.end.min(self.len).div_ceil(PAGE);
         if pages.start >= pages.end {
             return Ok(());

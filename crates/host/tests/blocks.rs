@@ -226,8 +226,9 @@ unsafe impl Mapping for MoodyRegion {
     fn len(&self) -> u64 {
         self.0.len()
     }
-    fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
-        self.0.materialise(bytes)
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.materialise(bytes) }
     }
     unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
         if self.1.load(Ordering::Relaxed) {
@@ -301,7 +302,7 @@ fn what_the_platform_refused_to_fold_is_counted_and_tried_again_when_the_block_g
 fn free_memory_that_the_platform_refused_to_fold_is_tried_again() {
     let refuses = Arc::new(AtomicBool::new(true));
     let platform = Moody { host: host(), refuses: Arc::clone(&refuses) };
-    let engine = Engine::<_, Fold>::new(platform, Config::new(4 * SECTION)).unwrap();
+    let mut engine = Engine::<_, Fold>::new(platform, Config::new(4 * SECTION)).unwrap();
     engine.online(0..4 * SECTION).unwrap();
     for section in 0..4 {
         drop(engine.alloc_at(Pfn(section * SECTION + 128), order(3), Kind::Anon).unwrap());

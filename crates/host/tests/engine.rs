@@ -51,7 +51,10 @@ fn every_page_of_a_folio_leads_to_it_and_no_other_page_does() {
             let folio = frozen.share();
             for pfn in head.0..head.0 + pages {
                 let found = walker.try_get(Pfn(pfn)).unwrap();
-                assert_eq!((found.pfn(), found.order(), found.kind()), (head, order(bits), Kind::File));
+                assert_eq!(
+                    (found.pfn(), found.order(), found.kind()),
+                    (head, order(bits), Kind::File.into())
+                );
                 assert_eq!(found.refs(), 2);
             }
             for stranger in [head.0.wrapping_sub(1), head.0 + pages] {
@@ -89,7 +92,7 @@ fn only_the_only_holder_can_freeze() {
     frozen.owner_mut()[3] = 7;
     frozen.set_kind(Kind::File);
     let folio = frozen.share();
-    assert_eq!((folio.owner()[3], folio.kind(), folio.refs()), (7, Kind::File, 1));
+    assert_eq!((folio.owner()[3], folio.kind(), folio.refs()), (7, Kind::File.into(), 1));
 }
 
 #[test]
@@ -259,7 +262,7 @@ fn split_pieces_are_folios_and_collapse_undoes_it() {
             let folios: Vec<_> = pieces.into_iter().map(|piece| piece.share()).collect();
             engine.audit().unwrap();
             for folio in &folios {
-                assert_eq!((folio.order(), folio.kind()), (order(to), Kind::File));
+                assert_eq!((folio.order(), folio.kind()), (order(to), Kind::File.into()));
                 let last = folio.pfn().plus(folio.order().pages() - 1);
                 assert_eq!(walker.try_get(last).unwrap().pfn(), folio.pfn(), "{layout:?} {bits} to {to}");
             }
@@ -319,7 +322,7 @@ fn memory_comes_back_in_blocks_of_every_order() {
 
 #[test]
 fn memory_that_begins_and_ends_anywhere() {
-    let engine = Engine::<common::TestHost>::new(host(), Config::new(4096 * MIB)).unwrap();
+    let mut engine = Engine::<common::TestHost>::new(host(), Config::new(4096 * MIB)).unwrap();
     let ranges = [1..0x9f, 0x100..0x3_1001, 0x3_1040..0x8_0000, 0x9_0123..0xe_ffff];
     for range in &ranges {
         engine.online(range.clone()).unwrap();
@@ -341,7 +344,7 @@ fn memory_that_begins_and_ends_anywhere() {
 
 #[test]
 fn memory_cannot_be_added_twice_or_nowhere() {
-    let engine = Engine::<common::TestHost>::new(host(), Config::new(1024 * MIB)).unwrap();
+    let mut engine = Engine::<common::TestHost>::new(host(), Config::new(1024 * MIB)).unwrap();
     engine.online(0..512 * MIB).unwrap();
     assert_eq!(engine.online(511 * MIB..600 * MIB), Err(OnlineError::Overlap));
     assert_eq!(engine.online(0..1), Err(OnlineError::Overlap));
@@ -460,7 +463,7 @@ fn isolated_memory_is_not_handed_out_and_comes_back() {
 
 #[test]
 fn materialised_free_memory_is_flat_and_folds() {
-    let engine = Engine::<common::TestHost>::new(host(), Config::new(256 * MIB)).unwrap();
+    let mut engine = Engine::<common::TestHost>::new(host(), Config::new(256 * MIB)).unwrap();
     engine.online(100..64 * MIB + 17).unwrap();
     engine.materialise_free(0..256 * MIB).unwrap();
     assert_eq!(map_pages_measured(&engine), (64 * MIB + 17).div_ceil(64) - 1);
@@ -501,7 +504,7 @@ fn references_saturate_instead_of_overflowing() {
 
 #[test]
 fn pages_given_back_that_are_not_all_taken_stay_as_they_are() {
-    let frames = FrameAllocator::new(host(), 64 * MIB).unwrap();
+    let mut frames = FrameAllocator::new(host(), 64 * MIB).unwrap();
     frames.online(0..64 * MIB).unwrap();
     for bits in [6, 7, 8, 10] {
         let block = frames.alloc(order(bits)).unwrap();

@@ -13,7 +13,7 @@ use pagefold_engine::hotplug::{
     HotplugConfig, HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::protocol::Fold;
-use pagefold_engine::{Class, Config, Engine, Folio, Kind, Miss, Pfn, Zone};
+use pagefold_engine::{Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
 
 const BLOCK: u64 = 128 * MIB;
 const CLASSIC: FakeOffline = FakeOffline::Classic { rcu: true };
@@ -57,7 +57,7 @@ impl<'e> Migrate<'e, TestHost> for Cache<'e> {
         let Some(slot) = self.folios.iter_mut().find(|mine| mine.pfn() == folio.pfn()) else {
             return Migration::Unmovable;
         };
-        match slot.engine().alloc_movable(folio.order(), folio.kind()) {
+        match slot.engine().alloc_movable(folio.order(), Kind::File) {
             Ok(copy) => {
                 *slot = copy.share();
                 self.moved += 1;
@@ -315,46 +315,13 @@ fn a_veto_is_followed_by_cancel_to_all_also_those_not_yet_told() {
     engine.audit().unwrap();
 }
 
-/// Says that memory is only behind some parts, and keeps the rest as the classic driver does.
-struct Driver<'e> {
-    engine: &'e TestEngine,
-    fake_offline: FakeOffline,
+/// Says that memory is only behind some parts.
+struct Driver {
     plugged: Vec<Range<u64>>,
 }
 
-impl Driver<'_> {
-    fn unplugged(&self, pages: &Range<u64>) -> Vec<Range<u64>> {
-        let mut next = pages.start;
-        let mut parts = Vec::new();
-        for part in &self.plugged {
-            parts.push(next..part.start);
-            next = part.end;
-        }
-        parts.push(next..pages.end);
-        parts.into_iter().filter(|part| part.start < part.end).collect()
-    }
-}
-
-impl Listener for Driver<'_> {
-    fn notify(&self, event: Event, change: &Change) -> Result<(), Veto> {
-        let FakeOffline::Classic { rcu } = self.fake_offline else { return Ok(()) };
-        let parts = self.unplugged(&change.pages);
-        match event {
-            Event::GoingOffline => {
-                for (done, part) in parts.iter().enumerate() {
-                    if let Err(held) = self.engine.drop_offline_references(part.clone(), rcu) {
-                        parts[..done]
-                            .iter()
-                            .for_each(|part| self.engine.retake_offline_references(part.clone()));
-                        return Err(Veto::Held(held));
-                    }
-                }
-            }
-            Event::CancelOffline => {
-                parts.into_iter().for_each(|part| self.engine.retake_offline_references(part));
-            }
-            _ => {}
-        }
+impl Listener for Driver {
+    fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
         Ok(())
     }
     fn plugged(&self, _: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) -> bool {
@@ -368,7 +335,7 @@ fn sparse<'e>(engine: &'e TestEngine, fake_offline: FakeOffline) -> (Hotplug<'e,
     let mut hotplug = hotplug(engine, fake_offline);
     let start = block(3).start;
     let parts = [start..start + 512, start + 64 * 512 / 2..start + 64 * 512 / 2 + 1024];
-    let driver = Driver { engine, fake_offline, plugged: parts.to_vec() };
+    let driver = Driver { plugged: parts.to_vec() };
     hotplug.listen(Arc::new(driver)).unwrap();
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     hotplug.online(BlockId(3), MOVABLE).unwrap();
@@ -391,7 +358,7 @@ fn only_what_is_plugged_goes_online_under_both_policies() {
             FakeOffline::Folded => assert_eq!(walker.try_get(hole).unwrap_err(), Miss::Offline),
             FakeOffline::Classic { .. } => {
                 let page = walker.try_get(hole).unwrap();
-                assert_eq!((page.kind(), page.refs()), (Kind::Offline, 2));
+                assert_eq!((page.kind(), page.refs()), (PageKind::Offline, 2));
             }
         }
         // All of what is plugged can be used, and nothing else.
@@ -417,7 +384,7 @@ fn a_block_without_any_memory_goes_online_and_offline_again() {
     for fake_offline in [FakeOffline::Folded, CLASSIC] {
         let engine = engine();
         let mut hotplug = hotplug(&engine, fake_offline);
-        let driver = Driver { engine: &engine, fake_offline, plugged: Vec::new() };
+        let driver = Driver { plugged: Vec::new() };
         hotplug.listen(Arc::new(driver)).unwrap();
         hotplug.add(block(3), 0, Group::NONE).unwrap();
         // The movable zone has no memory at all then, nor ever had any.
@@ -473,7 +440,7 @@ fn without_rcu_a_speculative_reference_gets_into_classic_and_rcu_closes_it() {
                 let section = walker.section();
                 // As GUP-fast does: take it first, then look at what it is.
                 let found = walker.try_get(page).unwrap();
-                assert_eq!((found.kind(), found.refs()), (Kind::Offline, 2));
+                assert_eq!((found.kind(), found.refs()), (PageKind::Offline, 2));
                 enters.send(()).unwrap();
                 while engine.class(page).0 == Class::Mapped && !is_over.load(Ordering::Acquire) {
                     std::thread::yield_now();
@@ -491,7 +458,7 @@ fn without_rcu_a_speculative_reference_gets_into_classic_and_rcu_closes_it() {
             hotplug.online(BlockId(3), MOVABLE).unwrap();
         } else {
             // Reported with the page, and everything as before.
-            let Err(BlockError::Veto(Veto::Held(held))) = answer else { panic!("{answer:?}") };
+            let Err(BlockError::Held(held)) = answer else { panic!("{answer:?}") };
             assert_eq!((held.pfn, held.state.refs()), (page, 2));
         }
         engine.audit().unwrap();

@@ -307,7 +307,7 @@ fn what_breaks_in_an_isolated_range_is_kept_back_when_that_ends() {
 
 #[test]
 fn pages_without_memory_do_not_keep_an_isolated_range_in_use() {
-    let engine = Engine::<TestHost>::new(host(), Config::new(128 * MIB)).unwrap();
+    let mut engine = Engine::<TestHost>::new(host(), Config::new(128 * MIB)).unwrap();
     engine.online(70..4000).unwrap();
     assert_eq!(engine.isolate(0..512).unwrap().collect(), 0);
     assert_eq!(engine.isolate(3584..4096).unwrap().collect(), 0);

@@ -493,7 +493,7 @@ impl<'e> Machine<'e> {
 }
 
 fn run_program(layout: Layout, ops: Vec<Op>) -> Result<(), TestCaseError> {
-    let engine = Engine::new(host(), Config { pages: PAGES as u64, layout }).unwrap();
+    let mut engine = Engine::new(host(), Config { pages: PAGES as u64, layout }).unwrap();
     for range in MEMORY {
         engine.online(range).unwrap();
     }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{TestEngine, folded, host, order};
 use pagefold_engine::platform::{FoldRange, Mapping, Platform, TableKind};
-use pagefold_engine::{Config, Engine, Kind, Order, Pfn};
+use pagefold_engine::{Config, Engine, Kind, NoFrames, Order, Pfn};
 use pagefold_host::{Host, Membarrier, Region};
 
 fn region(pages: u64) -> Region {
@@ -28,6 +28,11 @@ fn smaps(region: &Region) -> String {
     rest[..rest.find("VmFlags").unwrap() + 120.min(rest.len() - rest.find("VmFlags").unwrap())].to_owned()
 }
 
+fn materialise(region: &Region, bytes: std::ops::Range<u64>) -> Result<(), NoFrames> {
+    // SAFETY: nobody else knows of the region.
+    unsafe { region.materialise(bytes) }
+}
+
 #[test]
 fn the_kernel_is_kept_from_being_helpful() {
     let text = smaps(&region(1000));
@@ -42,7 +47,7 @@ fn the_kernel_is_kept_from_being_helpful() {
 #[test]
 fn what_is_folded_reads_as_zero_and_costs_nothing() {
     let region = region(64);
-    region.materialise(0..64 * 4096).unwrap();
+    materialise(&region, 0..64 * 4096).unwrap();
     for page in 0..64 {
         // SAFETY: materialised just above.
         unsafe { byte(&region, page * 4096).write_volatile(page as u8 + 1) };
@@ -65,7 +70,7 @@ fn what_is_folded_reads_as_zero_and_costs_nothing() {
 #[test]
 fn a_range_may_include_what_is_folded_already() {
     let region = region(1024);
-    region.materialise(7 * 4096..9 * 4096).unwrap();
+    materialise(&region, 7 * 4096..9 * 4096).unwrap();
     // SAFETY: nobody else knows of the region.
     let done = unsafe { region.fold(&[FoldRange { bytes: 0..1024 * 4096, backed: 2 }]) };
     assert_eq!((done, region.counted_pages(), region.measured_pages().unwrap()), (1, 0, 0));
@@ -75,14 +80,14 @@ fn a_range_may_include_what_is_folded_already() {
 fn tables_count_every_page_once() {
     let host = host();
     let region = host.reserve(TableKind::Rows, 100 * 4096).unwrap();
-    region.materialise(0..1).unwrap();
-    region.materialise(0..4096).unwrap();
-    region.materialise(4095..4097).unwrap();
+    materialise(&region, 0..1).unwrap();
+    materialise(&region, 0..4096).unwrap();
+    materialise(&region, 4095..4097).unwrap();
     assert_eq!((region.counted_pages(), host.budget().used()), (2, 2));
     assert_eq!(region.measured_pages().unwrap(), 2);
     host.budget().set_limit(3);
-    region.materialise(0..5 * 4096).unwrap_err();
-    region.materialise(2 * 4096..3 * 4096).unwrap();
+    materialise(&region, 0..5 * 4096).unwrap_err();
+    materialise(&region, 2 * 4096..3 * 4096).unwrap();
     assert_eq!((region.counted_pages(), host.budget().used()), (3, 3));
     drop(region);
     assert_eq!(host.budget().used(), 0);
@@ -91,7 +96,7 @@ fn tables_count_every_page_once() {
 #[test]
 fn strict_mode_traps_a_stray_write_and_names_the_thread() {
     let host: Host<_, common::Owner> = Host::new(Membarrier::register().unwrap()).unwrap().strict().unwrap();
-    let engine: TestEngine = Engine::new(host, Config::new(1 << 15)).unwrap();
+    let mut engine: TestEngine = Engine::new(host, Config::new(1 << 15)).unwrap();
     engine.online(0..1 << 15).unwrap();
     // Everything the engine does itself is allowed: unfold, fold, unfold again.
     let mut folder = engine.folder(8).unwrap();

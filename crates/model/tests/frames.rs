@@ -9,7 +9,7 @@ use pagefold_model::protocol::Fold;
 use pagefold_model::{FrameAllocator, FrameError, Order, Pfn};
 
 fn frames() -> Arc<FrameAllocator<Model<Fold>>> {
-    let frames = FrameAllocator::new(platform(), 8).unwrap();
+    let mut frames = FrameAllocator::new(platform(), 8).unwrap();
     frames.online(0..8).unwrap();
     Arc::new(frames)
 }

@@ -144,7 +144,7 @@ fn deferred_callbacks_run_after_every_reader_that_could_need_what_they_free() {
         };
         versions.replace();
         let old = Arc::clone(&versions);
-        rcu.defer(Box::new(move || old.take_apart())).unwrap();
+        assert!(rcu.defer(Box::new(move || old.take_apart())).is_ok());
         assert_eq!(rcu.run_deferred(), 1);
         reader.join().unwrap();
     });

@@ -18,7 +18,7 @@ type BenchEngine = Engine<Host<Membarrier>>;
 
 fn engine(pages: u64, layout: Layout) -> BenchEngine {
     let host = Host::new(Membarrier::register().expect("membarrier")).expect("a host");
-    let engine = Engine::new(host, Config { pages, layout }).expect("an engine");
+    let mut engine = Engine::new(host, Config { pages, layout }).expect("an engine");
     engine.online(0..pages).expect("memory");
     engine
 }
@@ -519,7 +519,7 @@ fn allocations(rows: &mut Vec<Row>) {
     let mut bare =
         || time(|| (0..TIMES).for_each(|_| bitmap.free(black_box(bitmap.alloc(0).expect("a page")))));
     let host = Host::<Membarrier>::new(Membarrier::register().expect("membarrier")).expect("a host");
-    let frames = FrameAllocator::new(host, 1 << 20).expect("an allocator");
+    let mut frames = FrameAllocator::new(host, 1 << 20).expect("an allocator");
     frames.online(0..1 << 20).expect("memory");
     let mut frame = || {
         time(|| {

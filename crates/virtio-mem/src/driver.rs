@@ -20,7 +20,7 @@ use crate::config::{ConfigError, Geometry, Limits, Mode, Region, check};
 use crate::progress::{Progress, Shortfall, Status};
 use crate::refusals::{Asking, Refusals};
 use crate::requests::STEP_REQUESTS;
-use crate::sync::{AtomicBool, RELAXED};
+use crate::sync::RELAXED;
 use crate::tracking::Tracking;
 use crate::watch::Watch;
 
@@ -154,6 +154,9 @@ impl From<FakeError> for Trouble {
             FakeError::Busy(busy) => Trouble::InUse(busy),
             FakeError::NoRoom(_) => Trouble::NoRoom,
             FakeError::Held(page) => Trouble::Held(page),
+            FakeError::NotFakeOffline(_) | FakeError::AlreadyFakeOffline(_) => {
+                Trouble::Refused("a part of a memory block is not in the state it was left in")
+            }
             FakeError::NoFrames | FakeError::BadRange => Trouble::NoMemory,
         }
     }
@@ -164,8 +167,11 @@ impl From<BlockError> for Trouble {
         match error {
             BlockError::Busy(busy) => Trouble::InUse(busy),
             BlockError::NoRoom(_) => Trouble::NoRoom,
-            BlockError::Veto(Veto::Held(page)) => Trouble::Held(page),
+            BlockError::Held(page) => Trouble::Held(page),
             BlockError::Veto(Veto::Refused(reason)) => Trouble::Refused(reason),
+            BlockError::BadPart(_) => {
+                Trouble::Refused("another listener says what cannot be of a memory block")
+            }
             BlockError::State(_) | BlockError::NoBlock => {
                 Trouble::Refused("a memory block is not in the state it was left in")
             }
@@ -291,12 +297,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         };
         let tracking = Arc::new(Tracking::new(geometry)?);
         let refusals = Refusals::new(geometry)?;
-        let listener: Arc<dyn Listener + 'e> = Arc::new(Watch {
-            engine: hotplug.engine(),
-            tracking: Arc::clone(&tracking),
-            fake_offline: hotplug.config().fake_offline,
-            dropped: AtomicBool::new(false),
-        });
+        let listener: Arc<dyn Listener + 'e> = Arc::new(Watch { tracking: Arc::clone(&tracking) });
         let group = hotplug.group()?;
         hotplug.listen(Arc::clone(&listener))?;
         let mut units = 0..geometry.units;

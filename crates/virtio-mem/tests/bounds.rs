@@ -50,7 +50,7 @@ impl<'e> Migrate<'e, TestHost> for Owner<'e> {
         if self.is_pinned || !self.folios.contains_key(&folio.pfn()) {
             return Migration::Unmovable;
         }
-        match folio.engine().alloc_movable(folio.order(), folio.kind()) {
+        match folio.engine().alloc_movable(folio.order(), Kind::File) {
             Ok(copy) => {
                 self.folios.remove(&folio.pfn());
                 self.keep(copy.share());

@@ -67,7 +67,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
         }
         for number in self.windows.clone() {
             if let Some(whole) = self.gather(number)
-                && let Err(whole) = self.batch.push(whole)
+                && let Err((whole, _)) = self.batch.push(whole)
             {
                 self.counts.no_memory += 1;
                 self.scatter(whole, number);

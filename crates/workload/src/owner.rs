@@ -309,7 +309,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
 
     /// Into the batch, which is committed when it is full.
     fn push(&mut self, frozen: Frozen<'e, P, R>) {
-        if let Err(frozen) = self.batch.push(frozen) {
+        if let Err((frozen, _)) = self.batch.push(frozen) {
             self.store(share(frozen));
         }
         if self.batch.len() >= self.shape.batch {

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{Class, Folio, Kind, Miss, Pfn, Platform, Walker};
+use pagefold_engine::{Class, Folio, Kind, Miss, PageKind, Pfn, Platform, Walker};
 
 use crate::index::{Index, WINDOW};
 use crate::log::{Log, Violation};
@@ -138,7 +138,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
                     self.note(Violation::NotItsPage, pfn);
                 }
                 // Classic fake-offline pages have a reference that anyone may add to, and no owner.
-                if folio.kind() != Kind::Offline && !folio.owner().is_of(folio.pfn()) {
+                if folio.kind() != PageKind::Offline && !folio.owner().is_of(folio.pfn()) {
                     self.note(Violation::Resurrected, pfn);
                 }
                 Some(folio)
@@ -240,7 +240,9 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
         }
         let Some(peek) = self.walker.peek(pfn) else { return };
         self.counts.looks += 1;
-        let movable = peek.head.is_some_and(|(_, state)| matches!(state.kind(), Kind::Anon | Kind::File));
+        let movable = peek
+            .head
+            .is_some_and(|(_, state)| matches!(state.kind(), PageKind::Owned(Kind::Anon | Kind::File)));
         if movable && let Some(folio) = self.get(pfn) {
             // Isolated: go on behind it.
             let next = folio.pfn().0 + folio.order().pages();

@@ -1,5 +1,6 @@
 //! The frame allocator by itself, for who wants page numbers and keeps descriptors elsewhere, or none.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::{FrameError, Frames, NotOwned};
@@ -9,11 +10,15 @@ use crate::platform::{Platform, TableKind};
 
 /// The engine's frame allocator without the engine: it hands out page numbers.
 ///
-/// All calls may be made from any number of threads at once; only [`online`](Self::online) is one thread's at a time.
+/// All calls may be made from any number of threads at once, but for [`online`](Self::online), which needs the allocator
+/// alone. A page number is no more than that: who gives back what is not theirs breaks no memory of this crate, but it may
+/// be handed out twice then. (The engine's handles cannot be given back twice; these numbers can.)
 pub struct FrameAllocator<P: Platform> {
     frames: Frames<P::Mapping>,
     platform: P,
     pages: u64,
+    /// What was added, ascending.
+    added: Vec<Range<u64>>,
 }
 
 impl<P: Platform> FrameAllocator<P> {
@@ -30,18 +35,24 @@ impl<P: Platform> FrameAllocator<P> {
             table(&platform, TableKind::Lanes, words)?,
             table(&platform, TableKind::Trees, trees)?,
         );
-        Ok(Self { frames, platform, pages })
+        Ok(Self { frames, platform, pages, added: Vec::new() })
     }
 
-    /// Adds `pages` as free memory; they were not added before.
+    /// Adds `pages` as free memory.
     ///
     /// # Errors
     /// [`OnlineError`].
-    pub fn online(&self, pages: Range<u64>) -> Result<(), OnlineError> {
+    pub fn online(&mut self, pages: Range<u64>) -> Result<(), OnlineError> {
         if pages.start >= pages.end || pages.end > self.pages {
             return Err(OnlineError::OutOfRange);
         }
+        let at = self.added.partition_point(|added| added.end <= pages.start);
+        if self.added.get(at).is_some_and(|next| next.start < pages.end) {
+            return Err(OnlineError::Overlap);
+        }
+        self.added.try_reserve(1).map_err(|_| OnlineError::NoFrames)?;
         self.frames.prepare_online(&pages)?;
+        self.added.insert(at, pages.clone());
         self.frames.online(pages);
         Ok(())
     }

@@ -1,23 +1,27 @@
 //! Fake-offline the way Linux does it: every page keeps a descriptor, of kind `Offline`, with one reference.
 //!
-//! The reference is in the way when the block goes offline. So the driver drops it when it is told that the block is
-//! about to (`GoingOffline`), and takes it again when that is cancelled. A walker that looked in between has a
-//! reference of its own, for a moment, and then the count does not reach 0. Linux warns and dumps the page; here the
-//! step fails, with the page in the error, and everything is as before.
+//! The reference is in the way when the block goes offline, or when the page is to be used again. It is dropped then, and
+//! taken again when the step is cancelled. A walker that looked in between has a reference of its own, for a moment, and
+//! then the count does not reach 0. Linux warns and dumps the page; here the step fails, with the page in the error, and
+//! everything is as before.
 //!
 //! With grace periods that cannot happen to walkers who take references inside a section only: the class says `Offline`
 //! first, then whoever looked before is waited for, then the references are dropped.
+//!
+//! In Linux the driver drops the references, when it is told that the block is about to go offline. Here
+//! [`Hotplug`](super::Hotplug) does, once all listeners have agreed: a reference that anyone could drop would be nobody's.
 
 use core::fmt;
 use core::ops::Range;
 
 use super::withdraw::{Migrate, Withdrawal};
-use super::{FakeError, map_pages_of};
+use super::{BlockError, FakeError, map_pages_of};
 use crate::engine::Engine;
 use crate::geometry::{MapPage, Order, Pfn};
 use crate::page::State;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
+use crate::rcu::Reader;
 
 /// A fake-offline page with a reference too many, as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,31 +38,92 @@ impl fmt::Display for HeldPage {
     }
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
-    /// For a driver that keeps fake-offline pages as [`Classic`](super::FakeOffline::Classic): drops the reference of
-    /// each of `pages` (whole map pages), so that their block can go offline. With `rcu`, after telling walkers by the
-    /// class and waiting for those who looked before. Must not be called inside a section.
-    ///
-    /// # Errors
-    /// The first page with a reference too many. All references are as before.
-    pub fn drop_offline_references(&self, pages: Range<u64>, rcu: bool) -> Result<(), HeldPage> {
-        if rcu {
-            map_pages_of(&pages).for_each(|map_page| self.map.hide_offline(MapPage(map_page), true));
-            self.rcu.synchronize();
+/// Why references were not dropped. Nothing was changed.
+pub(crate) enum DropError {
+    Held(HeldPage),
+    NoFrames,
+}
+
+impl From<DropError> for BlockError {
+    fn from(error: DropError) -> Self {
+        match error {
+            DropError::Held(page) => BlockError::Held(page),
+            DropError::NoFrames => BlockError::NoFrames,
         }
-        for pfn in pages.clone().map(Pfn) {
-            if let Err(state) = self.map.drop_offline(pfn) {
-                self.retake_offline_references(pages);
-                return Err(HeldPage { pfn, state });
-            }
+    }
+}
+
+impl From<DropError> for FakeError {
+    fn from(error: DropError) -> Self {
+        match error {
+            DropError::Held(page) => FakeError::Held(page),
+            DropError::NoFrames => FakeError::NoFrames,
         }
-        Ok(())
+    }
+}
+
+/// The engine's references on the fake-offline pages of a range, dropped. Taken again when this is dropped, unless
+/// [`keep`](Self::keep) says that the pages are something else by now.
+pub(crate) struct Dropped<'e, P: Platform, R: Protocol> {
+    engine: &'e Engine<P, R>,
+    reader: Reader<'e, P::Barrier>,
+    /// Whole areas of an online block.
+    pages: Range<u64>,
+}
+
+impl<P: Platform, R: Protocol> Dropped<'_, P, R> {
+    /// The fake-offline areas of the range: an area is as a whole, or not at all.
+    fn areas(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.pages.clone().step_by(Order::AREA.pages() as usize).filter_map(|first| {
+            // Others may fold what is theirs.
+            let _section = self.reader.section();
+            self.engine.map.is_held_offline(Pfn(first)).then(|| first..first + Order::AREA.pages())
+        })
     }
 
-    /// The inverse of [`drop_offline_references`](Self::drop_offline_references).
-    pub fn retake_offline_references(&self, pages: Range<u64>) {
-        pages.clone().for_each(|pfn| self.map.retake_offline(Pfn(pfn)));
-        map_pages_of(&pages).for_each(|map_page| self.map.hide_offline(MapPage(map_page), false));
+    fn hide(&self, is_hidden: bool) -> bool {
+        let mut any = false;
+        for area in self.areas() {
+            any = true;
+            map_pages_of(&area)
+                .for_each(|map_page| self.engine.map.hide_offline(MapPage(map_page), is_hidden));
+        }
+        any
+    }
+
+    pub(crate) fn keep(mut self) {
+        self.pages = 0..0;
+    }
+}
+
+impl<P: Platform, R: Protocol> Drop for Dropped<'_, P, R> {
+    fn drop(&mut self) {
+        for area in self.areas() {
+            area.for_each(|pfn| self.engine.map.retake_offline(Pfn(pfn)));
+        }
+        self.hide(false);
+    }
+}
+
+impl<P: Platform, R: Protocol> Engine<P, R> {
+    /// Drops the engine's references on all fake-offline pages of `pages` (whole areas of an online block, which the
+    /// caller alone changes). With `rcu`, after telling walkers by the class and waiting for those who looked before. Must
+    /// not be called inside a section.
+    pub(crate) fn drop_offline_references(
+        &self,
+        pages: Range<u64>,
+        rcu: bool,
+    ) -> Result<Dropped<'_, P, R>, DropError> {
+        let reader = self.rcu.reader().map_err(|_| DropError::NoFrames)?;
+        let dropped = Dropped { engine: self, reader, pages };
+        if rcu && dropped.hide(true) {
+            self.rcu.synchronize();
+        }
+        for pfn in dropped.areas().flatten().map(Pfn) {
+            // Those that were dropped are taken again with the return.
+            self.map.drop_offline(pfn).map_err(|state| DropError::Held(HeldPage { pfn, state }))?;
+        }
+        Ok(dropped)
     }
 
     /// Takes online areas out of use: each page gets a descriptor of kind `Offline`. Returns how many pages.
@@ -78,10 +143,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         Ok(withdrawn)
     }
 
-    /// Frees fake-offline pages: their memory is there again.
+    /// Frees fake-offline areas: their memory is there again.
     pub(crate) fn free_offline(&self, pages: &Range<u64>) -> Result<(), FakeError> {
         // Whoever looked at them lets go within a grace period, unless it means to keep a reference.
-        self.drop_offline_references(pages.clone(), true).map_err(FakeError::Held)?;
+        self.drop_offline_references(pages.clone(), true)?.keep();
         let map_pages = map_pages_of(pages);
         map_pages.clone().for_each(|map_page| self.map.end_offline(MapPage(map_page)));
         for area in pages.clone().step_by(Order::AREA.pages() as usize) {

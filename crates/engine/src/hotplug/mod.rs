@@ -39,14 +39,13 @@ use core::fmt;
 use core::ops::Range;
 
 pub use classic::HeldPage;
-pub use notify::{Change, Event, Listener, Veto};
+pub use notify::{BadPart, Change, Event, Listener, Veto};
 pub use policy::{DEFAULT_RATIO, Group, OnlinePolicy, ZoneInfo};
 pub use withdraw::{Busy, Migrate, Migration, Unmovable};
 
 use crate::class::{Class, ClassByte};
 use crate::engine::{Engine, OnlineError};
-use crate::geometry::{AREA_ORDER, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn};
-use crate::page::Kind;
+use crate::geometry::{AREA_ORDER, MapPage, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn};
 use crate::platform::{NoFrames, Platform};
 use crate::protocol::{Fold, Protocol};
 use crate::rcu::OutOfMemory;
@@ -61,8 +60,8 @@ pub enum FakeOffline {
     /// Class `Offline`: no descriptors, so no reference that anyone could take or would have to drop.
     #[default]
     Folded,
-    /// Linux's way: every page has a descriptor of kind `Offline` with one reference. The driver drops it when the block
-    /// is about to go offline, and takes it again when that is cancelled.
+    /// Linux's way: every page has a descriptor of kind [`Offline`](crate::PageKind::Offline) with one reference. It is
+    /// dropped when the block is about to go offline, and taken again when that is cancelled.
     Classic {
         /// Whether walkers are told (by the class) and waited for before the references are dropped. Linux does not.
         rcu: bool,
@@ -164,10 +163,14 @@ pub enum BlockError {
     State(BlockState),
     /// A listener refused.
     Veto(Veto),
+    /// A listener contradicts itself: correct the listener.
+    BadPart(BadPart),
     /// Some of its memory stays in use.
     Busy(Busy),
     /// Some of its memory stays in use, since there is no memory to move it to: free some and retry.
     NoRoom(Busy),
+    /// Somebody holds on to a page that is fake-offline (with [`FakeOffline::Classic`] only): retry when it lets go.
+    Held(HeldPage),
     /// No memory for the step: free some and retry.
     NoFrames,
 }
@@ -184,10 +187,12 @@ impl fmt::Display for BlockError {
             BlockError::NoBlock => f.write_str("no such memory block"),
             BlockError::State(state) => write!(f, "the memory block is {state:?}"),
             BlockError::Veto(veto) => write!(f, "refused: {veto}"),
+            BlockError::BadPart(bad) => write!(f, "what memory is behind the block: {bad}"),
             BlockError::Busy(busy) => write!(f, "{busy}"),
             BlockError::NoRoom(busy) => {
                 write!(f, "no memory to move what is in use to: free some and retry; {busy}")
             }
+            BlockError::Held(page) => write!(f, "{page}"),
             BlockError::NoFrames => f.write_str("no memory for this step: free some and retry"),
         }
     }
@@ -199,6 +204,10 @@ impl core::error::Error for BlockError {}
 pub enum FakeError {
     /// Not whole areas of 2 MiB in one online memory block.
     BadRange,
+    /// The page is not fake-offline, so it cannot become online again.
+    NotFakeOffline(Pfn),
+    /// The page is fake-offline already.
+    AlreadyFakeOffline(Pfn),
     /// Some of them stay in use.
     Busy(Busy),
     /// Some of them stay in use, since there is no memory to move them to: free some and retry.
@@ -219,6 +228,8 @@ impl fmt::Display for FakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FakeError::BadRange => f.write_str("not whole areas of 2 MiB in one online memory block"),
+            FakeError::NotFakeOffline(pfn) => write!(f, "{pfn} is not fake-offline"),
+            FakeError::AlreadyFakeOffline(pfn) => write!(f, "{pfn} is fake-offline already"),
             FakeError::Busy(busy) => write!(f, "{busy}"),
             FakeError::NoRoom(busy) => {
                 write!(f, "no memory to move what is in use to: free some and retry; {busy}")
@@ -325,7 +336,7 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     /// [`OnlineError`].
     pub fn boot(&mut self, pages: Range<u64>, node: u8) -> Result<(), OnlineError> {
         self.counts.ensure_node(node).map_err(|_| OnlineError::NoFrames)?;
-        self.engine.online(pages.clone())?;
+        self.engine.add_boot(pages.clone())?;
         self.counts.boot(&pages, node);
         Ok(())
     }
@@ -409,18 +420,16 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
 
     /// Gives the memory of a block to its zone: all of it, or what a listener says is there. Nothing was changed on an
     /// error.
-    fn expose(&mut self, change: &Change) -> Result<(), NoFrames> {
+    fn expose(&mut self, change: &Change) -> Result<(), BlockError> {
         let Change { pages, zone, .. } = change;
-        let (engine, chain, zone) = (self.engine, &self.chain, *zone);
-        let (mut plugged, mut parts) = (0, 0);
-        chain.parts(pages, &mut |part| {
-            plugged += part.end - part.start;
-            parts += 1;
-        });
+        let (engine, zone) = (self.engine, *zone);
+        // Asked once, and checked: from here on no listener has a say.
+        let parts = self.chain.parts(pages)?;
+        let plugged = parts.pages();
         engine.zone(zone).prepare_parts(pages)?;
         let map_pages = map_pages_of(pages);
         let is_classic = matches!(self.config.fake_offline, FakeOffline::Classic { .. });
-        if parts == 1 && plugged == pages.end - pages.start && !is_classic {
+        if plugged == pages.end - pages.start && !is_classic {
             engine.map.classes.prepare_uniform(map_pages.clone())?;
         } else {
             engine.map.classes.ensure(map_pages.clone())?;
@@ -429,7 +438,7 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
             // Linux describes every page of the block, whether there is memory or not.
             engine.map.materialise_offline(map_pages.clone())?;
         }
-        chain.parts(pages, &mut |part| engine.enlist(part, zone));
+        parts.into_iter().for_each(|part| engine.enlist(part, zone));
         if is_classic {
             // What no part has claimed stays with the driver.
             engine.map.describe_offline(map_pages);
@@ -447,16 +456,32 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         let record = self.in_state(block, BlockState::Online)?;
         let zone = record.zone();
         let change = Change { pages: self.pages(block), zone, node: record.node() };
-        let passes = self.config.passes;
         let going = record.with_state(BlockState::Going);
         let way = Way::begin(self, block, going, Event::CancelOffline, &change);
         way.hotplug.chain.going(Event::GoingOffline, &change).map_err(BlockError::Veto)?;
-        let pages = way.hotplug.engine.withdraw(&change.pages, migrate, passes)?;
+        let pages = way.hotplug.take_offline(&change.pages, migrate)?;
         way.arrive(record.with_state(BlockState::Offline).with_zone(Zone::Normal));
         self.counts.managed(zone, -(pages as i64));
         self.uncount(&change, record.group());
         self.chain.tell(Event::Offline, &change);
         Ok(())
+    }
+
+    /// Takes every page of an online block. Returns how many the allocator had. On an error all are as before.
+    fn take_offline(
+        &self,
+        pages: &Range<u64>,
+        migrate: &mut dyn Migrate<'e, P, R>,
+    ) -> Result<u64, BlockError> {
+        let HotplugConfig { passes, fake_offline, .. } = self.config;
+        let FakeOffline::Classic { rcu } = fake_offline else {
+            return Ok(self.engine.withdraw(pages, migrate, passes)?);
+        };
+        // Taken again with the return, if that is an error.
+        let dropped = self.engine.drop_offline_references(pages.clone(), rcu)?;
+        let withdrawn = self.engine.withdraw(pages, migrate, passes)?;
+        dropped.keep();
+        Ok(withdrawn)
     }
 
     /// Takes an offline block out of the machine.
@@ -480,7 +505,8 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         Ok(())
     }
 
-    /// Takes online areas out of use: their memory is to be unplugged. Owners are asked to move what is in use.
+    /// Takes online areas out of use: their memory is to be unplugged. Owners are asked to move what is in use. All of
+    /// `pages` must be whole areas of one online block, and none of them fake-offline.
     ///
     /// # Errors
     /// [`FakeError`].
@@ -490,6 +516,9 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         migrate: &mut dyn Migrate<'e, P, R>,
     ) -> Result<(), FakeError> {
         let record = self.online_areas(&pages)?;
+        if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::NoFrames)? {
+            return Err(FakeError::AlreadyFakeOffline(pfn));
+        }
         let passes = match record.zone() {
             // As Linux: what lies in the normal zone rarely moves.
             Zone::Normal => 1,
@@ -503,12 +532,16 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
         Ok(())
     }
 
-    /// Puts fake-offline areas back to use: their memory has been plugged.
+    /// Puts fake-offline areas back to use: their memory has been plugged. All of `pages` must be whole areas of one online
+    /// block, and all of them fake-offline.
     ///
     /// # Errors
     /// [`FakeError`].
     pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
         let record = self.online_areas(&pages)?;
+        if let Some(pfn) = self.find(&pages, false).map_err(|_| FakeError::NoFrames)? {
+            return Err(FakeError::NotFakeOffline(pfn));
+        }
         match self.config.fake_offline {
             FakeOffline::Folded => {
                 // The block went online with all its tables.
@@ -535,15 +568,27 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn is_fake_offline(&self, pages: Range<u64>) -> Result<bool, OutOfMemory> {
+        Ok(self.find(&pages, true)?.is_some())
+    }
+
+    /// The first of `pages` that is fake-offline, or that is not. Nobody else changes that: it stands.
+    fn find(&self, pages: &Range<u64>, is_fake_offline: bool) -> Result<Option<Pfn>, OutOfMemory> {
         let walker = self.engine.walker()?;
-        Ok(pages.into_iter().any(|pfn| {
-            let _section = walker.section();
-            walker.peek(Pfn(pfn)).is_some_and(|peek| match peek.class {
-                Class::Offline => true,
-                Class::Mapped => peek.state.is_head() && peek.state.kind() == Kind::Offline,
-                _ => false,
-            })
-        }))
+        let end = pages.end.min(self.engine.pages()).div_ceil(PAGES_PER_MAP_PAGE);
+        // An area is fake-offline as a whole, so the first page of a map page speaks for it.
+        let found = (pages.start / PAGES_PER_MAP_PAGE..end)
+            .map(|map_page| MapPage(map_page).first_pfn())
+            .find(|&pfn| {
+                walker.peek(pfn).is_some_and(|peek| {
+                    let is_one = match peek.class {
+                        Class::Offline => true,
+                        Class::Mapped => peek.state.is_offline(),
+                        _ => false,
+                    };
+                    is_one == is_fake_offline
+                })
+            });
+        Ok(found.map(|pfn| pfn.max(Pfn(pages.start))))
     }
 
     fn online_areas(&self, pages: &Range<u64>) -> Result<Record, FakeError> {

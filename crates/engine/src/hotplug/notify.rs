@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use super::classic::HeldPage;
-use crate::geometry::AREA_ORDER;
+use super::BlockError;
+use crate::geometry::{AREA_ORDER, Pfn};
 use crate::rcu::OutOfMemory;
 use crate::zone::Zone;
 
@@ -47,20 +47,58 @@ pub struct Change {
 pub enum Veto {
     /// For a reason of its own.
     Refused(&'static str),
-    /// A fake-offline page has a reference that is not the driver's.
-    Held(HeldPage),
 }
 
 impl fmt::Display for Veto {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Veto::Refused(reason) => f.write_str(reason),
-            Veto::Held(page) => write!(f, "{page}"),
         }
     }
 }
 
+/// What a listener said of the memory behind a block, and it cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadPart {
+    /// The part is empty, reaches beyond the block, or does not begin and end at multiples of 2 MiB.
+    NotAreas {
+        /// Its first page.
+        start: u64,
+        /// The page after its last.
+        end: u64,
+    },
+    /// The part does not come after the parts before it: they must ascend, and no page be named twice.
+    NotAscending {
+        /// Its first page.
+        start: u64,
+        /// The page after its last.
+        end: u64,
+    },
+    /// Parts were named of a block that is none of the listener's business.
+    NotIts,
+}
+
+impl fmt::Display for BadPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BadPart::NotAreas { start, end } => {
+                write!(f, "{}..{end:#x} is not whole areas of 2 MiB of the block", Pfn(*start))
+            }
+            BadPart::NotAscending { start, end } => {
+                write!(f, "{}..{end:#x} does not come after the parts before it", Pfn(*start))
+            }
+            BadPart::NotIts => {
+                f.write_str("there are parts, but the block is none of the listener's business")
+            }
+        }
+    }
+}
+impl core::error::Error for BadPart {}
+
 /// Somebody who wants to know.
+///
+/// Whatever a listener says, memory is safe: what cannot be is refused, and undone. A listener may use the engine (not the
+/// [`Hotplug`](super::Hotplug) that is telling it: that is borrowed).
 pub trait Listener: Send + Sync {
     /// Higher ones are told first.
     fn priority(&self) -> i32 {
@@ -76,9 +114,12 @@ pub trait Listener: Send + Sync {
     /// [`Veto`], which is heeded for `Going` events only.
     fn notify(&self, event: Event, change: &Change) -> Result<(), Veto>;
 
-    /// For a block that goes online: calls `part` with every range of `pages` that memory is behind (whole areas of
-    /// 2 MiB), and returns true. False if the block is none of its business. If it is nobody's, there is memory behind
-    /// all of it.
+    /// For a block that goes online: calls `part` with every range of `pages` that memory is behind, and returns true.
+    /// False, without a call, if the block is none of its business. If it is nobody's, there is memory behind all of it.
+    ///
+    /// The parts are whole areas of 2 MiB of the block, ascending, and name no page twice; anything else is a
+    /// [`BadPart`], and the block stays offline. It is asked once for each time the block goes online, before anything is
+    /// changed.
     fn plugged(&self, pages: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) -> bool {
         let _ = (pages, part);
         false
@@ -133,18 +174,66 @@ impl<'e> Chain<'e> {
         Rest(self.listeners.iter(), event, change).tell();
     }
 
-    /// The parts of `pages` that memory is behind, in whole areas.
-    pub(crate) fn parts(&self, pages: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) {
-        let area = 1u64 << AREA_ORDER;
-        let mut inside = |range: Range<u64>| {
-            let start = range.start.max(pages.start).next_multiple_of(area);
-            let end = range.end.min(pages.end) / area * area;
-            if start < end {
-                part(start..end);
+    /// The parts of `pages` (a block) that memory is behind.
+    pub(crate) fn parts(&self, pages: &Range<u64>) -> Result<Parts, BlockError> {
+        for listener in &self.listeners {
+            let mut parts = Parts { ranges: Vec::new() };
+            let mut added = Ok(());
+            let is_its = listener.plugged(pages, &mut |part| {
+                if added.is_ok() {
+                    added = parts.add(pages, part);
+                }
+            });
+            added?;
+            if is_its {
+                return Ok(parts);
             }
-        };
-        if !self.listeners.iter().any(|listener| listener.plugged(pages, &mut inside)) {
-            part(pages.clone());
+            if !parts.ranges.is_empty() {
+                return Err(BlockError::BadPart(BadPart::NotIts));
+            }
         }
+        let mut all = Parts { ranges: Vec::new() };
+        all.add(pages, pages.clone()).map(|()| all)
+    }
+}
+
+/// Parts of a block: whole areas, ascending, each page once.
+pub(crate) struct Parts {
+    ranges: Vec<Range<u64>>,
+}
+
+impl Parts {
+    fn add(&mut self, block: &Range<u64>, part: Range<u64>) -> Result<(), BlockError> {
+        let area = 1u64 << AREA_ORDER;
+        let Range { start, end } = part;
+        let are_areas = start.is_multiple_of(area) && end.is_multiple_of(area);
+        if !are_areas || start >= end || start < block.start || end > block.end {
+            return Err(BlockError::BadPart(BadPart::NotAreas { start, end }));
+        }
+        match self.ranges.last_mut() {
+            Some(last) if start < last.end => {
+                return Err(BlockError::BadPart(BadPart::NotAscending { start, end }));
+            }
+            Some(last) if start == last.end => last.end = end,
+            _ => {
+                self.ranges.try_reserve(1).map_err(|_| BlockError::NoFrames)?;
+                self.ranges.push(part);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages in all of them.
+    pub(crate) fn pages(&self) -> u64 {
+        self.ranges.iter().map(|part| part.end - part.start).sum()
+    }
+}
+
+impl IntoIterator for Parts {
+    type Item = Range<u64>;
+    type IntoIter = alloc::vec::IntoIter<Range<u64>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.ranges.into_iter()
     }
 }

@@ -8,7 +8,7 @@ use core::ops::Range;
 use super::MemoryMap;
 use crate::class::ClassByte;
 use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
-use crate::page::{Kind, State};
+use crate::page::{PageKind, State};
 use crate::platform::{FoldRange, Mapping, NoFrames, Owner};
 use crate::sync::Ordering;
 
@@ -130,7 +130,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// As [`describe_offline`](Self::describe_offline), for one map page of whatever class, whose pages are free.
     pub(crate) fn write_offline(&self, map_page: MapPage) {
-        let state = State::head(Order::ZERO, Kind::Offline).with_refs(1);
+        let state = State::head(Order::ZERO, PageKind::Offline).with_refs(1);
         for pfn in (map_page.first_pfn().0..map_page.first_pfn().0 + PAGES_PER_MAP_PAGE).map(Pfn) {
             self.clear(pfn);
             // Release: a walker that sees the reference may take another.
@@ -144,24 +144,36 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         self.pages.get(pfn.0).map_or(State::ZERO, |page| State(page.state.load(Ordering::Acquire)))
     }
 
+    /// Whether `pfn` is fake-offline with a descriptor, hidden or not. Only the one who changes memory blocks makes such
+    /// pages and ends them. The caller is inside a section.
+    pub(crate) fn is_held_offline(&self, pfn: Pfn) -> bool {
+        match self.classes.get(pfn.map_page()) {
+            ClassByte::MAPPED => self.state(pfn).is_offline(),
+            class if class == ClassByte::OFFLINE.backed() => self.offline_state(pfn).is_offline(),
+            _ => false,
+        }
+    }
+
     /// Drops the one reference of a fake-offline page, if it is the only one; what was found if not.
     pub(crate) fn drop_offline(&self, pfn: Pfn) -> Result<(), State> {
         let Some(page) = self.pages.get(pfn.0) else { return Err(State::ZERO) };
-        let now = self.offline_state(pfn);
-        if now.refs() != 1 || now.kind() != Kind::Offline {
-            return Err(now);
+        let mut now = self.offline_state(pfn);
+        while now.refs() == 1 && now.is_offline() {
+            // Acquire: pairs with the Release of a walker's put, as in freezing.
+            match page.state.compare_exchange(now.0, now.with_refs(0).0, Ordering::Acquire, Ordering::Relaxed)
+            {
+                Ok(_) => return Ok(()),
+                // A walker came, or its poison mark.
+                Err(other) => now = State(other),
+            }
         }
-        // Acquire: pairs with the Release of a walker's put, as in freezing.
-        page.state
-            .compare_exchange(now.0, now.with_refs(0).0, Ordering::Acquire, Ordering::Relaxed)
-            .map(|_| ())
-            .map_err(State)
+        Err(now)
     }
 
-    /// Takes the reference of a fake-offline page again.
+    /// Takes the reference of a fake-offline page again, if it was dropped.
     pub(crate) fn retake_offline(&self, pfn: Pfn) {
         let now = self.offline_state(pfn);
-        if now.refs() == 0 && now.is_head() && now.kind() == Kind::Offline {
+        if now.refs() == 0 && now.is_offline() {
             self.store(pfn, now.with_refs(1), Ordering::Release);
         }
     }
@@ -185,7 +197,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             ClassByte::OFFLINE => true,
             _ => {
                 let state = self.state(pfn);
-                state.is_head() && state.kind() == Kind::Offline && state.refs() == 0
+                state.is_offline() && state.refs() == 0
             }
         }
     }

@@ -57,7 +57,7 @@ unsafe impl<R: Protocol> Mapping for NoMemory<R> {
     fn len(&self) -> u64 {
         self.bytes
     }
-    fn materialise(&self, _: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, _: Range<u64>) -> Result<(), NoFrames> {
         match &mut *self.faults.memory.lock().unwrap() {
             Some((kind, 0)) if *kind == self.kind => Err(NoFrames),
             Some((kind, granted)) if *kind == self.kind => {
@@ -105,7 +105,8 @@ pub fn platform<R: Protocol>() -> Model<R> {
 
 /// Room for `pages` pages (rounded up to sections of eight), and no memory.
 pub fn room<R: Protocol>(pages: u64) -> ModelEngine<R> {
-    Engine::new(platform(), Config::new(pages)).unwrap()
+    // SAFETY: the checker's descriptors are no memory; what wrong rules do to them ends the model.
+    unsafe { Engine::with_protocol(platform(), Config::new(pages)) }.unwrap()
 }
 
 /// Room for eight pages, and no memory.
@@ -115,7 +116,7 @@ pub fn empty<R: Protocol>() -> ModelEngine<R> {
 
 /// The pages of `memory`, all free, in a machine that has room up to the end of their section.
 pub fn machine_of<R: Protocol>(memory: Range<u64>) -> Arc<ModelEngine<R>> {
-    let engine = room(memory.end);
+    let mut engine = room(memory.end);
     engine.online(memory).unwrap();
     Arc::new(engine)
 }

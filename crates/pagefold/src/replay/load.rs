@@ -35,17 +35,17 @@ fn kind_of(state: PageState) -> Option<Kind> {
         PageState::Hugetlb => Some(Kind::Hugetlb),
         PageState::Kernel => Some(Kind::Kernel),
         PageState::Reserved => Some(Kind::Reserved),
-        // The odd page at the edge of a stretch; stretches are gaps.
-        PageState::Offline | PageState::NoPage => Some(Kind::Offline),
+        // The odd page at the edge of a stretch; stretches are gaps. It is taken, and nobody's.
+        PageState::Offline | PageState::NoPage => Some(Kind::Reserved),
         PageState::Free | PageState::Deferred | PageState::HwPoison => None,
     }
 }
 
 /// Brings the machine's memory online: all of it but the gaps.
-pub fn online<P: Platform, R: Protocol>(engine: &Engine<P, R>, tiles: &Tiles<'_>) -> Result<()> {
+pub fn online<P: Platform, R: Protocol>(engine: &mut Engine<P, R>, tiles: &Tiles<'_>) -> Result<()> {
     let gaps = tiles.gaps();
     let mut gaps_left = gaps.iter().peekable();
-    let add = |start: u64, end: u64| -> Result<()> {
+    let add = |engine: &mut Engine<P, R>, start: u64, end: u64| -> Result<()> {
         if start < end {
             engine.online(start..end).with_context(|| format!("adding memory at {}", Pfn(start)))?;
         }
@@ -54,13 +54,13 @@ pub fn online<P: Platform, R: Protocol>(engine: &Engine<P, R>, tiles: &Tiles<'_>
     for range in tiles.memory() {
         let mut at = range.start;
         while let Some((gap, state)) = gaps_left.next_if(|(gap, _)| gap.start < range.end) {
-            add(at, gap.start)?;
+            add(engine, at, gap.start)?;
             if *state == PageState::Offline {
                 engine.add_offline(gap.clone()).with_context(|| format!("adding {}", Pfn(gap.start)))?;
             }
             at = gap.end;
         }
-        add(at, range.end)?;
+        add(engine, at, range.end)?;
     }
     Ok(())
 }

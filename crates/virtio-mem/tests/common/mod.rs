@@ -134,7 +134,7 @@ impl<'e> Migrate<'e, TestHost> for Cache<'e> {
         if self.pinned.contains(&folio.pfn()) {
             return Migration::Unmovable;
         }
-        match folio.engine().alloc_movable(folio.order(), folio.kind()) {
+        match folio.engine().alloc_movable(folio.order(), Kind::File) {
             Ok(copy) => {
                 *slot = copy.share();
                 Migration::Moved

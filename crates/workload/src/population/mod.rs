@@ -319,7 +319,8 @@ impl<'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Migrate<'e,
     for Population<'_, 'e, P, C, R>
 {
     fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration {
-        let (old, order, kind) = (folio.pfn(), folio.order(), folio.kind());
+        let (old, order) = (folio.pfn(), folio.order());
+        let Some(kind) = folio.kind().owned() else { return Migration::Unmovable };
         let slot = folio.owner().slot as usize;
         // Its stamp says where it is kept; if it is not kept there it is on its way, or another owner's who comes and goes.
         if self.index.load(slot).is_none_or(|entry| entry.head() != old) {
