@@ -191,6 +191,37 @@ mod tests {
     }
 
     #[test]
+    fn every_number_names_one_thing_or_nothing() {
+        for number in 0..=u16::MAX {
+            assert_eq!(
+                RequestType::try_from(number).map(|known| known as u16).ok(),
+                (number < 4).then_some(number)
+            );
+            assert_eq!(
+                ResponseType::try_from(number).map(|known| known as u16).ok(),
+                (number < 4).then_some(number)
+            );
+            assert_eq!(
+                BlockState::try_from(number).map(|known| known as u16).ok(),
+                (number < 3).then_some(number)
+            );
+        }
+        assert_eq!(RequestType::try_from(u16::MAX), Err(Unknown(u16::MAX)));
+        assert_eq!(Features::all().bits(), 0b111);
+        assert_eq!((DEVICE_ID, GUEST_REQUEST_QUEUE), (24, 0));
+    }
+
+    #[test]
+    fn responses_are_the_specifications() {
+        assert_eq!(Response::new(ResponseType::Busy).as_bytes(), [2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Response::state(BlockState::Mixed).as_bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        // Whatever bytes a driver or a device sends are a request or a response.
+        assert!(
+            Request::read_from_bytes(&[0xff; 24]).is_ok() && Response::read_from_bytes(&[0xff; 10]).is_ok()
+        );
+    }
+
+    #[test]
     fn numbers_are_the_specifications() {
         assert_eq!(RequestType::try_from(2), Ok(RequestType::UnplugAll));
         assert_eq!(ResponseType::try_from(3), Ok(ResponseType::Error));
