@@ -29,8 +29,9 @@ pub trait LoopbackDevice: Send {
     /// The largest size of each queue.
     fn queue_sizes(&self) -> &[u16];
 
-    /// The driver has set `DRIVER_OK`; queues are served from now on.
-    fn driver_ready(&mut self);
+    /// The driver has set `DRIVER_OK`, and accepts these features as before; queues are served from now on. Returns whether
+    /// the device takes it; `DEVICE_NEEDS_RESET` is set otherwise.
+    fn driver_ready(&mut self, features: u64) -> bool;
 
     /// The driver has written status 0, or is gone.
     fn reset(&mut self);

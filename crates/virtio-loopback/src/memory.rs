@@ -1,7 +1,7 @@
 //! The virtio-mem device on a loopback.
 
 use pagefold_virtio_mem_device::{
-    Backing, Device, GuestAccess, Notify, QUEUE_SIZE, ResetError, ResizeError, SystemReset,
+    Backing, Device, GuestAccess, HostError, Notify, QUEUE_SIZE, ResizeError, SystemReset,
 };
 use pagefold_virtio_mem_spec::GUEST_REQUEST_QUEUE;
 use virtio_drivers::transport::DeviceType;
@@ -22,15 +22,15 @@ impl<B: Backing + Send, G: GuestAccess + Send> LoopbackDevice for Device<B, G> {
     }
 
     fn accept_features(&mut self, features: u64) -> bool {
-        self.set_driver_features(features).is_ok()
+        self.check_features(features).is_ok()
     }
 
     fn queue_sizes(&self) -> &[u16] {
         &[QUEUE_SIZE]
     }
 
-    fn driver_ready(&mut self) {
-        Device::driver_ready(self);
+    fn driver_ready(&mut self, features: u64) -> bool {
+        self.activate(features).is_ok()
     }
 
     fn reset(&mut self) {
@@ -74,8 +74,8 @@ impl<B: Backing + Send, G: GuestAccess + Send> Loopback<Device<B, G>> {
     /// The machine resets: its queues are gone, and a reboot unplugs everything.
     ///
     /// # Errors
-    /// [`ResetError`]: blocks are still plugged.
-    pub fn system_reset(&self, reset: SystemReset) -> Result<(), ResetError> {
+    /// What the host would not do: blocks are still plugged.
+    pub fn system_reset(&self, reset: SystemReset) -> Result<(), HostError> {
         if reset == SystemReset::Reboot {
             self.reset();
         }

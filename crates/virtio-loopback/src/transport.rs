@@ -208,7 +208,10 @@ impl<D: LoopbackDevice> Transport for LoopbackTransport<D> {
         }
         state.status = status;
         if new.contains(DeviceStatus::DRIVER_OK) && status.contains(DeviceStatus::FEATURES_OK) {
-            state.device.driver_ready();
+            if !state.device.driver_ready(state.driver_features) {
+                self.shared.needs_reset(state);
+                return;
+            }
             for index in 0..state.queues.len() {
                 self.shared.ring(state, index);
             }

@@ -118,6 +118,20 @@ fn a_driver_goes_and_the_next_one_finds_what_it_left() {
 }
 
 #[test]
+fn a_driver_that_becomes_ready_twice_must_reset_the_device() {
+    let host = device(settings(ADDR));
+    let mut client = Client::new(&host, Accepted::all());
+    let ready = client.transport.get_status();
+    client.transport.set_status(ready - DeviceStatus::DRIVER_OK);
+    client.transport.set_status(ready);
+    assert!(client.transport.get_status().contains(DeviceStatus::DEVICE_NEEDS_RESET));
+    drop(client);
+    let mut client = Client::new(&host, Accepted::all());
+    host.set_requested_size(64 * MIB).unwrap();
+    assert_eq!(client.ask(Plug, ADDR, 1), ack());
+}
+
+#[test]
 fn a_driver_that_declines_what_it_must_accept_is_refused() {
     let host = device(settings(ADDR));
     let mut transport = host.connect().unwrap();

@@ -38,7 +38,7 @@ pub(crate) struct Core {
     pub(crate) region_size: u64,
     pub(crate) block_size: u64,
     pub(crate) node: Option<u16>,
-    guest_block_size: u64,
+    pub(crate) guest_block_size: u64,
     pub(crate) bitmap: Bitmap,
     pub(crate) plugged_size: u64,
     pub(crate) requested_size: u64,
@@ -153,7 +153,9 @@ impl Core {
     }
 
     pub(crate) fn plugged_ranges(&self) -> impl Iterator<Item = RegionRange> + '_ {
-        self.bitmap.runs().map(|blocks| self.range(&blocks))
+        // A driver may ask to unplug nothing as often as it likes; that does not look through the whole bitmap.
+        let any = self.plugged_size > 0;
+        any.then(|| self.bitmap.runs()).into_iter().flatten().map(|blocks| self.range(&blocks))
     }
 
     /// The ranges between the plugged ones, to the end of the region.

@@ -27,8 +27,9 @@
 //! let mut device = Device::new(Settings::new(4 << 30, 64 << 30), memory, ())?;
 //!
 //! // What the transport does when the driver comes: FEATURES_OK, then DRIVER_OK.
-//! device.set_driver_features(VERSION_1 | Features::UNPLUGGED_INACCESSIBLE.bits())?;
-//! device.driver_ready();
+//! let accepted = VERSION_1 | Features::UNPLUGGED_INACCESSIBLE.bits();
+//! device.check_features(accepted)?;
+//! device.activate(accepted)?;
 //!
 //! // The host wants 1 GiB plugged; the driver must be told.
 //! assert_eq!(device.set_requested_size(1 << 30)?, Notify::ConfigChanged);
@@ -44,9 +45,32 @@
 //! # What a VMM must do
 //!
 //! - Offer [`Device::features`], device number 24, one queue of [`QUEUE_SIZE`] entries, and [`Device::config`].
-//! - Call [`Device::serve`] on a doorbell and after `DRIVER_OK`, and raise the interrupts that [`Served`] and [`Notify`] ask
-//!   for.
+//! - Call [`Device::check_features`] at `FEATURES_OK`, [`Device::activate`] at `DRIVER_OK`, [`Device::device_reset`] when the
+//!   driver writes status 0, and [`Device::system_reset`] when the machine resets.
+//! - Call [`Device::serve`] on a doorbell and after `activate` and `restore`, and raise the interrupts that [`Served`] and
+//!   [`Notify`] ask for.
 //! - Keep other readers of guest memory (dumps, vhost back ends, saving) to [`Device::plugged_ranges`].
+//!
+//! # What it cannot get wrong
+//!
+//! | mistake | what happens |
+//! |---|---|
+//! | the features are not checked at `FEATURES_OK` | `activate` checks them |
+//! | `activate` is forgotten, or comes twice | nothing is served, and a resize says so; the second is refused |
+//! | the queue is not told of `EVENT_IDX`, or wrongly | `serve` tells it |
+//! | a doorbell rings without a driver, or in a reset | nothing |
+//! | memory that holds something is given to a new device | refused: no guest sees another's memory, and what was saved stays |
+//! | a device is used before it is restored, or restored twice | cannot be written: [`Device::restore`] makes the device |
+//! | a snapshot is taken without a freeze | `snapshot` freezes |
+//! | the machine resets while the device is frozen | `thaw` does it, and a snapshot has it |
+//! | the host fails, and fails again when that is to be undone | the device undoes it before the next change |
+//! | populating, discarding, hiding behind the device's back | cannot be written: it lends its parts to look at only |
+//! | memory slots for another region | [`SlotAccess`] learns the region from the device |
+//! | two threads | need a lock: all that changes a device takes `&mut self` |
+//!
+//! What remains: [`Served::more`] and interrupts that are not obeyed (the compiler warns), a queue that is not reset with the
+//! device (its indices make no sense to the next driver: [`Served::needs_reset`]), a device left frozen (every change is
+//! BUSY), and two devices on one file.
 
 mod bitmap;
 mod core;
@@ -59,7 +83,7 @@ mod slots;
 mod snapshot;
 
 pub use crate::core::RegionRange;
-pub use device::{Device, FeaturesError, Notify, ResetError, ResizeError, SystemReset, VERSION_1};
+pub use device::{Device, FeaturesError, Notify, ResizeError, SystemReset, VERSION_1};
 pub use host::{Backing, GuestAccess, HostError, Step};
 pub use memfd::{Memfd, MemfdError, Pages};
 pub use queue::{QUEUE_SIZE, Served};

@@ -4,7 +4,10 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, fstat, fstatfs, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fstat, fstatfs, ftruncate,
+    memfd_create,
+};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
@@ -43,11 +46,6 @@ pub enum MemfdError {
          and let the device fill each block as it is plugged"
     )]
     Locked,
-    /// The file is not empty.
-    #[error(
-        "the memory file holds {0} bytes already: hand over a sparse one; blocks are filled as they are plugged"
-    )]
-    Filled(u64),
     /// It could not be mapped.
     #[error("the memory file could not be mapped: {0}")]
     Map(String),
@@ -64,41 +62,33 @@ pub struct Memfd {
 }
 
 impl Memfd {
-    /// A sparse file of `size` bytes.
+    /// A sparse file of `size` bytes. Its size is sealed: whatever else gets the file cannot truncate it, which would end
+    /// this process at its next access.
     ///
     /// # Errors
     /// Where the kernel gives none, or this process locks its memory.
     pub fn new(size: u64, pages: Pages) -> Result<Self, MemfdError> {
-        let flags = match pages {
-            Pages::Normal => MemfdFlags::CLOEXEC,
-            Pages::Huge2MiB => MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
-            Pages::Huge1GiB => MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
+        let pages = match pages {
+            Pages::Normal => MemfdFlags::empty(),
+            Pages::Huge2MiB => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            Pages::Huge1GiB => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
         };
         let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
-        let file = memfd_create("virtio-mem", flags).map_err(create)?;
+        let file = memfd_create("virtio-mem", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | pages)
+            .map_err(create)?;
         ftruncate(&file, size).map_err(create)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&file, seals).map_err(create)?;
         Self::from_file(file.into(), size)
     }
 
-    /// The first `size` bytes of a sparse file of the VMM's own: a memfd, or one on tmpfs or hugetlbfs.
-    ///
-    /// # Errors
-    /// Where the file holds data already, cannot be examined, or this process locks its memory.
-    pub fn from_file(file: File, size: u64) -> Result<Self, MemfdError> {
-        let memfd = Self::with_contents(file, size)?;
-        match memfd.resident() {
-            Ok(0) => Ok(memfd),
-            Ok(bytes) => Err(MemfdError::Filled(bytes)),
-            Err(source) => Err(MemfdError::Create { size, source }),
-        }
-    }
-
-    /// A file that holds the memory of a guest that was saved: for [`crate::Device::restore`], which gives back what is in
-    /// it beside the plugged blocks.
+    /// The first `size` bytes of a file of the VMM's own: a memfd, or one on tmpfs or hugetlbfs. For a new device it must
+    /// be sparse; for [`Device::restore`](crate::Device::restore) it may hold the memory of a guest that was saved. The
+    /// file must keep its size, and be no other device's.
     ///
     /// # Errors
     /// Where the file cannot be examined, or this process locks its memory.
-    pub fn with_contents(file: File, size: u64) -> Result<Self, MemfdError> {
+    pub fn from_file(file: File, size: u64) -> Result<Self, MemfdError> {
         let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
         if locks_memory().map_err(create)? {
             return Err(MemfdError::Locked);
@@ -134,7 +124,7 @@ impl Memfd {
             .ok_or_else(|| MemfdError::Map(format!("{addr:#x} is too high for {} bytes", self.size)))
     }
 
-    /// Bytes of memory the file holds now, as the kernel counts them.
+    /// Bytes of memory the file holds now, as the kernel counts them: what is swapped out too.
     ///
     /// # Errors
     /// Where the file cannot be examined.
@@ -156,17 +146,16 @@ impl Backing for Memfd {
         if self.huge { self.page_size.max(MIN_BLOCK_SIZE) } else { thp_size().max(MIN_BLOCK_SIZE) }
     }
 
+    fn resident(&self) -> io::Result<u64> {
+        Memfd::resident(self)
+    }
+
     fn populate(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        if !self.prealloc {
-            return Ok(());
+        if self.prealloc {
+            // Bytes that are there stay. Where memory runs out, tmpfs takes back what it had filled; hugetlbfs keeps it.
+            fallocate(self.file(), FallocateFlags::empty(), offset, len)?;
         }
-        fallocate(self.file(), FallocateFlags::empty(), offset, len).map_err(|error| {
-            // tmpfs takes back what it had filled when memory ran out; hugetlbfs keeps it.
-            match if self.huge { self.discard(offset, len) } else { Ok(()) } {
-                Ok(()) => error.into(),
-                Err(undo) => undo,
-            }
-        })
+        Ok(())
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {

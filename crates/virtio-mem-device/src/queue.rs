@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 24 readable bytes and 10 writable ones or more, split as the driver likes | it is a request |
 //! | too few readable bytes, or some that are not memory | ERROR, no request |
+//! | more than [`QUEUE_SIZE`] descriptors, or an end that is none: a circle, a table that is none | the same |
 //! | too few writable bytes, or some that are not memory | used, with length 0; no request |
 //! | rings that are not memory, or hold impossible numbers | the device needs a reset; nothing is served until then |
 //!
@@ -19,10 +20,14 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryError, Per
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::core::Core;
-use crate::device::Device;
+use crate::device::{Device, Driver};
 use crate::host::{Backing, GuestAccess};
 
-/// The size to offer for the queue: that of other devices.
+/// `VIRTIO_F_EVENT_IDX`.
+pub(crate) const EVENT_IDX: u64 = 1 << 29;
+
+/// The size to offer for the queue: that of other devices. A chain has as many descriptors at most, whatever the size of the
+/// queue that carries it.
 pub const QUEUE_SIZE: u16 = 128;
 
 const REQUEST: usize = size_of::<Request>();
@@ -46,13 +51,20 @@ pub struct Served {
 impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// Serves what the driver has made available. Does nothing where no driver is ready, or its queue is not: a doorbell may
     /// ring at any time.
+    ///
+    /// Call it at every doorbell, after [`Device::activate`] and after [`Device::restore`] (what was made available before
+    /// rings no doorbell again), and once more while [`Served::more`]. It sets `queue` up for what the driver has negotiated
+    /// (`EVENT_IDX`); addresses, size and readiness are the transport's. `queue` is the device's only one, index 0.
     pub fn serve<M: GuestMemory>(&mut self, queue: &mut Queue, mem: &M) -> Served {
         let mut served = Served::default();
-        if !self.driver_ready || self.needs_reset || !queue.ready() {
+        let Driver::Ready { features } = self.driver else { return served };
+        if !queue.ready() {
             return served;
         }
+        // A queue that does not know would tell the driver where to look for doorbells in a place it does not read.
+        queue.set_event_idx(features & EVENT_IDX != 0);
         if self.serve_chains(queue, mem, &mut served).is_err() {
-            self.needs_reset = true;
+            self.driver = Driver::Broken { features };
             served.needs_reset = true;
             served.more = false;
         }
@@ -93,8 +105,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         let view = self.view(mem);
         let Some(chain) = queue.iter(&view)?.next() else { return Ok(false) };
         let head = chain.head_index();
-        let reply = reply_of(chain.clone(), &view);
-        let request = request_of(chain, &view);
+        let (request, reply) = read(chain, &view);
         let written = match reply {
             None => 0,
             Some(reply) => {
@@ -167,33 +178,33 @@ impl Reply {
     }
 }
 
-fn reply_of<M: GuestMemory>(chain: DescriptorChain<&M>, mem: &M) -> Option<Reply> {
-    let (mut reply, mut room) = (Reply::default(), RESPONSE);
-    for buffer in chain.writable() {
-        if !is_memory(mem, &buffer, Permissions::Write) {
-            return None;
-        }
-        let len = room.min(buffer.len() as usize);
-        if len > 0 {
-            reply.parts[reply.count] = (buffer.addr(), len);
-            reply.count += 1;
-            room -= len;
+/// What a chain asks, and where its answer goes. The chain is read once: what a driver changes meanwhile is not looked at
+/// again.
+fn read<M: GuestMemory>(chain: DescriptorChain<&M>, mem: &M) -> (Option<Request>, Option<Reply>) {
+    let (mut bytes, mut filled, mut readable) = ([0; REQUEST], 0, true);
+    let (mut reply, mut room, mut writable) = (Reply::default(), RESPONSE, true);
+    let mut ended = false;
+    for buffer in chain.take(QUEUE_SIZE.into()) {
+        ended = !buffer.has_next();
+        if buffer.is_write_only() {
+            writable &= is_memory(mem, &buffer, Permissions::Write);
+            let len = room.min(buffer.len() as usize);
+            if writable && len > 0 {
+                reply.parts[reply.count] = (buffer.addr(), len);
+                reply.count += 1;
+                room -= len;
+            }
+        } else {
+            let len = (REQUEST - filled).min(buffer.len() as usize);
+            let part = &mut bytes[filled..filled + len];
+            readable &= is_memory(mem, &buffer, Permissions::Read)
+                && (len == 0 || mem.read_slice(part, buffer.addr()).is_ok());
+            filled += len;
         }
     }
-    (room == 0).then_some(reply)
-}
-
-fn request_of<M: GuestMemory>(chain: DescriptorChain<&M>, mem: &M) -> Option<Request> {
-    let (mut bytes, mut filled) = ([0; REQUEST], 0);
-    for buffer in chain.readable() {
-        if !is_memory(mem, &buffer, Permissions::Read) {
-            return None;
-        }
-        let len = (REQUEST - filled).min(buffer.len() as usize);
-        mem.read_slice(&mut bytes[filled..filled + len], buffer.addr()).ok()?;
-        filled += len;
-    }
-    (filled == REQUEST).then(|| Request::read_from_bytes(&bytes).ok()).flatten()
+    let whole = ended && readable && filled == REQUEST;
+    let request = whole.then(|| Request::read_from_bytes(&bytes).ok()).flatten();
+    (request, (writable && room == 0).then_some(reply))
 }
 
 /// Whether all of a buffer lies in memory.

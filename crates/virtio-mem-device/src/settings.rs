@@ -37,7 +37,7 @@ pub struct Settings {
     /// The device block: a power of two, at least [`MIN_BLOCK_SIZE`]. `None` takes what suits the backing
     /// ([`crate::Backing::default_block_size`]).
     pub block_size: Option<u64>,
-    /// What the host wants plugged at first.
+    /// What the host wants plugged at first. A restored device has what was saved instead.
     pub requested_size: u64,
     /// The proximity domain; `None` does not offer `ACPI_PXM`.
     pub node: Option<u16>,
@@ -73,7 +73,7 @@ impl Settings {
     pub(crate) fn check(&self, backing: &impl Backing) -> Result<u64, SettingsError> {
         let block = self.block_size.unwrap_or_else(|| backing.default_block_size());
         let page_size = backing.page_size();
-        if !block.is_power_of_two() || block < MIN_BLOCK_SIZE || block < page_size {
+        if !block.is_power_of_two() || block < MIN_BLOCK_SIZE || !block.is_multiple_of(page_size) {
             return Err(SettingsError::BlockSize { size: block, least: MIN_BLOCK_SIZE.max(page_size) });
         }
         let guest_block = self.guest_block_size;
@@ -150,8 +150,13 @@ pub enum SettingsError {
     /// The requested size does not fit.
     #[error(transparent)]
     Requested(#[from] RequestedSizeError),
-    /// The guest's memory could not be made accessible.
-    #[error("the usable region could not be mapped for the guest: {0}")]
+    /// The memory is not empty.
+    #[error(
+        "the memory behind the region holds {0} bytes already: hand over a sparse one, or restore the device it was saved with"
+    )]
+    Filled(u64),
+    /// The host would not say what the memory holds, or give the guest access to the region.
+    #[error("the region could not be set up: {0}")]
     Host(String),
 }
 

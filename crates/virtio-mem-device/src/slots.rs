@@ -3,11 +3,13 @@
 //! A hypervisor has few memory slots, and each costs it metadata by size, so a VMM cuts the region into slots of, say,
 //! 128 MiB and has only those that are in use. Blocks know nothing of slots: a request may touch several, or a part of one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroU64;
 
 use crate::core::RegionRange;
 use crate::host::GuestAccess;
+use crate::settings::MIN_BLOCK_SIZE;
 
 /// How a VMM adds a memory slot to its guest, and removes it.
 pub trait MemorySlots {
@@ -42,30 +44,27 @@ pub trait MemorySlots {
     }
 }
 
-/// A region in slots of one size; the last may be smaller.
+/// A region in slots of one size; the last may be smaller. The device that it is given to says what the region is.
 #[derive(Debug)]
 pub struct SlotAccess<S> {
     slots: S,
-    addr: u64,
-    region_size: u64,
-    slot_size: u64,
-    /// Bytes the guest is to have of each slot.
-    shown: Vec<u64>,
-    /// Slots that are there although nothing of them is shown, or the other way: the hypervisor refused twice.
-    unsettled: BTreeSet<usize>,
+    slot_size: NonZeroU64,
+    /// The device's.
+    region: Option<RegionRange>,
+    /// Bytes the guest has of each slot that is there.
+    shown: BTreeMap<u64, u64>,
 }
 
 impl<S: MemorySlots> SlotAccess<S> {
-    /// The region of `region_size` bytes at `addr`, in slots of `slot_size` bytes. No slot is there at first.
+    /// Slots of `slot_size` bytes, at least [`MIN_BLOCK_SIZE`]. No slot is there at first.
     ///
     /// # Errors
-    /// Where the slot size is 0.
-    pub fn new(slots: S, addr: u64, region_size: u64, slot_size: u64) -> io::Result<Self> {
-        if slot_size == 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "memory slots of 0 bytes"));
+    /// Where slots are smaller.
+    pub fn new(slots: S, slot_size: u64) -> io::Result<Self> {
+        match NonZeroU64::new(slot_size).filter(|size| size.get() >= MIN_BLOCK_SIZE) {
+            Some(slot_size) => Ok(Self { slots, slot_size, region: None, shown: BTreeMap::new() }),
+            None => Err(wrong(format!("memory slots of {slot_size} bytes: take {MIN_BLOCK_SIZE} at least"))),
         }
-        let shown = vec![0; region_size.div_ceil(slot_size) as usize];
-        Ok(Self { slots, addr, region_size, slot_size, shown, unsettled: BTreeSet::new() })
     }
 
     /// The VMM's end.
@@ -73,77 +72,63 @@ impl<S: MemorySlots> SlotAccess<S> {
         &self.slots
     }
 
-    /// The VMM's end.
-    pub fn slots_mut(&mut self) -> &mut S {
-        &mut self.slots
-    }
-
-    fn slot(&self, slot: usize) -> RegionRange {
-        let offset = slot as u64 * self.slot_size;
-        RegionRange { addr: self.addr + offset, offset, len: self.slot_size.min(self.region_size - offset) }
-    }
-
-    /// The slots a range touches, and how many bytes of each.
-    fn parts(&self, range: &RegionRange) -> impl Iterator<Item = (usize, u64)> + use<S> {
-        let (start, end, size) = (range.offset, range.offset + range.len, self.slot_size);
-        (start / size..end.div_ceil(size))
-            .map(move |slot| (slot as usize, end.min((slot + 1) * size) - start.max(slot * size)))
-    }
-
-    fn put(&mut self, slot: usize, there: bool) -> io::Result<()> {
-        let part = self.slot(slot);
-        if there { self.slots.add(&part) } else { self.slots.remove(&part) }
-    }
-
-    /// Adds or removes `slots`, all or none.
-    fn put_all(&mut self, slots: &[usize], there: bool) -> io::Result<()> {
-        for (done, &slot) in slots.iter().enumerate() {
-            let Err(error) = self.put(slot, there) else { continue };
-            for &slot in &slots[..done] {
-                if self.put(slot, !there).is_err() {
-                    self.unsettled.insert(slot);
-                }
-            }
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Puts right what the hypervisor refused to undo. Called before every change; a VMM may call it too.
-    ///
-    /// # Errors
-    /// Where it refuses still.
-    pub fn settle(&mut self) -> io::Result<()> {
-        while let Some(&slot) = self.unsettled.first() {
-            self.put(slot, self.shown[slot] > 0)?;
-            self.unsettled.remove(&slot);
-        }
-        Ok(())
+    /// The slot that a range is a part of, and all that slot covers.
+    fn slot_of(&self, range: &RegionRange) -> io::Result<(u64, RegionRange)> {
+        let slot = range.offset / self.slot_size;
+        let offset = slot * self.slot_size.get();
+        let part = self.region.filter(|region| offset < region.len).map(|region| RegionRange {
+            addr: region.addr + offset,
+            offset,
+            len: self.slot_size.get().min(region.len - offset),
+        });
+        part.filter(|part| range.len > 0 && range.len <= part.len - (range.offset - offset))
+            .map(|part| (slot, part))
+            .ok_or_else(|| wrong(format!("{range:?} is no part of one memory slot")))
     }
 }
 
+fn wrong(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
 impl<S: MemorySlots> GuestAccess for SlotAccess<S> {
-    fn show(&mut self, range: &RegionRange) -> io::Result<()> {
-        self.settle()?;
-        let new: Vec<_> =
-            self.parts(range).map(|(slot, _)| slot).filter(|&slot| self.shown[slot] == 0).collect();
-        self.put_all(&new, true)?;
-        for (slot, bytes) in self.parts(range) {
-            self.shown[slot] += bytes;
+    fn attach(&mut self, region: &RegionRange) -> io::Result<()> {
+        match self.region.replace(*region) {
+            None => Ok(()),
+            Some(other) => {
+                Err(wrong(format!("these memory slots are another device's, at {:#x}", other.addr)))
+            }
         }
+    }
+
+    fn slot_size(&self) -> Option<NonZeroU64> {
+        Some(self.slot_size)
+    }
+
+    fn show(&mut self, range: &RegionRange) -> io::Result<()> {
+        let (slot, part) = self.slot_of(range)?;
+        let shown = self.shown.get(&slot).copied().unwrap_or(0);
+        if range.len > part.len - shown {
+            return Err(wrong(format!("{range:?} is shown already")));
+        }
+        if shown == 0 {
+            self.slots.add(&part)?;
+        }
+        self.shown.insert(slot, shown + range.len);
         Ok(())
     }
 
     fn hide(&mut self, range: &RegionRange) -> io::Result<()> {
-        self.settle()?;
-        let empty: Vec<_> = self
-            .parts(range)
-            .filter(|&(slot, bytes)| self.shown[slot] == bytes)
-            .map(|(slot, _)| slot)
-            .collect();
-        self.put_all(&empty, false)?;
-        for (slot, bytes) in self.parts(range) {
-            self.shown[slot] -= bytes;
+        let (slot, part) = self.slot_of(range)?;
+        let shown = self.shown.get(&slot).copied().unwrap_or(0);
+        if range.len > shown {
+            return Err(wrong(format!("{range:?} is not shown")));
+        }
+        if range.len == shown {
+            self.slots.remove(&part)?;
+            self.shown.remove(&slot);
+        } else {
+            self.shown.insert(slot, shown - range.len);
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ fn d1_what_is_fixed_stays_between_system_resets() {
     let before = fixed(&device);
     ask(&mut device, Plug, 0..3);
     ask(&mut device, UnplugAll, 0..0);
-    let _ = device.set_requested_size(REGION).unwrap();
+    resize(&mut device, REGION);
     device.device_reset();
     assert_eq!(fixed(&device), before);
     assert!(before.0.get().is_power_of_two());
@@ -47,7 +47,7 @@ fn d2_sizes_are_multiples_of_the_block() {
 fn d3_the_usable_region_holds_what_is_requested() {
     let (mut device, _) = driven(settings(), 0);
     for requested in [0, BLOCK, REGION - BLOCK, REGION, 64 * MIB] {
-        let _ = device.set_requested_size(requested).unwrap();
+        resize(&mut device, requested);
         assert!(usable(&device) >= requested);
         ask(&mut device, UnplugAll, 0..0);
         assert!(usable(&device) >= requested);
@@ -58,13 +58,13 @@ fn d3_the_usable_region_holds_what_is_requested() {
 fn d4_the_usable_region_shrinks_in_unplug_all_and_system_reset_only() {
     let (mut device, _) = driven(settings(), 512 * MIB);
     let large = usable(&device);
-    let _ = device.set_requested_size(BLOCK).unwrap();
+    resize(&mut device, BLOCK);
     device.device_reset();
     drive(&mut device);
     assert_eq!(usable(&device), large);
     ask(&mut device, UnplugAll, 0..0);
     assert_eq!(usable(&device), BLOCK + 2 * GUEST_BLOCK);
-    let _ = device.set_requested_size(0).unwrap();
+    resize(&mut device, 0);
     assert_eq!(usable(&device), BLOCK + 2 * GUEST_BLOCK);
     device.system_reset(SystemReset::Reboot).unwrap();
     assert_eq!(usable(&device), 0);
@@ -119,18 +119,18 @@ fn d8_a_device_reset_changes_no_block_and_no_byte() {
 
 #[test]
 fn d9_a_system_reset_unplugs_everything() {
-    let (mut device, _) = driven(settings(), 64 * MIB);
+    let (mut device, host) = driven(settings(), 64 * MIB);
     ask(&mut device, Plug, 3..6);
     let region = device.backing().memfd.guest_region(ADDR).unwrap();
     region.write_obj(1u64, MemoryRegionAddress(4 * BLOCK)).unwrap();
     device.system_reset(SystemReset::Reboot).unwrap();
-    assert_eq!((plugged(&device), device.negotiated_features()), (0, 0));
+    assert_eq!((plugged(&device), device.negotiated_features()), (0, None));
     assert_eq!(device.backing().memfd.resident().unwrap(), 0);
     assert_eq!(usable(&device), 64 * MIB + 2 * GUEST_BLOCK);
     // Where the host refuses, the next driver copes with leftovers.
     drive(&mut device);
     ask(&mut device, Plug, 0..1);
-    device.freeze();
+    host.fail_once(Step::Discard);
     assert!(device.system_reset(SystemReset::Reboot).is_err());
     assert_eq!(plugged(&device), BLOCK);
 }
@@ -138,21 +138,27 @@ fn d9_a_system_reset_unplugs_everything() {
 #[test]
 fn d10_a_driver_that_would_touch_unplugged_memory_is_refused() {
     let (mut device, _) = device(settings());
-    assert_eq!(device.set_driver_features(VERSION_1), Err(FeaturesError::WouldTouchUnplugged));
-    device.driver_ready();
-    assert!(matches!(device.set_requested_size(64 * MIB), Err(ResizeError::NoDriver)));
-    assert_eq!(device.set_driver_features(2), Err(FeaturesError::Legacy));
-    assert_eq!(device.set_driver_features(VERSION_1 | 3), Err(FeaturesError::NotOffered(1)));
-    assert_eq!(device.set_driver_features(VERSION_1 | 2), Ok(()));
+    for (accepted, error) in [
+        (VERSION_1, FeaturesError::WouldTouchUnplugged),
+        (2, FeaturesError::Legacy),
+        (0, FeaturesError::Legacy),
+        (VERSION_1 | 3, FeaturesError::NotOffered(1)),
+    ] {
+        assert_eq!(device.check_features(accepted), Err(error));
+        // Whether the transport has asked or not.
+        assert_eq!(device.activate(accepted), Err(error));
+        assert!(matches!(device.set_requested_size(64 * MIB), Err(ResizeError::NoDriver)));
+    }
+    assert_eq!(activate(&mut device, VERSION_1 | 2), Ok(()));
     // Offered only: it may decline.
     let (mut lenient, _) = common::device(Settings { unplugged: Unplugged::Offered, ..settings() });
-    assert_eq!(lenient.set_driver_features(VERSION_1), Ok(()));
+    assert_eq!(activate(&mut lenient, VERSION_1), Ok(()));
 }
 
 #[test]
 fn d11_suspend_and_wake_change_no_block() {
     let (mut device, host) = driven(Settings { persistent_suspend: true, ..settings() }, 64 * MIB);
-    assert!(device.negotiated_features() & Features::PERSISTENT_SUSPEND.bits() != 0);
+    assert!(device.negotiated_features().unwrap() & Features::PERSISTENT_SUSPEND.bits() != 0);
     ask(&mut device, Plug, 0..3);
     host.steps();
     device.device_reset();
@@ -209,9 +215,9 @@ fn d14_unplugged_blocks_of_the_usable_region_are_readable_unless_negotiated() {
         assert_eq!(ask(&mut device, Plug, 0..3), says(Ack));
         assert_eq!(ask(&mut device, Unplug, 0..2), says(Ack));
         assert_eq!(shown(&host), usable(&device));
-        let _ = device.set_requested_size(512 * MIB).unwrap();
+        resize(&mut device, 512 * MIB);
         assert_eq!(shown(&host), usable(&device));
-        let _ = device.set_requested_size(0).unwrap();
+        resize(&mut device, 0);
         assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Ack));
         assert_eq!((shown(&host), usable(&device)), (0, 0));
         // A host that will not show more does not get a larger target.
@@ -303,7 +309,7 @@ fn d18_plug_beyond_the_target_is_a_nack_but_a_bad_range_is_an_error_first() {
     // Over the target and out of range: the range is.
     assert_eq!(ask(&mut device, Plug, BLOCKS - 1..BLOCKS + 9), says(Error));
     // A target below what is plugged takes nothing away by itself.
-    let _ = device.set_requested_size(0).unwrap();
+    resize(&mut device, 0);
     assert_eq!(ask(&mut device, Plug, 3..4), says(Nack));
     assert_eq!((plugged(&device), host.steps()), (3 * BLOCK, vec![]));
 }
@@ -321,7 +327,7 @@ fn d19_busy_for_what_changes_blocks_never_for_state() {
     assert_eq!(ask(&mut device, Plug, 0..1), says(Error));
     assert_eq!(ask(&mut device, State, 0..5), is(BlockState::Mixed));
     assert_eq!((plugged(&device), host.steps()), (4 * BLOCK, vec![]));
-    device.thaw();
+    device.thaw().unwrap();
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Ack));
 }
 
@@ -345,7 +351,7 @@ fn d21_unplug_all_leaves_nothing_plugged_and_fits_the_usable_region() {
     for run in [0..3, 10..11, 64..200] {
         assert_eq!(ask(&mut device, Plug, run), says(Ack));
     }
-    let _ = device.set_requested_size(64 * MIB).unwrap();
+    resize(&mut device, 64 * MIB);
     host.steps();
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Ack));
     assert_eq!((plugged(&device), usable(&device)), (0, 64 * MIB + 2 * GUEST_BLOCK));

@@ -5,7 +5,7 @@ mod common;
 use std::fs::{self, File};
 
 use common::*;
-use pagefold_virtio_mem_device::{Backing, Device, Memfd, MemfdError, Pages, Settings};
+use pagefold_virtio_mem_device::{Backing, Device, Memfd, MemfdError, Pages, Settings, SettingsError};
 use pagefold_virtio_mem_spec::RequestType::{Plug, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -20,7 +20,7 @@ fn sealable(size: u64) -> File {
 fn on(memfd: Memfd) -> Device<Memfd> {
     let mut device = Device::new(settings(), memfd, ()).unwrap();
     drive(&mut device);
-    let _ = device.set_requested_size(REGION).unwrap();
+    resize(&mut device, REGION);
     device
 }
 
@@ -31,7 +31,7 @@ fn a_terabyte_costs_nothing_until_it_is_used() {
     let mut device =
         Device::new(Settings { block_size: Some(BLOCK), ..Settings::new(ADDR, 1 << 40) }, memfd, ()).unwrap();
     drive(&mut device);
-    let _ = device.set_requested_size(1 << 40).unwrap();
+    resize(&mut device, 1 << 40);
     for first in (0..(1 << 40) / BLOCK).step_by(4096) {
         assert_eq!(ask(&mut device, Plug, first..first + 4096), says(Ack));
     }
@@ -63,7 +63,7 @@ fn rd11_a_host_without_memory_says_busy() {
     let error = device.host_failures().1.unwrap().to_string();
     assert!(error.starts_with("populating memory of 8388608 bytes at 0x100c00000: "), "{error}");
     assert_eq!(device.backing().resident().unwrap(), 4 * BLOCK);
-    assert_eq!((plugged(&device), device.is_faulty()), (4 * BLOCK, false));
+    assert_eq!((plugged(&device), device.is_settled()), (4 * BLOCK, true));
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_kernel_that_takes_nothing_back_says_busy() {
     fcntl_add_seals(&file, SealFlags::WRITE).unwrap();
     assert_eq!(ask(&mut device, Unplug, 0..1), says(Busy));
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
-    assert_eq!((plugged(&device), device.is_faulty()), (4 * BLOCK, false));
+    assert_eq!((plugged(&device), device.is_settled()), (4 * BLOCK, true));
     assert_eq!(data(device.backing()), [(0, 4096)]);
 }
 
@@ -104,8 +104,21 @@ fn a_file_that_is_short_or_filled_is_refused() {
     let memfd = Memfd::from_file(file.try_clone().unwrap(), REGION).unwrap();
     assert_eq!(memfd.size(), REGION / 2);
     assert!(Device::new(settings(), memfd, ()).is_err());
+    let file = sealable(REGION);
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, MIB).unwrap();
-    let error = Memfd::from_file(file, REGION).unwrap_err();
-    assert!(matches!(error, MemfdError::Filled(MIB)), "{error}");
+    let error = Device::new(settings(), Memfd::from_file(file.try_clone().unwrap(), REGION).unwrap(), ());
+    assert!(matches!(error, Err(SettingsError::Filled(MIB))), "{error:?}");
+    // It was not emptied: it may be what somebody has saved.
+    assert_eq!(Memfd::from_file(file, REGION).unwrap().resident().unwrap(), MIB);
     assert!(matches!(Memfd::new(u64::MAX, Pages::Normal), Err(MemfdError::Create { .. })));
+}
+
+#[test]
+fn a_file_that_is_shared_cannot_be_truncated() {
+    for pages in [Pages::Normal, Pages::Huge2MiB] {
+        let memfd = Memfd::new(REGION, pages).unwrap();
+        let other = memfd.file().try_clone().unwrap();
+        assert!(ftruncate(&other, 0).is_err() && ftruncate(&other, 2 * REGION).is_err());
+        assert!(fcntl_add_seals(&other, SealFlags::WRITE).is_err());
+    }
 }

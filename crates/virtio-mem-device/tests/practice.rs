@@ -1,12 +1,12 @@
 //! What practice requires of a memory device beside the specification (RD), one test each; the numbers are those of
-//! docs/virtio-mem-device.md. RD1 to RD3 are in `queue.rs` and `regressions.rs`, RD11 is in `memfd.rs` and `locked.rs`.
+//! docs/virtio-mem-device.md. RD1 to RD3 are in `queue.rs` and `regressions.rs`, RD11 is in `memfd.rs` and `locked.rs`, RD12 in
+//! `snapshot.rs`.
 
 mod common;
 
 use common::*;
 use pagefold_virtio_mem_device::{
-    Backing, Device, Memfd, Notify, Pages, ResizeError, RestoreError, Settings, SettingsError, Step,
-    SystemReset, thp_size,
+    Backing, Device, Memfd, Notify, Pages, ResizeError, Settings, SettingsError, Step, SystemReset, thp_size,
 };
 use pagefold_virtio_mem_spec::BlockState;
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
@@ -37,7 +37,7 @@ fn rd4_every_host_failure_is_undone_and_answered_busy() {
             let reached = vec![0, 1, 2, 5, 6, 7];
             assert_eq!((host.shown(), host.mapped()), (reached.clone(), reached), "{kind:?} {step:?}");
             assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(BLOCK)).unwrap(), 7);
-            assert!(!device.is_faulty());
+            assert!(device.is_settled());
             let (failures, last) = device.host_failures();
             assert_eq!((failures, last.unwrap().step), (1, step));
             // And it works the next time.
@@ -47,22 +47,59 @@ fn rd4_every_host_failure_is_undone_and_answered_busy() {
 }
 
 #[test]
-fn rd4_what_cannot_be_undone_stops_changes_until_it_is_repaired() {
+fn rd4_what_cannot_be_undone_is_undone_before_the_next_change() {
     let (mut device, host) = driven(settings(), 64 * MIB);
     host.fail(|step| [Step::MapDma, Step::Hide].contains(&step));
     assert_eq!(ask(&mut device, Plug, 0..2), says(Busy));
-    assert!(device.is_faulty());
-    let text = device.host_failures().1.unwrap().to_string();
+    assert!(!device.is_settled());
+    let error = device.host_failures().1.unwrap();
+    let text = error.to_string();
     assert!(text.contains("mapping for devices of 4194304 bytes at 0x100000000"), "{text}");
-    host.work();
-    assert_eq!(ask(&mut device, Plug, 4..5), says(Busy));
-    assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
+    assert_eq!(error.undo.as_ref().unwrap().step, Step::Hide);
+    // The guest reaches memory that is not its own. Nothing is discarded while it does, and nothing else is changed.
+    assert_eq!(host.steps(), [Step::Populate, Step::Show, Step::MapDma, Step::Hide]);
+    for (kind, blocks) in [(Plug, 4..5), (UnplugAll, 0..0)] {
+        assert_eq!(ask(&mut device, kind, blocks), says(Busy));
+        assert_eq!(host.steps(), [Step::Hide]);
+    }
     assert_eq!(ask(&mut device, State, 0..2), is(BlockState::Unplugged));
-    assert!(device.system_reset(SystemReset::Reboot).is_err());
+    assert!(device.settle().is_err() && device.system_reset(SystemReset::Reboot).is_err());
     drive(&mut device);
-    host.0.lock().unwrap().shown.fill(false);
-    device.repaired();
+    // It touches the memory; once it cannot any more, that goes back.
+    let region = device.backing().memfd.guest_region(ADDR).unwrap();
+    region.write_obj(1u64, MemoryRegionAddress(BLOCK)).unwrap();
+    host.work();
+    host.steps();
     assert_eq!(ask(&mut device, Plug, 0..2), says(Ack));
+    let undo = [Step::Hide, Step::Discard];
+    assert_eq!(host.steps(), [&undo[..], &[Step::Populate, Step::Show, Step::MapDma]].concat());
+    assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(BLOCK)).unwrap(), 0);
+    assert!(device.is_settled());
+}
+
+#[test]
+fn rd4_a_vmm_whose_host_has_recovered_need_not_wait_for_a_driver() {
+    let (mut device, host) = driven(settings(), 64 * MIB);
+    ask(&mut device, Plug, 0..4);
+    // The guest keeps the blocks, but its devices cannot reach them.
+    host.fail(|step| [Step::Hide, Step::MapDma].contains(&step));
+    assert_eq!(ask(&mut device, Unplug, 0..4), says(Busy));
+    assert_eq!((host.shown().len(), host.mapped().len(), plugged(&device)), (4, 0, 4 * BLOCK));
+    host.work();
+    device.settle().unwrap();
+    assert_eq!((host.mapped().len(), device.is_settled()), (4, true));
+    host.steps();
+    device.settle().unwrap();
+    assert_eq!(host.steps(), []);
+}
+
+#[test]
+fn rd4_memory_that_was_populated_in_part_goes_back() {
+    let (mut device, host) = driven(settings(), 64 * MIB);
+    host.fail_once(Step::Populate);
+    assert_eq!(ask(&mut device, Plug, 0..4), says(Busy));
+    assert_eq!(host.steps(), [Step::Populate, Step::Discard]);
+    assert!(device.is_settled());
 }
 
 #[test]
@@ -103,9 +140,9 @@ fn rd8_the_usable_region_leaves_room_for_the_guests_memory_blocks() {
         let settings = Settings { guest_block_size, ..Settings::new(4 * GIB, 64 * GIB) };
         let (mut device, _) = driven(settings, 0);
         assert_eq!(usable(&device), 0);
-        let _ = device.set_requested_size(GIB).unwrap();
+        resize(&mut device, GIB);
         assert_eq!(usable(&device), GIB + 2 * guest_block_size);
-        let _ = device.set_requested_size(64 * GIB - BLOCK).unwrap();
+        resize(&mut device, 64 * GIB - BLOCK);
         assert_eq!(usable(&device), 64 * GIB);
     }
 }
@@ -156,24 +193,4 @@ fn rd10_the_default_block_is_the_hosts_huge_page() {
     // No block below the page: it could not be discarded.
     let small = Settings { block_size: Some(MIB), ..settings() };
     assert!(matches!(Device::new(small, huge, ()), Err(SettingsError::BlockSize { .. })));
-}
-
-#[test]
-fn rd12_a_snapshot_is_restored_into_the_same_device_only() {
-    let (mut device, _) = driven(Settings { node: Some(1), ..settings() }, 64 * MIB);
-    ask(&mut device, Plug, 2..5);
-    device.freeze();
-    let saved = device.snapshot();
-    for (other, what) in [
-        (Settings { addr: ADDR + GIB, ..settings() }, "address"),
-        (Settings { region_size: 2 * REGION, ..settings() }, "region size"),
-        (Settings { block_size: Some(4 * MIB), ..settings() }, "block size"),
-    ] {
-        let (mut other, _) = common::device(Settings { node: Some(1), ..other });
-        let error = other.restore(&saved).unwrap_err();
-        assert!(matches!(error, RestoreError::Different { what: found, .. } if found == what), "{error}");
-    }
-    let (mut nowhere, _) = common::device(settings());
-    assert!(matches!(nowhere.restore(&saved), Err(RestoreError::Node { .. })));
-    assert!(matches!(device.restore(&saved), Err(RestoreError::Used)));
 }

@@ -6,12 +6,11 @@ mod hostile;
 
 use common::*;
 use hostile::Outcome;
-use pagefold_virtio_mem_device::{QUEUE_SIZE, Served};
+use pagefold_virtio_mem_device::{FeaturesError, QUEUE_SIZE, ResizeError, Served, VERSION_1};
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug};
 use pagefold_virtio_mem_spec::{Request, ResponseType};
 use proptest::prelude::*;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::bitmap::BS;
 use vm_memory::guest_memory::GuestMemorySliceIterator;
@@ -21,8 +20,19 @@ use zerocopy::IntoBytes;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
+const EVENT_IDX: u64 = 1 << 29;
 /// Buffers lie here; the rings are below.
 const BUFFERS: u64 = 0x8000;
+
+/// A queue as a transport sets it up: rings in pages of their own.
+fn ready_queue(size: u16) -> Queue {
+    let mut queue = Queue::new(size).unwrap();
+    queue.set_desc_table_address(Some(0), Some(0));
+    queue.set_avail_ring_address(Some(0x1000), Some(0));
+    queue.set_used_ring_address(Some(0x2000), Some(0));
+    queue.set_ready(true);
+    queue
+}
 
 /// A device with a driver's queue. Each test lays out its own chains.
 struct Machine {
@@ -34,11 +44,16 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
+        Self::of(16)
+    }
+
+    /// With a queue of this size.
+    fn of(size: u16) -> Self {
         let (device, _) = driven(settings(), 64 * MIB);
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MIB as usize)]).unwrap();
         let region = device.backing().memfd.guest_region(ADDR).unwrap();
         let memory = memory.insert_region(region.into()).unwrap();
-        let queue = MockSplitQueue::new(&memory, 16).create_queue().unwrap();
+        let queue = ready_queue(size);
         Self { device, memory, queue, made: 0 }
     }
 
@@ -55,14 +70,16 @@ impl Machine {
     }
 
     fn descriptor(&self, at: u16, addr: u64, len: u32, flags: u16, next: u16) {
+        self.descriptor_in(self.queue.desc_table(), at, addr, len, flags, next);
+    }
+
+    fn descriptor_in(&self, table: u64, at: u16, addr: u64, len: u32, flags: u16, next: u16) {
         let descriptor = RawDescriptor::from(Descriptor::new(addr, len, flags, next));
-        self.memory
-            .write_obj(descriptor, GuestAddress(self.queue.desc_table() + 16 * u64::from(at)))
-            .unwrap();
+        self.memory.write_obj(descriptor, GuestAddress(table + 16 * u64::from(at))).unwrap();
     }
 
     fn make_available(&mut self, head: u16) {
-        let slot = self.queue.avail_ring() + 4 + 2 * u64::from(self.made % 16);
+        let slot = self.queue.avail_ring() + 4 + 2 * u64::from(self.made % self.queue.size());
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         self.made = self.made.wrapping_add(1);
         self.memory.write_obj(self.made, GuestAddress(self.queue.avail_ring() + 2)).unwrap();
@@ -80,7 +97,7 @@ impl Machine {
     fn served(&mut self) -> (u32, u16) {
         let served = self.serve();
         assert_eq!((served.chains, served.interrupt, served.needs_reset), (1, true, false));
-        let slot = self.queue.used_ring() + 4 + 8 * u64::from((self.made - 1) % 16);
+        let slot = self.queue.used_ring() + 4 + 8 * u64::from((self.made - 1) % self.queue.size());
         let [head, len]: [u32; 2] = self.memory.read_obj(GuestAddress(slot)).unwrap();
         assert_eq!(head, 0);
         (len, self.memory.read_obj(GuestAddress(BUFFERS + 0x100)).unwrap())
@@ -312,9 +329,13 @@ fn rings_that_make_no_sense_need_a_reset_and_nothing_is_served_until_then() {
         breaks(&mut machine);
         assert!(machine.serve().needs_reset);
         assert_eq!(machine.serve(), Served::default());
+        // It is no driver that could follow a new size, and no place for another one.
+        assert!(matches!(machine.device.set_requested_size(0), Err(ResizeError::NoDriver)));
+        assert_eq!(machine.device.activate(VERSION_1 | 2), Err(FeaturesError::Active));
+        assert_eq!(ask(&mut machine.device, Plug, 0..1), says(ResponseType::Error));
         machine.device.device_reset();
         drive(&mut machine.device);
-        machine.queue = MockSplitQueue::new(&machine.memory, 16).create_queue().unwrap();
+        machine.queue = ready_queue(16);
         machine.made = 0;
         machine.chain(&[(BUFFERS, 24, 0), RESPONSE]);
         assert_eq!(machine.served(), ACK);
@@ -341,26 +362,166 @@ fn the_queue_size_is_one_a_queue_can_have() {
     assert_eq!(Queue::new(QUEUE_SIZE).unwrap().size(), 128);
 }
 
+/// A driver that rings as `EVENT_IDX` tells it to, and a VMM that has never heard of it, or told the queue something else.
+#[test]
+fn a_driver_that_negotiated_event_idx_is_heard_and_heeded_whatever_the_vmm_told_the_queue() {
+    for negotiated in [true, false] {
+        for told in [None, Some(true), Some(false)] {
+            let mut machine = Machine::new();
+            let event_idx = if negotiated { EVENT_IDX } else { 0 };
+            machine.device.device_reset();
+            activate(&mut machine.device, VERSION_1 | 2 | event_idx).unwrap();
+            told.into_iter().for_each(|told| machine.queue.set_event_idx(told));
+            let (avail, used) = (machine.queue.avail_ring(), machine.queue.used_ring());
+            // More than 65,536: indices come round.
+            let (mut rung, mut interrupts) = (0u32, 0u32);
+            for request in 0..70_000u32 {
+                // Answers are looked for every fourth time.
+                let used_event = GuestAddress(avail + 4 + 2 * 16);
+                machine.memory.write_obj((request | 3) as u16, used_event).unwrap();
+                machine.request(Request::new(State, ADDR, 1));
+                let old = machine.made;
+                machine.chain(&[(BUFFERS, 24, 0), RESPONSE]);
+                let rings = if negotiated {
+                    let event: u16 = machine.memory.read_obj(GuestAddress(used + 4 + 8 * 16)).unwrap();
+                    machine.made.wrapping_sub(event).wrapping_sub(1) < machine.made.wrapping_sub(old)
+                } else {
+                    machine.memory.read_obj::<u16>(GuestAddress(used)).unwrap() & 1 == 0
+                };
+                assert!(rings, "the driver hangs at request {request}: {negotiated} {told:?}");
+                rung += 1;
+                let served = machine.serve();
+                assert_eq!((served.chains, served.more, served.needs_reset), (1, false, false));
+                interrupts += u32::from(served.interrupt);
+                let answer: u16 = machine.memory.read_obj(GuestAddress(BUFFERS + 0x100)).unwrap();
+                assert_eq!(answer, ACK.1, "request {request}: {negotiated} {told:?}");
+            }
+            assert_eq!((rung, interrupts), (70_000, if negotiated { 17_500 } else { 70_000 }));
+        }
+    }
+}
+
+#[test]
+fn a_queue_of_one_is_a_queue() {
+    for size in [1, 2, 128] {
+        let mut machine = Machine::of(size);
+        machine.request(Request::new(Plug, ADDR, 1));
+        let table = BUFFERS + 0x400;
+        machine.descriptor_in(table, 0, BUFFERS, 24, NEXT, 1);
+        machine.descriptor_in(table, 1, BUFFERS + 0x100, 10, WRITE, 0);
+        machine.chain(&[(table, 32, INDIRECT)]);
+        assert_eq!(machine.served(), ACK);
+        machine.chain(&[(BUFFERS, 24, 0)]);
+        assert_eq!(machine.served(), UNUSED);
+    }
+}
+
+#[test]
+fn a_chain_without_an_end_or_with_too_many_descriptors_is_no_request() {
+    let plug = Request::new(Plug, ADDR, 1);
+    // A circle of all that a request needs; an end that lies beyond the table; one that is no table.
+    for (flags, next) in [(WRITE | NEXT, 0), (WRITE | NEXT, 16), (WRITE | NEXT, 2)] {
+        let mut machine = Machine::new();
+        machine.request(plug);
+        machine.memory.write_obj(0xffffu16, GuestAddress(BUFFERS + 0x100)).unwrap();
+        machine.descriptor(0, BUFFERS, 24, NEXT, 1);
+        machine.descriptor(1, BUFFERS + 0x100, 10, flags, next);
+        machine.descriptor(2, BUFFERS + 0x400, 31, INDIRECT, 0);
+        machine.make_available(0);
+        assert_eq!(machine.served(), ERROR, "{flags} {next}");
+        assert_eq!(plugged(&machine.device), 0);
+    }
+    // As many descriptors as the longest queue has are looked at, of a table that has 65,535.
+    for (empty, answer) in [(126, ACK), (127, UNUSED), (65_533, UNUSED)] {
+        let mut machine = Machine::new();
+        machine.request(plug);
+        machine.memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 * MIB as usize)]).unwrap();
+        machine.queue = ready_queue(16);
+        machine.memory.write_slice(plug.as_bytes(), GuestAddress(BUFFERS)).unwrap();
+        let table = BUFFERS + 0x1000;
+        for at in 0..=empty {
+            let (addr, len) = if at == empty { (BUFFERS, 24) } else { (0, 0) };
+            machine.descriptor_in(table, at, addr, len, NEXT, at + 1);
+        }
+        machine.descriptor_in(table, empty + 1, BUFFERS + 0x100, 10, WRITE, 0);
+        machine.chain(&[(table, 16 * (u32::from(empty) + 2), INDIRECT)]);
+        assert_eq!(machine.served(), answer, "{empty}");
+    }
+}
+
+#[test]
+fn writable_buffers_before_readable_ones_and_both_in_one_place_are_served() {
+    for chain in [[RESPONSE, (BUFFERS, 24, 0)], [(BUFFERS + 0xf0, 64, 0), (BUFFERS + 0x100, 10, WRITE)]] {
+        let mut machine = Machine::new();
+        machine.chain(&chain);
+        let at = chain.iter().find(|(_, _, flags)| *flags == 0).unwrap().0;
+        machine.memory.write_slice(Request::new(Plug, ADDR, 1).as_bytes(), GuestAddress(at)).unwrap();
+        assert_eq!(machine.served(), ACK);
+        assert_eq!(plugged(&machine.device), BLOCK);
+    }
+}
+
+/// Counts how often a descriptor is read.
+struct CountingReads {
+    memory: GuestMemoryMmap,
+    reads: std::cell::Cell<u32>,
+}
+
+impl GuestMemory for CountingReads {
+    type PhysicalMemory = GuestMemoryMmap;
+    type Bitmap = ();
+
+    fn check_range(&self, addr: GuestAddress, count: usize, access: Permissions) -> bool {
+        GuestMemory::check_range(&self.memory, addr, count, access)
+    }
+
+    fn get_slices<'a>(
+        &'a self,
+        addr: GuestAddress,
+        count: usize,
+        access: Permissions,
+    ) -> Result<impl GuestMemorySliceIterator<'a, BS<'a, ()>>, GuestMemoryError> {
+        let descriptors = addr.0 < 0x1000 && count == 16;
+        self.reads.set(self.reads.get() + u32::from(descriptors));
+        GuestMemory::get_slices(&self.memory, addr, count, access)
+    }
+}
+
+#[test]
+fn a_descriptor_is_read_once() {
+    let mut machine = Machine::new();
+    machine.request(Request::new(Plug, ADDR, 1));
+    machine.chain(&[(BUFFERS, 24, 0), RESPONSE]);
+    let memory = CountingReads { memory: machine.memory.clone(), reads: Default::default() };
+    assert_eq!(machine.device.serve(&mut machine.queue, &memory).chains, 1);
+    assert_eq!(memory.reads.get(), 2);
+}
+
 /// Programs for the hostile driver, by hand: what a fuzzer starts from.
 const PROGRAMS: &[&[u8]] = &[
     // Plug three blocks, ask, unplug one, unplug all.
-    &[9, 0, 0, 3, 9, 3, 0, 4, 9, 1, 1, 1, 9, 2, 0, 0],
+    &[8, 9, 0, 0, 3, 9, 3, 0, 4, 9, 1, 1, 1, 9, 2, 0, 0],
     // Plug, then an answer into the plugged block while it is unplugged.
     &[
-        9, 0, 0, 1, 1, 0, 48, 24, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0,
-        0, 1, 0, 0, 24, 0, 1, 1, 0, 1, 2, 1, 0, 10, 0, 2, 0, 2, 0, 4,
+        8, 9, 0, 0, 1, 1, 0, 48, 24, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+        0, 0, 1, 0, 0, 24, 0, 1, 1, 0, 1, 2, 1, 0, 10, 0, 2, 0, 2, 0, 4,
     ],
     // A circle, and a head beyond the table.
-    &[0, 0, 1, 0, 0, 24, 0, 1, 0, 2, 0, 4, 2, 17, 4, 9, 0, 0, 1],
+    &[8, 0, 0, 1, 0, 0, 24, 0, 1, 0, 2, 0, 4, 2, 17, 4, 9, 0, 0, 1],
     // Rings in each other's places, and outside of memory.
     &[
-        8, 0, 0, 32, 0, 0, 16, 0, 0, 0, 9, 0, 0, 1, 8, 3, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 16, 0, 0, 32, 4, 9,
-        0, 0, 1,
+        8, 8, 0, 0, 32, 0, 0, 16, 0, 0, 0, 9, 0, 0, 1, 8, 3, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 16, 0, 0, 32, 4,
+        9, 0, 0, 1,
     ],
     // Frozen, resized, rebooted.
-    &[7, 0, 9, 0, 0, 1, 7, 1, 5, 255, 5, 64, 9, 0, 0, 8, 6, 1, 9, 0, 0, 2, 6, 0, 6, 2],
+    &[9, 7, 0, 9, 0, 0, 1, 7, 1, 5, 255, 5, 64, 9, 0, 0, 8, 6, 1, 9, 0, 0, 2, 6, 0, 6, 2],
     // Too many entries.
-    &[3, 255, 255, 4, 9, 0, 0, 1],
+    &[8, 3, 255, 255, 4, 9, 0, 0, 1],
+    // EVENT_IDX on queues of one and of two, more often than the queue is long; one request finds a host that fails.
+    &[1, 9, 0, 0, 1, 9, 0, 1, 1, 9, 1, 0, 1, 9, 3, 0, 4],
+    &[3, 9, 0, 0, 1, 9, 0, 1, 1, 10, 6, 0, 9, 1, 0, 1, 13, 9, 1, 0, 1, 9, 3, 0, 4],
+    // Rebooted while frozen, with a driver before the thaw, and without; migrated then.
+    &[9, 9, 0, 0, 3, 7, 0, 11, 1, 11, 2, 7, 1, 9, 1, 0, 1, 7, 0, 11, 1, 12, 0, 11, 2, 9, 0, 0, 3],
 ];
 
 #[test]
@@ -372,6 +533,9 @@ fn the_hostile_drivers_programs_do_what_they_say() {
     assert!(outcomes[3].resets >= 1);
     assert_eq!(outcomes[4], Outcome { chains: 3, acknowledged: 2, resets: 0 });
     assert_eq!(outcomes[5], Outcome { chains: 1, acknowledged: 1, resets: 1 });
+    assert_eq!(outcomes[6], Outcome { chains: 4, acknowledged: 4, resets: 0 });
+    assert_eq!(outcomes[7], Outcome { chains: 5, acknowledged: 4, resets: 0 });
+    assert_eq!(outcomes[8], Outcome { chains: 3, acknowledged: 3, resets: 0 });
 }
 
 proptest! {
@@ -385,10 +549,11 @@ proptest! {
     /// Programs of the right shape get further than bytes.
     #[test]
     fn no_program_breaks_a_promise(
-        commands in prop::collection::vec((0u8..10, prop::collection::vec(any::<u8>(), 0..9)), 0..80),
+        driver in 0u8..16,
+        commands in prop::collection::vec((0u8..14, prop::collection::vec(any::<u8>(), 0..9)), 0..80),
     ) {
-        let bytes: Vec<u8> =
-            commands.into_iter().flat_map(|(command, rest)| std::iter::once(command).chain(rest)).collect();
+        let commands = commands.into_iter().flat_map(|(command, rest)| std::iter::once(command).chain(rest));
+        let bytes: Vec<u8> = std::iter::once(driver).chain(commands).collect();
         hostile::run(&bytes);
     }
 }

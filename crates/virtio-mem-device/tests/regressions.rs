@@ -9,13 +9,12 @@ use std::sync::{Arc, Mutex};
 
 use common::*;
 use pagefold_virtio_mem_device::{
-    Device, Memfd, MemorySlots, Pages, RegionRange, RestoreError, Settings, SettingsError, SlotAccess,
-    Snapshot, SystemReset,
+    Device, GuestAccess, Memfd, MemorySlots, Pages, RegionRange, Settings, SettingsError, SlotAccess,
+    SystemReset,
 };
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy, Error, Nack};
 use pagefold_virtio_mem_spec::{BlockState, Request};
-use vm_memory::{Bytes, MemoryRegionAddress};
 
 #[test]
 fn ch_dfee31a84_unplug_all_clears_more_blocks_than_16_bits_count() {
@@ -23,7 +22,7 @@ fn ch_dfee31a84_unplug_all_clears_more_blocks_than_16_bits_count() {
     let memfd = Memfd::new(256 * GIB, Pages::Normal).unwrap();
     let mut device = Device::new(settings, memfd, ()).unwrap();
     drive(&mut device);
-    let _ = device.set_requested_size(256 * GIB).unwrap();
+    resize(&mut device, 256 * GIB);
     let blocks = 256 * GIB / BLOCK;
     for (from, to) in [(0, 65_535), (65_535, 131_070), (131_070, blocks)] {
         assert_eq!(ask(&mut device, Plug, from..to), says(Ack));
@@ -60,80 +59,6 @@ fn ch_2ad8fac62_the_last_block_of_the_region_is_one() {
 }
 
 #[test]
-fn ch_fbe3e4d64_a_restored_device_has_the_memory_it_was_saved_with() {
-    let (mut device, _) = driven(settings(), 64 * MIB);
-    ask(&mut device, Plug, 2..4);
-    let region = device.backing().memfd.guest_region(ADDR).unwrap();
-    region.write_obj(42u64, MemoryRegionAddress(3 * BLOCK)).unwrap();
-    device.freeze();
-    let saved = device.snapshot();
-    // Something else was there before, as in a file that is used again.
-    region.write_obj(1u64, MemoryRegionAddress(9 * BLOCK)).unwrap();
-    let file = device.backing().memfd.file().try_clone().unwrap();
-    assert!(matches!(
-        Memfd::from_file(file.try_clone().unwrap(), REGION),
-        Err(pagefold_virtio_mem_device::MemfdError::Filled(8192))
-    ));
-    let host = Host::default();
-    let memory = Memory { memfd: Memfd::with_contents(file, REGION).unwrap(), host: host.clone() };
-    let mut restored = Device::new(settings(), memory, host.clone()).unwrap();
-    restored.restore(&saved).unwrap();
-    let region = restored.backing().memfd.guest_region(ADDR).unwrap();
-    assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(3 * BLOCK)).unwrap(), 42);
-    assert_eq!(data(&restored.backing().memfd), [(3 * BLOCK, 3 * BLOCK + 4096)]);
-    assert_eq!((host.shown(), host.mapped()), (vec![2, 3], vec![2, 3]));
-    // The driver goes on where it was.
-    assert_eq!(ask(&mut restored, Unplug, 2..3), says(Ack));
-}
-
-#[test]
-fn a_snapshot_that_was_damaged_or_made_up_is_refused() {
-    let (mut device, _) = driven(settings(), 64 * MIB);
-    ask(&mut device, Plug, 2..4);
-    let good = device.snapshot();
-    let damages: [fn(&mut Snapshot); 14] = [
-        |saved| saved.version = 2,
-        |saved| saved.plugged = vec![(0, 0)],
-        |saved| saved.plugged = vec![(4, 2), (2, 1)],
-        |saved| saved.plugged = vec![(2, 3), (4, 1)],
-        |saved| saved.plugged = vec![(u64::MAX, 1)],
-        |saved| saved.plugged = vec![(1, u64::MAX)],
-        |saved| saved.plugged = vec![(0, saved.usable_region_size / BLOCK + 1)],
-        |saved| saved.usable_region_size = saved.requested_size - BLOCK,
-        |saved| saved.usable_region_size = 2 * REGION,
-        |saved| saved.usable_region_size += 1,
-        |saved| saved.requested_size = 1,
-        |saved| saved.requested_size = !(BLOCK - 1),
-        |saved| saved.features = u64::MAX,
-        |saved| saved.features &= !2,
-    ];
-    for (number, damage) in damages.into_iter().enumerate() {
-        let mut saved = good.clone();
-        damage(&mut saved);
-        let (mut fresh, host) = common::device(settings());
-        let error = fresh.restore(&saved).unwrap_err();
-        assert!(!matches!(error, RestoreError::Host(_)), "{number}: {error}");
-        assert_eq!((plugged(&fresh), usable(&fresh), host.steps()), (0, 0, vec![]), "{number}");
-        fresh.restore(&good).unwrap();
-    }
-    // A host that refuses leaves a device that is as new.
-    for step in [
-        pagefold_virtio_mem_device::Step::Populate,
-        pagefold_virtio_mem_device::Step::Show,
-        pagefold_virtio_mem_device::Step::MapDma,
-        pagefold_virtio_mem_device::Step::Discard,
-    ] {
-        let (mut fresh, host) = common::device(settings());
-        host.fail_once(step);
-        assert!(matches!(fresh.restore(&good), Err(RestoreError::Host(_))));
-        assert_eq!((plugged(&fresh), fresh.negotiated_features()), (0, 0));
-        assert_eq!((host.shown(), host.mapped()), (vec![], vec![]));
-        fresh.restore(&good).unwrap();
-        assert_eq!(fresh.snapshot(), good);
-    }
-}
-
-#[test]
 fn ch_1593_no_block_survives_a_reboot() {
     let (mut device, host) = driven(settings(), 64 * MIB);
     ask(&mut device, Plug, 0..4);
@@ -160,7 +85,7 @@ fn fc_6076_sizes_that_wrap_and_regions_of_nothing_are_refused() {
 #[test]
 fn fc_an_over_target_plug_is_no_error_when_the_host_shrinks_meanwhile() {
     let (mut device, _) = driven(settings(), 64 * MIB);
-    let _ = device.set_requested_size(BLOCK).unwrap();
+    resize(&mut device, BLOCK);
     assert_eq!(ask(&mut device, Plug, 0..2), says(Nack));
 }
 
@@ -173,29 +98,42 @@ fn fc_unplug_all_leaves_a_usable_region_for_what_is_requested() {
 }
 
 /// A hypervisor with slots of 128 MiB.
-#[derive(Clone, Default)]
-struct Hypervisor(Arc<Mutex<(BTreeSet<u64>, usize)>>);
+#[derive(Clone, Debug, Default)]
+struct Hypervisor(Arc<Mutex<Slots>>);
+
+#[derive(Debug, Default)]
+struct Slots {
+    there: BTreeSet<u64>,
+    /// Bytes of every slot that was added.
+    lens: Vec<u64>,
+    /// Calls from now on that fail, by number.
+    fails: BTreeSet<u64>,
+    calls: u64,
+}
 
 impl Hypervisor {
     fn slots(&self) -> Vec<u64> {
-        self.0.lock().unwrap().0.iter().copied().collect()
+        self.0.lock().unwrap().there.iter().copied().collect()
     }
 
-    /// The call after so many others fails.
-    fn fail_after(&self, calls: usize) {
-        self.0.lock().unwrap().1 = calls + 1;
+    /// The calls with these numbers fail; the next one is 0.
+    fn fail_at(&self, calls: impl IntoIterator<Item = u64>) {
+        let slots = &mut *self.0.lock().unwrap();
+        (slots.fails, slots.calls) = (calls.into_iter().collect(), 0);
     }
 
     fn call(&self, add: bool, part: &RegionRange) -> io::Result<()> {
-        let (slots, fails) = &mut *self.0.lock().unwrap();
+        let slots = &mut *self.0.lock().unwrap();
         assert_eq!((part.offset % SLOT, part.addr), (0, ADDR + part.offset));
-        *fails = fails.saturating_sub(1);
-        if *fails == 0 {
-            *fails = usize::MAX;
+        slots.calls += 1;
+        if slots.fails.contains(&(slots.calls - 1)) {
             return Err(io::Error::other("no slot"));
         }
         let slot = part.offset / SLOT;
-        assert!(if add { slots.insert(slot) } else { slots.remove(&slot) }, "slot {slot} twice");
+        assert!(if add { slots.there.insert(slot) } else { slots.there.remove(&slot) }, "slot {slot} twice");
+        if add {
+            slots.lens.push(part.len);
+        }
         Ok(())
     }
 }
@@ -213,11 +151,10 @@ const SLOT: u64 = 128 * MIB;
 
 fn slotted() -> (Device<Memfd, SlotAccess<Hypervisor>>, Hypervisor) {
     let hypervisor = Hypervisor::default();
-    hypervisor.fail_after(usize::MAX - 1);
-    let access = SlotAccess::new(hypervisor.clone(), ADDR, REGION, SLOT).unwrap();
+    let access = SlotAccess::new(hypervisor.clone(), SLOT).unwrap();
     let mut device = Device::new(settings(), Memfd::new(REGION, Pages::Normal).unwrap(), access).unwrap();
     drive(&mut device);
-    let _ = device.set_requested_size(REGION).unwrap();
+    resize(&mut device, REGION);
     (device, hypervisor)
 }
 
@@ -245,11 +182,11 @@ fn fc_6176_a_request_over_several_slots_is_done_whole_or_not_at_all() {
     let per_slot = SLOT / BLOCK;
     for fails in 0..3 {
         let (mut device, hypervisor) = slotted();
-        hypervisor.fail_after(fails);
+        hypervisor.fail_at([fails]);
         assert_eq!(ask(&mut device, Plug, per_slot / 2..2 * per_slot + 3), says(Busy));
         assert_eq!((hypervisor.slots(), plugged(&device)), (vec![], 0));
         assert_eq!(ask(&mut device, Plug, per_slot / 2..2 * per_slot + 3), says(Ack));
-        hypervisor.fail_after(fails);
+        hypervisor.fail_at([fails]);
         let before = plugged(&device);
         assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
         assert_eq!((hypervisor.slots(), plugged(&device)), (vec![0, 1, 2], before));
@@ -259,6 +196,64 @@ fn fc_6176_a_request_over_several_slots_is_done_whole_or_not_at_all() {
 }
 
 #[test]
-fn slots_of_nothing_are_refused() {
-    assert!(SlotAccess::new(Hypervisor::default(), ADDR, REGION, 0).is_err());
+fn a_slot_that_is_refused_twice_is_put_right_before_the_next_change() {
+    let per_slot = SLOT / BLOCK;
+    let (mut device, hypervisor) = slotted();
+    // The third slot is refused, and so is the removal of the second.
+    hypervisor.fail_at([2, 3]);
+    assert_eq!(ask(&mut device, Plug, per_slot / 2..2 * per_slot + 3), says(Busy));
+    assert_eq!((hypervisor.slots(), plugged(&device), device.is_settled()), (vec![0, 1], 0, false));
+    // Refused again: no change goes before it.
+    hypervisor.fail_at([0]);
+    assert_eq!(ask(&mut device, Plug, 5 * per_slot..5 * per_slot + 1), says(Busy));
+    assert_eq!((hypervisor.slots(), device.is_settled()), (vec![0, 1], false));
+    assert_eq!(ask(&mut device, Plug, 5 * per_slot..5 * per_slot + 1), says(Ack));
+    assert_eq!((hypervisor.slots(), device.is_settled()), (vec![5], true));
+}
+
+#[test]
+fn slots_that_are_too_small_and_slots_of_another_device_are_refused() {
+    assert!(SlotAccess::new(Hypervisor::default(), 0).is_err());
+    assert!(SlotAccess::new(Hypervisor::default(), MIB - 1).is_err());
+    let mut used = SlotAccess::new(Hypervisor::default(), SLOT).unwrap();
+    used.attach(&RegionRange { addr: ADDR, offset: 0, len: REGION }).unwrap();
+    let error = Device::new(settings(), Memfd::new(REGION, Pages::Normal).unwrap(), used).unwrap_err();
+    assert!(matches!(&error, SettingsError::Host(why) if why.contains("another device's")), "{error}");
+}
+
+#[test]
+fn the_last_slot_ends_with_the_region() {
+    let hypervisor = Hypervisor::default();
+    let access = SlotAccess::new(hypervisor.clone(), SLOT).unwrap();
+    let settings = Settings { guest_block_size: 64 * MIB, region_size: 3 * SLOT / 2, ..settings() };
+    let memfd = Memfd::new(settings.region_size, Pages::Normal).unwrap();
+    let mut device = Device::new(settings, memfd, access).unwrap();
+    drive(&mut device);
+    resize(&mut device, 3 * SLOT / 2);
+    assert_eq!(ask(&mut device, Plug, 0..3 * SLOT / 2 / BLOCK), says(Ack));
+    assert_eq!(hypervisor.0.lock().unwrap().lens, [SLOT, SLOT / 2]);
+}
+
+#[test]
+fn slots_asked_for_what_makes_no_sense_say_so_and_change_nothing() {
+    let mut access = SlotAccess::new(Hypervisor::default(), SLOT).unwrap();
+    let range = |offset: u64, len| RegionRange { addr: ADDR.wrapping_add(offset), offset, len };
+    assert!(access.show(&range(0, BLOCK)).is_err(), "no region yet");
+    access.attach(&range(0, REGION)).unwrap();
+    for (offset, len) in [
+        (0, 0),
+        (SLOT - BLOCK, 2 * BLOCK),
+        (REGION, BLOCK),
+        (u64::MAX - 1, 1),
+        (BLOCK, u64::MAX),
+        (0, 2 * SLOT),
+    ] {
+        assert!(access.show(&range(offset, len)).is_err(), "{offset:#x} {len:#x}");
+        assert!(access.hide(&range(offset, len)).is_err(), "{offset:#x} {len:#x}");
+    }
+    assert!(access.hide(&range(0, BLOCK)).is_err());
+    access.show(&range(0, SLOT)).unwrap();
+    assert!(access.show(&range(0, BLOCK)).is_err());
+    access.hide(&range(0, SLOT)).unwrap();
+    assert!(access.slots().slots().is_empty());
 }

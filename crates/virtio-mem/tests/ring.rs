@@ -104,13 +104,13 @@ impl LoopbackDevice for Shared {
     }
     fn accept_features(&mut self, features: u64) -> bool {
         // The bits of transport and queue are the loopback's own business here.
-        self.with(|odd| odd.accepts && odd.device.set_driver_features(features | VERSION_1).is_ok())
+        self.with(|odd| odd.accepts && odd.device.check_features(features | VERSION_1).is_ok())
     }
     fn queue_sizes(&self) -> &[u16] {
         self.1
     }
-    fn driver_ready(&mut self) {
-        self.with(|odd| odd.device.driver_ready());
+    fn driver_ready(&mut self, features: u64) -> bool {
+        self.with(|odd| odd.device.activate(features | VERSION_1).is_ok())
     }
     fn reset(&mut self) {
         self.with(|odd| {

@@ -1,15 +1,16 @@
 //! A device on real memory, and a host that keeps a record and fails when told to.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use pagefold_virtio_mem_device::{
-    Backing, Device, GuestAccess, Memfd, Pages, RegionRange, Settings, Step, VERSION_1,
+    Backing, Device, FeaturesError, GuestAccess, Memfd, Notify, Pages, RegionRange, Settings, Step, VERSION_1,
 };
 use pagefold_virtio_mem_spec::{BlockState, Features, Request, RequestType, Response, ResponseType};
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 pub const MIB: u64 = 1 << 20;
 pub const GIB: u64 = 1 << 30;
@@ -34,6 +35,12 @@ pub struct Record {
 
 #[derive(Clone, Default)]
 pub struct Host(pub Arc<Mutex<Record>>);
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
 
 impl Host {
     /// Refuses the next `step`.
@@ -108,6 +115,7 @@ impl GuestAccess for Host {
 }
 
 /// A real memfd of a host that keeps a record.
+#[derive(Debug)]
 pub struct Memory {
     pub memfd: Memfd,
     pub host: Host,
@@ -129,9 +137,16 @@ impl Backing for Memory {
     fn default_block_size(&self) -> u64 {
         self.memfd.default_block_size()
     }
+    fn resident(&self) -> io::Result<u64> {
+        self.memfd.resident()
+    }
     fn populate(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        self.host.ask(Step::Populate, Self::range(offset, len))?;
-        self.memfd.populate(offset, len)
+        let asked = self.host.ask(Step::Populate, Self::range(offset, len));
+        if asked.is_err() {
+            // As hugetlbfs does: what was there for it stays.
+            fallocate(self.memfd.file(), FallocateFlags::empty(), offset, BLOCK.min(len))?;
+        }
+        asked.and_then(|()| self.memfd.populate(offset, len))
     }
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         self.host.ask(Step::Discard, Self::range(offset, len))?;
@@ -155,15 +170,30 @@ pub fn device(settings: Settings) -> (TestDevice, Host) {
 pub fn driven(settings: Settings, requested: u64) -> (TestDevice, Host) {
     let (mut device, host) = device(settings);
     drive(&mut device);
-    let _ = device.set_requested_size(requested).unwrap();
+    resize(&mut device, requested);
     host.steps();
     (device, host)
 }
 
+/// The host wants so many bytes, and the driver is told if that is new.
+pub fn resize<B: Backing, G: GuestAccess>(device: &mut Device<B, G>, size: u64) {
+    let before = device.config();
+    let notify = device.set_requested_size(size).unwrap();
+    assert_eq!(notify == Notify::ConfigChanged, device.config() != before);
+}
+
 pub fn drive<B: Backing, G: GuestAccess>(device: &mut Device<B, G>) {
     let all = Features::all().bits() & device.features();
-    device.set_driver_features(VERSION_1 | all).unwrap();
-    device.driver_ready();
+    activate(device, VERSION_1 | all).unwrap();
+}
+
+/// What a transport does at `FEATURES_OK` and `DRIVER_OK`.
+pub fn activate<B: Backing, G: GuestAccess>(
+    device: &mut Device<B, G>,
+    accepted: u64,
+) -> Result<(), FeaturesError> {
+    device.check_features(accepted)?;
+    device.activate(accepted)
 }
 
 /// Asks about `blocks` of the region.
