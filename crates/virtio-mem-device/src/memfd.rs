@@ -113,7 +113,8 @@ impl Memfd {
         self.file.file()
     }
 
-    /// The file, mapped as guest memory that begins at `addr`. It shares the device's bytes and costs no memory by itself.
+    /// The file, mapped as guest memory that begins at `addr`: the device's, as [`Settings::addr`](crate::Settings::addr) has
+    /// it. It shares the device's bytes and costs no memory by itself, but reading it where nothing is plugged does.
     ///
     /// # Errors
     /// Where there is no address space for it.
