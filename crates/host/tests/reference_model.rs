@@ -21,7 +21,7 @@ const PAGES: usize = 5120;
 enum Op {
     Alloc {
         bits: u32,
-        kind: u8,
+        kind: Kind,
         share: bool,
     },
     AllocAt {
@@ -86,7 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
     let which = || 0usize..64;
     let pfn = || 0u64..PAGES as u64;
     prop_oneof![
-        8 => (0u32..=11, 0u8..8, any::<bool>()).prop_map(|(bits, kind, share)| Op::Alloc { bits, kind, share }),
+        8 => (0u32..=11, prop::sample::select(&Kind::ALL[..]), any::<bool>()).prop_map(|(bits, kind, share)| Op::Alloc { bits, kind, share }),
         2 => (pfn(), 0u32..=10).prop_map(|(pfn, bits)| Op::AllocAt { pfn, bits }),
         5 => which().prop_map(|which| Op::Drop { which }),
         2 => which().prop_map(|which| Op::Get { which }),
@@ -291,8 +291,7 @@ impl<'e> Machine<'e> {
         Ok(())
     }
 
-    fn alloc(&mut self, bits: u32, kind: u8, share: bool) -> Result<(), TestCaseError> {
-        let kind = Kind::ALL[usize::from(kind)];
+    fn alloc(&mut self, bits: u32, kind: Kind, share: bool) -> Result<(), TestCaseError> {
         let before = self.engine.materialised_map_pages();
         match self.engine.alloc(order(bits), kind) {
             Ok(frozen) => {
