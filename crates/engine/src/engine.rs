@@ -172,7 +172,14 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// As [`new`](Engine::new), with other rules, for comparison and for tests. No other call makes an engine whose rules
     /// are not [`Fold`]'s, so whatever else is called of such an engine, this call answers for it.
     ///
-    /// ```compile_fail
+    /// ```
+    /// # use pagefold_engine::{Config, Engine, NewError, Platform, protocol::NoGracePeriod};
+    /// # fn kernel<P: Platform>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
+    /// // SAFETY: folded pages that are written to come back as zeros here, and somebody looks for them.
+    /// let engine = unsafe { Engine::<P, NoGracePeriod>::with_protocol(platform, config) }?;
+    /// # Ok(()) }
+    /// ```
+    /// ```compile_fail,E0599
     /// # use pagefold_engine::{Config, Engine, NewError, Platform, protocol::NoGracePeriod};
     /// # fn kernel<P: Platform>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
     /// let engine = Engine::<P, NoGracePeriod>::new(platform, config)?;
@@ -315,7 +322,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     /// engine.online(1 << 15..1 << 16)?;
     /// # Ok(()) }
     /// ```
-    /// ```compile_fail
+    /// ```compile_fail,E0499
     /// # use pagefold_engine::{Engine, OnlineError, Platform};
     /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), OnlineError> {
     /// std::thread::scope(|scope| {

@@ -178,7 +178,8 @@ impl<P: Platform, R: Protocol> fmt::Debug for FoldBatch<'_, P, R> {
 
 /// Folds the descriptors of free memory, a batch at a time. One thread's; several may work at the same time.
 ///
-/// Between [`start`](Self::start) and [`poll`](Self::poll) the pages of the batch are not available to allocations.
+/// Between [`start`](Self::start) and [`poll`](Self::poll) the pages of the batch are not available to allocations; dropping it
+/// finishes the batch, which waits for its grace period.
 pub struct Folder<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
     /// Section where the search goes on.

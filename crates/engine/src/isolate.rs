@@ -45,7 +45,8 @@ impl fmt::Display for IsolateError {
 impl core::error::Error for IsolateError {}
 
 /// A range in which nothing new is allocated. What is free there is held; what is in use stays with its owners until
-/// they free it. Dropping it puts the range back into circulation.
+/// they free it. Dropping it puts the range back into circulation; one that is forgotten keeps it for good. It has a say
+/// over the memory that was there when the range was isolated, and over none that comes later.
 #[must_use = "dropping it ends the isolation"]
 pub struct Isolated<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,

@@ -19,7 +19,7 @@ use crate::table::Entry;
 /// let page = engine.alloc(Order::ZERO, Kind::Reserved)?;
 /// # Ok(()) }
 /// ```
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # use pagefold_engine::{AllocError, Engine, Kind, Order, Platform};
 /// # fn kernel<P: Platform>(engine: &Engine<P>) -> Result<(), AllocError> {
 /// let page = engine.alloc(Order::ZERO, Kind::Offline)?;

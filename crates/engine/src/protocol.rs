@@ -5,6 +5,9 @@
 //! zeros at every moment, one without a gap ([`Mapping::HAS_GAP`](crate::platform::Mapping::HAS_GAP)).
 
 /// The rules of one strategy, fixed at compile time.
+///
+/// Anyone may write some down, and they may be wrong: only [`Engine::with_protocol`](crate::Engine::with_protocol), which is
+/// `unsafe`, makes an engine that follows them.
 pub trait Protocol: Send + Sync + 'static {
     /// As the command line spells it.
     const NAME: &'static str;

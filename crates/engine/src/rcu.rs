@@ -408,7 +408,8 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// Proof of being inside a read-side section; leaving when dropped.
+/// Proof of being inside a read-side section; leaving when dropped. While it is there, and if it is forgotten as long as its
+/// [`Reader`] is there, no grace period ends that began later.
 #[must_use = "the section ends when this is dropped"]
 pub struct Section<'a> {
     word: &'a AtomicU64,

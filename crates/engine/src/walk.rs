@@ -13,6 +13,26 @@ use crate::protocol::{Fold, Protocol};
 use crate::rcu::{Reader, Section};
 
 /// A walker: a registered RCU reader on one engine. One thread at a time.
+///
+/// It may move to another thread; two threads cannot use it at once:
+///
+/// ```
+/// # use pagefold_engine::{Pfn, Platform, Walker};
+/// # fn kernel<P: Platform>(walker: Walker<'_, P>) where P::Barrier: 'static {
+/// std::thread::scope(|scope| {
+///     scope.spawn(move || walker.peek(Pfn(0)));
+/// });
+/// # }
+/// ```
+/// ```compile_fail,E0277
+/// # use pagefold_engine::{Pfn, Platform, Walker};
+/// # fn kernel<P: Platform>(walker: Walker<'_, P>) where P::Barrier: 'static {
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| walker.peek(Pfn(0)));
+///     scope.spawn(|| walker.peek(Pfn(0)));
+/// });
+/// # }
+/// ```
 pub struct Walker<'e, P: Platform, R: Protocol = Fold> {
     engine: &'e Engine<P, R>,
     view: MapView<'e, P::Owner>,
@@ -113,6 +133,7 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     }
 
     /// Enters a section that spans several steps, for callers whose own tables are protected by the same grace periods.
+    /// Grace periods wait for it: it must be dropped. One that is forgotten lasts until the walker is dropped.
     #[inline]
     pub fn section(&self) -> Section<'_> {
         self.reader.section()

@@ -433,3 +433,53 @@ fn a_callback_that_panics_does_not_keep_the_others_from_running() {
     assert_eq!(ran.load(Ordering::Relaxed), 3);
     assert_eq!(engine.rcu().run_deferred(), 0);
 }
+
+// ---- arguments -------------------------------------------------------------------------------------------------
+
+#[test]
+fn no_page_number_range_or_order_is_too_odd_to_be_answered() {
+    let engine = empty();
+    let mut hotplug = one_block(&engine, FakeOffline::Folded);
+    let walker = engine.walker().unwrap();
+    let free = engine.free_pages();
+    let numbers = [0, 1, BLOCK - 1, 3 * BLOCK, 4 * BLOCK - 1, 4 * BLOCK, 1 << 40, u64::MAX - 511, u64::MAX];
+    for &number in &numbers {
+        let pfn = Pfn(number);
+        assert!(walker.try_get(pfn).is_err());
+        let _ = (walker.peek(pfn), engine.class(pfn), engine.zone_of(pfn), engine.is_poisoned(pfn));
+        for bits in 0..=18 {
+            assert!(engine.alloc_at(pfn, Order::new(bits).unwrap(), Kind::Anon).is_err());
+        }
+        let id = BlockId(number.max(2));
+        let _ = (hotplug.pages(id), hotplug.block_of(number));
+        assert_eq!(hotplug.block(id), None);
+        assert_eq!(hotplug.online(id, MOVABLE), Err(BlockError::NoBlock));
+        assert_eq!(hotplug.offline(id, &mut Unmovable), Err(BlockError::NoBlock));
+        assert_eq!(hotplug.remove(id), Err(BlockError::NoBlock));
+        for &end in numbers.iter().filter(|&&end| number != 0 || end > 3 * BLOCK) {
+            let range = number..end;
+            assert_eq!(hotplug.fake_online(range.clone()), Err(FakeError::BadRange));
+            assert_eq!(hotplug.fake_offline(range.clone(), &mut Unmovable), Err(FakeError::BadRange));
+            assert_eq!(hotplug.prepare_fake_online(range.clone()), Err(FakeError::BadRange));
+            // What is empty, ends beyond the machine, or has memory in it. (The last block could be added.)
+            if range != (3 * BLOCK..4 * BLOCK) {
+                assert!(hotplug.add(range.clone(), 0, Group::NONE).is_err(), "{range:x?}");
+            }
+            engine.materialise_free(range).unwrap();
+        }
+    }
+    assert_eq!(engine.free_pages(), free);
+    engine.folder(64).unwrap().fold_all();
+    engine.audit().unwrap();
+}
+
+#[test]
+fn a_machine_without_any_pages_answers_or_is_refused() {
+    if let Ok(mut engine) = Engine::<TestHost>::new(host(), Config::new(0)) {
+        assert!(engine.alloc(Order::ZERO, Kind::Anon).is_err());
+        assert_eq!(engine.online(0..1), Err(OnlineError::OutOfRange));
+        engine.folder(1).unwrap().fold_all();
+        engine.audit().unwrap();
+    }
+    assert!(Engine::<TestHost>::new(host(), Config::new(u64::MAX)).is_err());
+}

@@ -35,7 +35,8 @@ impl Default for OnlinePolicy {
     }
 }
 
-/// Blocks that belong together, such as those of one device. [`Group::NONE`] for blocks that are on their own.
+/// Blocks that belong together, such as those of one device. [`Group::NONE`] for blocks that are on their own. It is a
+/// number for the policy's counts: one of another engine names another group here, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Group(u16);
 

@@ -33,6 +33,9 @@ pub enum Migration {
 }
 
 /// Owners of folios that can move what they keep somewhere else.
+///
+/// Whatever an owner answers, memory is safe: what is left in the range is looked up afterwards, and a folio that was said to
+/// have moved and is still there is in use.
 pub trait Migrate<'e, P: Platform, R: Protocol = Fold> {
     /// Moves what `folio` holds to another folio and gives up the owner's references on it. `folio` itself is one more
     /// reference, taken to find out what is there; it ends with this call. Nothing is allocated in the range that is to
