@@ -20,7 +20,8 @@ pub enum ConfigError {
     Sizes,
     /// The node it names is none that a machine can have here: nodes end at 255.
     Node(u16),
-    /// A field that never changes has changed.
+    /// A field that never changes has changed. The driver does nothing until it has changed back; if the first value was
+    /// the wrong one, end this driver and probe again.
     Changed(&'static str),
     /// No whole memory block lies in the region and in the machine.
     TooSmall,
@@ -44,7 +45,10 @@ impl fmt::Display for ConfigError {
                 write!(f, "the device lies in node {node}, and nodes end at 255: give it one below")
             }
             ConfigError::Changed(field) => {
-                write!(f, "the device has changed its {field}, which never changes")
+                write!(
+                    f,
+                    "the device has changed its {field}, which never changes: end this driver and probe again"
+                )
             }
             ConfigError::TooSmall => {
                 f.write_str("the device's region has no whole memory block in this machine")

@@ -401,9 +401,11 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// One step. Whatever the device says, or does not say, it makes a bounded number of requests: as many as there are
-    /// sub-blocks in a memory block, and a few hundred questions where the two ends may not agree. It asks the owners of
-    /// one memory block's folios at most (of one big block's in big-block mode), each as often as
-    /// [`HotplugConfig::passes`](pagefold_engine::HotplugConfig) says at most, and once those who will never move theirs.
+    /// sub-blocks in a memory block, and a few hundred questions where the two ends may not agree. It asks owners at most
+    /// as often as a memory block has pages (a big block in big-block mode), times
+    /// [`HotplugConfig::passes`](pagefold_engine::HotplugConfig) if they say [`Busy`](pagefold_engine::hotplug::Migration::Busy); those who will never
+    /// move theirs once.
+    ///
     /// Must not be called inside a section. `hotplug` is that of the machine the driver was probed for.
     pub fn step<P: Platform, R: Protocol>(
         &mut self,

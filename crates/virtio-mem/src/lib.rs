@@ -49,7 +49,15 @@
 //!
 //! States, orders and fallbacks are those of Linux (`drivers/virtio/virtio_mem.c`); where this driver differs on
 //! purpose: it asks the device for the state of blocks after a restart or an odd answer instead of giving up, it retries
-//! after 100 ms rather than 50 s, and no answer of the device ends it.
+//! after 100 ms rather than 50 s, and no answer of the device, and no silence, ends it or makes it spin.
+//!
+//! # Bounds
+//!
+//! A [step](Driver::step) makes a bounded number of requests and asks owners a bounded number of times, whatever the device
+//! and the owners say. A request is waited for in [so many](LONGEST_PATIENCE) looks at the ring; then the step ends, and a
+//! device that stays silent, or says that it has failed, is reset. Why less is plugged or unplugged than the host wants is in
+//! [`Status::shortfall`]. An owner that refuses to move a folio is not asked again while nothing has changed: tell the
+//! driver by [`Driver::ask_again`] when something has that no reference shows.
 
 #![no_std]
 #![cfg_attr(
