@@ -402,6 +402,16 @@ fn a_driver_that_negotiated_event_idx_is_heard_and_heeded_whatever_the_vmm_told_
 }
 
 #[test]
+fn a_doorbell_without_a_request_interrupts_nobody() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.serve(), Served::default());
+    machine.request(Request::new(State, ADDR, 1));
+    machine.chain(&[(BUFFERS, 24, 0), RESPONSE]);
+    assert_eq!(machine.served(), ACK);
+    assert_eq!(machine.serve(), Served::default());
+}
+
+#[test]
 fn a_queue_of_one_is_a_queue() {
     for size in [1, 2, 128] {
         let mut machine = Machine::of(size);
