@@ -427,8 +427,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             next = next.max(claimed.end);
             frames.give_claim(claim);
             self.withhold_poison(claimed.clone());
-            done?;
             self.map.classes.hint_foldable_range(&claimed);
+            done?;
         }
         Ok(())
     }

@@ -774,17 +774,24 @@ impl<M: Mapping> Frames<M> {
     /// owns nothing.
     pub(crate) fn take_map_page(&self, map_page: MapPage, except: u64) -> Option<Claim> {
         let area = Area(map_page.0 / MAP_PAGES_PER_AREA);
-        let lane = self.lanes.get(area);
-        match state(lane) {
-            SMALL if lane & ISOLATED == 0 && except != rows::ALL => self
-                .swap_row(map_page.0, except, rows::ALL)
-                .then_some(Claim::Row(map_page, rows::ALL & !except)),
-            FREE if except == 0 => {
-                // Not for lack of memory: an area with something materialised was in use, so its lanes are backed.
-                self.take_areas_at(area, 1).ok().map(|()| Claim::Area(MapPage(area.first_row())))
+        let taken = self.despite_moves(|| {
+            let lane = self.lanes.get(area);
+            match state(lane) {
+                SMALL
+                    if lane & ISOLATED == 0
+                        && except != rows::ALL
+                        && self.swap_row(map_page.0, except, rows::ALL) =>
+                {
+                    Ok(Claim::Row(map_page, rows::ALL & !except))
+                }
+                FREE if except == 0 => {
+                    self.take_areas_at(area, 1).map(|()| Claim::Area(MapPage(area.first_row())))
+                }
+                _ => Err(FrameError::Busy),
             }
-            _ => None,
-        }
+        });
+        // Hardly ever for lack of memory: an area with something materialised was in use, and has its tables.
+        taken.ok()
     }
 
     /// Takes some free page of `map_page`, or its whole area if that is free. Nothing if no page of it is free, or if it
@@ -1002,7 +1009,8 @@ impl<M: Mapping> Frames<M> {
             }
         }
         if is_new {
-            self.lanes.replace(area, ABSENT, SMALL | FULL);
+            // Whatever the lane remembers of its rows (`ONES`): they were written just now.
+            self.lanes.update(area, |lane| (state(lane) == ABSENT).then_some(SMALL | FULL));
         }
         self.after_free(area);
     }
