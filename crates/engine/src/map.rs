@@ -37,6 +37,9 @@
 //! The protocols that are there for comparison (see [`crate::protocol`]) read folded descriptors, as zeros. They need a
 //! platform where folding leaves no gap ([`Mapping::HAS_GAP`]).
 //!
+//! That memory is behind the head is known from what led there: classes and tails are stored with Release after the
+//! head's map page got its memory, and loaded with Acquire.
+//!
 //! (2) and (3) are the compare-and-swap: it compares the whole state word, in which refcount, head and order stand
 //! together. See `State::covers`. What a walker read on its way to the head (a class, a tail) may be as stale as its
 //! section allows; it only chooses which word to try.
@@ -266,7 +269,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             }
         }
         let Some(page) = self.pages.get(pfn.0) else { return Err(Miss::Absent) };
-        let state = State(page.state.load(Ordering::Relaxed));
+        // Acquire: pairs with the Release of a tail, so that memory is behind the head it leads to.
+        let state = State(page.state.load(Ordering::Acquire));
         Ok(if state.is_head() {
             pfn
         } else if state.is_tail() {
@@ -471,8 +475,9 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     fn write_tails(&self, pfn: Pfn, order: Order) {
         for tail in pfn.0 + 1..pfn.0 + order.pages() {
-            // Relaxed: a tail only says where to look.
-            self.store(Pfn(tail), self.marked(Pfn(tail), State::tail(order)), Ordering::Relaxed);
+            // Release: the class of the tail's map page may be an old one, and not say that memory is behind the head's.
+            // This does.
+            self.store(Pfn(tail), self.marked(Pfn(tail), State::tail(order)), Ordering::Release);
         }
     }
 

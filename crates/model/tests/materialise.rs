@@ -5,13 +5,12 @@ mod common;
 use common::{explore, folio_at, machine, order};
 use loom::sync::Arc;
 use loom::thread;
-use pagefold_model::protocol::Fold;
 use pagefold_model::{Kind, Pfn};
 
 #[test]
 fn materialise_free_against_allocation_and_free() {
     explore(2, || {
-        let engine = machine::<Fold>();
+        let engine = machine();
         // Its area is one of small pages.
         let kept = folio_at(&engine, 0, 0);
         let other = {
@@ -34,7 +33,7 @@ fn materialise_free_against_allocation_and_free() {
 #[test]
 fn materialise_free_of_whole_areas_against_allocation() {
     explore(2, || {
-        let engine = machine::<Fold>();
+        let engine = machine();
         let other = {
             let engine = Arc::clone(&engine);
             thread::spawn(move || {
@@ -51,7 +50,7 @@ fn materialise_free_of_whole_areas_against_allocation() {
 #[test]
 fn materialise_free_against_the_folder() {
     explore(2, || {
-        let engine = machine::<Fold>();
+        let engine = machine();
         let kept = folio_at(&engine, 0, 0);
         drop(engine.alloc_at(Pfn(2), order(0), Kind::Anon).unwrap());
         let other = {

@@ -3,22 +3,16 @@
 
 mod common;
 
-use common::{ModelEngine, explore, folio_at, machine, order};
+use common::{alone, beside, explore, folio_at, freeze, frozen_at, machine, order, take};
 use loom::sync::Arc;
 use loom::thread;
-use pagefold_model::protocol::Fold;
-use pagefold_model::{Folio, Kind, Pfn, Poisoned, RawFolio};
-
-fn take(engine: &ModelEngine<Fold>, raw: RawFolio) -> Folio<'_, common::Model<Fold>, Fold> {
-    // SAFETY: every raw folio of these tests is taken up once.
-    unsafe { engine.from_raw(raw) }
-}
+use pagefold_model::{Kind, Pfn, Poisoned};
 
 /// The page is broken and in use, alone in its map page, while the folder searches.
 #[test]
 fn a_broken_page_in_use_keeps_its_descriptor() {
     explore(2, || {
-        let engine = machine::<Fold>();
+        let engine = machine();
         let folio = folio_at(&engine, 2, 0);
         drop(engine.alloc_at(Pfn(3), order(0), Kind::Anon).unwrap());
         let poisoner = {
@@ -45,7 +39,7 @@ fn a_broken_page_in_use_keeps_its_descriptor() {
 #[test]
 fn poison_against_allocation() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine();
         // Only page 2 is free.
         let _kept = [folio_at(&engine, 0, 1), folio_at(&engine, 3, 0), folio_at(&engine, 4, 2)];
         let poisoner = {
@@ -72,7 +66,7 @@ fn poison_against_allocation() {
 #[test]
 fn poison_against_freeing_and_folding() {
     explore(1, || {
-        let engine = machine::<Fold>();
+        let engine = machine();
         let raw = folio_at(&engine, 2, 0);
         let freer = {
             let engine = Arc::clone(&engine);
@@ -90,5 +84,106 @@ fn poison_against_freeing_and_folding() {
         assert_eq!(engine.audit().unwrap().withheld_pages, 1);
         engine.folder(4).unwrap().fold_all();
         assert_eq!(engine.materialised_map_pages(), 0);
+    });
+}
+
+/// Poison is recorded while the page's map page is being unfolded: the mark is put back, or set, or comes later; nothing
+/// is written where no memory is.
+///
+/// Two forced switches: one of the poisoner between its record and its mark, one of the owner.
+#[test]
+fn poison_against_unfolding() {
+    explore(2, || {
+        let engine = machine();
+        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(3)).map(drop).unwrap());
+        let mine = engine.alloc_at(Pfn(2), order(0), Kind::Anon).unwrap().share();
+        poisoner.join().unwrap();
+        assert_eq!(mine.refs(), 1);
+        assert!(engine.alloc_at(Pfn(3), order(0), Kind::Anon).is_err());
+        drop(mine);
+        assert_eq!(engine.audit().unwrap().withheld_pages, 1);
+    });
+}
+
+/// A broken tail of a folio that is frozen, unfolded, and freed.
+#[test]
+fn poison_against_unfolding_a_folio_and_its_end() {
+    explore(2, || {
+        let engine = machine();
+        let raw = folio_at(&engine, 0, 2);
+        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(3)).map(drop).unwrap());
+        let mut frozen = freeze(take(&engine, raw));
+        frozen.unfold().unwrap();
+        drop(frozen);
+        poisoner.join().unwrap();
+        assert!(engine.alloc_at(Pfn(3), order(0), Kind::Anon).is_err());
+        let audit = engine.audit().unwrap();
+        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+    });
+}
+
+/// The mark in a descriptor is a copy, and whoever makes the descriptor anew makes it again.
+#[test]
+fn the_mark_is_put_back_when_a_broken_page_is_unfolded() {
+    alone(|| {
+        let engine = machine();
+        let mut folio = frozen_at(&engine, 0, 2);
+        let walker = engine.walker().unwrap();
+        let is_marked = |pfn| walker.peek(Pfn(pfn)).unwrap().state.is_poison_marked();
+        assert_eq!(walker.poison(Pfn(3)), Ok(Poisoned::InUse));
+        assert_eq!(walker.poison(Pfn(3)), Ok(Poisoned::Known));
+        folio.unfold().unwrap();
+        assert!(is_marked(3) && !is_marked(2), "as a written tail");
+        // Its pages are withheld or free, its map pages folded, and one of them used again.
+        drop(folio);
+        engine.folder(4).unwrap().fold_all();
+        assert_eq!(engine.audit().unwrap().materialised, 0);
+        let neighbour = frozen_at(&engine, 2, 0);
+        assert!(is_marked(3) && !is_marked(2), "beside a page in use");
+        drop(neighbour);
+        engine.audit().unwrap();
+    });
+}
+
+/// An allocation that is faster than the one who withholds finds the poison itself: in the window after a broken page was
+/// freed, and whatever way it is asked for.
+#[test]
+fn a_broken_page_is_not_handed_out_between_its_free_and_its_withholding() {
+    explore(2, || {
+        let engine = machine();
+        let _kept = [folio_at(&engine, 0, 1), folio_at(&engine, 3, 0), folio_at(&engine, 4, 2)];
+        let raw = folio_at(&engine, 2, 0);
+        engine.walker().unwrap().poison(Pfn(2)).unwrap();
+        let freer = beside(&engine, move |engine| drop(take(engine, raw)));
+        assert!(engine.alloc_at(Pfn(2), order(0), Kind::Anon).is_err());
+        assert!(engine.alloc(order(0), Kind::Anon).is_err());
+        freer.join().unwrap();
+        let audit = engine.audit().unwrap();
+        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 0));
+    });
+}
+
+/// Two who find different pages of one map page broken: room for the marks is made once or twice.
+#[test]
+fn two_record_poison_in_one_map_page() {
+    explore(2, || {
+        let engine = machine();
+        let other = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).unwrap());
+        assert_eq!(engine.walker().unwrap().poison(Pfn(3)), Ok(Poisoned::Withheld));
+        assert_eq!(other.join().unwrap(), Poisoned::Withheld);
+        let audit = engine.audit().unwrap();
+        assert_eq!((audit.withheld_pages, audit.free_pages, engine.poisoned_pages()), (2, 6, 2));
+    });
+}
+
+/// Two who find the same page broken: one is told that it is known.
+#[test]
+fn two_record_the_same_poison() {
+    explore(3, || {
+        let engine = machine();
+        let other = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).unwrap());
+        let told = [engine.walker().unwrap().poison(Pfn(2)).unwrap(), other.join().unwrap()];
+        assert!(told.contains(&Poisoned::Known) && told.contains(&Poisoned::Withheld), "{told:?}");
+        assert_eq!((engine.audit().unwrap().withheld_pages, engine.poisoned_pages()), (1, 1));
     });
 }

@@ -9,7 +9,7 @@
 
 mod common;
 
-use common::{ModelEngine, explore, folio_at, freeze, machine, order, take, walk};
+use common::{ModelEngine, explore, folio_at, freeze, machine_under, order, take, walk};
 use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
@@ -35,7 +35,7 @@ fn beside_a_walker<R: Protocol>(
 
 /// A walker holds a stale page number; its folio is freed, the free memory folded, and used again.
 fn fold_free_memory_and_reuse<R: Protocol>() {
-    let engine = machine::<R>();
+    let engine = machine_under::<R>();
     let raw = folio_at(&engine, 2, 0);
     let found = beside_a_walker(engine, 2, |engine| {
         drop(take(engine, raw));
@@ -74,7 +74,7 @@ fn writable_tails_only_hide_the_stray_write() {
 
 /// The page was a small folio; then it became a tail of a huge one (as HVO finds it), whose tails are folded.
 fn fold_tails_over_a_former_folio<R: Protocol>() {
-    let engine = machine::<R>();
+    let engine = machine_under::<R>();
     let raw = folio_at(&engine, 2, 0);
     let found = beside_a_walker(engine, 2, |engine| {
         drop(freeze(take(engine, raw)));
@@ -115,7 +115,7 @@ fn folding_writable_tails_is_found() {
 #[test]
 fn try_get_against_unfold_and_fold_again() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 0, 2);
         let found = beside_a_walker(engine, 3, |engine| {
             let mut frozen = freeze(take(engine, raw));
@@ -134,7 +134,7 @@ fn try_get_against_unfold_and_fold_again() {
 #[test]
 fn try_get_against_folding_all_of_an_unfolded_folio() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 0, 2);
         let found = beside_a_walker(engine, 3, |engine| {
             let mut frozen = freeze(take(engine, raw));
@@ -150,7 +150,7 @@ fn try_get_against_folding_all_of_an_unfolded_folio() {
 #[test]
 fn peek_against_unfold_free_and_fold() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 0, 2);
         let looker = {
             let engine = Arc::clone(&engine);
@@ -171,7 +171,7 @@ fn peek_against_unfold_free_and_fold() {
 #[test]
 fn a_folio_that_nobody_touches_is_always_found() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let kept = folio_at(&engine, 0, 2);
         // Its neighbours come, go, fold and unfold; it stays where it is.
         let found = beside_a_walker(Arc::clone(&engine), 3, |engine| {
@@ -187,7 +187,7 @@ fn a_folio_that_nobody_touches_is_always_found() {
 #[test]
 fn two_owners_unfold_one_map_page() {
     explore(2, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let other = {
             let engine = Arc::clone(&engine);
             thread::spawn(move || {
@@ -207,7 +207,7 @@ fn two_owners_unfold_one_map_page() {
 #[test]
 fn two_folders_fold_each_map_page_once() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raws = [folio_at(&engine, 1, 0), folio_at(&engine, 6, 0)];
         raws.into_iter().for_each(|raw| drop(take(&engine, raw)));
         let other = {
@@ -227,7 +227,7 @@ fn two_folders_fold_each_map_page_once() {
 #[test]
 fn a_folder_against_an_allocation_in_its_map_page() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         drop(take(&engine, folio_at(&engine, 2, 0)));
         let folder = {
             let engine = Arc::clone(&engine);
@@ -250,7 +250,7 @@ fn a_folder_against_an_allocation_in_its_map_page() {
 // ---- split and collapse --------------------------------------------------------------------------------------------
 
 fn split_and_share(bits: u32, to: u32, asked: u64) {
-    let engine = machine::<Fold>();
+    let engine = machine_under::<Fold>();
     let raw = folio_at(&engine, 0, bits);
     let found = beside_a_walker(engine, asked, |engine| {
         let pieces = freeze(take(engine, raw)).split(order(to)).unwrap();
@@ -280,7 +280,7 @@ fn try_get_against_split_into_folded_pieces() {
 #[test]
 fn try_get_against_collapse() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raws: Vec<_> = (0..4).map(|pfn| folio_at(&engine, pfn, 0)).collect();
         let found = beside_a_walker(engine, 2, |engine| {
             let pieces = raws.into_iter().map(|raw| freeze(take(engine, raw))).collect();
@@ -299,7 +299,7 @@ fn try_get_against_collapse() {
 #[test]
 fn the_last_of_two_puts_frees_once() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 4, 1);
         let found = beside_a_walker(engine, 5, |engine| drop(take(engine, raw)));
         assert!(matches!(found, Ok(1) | Err(Miss::Free | Miss::Frozen)), "{found:?}");
@@ -309,7 +309,7 @@ fn the_last_of_two_puts_frees_once() {
 #[test]
 fn freeze_and_try_get_exclude_each_other() {
     explore(3, || {
-        let engine = machine::<Fold>();
+        let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 4, 0);
         let found = beside_a_walker(engine, 4, |engine| {
             if let Ok(mut frozen) = take(engine, raw).freeze() {

@@ -104,30 +104,37 @@ pub fn platform<R: Protocol>() -> Model<R> {
 }
 
 /// Room for `pages` pages (rounded up to sections of eight), and no memory.
-pub fn room<R: Protocol>(pages: u64) -> ModelEngine<R> {
-    // SAFETY: the checker's descriptors are no memory; what wrong rules do to them ends the model.
-    unsafe { Engine::with_protocol(platform(), Config::new(pages)) }.unwrap()
+pub fn room(pages: u64) -> ModelEngine {
+    Engine::new(platform(), Config::new(pages)).unwrap()
 }
 
-/// Room for eight pages, and no memory.
+/// Room for eight pages, and no memory, under any rules.
 pub fn empty<R: Protocol>() -> ModelEngine<R> {
-    room(8)
+    // SAFETY: the checker's descriptors are no memory; what wrong rules do to them ends the model.
+    unsafe { Engine::with_protocol(platform(), Config::new(8)) }.unwrap()
 }
 
 /// The pages of `memory`, all free, in a machine that has room up to the end of their section.
-pub fn machine_of<R: Protocol>(memory: Range<u64>) -> Arc<ModelEngine<R>> {
+pub fn machine_of(memory: Range<u64>) -> Arc<ModelEngine> {
     let mut engine = room(memory.end);
     engine.online(memory).unwrap();
     Arc::new(engine)
 }
 
 /// Eight pages, all free: four map pages of two descriptors, two areas.
-pub fn machine<R: Protocol>() -> Arc<ModelEngine<R>> {
+pub fn machine() -> Arc<ModelEngine> {
     machine_of(0..8)
 }
 
-/// The same, where large folios have every descriptor written.
-pub fn flat_machine<R: Protocol>() -> Arc<ModelEngine<R>> {
+/// The same under any rules.
+pub fn machine_under<R: Protocol>() -> Arc<ModelEngine<R>> {
+    let mut engine = empty();
+    engine.online(0..8).unwrap();
+    Arc::new(engine)
+}
+
+/// Eight pages, all free, where large folios have every descriptor written.
+pub fn flat_machine() -> Arc<ModelEngine> {
     let engine = machine();
     engine.set_layout(Layout::Flat);
     engine
