@@ -162,6 +162,9 @@ impl Platform for Failing {
     type Error = HostError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<FailingRegion, HostError> {
+        if strikes(Scarce::Tables) {
+            return Err(HostError::NoPopulate(std::io::ErrorKind::OutOfMemory.into()));
+        }
         let region = self.0.reserve(kind, bytes)?;
         let words = if kind == TableKind::Map { 0 } else { region.len().div_ceil(64 * PAGE_SIZE) };
         Ok(FailingRegion { region, backed: (0..words).map(|_| AtomicU64::new(0)).collect() })

@@ -254,8 +254,8 @@ impl Draw<'_> {
         }
     }
 
-    fn zone(&mut self) -> Zone {
-        self.random.any(&[Zone::Movable, Zone::Movable, Zone::Normal])
+    fn zone(&mut self) -> Option<Zone> {
+        self.random.any(&[Some(Zone::Movable), Some(Zone::Movable), Some(Zone::Normal), None])
     }
 
     fn block(&mut self) -> u8 {

@@ -30,6 +30,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use generate::Random;
+use pagefold_engine::Config;
+use pagefold_engine::platform::TableKind;
 use program::{Program, Schedule};
 use run::Pulse;
 
@@ -37,7 +39,7 @@ use run::Pulse;
 static ALLOCATOR: failing::Heap = failing::Heap;
 
 /// Programs that run where nobody says how many: about a minute's worth.
-const PROGRAMS: u64 = 10_000;
+const PROGRAMS: u64 = 20_000;
 /// How often a program whose threads run at once is run to see whether it fails.
 const ATTEMPTS: usize = 60;
 /// A program without a step for so long hangs. Nothing but a hang takes as long, on whatever machine.
@@ -188,6 +190,21 @@ fn no_program_of_safe_calls_breaks_a_promise() {
     if let Some((seed, program, wrong)) = failed {
         panic!("PAGEFOLD_PROGRAM_SEED={seed:#x}, made smaller: {wrong}\n{program}");
     }
+}
+
+#[test]
+fn an_engine_is_made_with_all_of_its_tables_or_not_at_all() {
+    let new = |after| {
+        failing::plan(Some(failing::Fault { what: failing::Scarce::Tables, after, times: 1 }));
+        // SAFETY: the rules are those of `Fold`.
+        let engine = failing::armed(|| unsafe {
+            failing::Machine::with_protocol(failing::Failing::new(), Config::new(1 << 20))
+        });
+        (engine.is_ok(), failing::has_struck())
+    };
+    let tables = TableKind::ALL.len() as u8;
+    assert!((0..tables).all(|table| new(table) == (false, true)));
+    assert_eq!(new(tables), (true, false));
 }
 
 #[test]

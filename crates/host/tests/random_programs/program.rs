@@ -146,9 +146,10 @@ pub enum Op {
         block: u8,
         blocks: u8,
     },
+    /// Into a zone, or wherever the policy says.
     Online {
         block: u8,
-        zone: Zone,
+        zone: Option<Zone>,
         report: Report,
     },
     Offline {

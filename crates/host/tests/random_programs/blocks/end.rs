@@ -35,7 +35,7 @@ impl<'e> Blocks<'e> {
             return Ok(());
         };
         self.add(free, 1)?;
-        self.online(free, Zone::Movable, Report::Nothing)?;
+        self.online(free, Some(Zone::Movable), Report::Nothing)?;
         for pfn in self.pages(free).step_by(PAGES_PER_SECTION as usize) {
             let pfn = (pfn..).find(|&pfn| !world.ledger.is_poisoned(pfn)).unwrap_or(pfn);
             let folio = self.hotplug.engine().alloc_at(Pfn(pfn), Order::ZERO, Kind::Anon);

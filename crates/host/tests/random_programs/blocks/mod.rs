@@ -90,7 +90,7 @@ impl<'e> Blocks<'e> {
         let mut blocks = Self { hotplug, size, boot, known: BTreeMap::new(), reporter, pulse, is_classic };
         for &(block, zone) in &setup.online {
             blocks.add(block, 1)?;
-            blocks.online(block, zone, Report::Nothing)?;
+            blocks.online(block, Some(zone), Report::Nothing)?;
         }
         Ok(blocks)
     }
@@ -208,16 +208,20 @@ impl<'e> Blocks<'e> {
         Ok(state)
     }
 
-    fn online(&mut self, block: u64, zone: Zone, report: Report) -> Outcome {
+    fn online(&mut self, block: u64, zone: Option<Zone>, report: Report) -> Outcome {
         *self.reporter.now.lock().unwrap() = Now { report, vetoes_offline: false };
         let before = self.state(block)?;
-        let done = calmly(|| self.hotplug.online(BlockId(block), OnlineTo::Zone(zone)))?;
+        let to = zone.map_or(OnlineTo::Policy, OnlineTo::Zone);
+        let done = calmly(|| self.hotplug.online(BlockId(block), to))?;
         self.reporter.now.lock().unwrap().report = Report::Nothing;
         let after = self.state(block)?;
         let is_online = before == Some(BlockState::Offline) && after == Some(BlockState::Online);
         match done {
             Some(Ok(at)) => {
-                ensure!(is_online && at == zone, "block {block} went from {before:?} to {after:?}")
+                ensure!(
+                    is_online && zone.is_none_or(|zone| zone == at),
+                    "block {block} went from {before:?} to {after:?}"
+                )
             }
             Some(Err(error)) => {
                 ensure!(before == after, "block {block} went from {before:?} to {after:?}: {error}");
@@ -235,6 +239,8 @@ impl<'e> Blocks<'e> {
             self.pulse.saw("panicked while a block went online");
         }
         if is_online {
+            // The policy may have chosen; that a listener panicked afterwards changes nothing.
+            let zone = self.hotplug.block(BlockId(block)).map_or(Zone::Normal, |info| info.zone);
             self.pulse.saw(if zone == Zone::Movable { "online to move" } else { "online" });
 
             let plugged: BTreeSet<u64> = self.areas(block).filter(|&area| self.is_plugged(area)).collect();
