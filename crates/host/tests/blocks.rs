@@ -209,6 +209,29 @@ fn folios_of_two_zones_are_never_made_one() {
     engine.audit().unwrap();
 }
 
+#[test]
+fn memory_that_ends_inside_an_area_is_all_there_where_a_block_was_used_before() {
+    for pages in [SECTION + 100..SECTION + 1000, SECTION..SECTION + 77, SECTION + 70..2 * SECTION] {
+        let engine = Engine::new(host(), Config::new(4 * SECTION)).unwrap();
+        let mut hotplug = hotplug(&engine, 1);
+        let id = BlockId(1);
+        hotplug.add(SECTION..2 * SECTION, 0, Group::NONE).unwrap();
+        hotplug.online(id, OnlineTo::Zone(Zone::Normal)).unwrap();
+        // Small pages in the areas in which the boot memory begins or ends.
+        for area in [0, 512] {
+            drop(engine.alloc_at(Pfn(SECTION + area), Order::ZERO, Kind::Anon).unwrap());
+        }
+        hotplug.offline(id, &mut Unmovable).unwrap();
+        hotplug.remove(id).unwrap();
+        hotplug.boot(pages.clone(), 0).unwrap();
+        assert_eq!(engine.free_pages(), pages.end - pages.start, "{pages:?}");
+        engine.audit().unwrap();
+        let taken: Vec<_> = std::iter::from_fn(|| engine.alloc(Order::ZERO, Kind::Anon).ok()).collect();
+        assert_eq!(taken.len() as u64, pages.end - pages.start, "{pages:?}");
+        assert!(taken.iter().all(|page| pages.contains(&page.pfn().0)));
+    }
+}
+
 /// A platform that folds only when it likes to.
 struct Moody {
     host: TestHost,

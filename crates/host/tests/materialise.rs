@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{MIB, folded, map_pages_measured};
+use common::{MIB, SetOnDrop, folded, map_pages_measured};
 use pagefold_engine::{Kind, Order, Pfn};
 
 #[test]
@@ -12,6 +12,7 @@ fn descriptors_of_free_memory_are_made_while_it_is_used() {
     let engine = folded(128 * MIB);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _done = SetOnDrop(&done);
         for seed in 0..2u64 {
             let (engine, done) = (&engine, &done);
             scope.spawn(move || {
@@ -31,7 +32,6 @@ fn descriptors_of_free_memory_are_made_while_it_is_used() {
             engine.materialise_free(0..64).unwrap();
             folder.fold_batch();
         }
-        done.store(true, Ordering::Release);
     });
     assert_eq!(engine.free_pages(), 128 * MIB);
     engine.audit().unwrap();

@@ -3,8 +3,9 @@
 mod common;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{MIB, TestEngine, TestHost, folded, host, machine, map_pages_measured, order};
+use common::{MIB, SetOnDrop, TestEngine, TestHost, folded, host, machine, map_pages_measured, order};
 use pagefold_engine::hotplug::{
     BlockError, BlockId, FakeOffline, Group, Hotplug, HotplugConfig, Migrate, Migration, OnlineTo, Unmovable,
 };
@@ -83,11 +84,12 @@ fn folios_of_every_order_that_break_in_use_lose_nothing_but_the_page() {
 #[test]
 fn a_background_folder_never_takes_the_descriptor_of_a_broken_page_in_use() {
     let engine = folded(128 * MIB);
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _done = SetOnDrop(&done);
         scope.spawn(|| {
             let mut folder = engine.folder(64).unwrap();
-            while !done.load(std::sync::atomic::Ordering::Acquire) {
+            while !done.load(Ordering::Acquire) {
                 folder.fold_batch();
             }
         });
@@ -105,7 +107,6 @@ fn a_background_folder_never_takes_the_descriptor_of_a_broken_page_in_use() {
                 assert_eq!((folio.refs(), folio.owner()[0]), (1, pfn.0));
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Release);
     });
     engine.audit().unwrap();
     map_pages_measured(&engine);

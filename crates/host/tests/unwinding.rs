@@ -158,6 +158,47 @@ fn a_listener_that_panics_leaves_its_block_as_it_was_and_all_are_told() {
     engine.audit().unwrap();
 }
 
+/// Says where memory is, and panics the `n`th time it is asked.
+struct Parts {
+    n: AtomicUsize,
+}
+
+impl Listener for Parts {
+    fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
+        Ok(())
+    }
+    fn plugged(&self, pages: &std::ops::Range<u64>, part: &mut dyn FnMut(std::ops::Range<u64>)) -> bool {
+        part(pages.start..pages.start + 512);
+        let left = self.n.load(Ordering::Relaxed);
+        self.n.store(left.wrapping_sub(1), Ordering::Relaxed);
+        assert!(left != 1, "a listener's mistake");
+        part(pages.start + 1024..pages.start + 2048);
+        true
+    }
+}
+
+#[test]
+fn a_listener_that_panics_over_where_memory_is_leaves_the_block_offline() {
+    for asked in 1..=3 {
+        for fake_offline in [FakeOffline::Folded, FakeOffline::Classic { rcu: true }] {
+            let engine = engine();
+            let mut hotplug = hotplug(&engine, fake_offline);
+            hotplug.listen(Arc::new(Parts { n: AtomicUsize::new(asked) })).unwrap();
+            if catch_unwind(AssertUnwindSafe(|| hotplug.online(BlockId(1), MOVABLE))).is_ok() {
+                // It is not asked that often.
+                assert!(asked > 1);
+                continue;
+            }
+            assert_eq!(state(&hotplug), BlockState::Offline);
+            assert_eq!(engine.free_pages(), BLOCK, "asked for the {asked}. time");
+            assert_eq!(hotplug.zone(Zone::Movable).managed, 0);
+            engine.audit().unwrap();
+            hotplug.online(BlockId(1), MOVABLE).unwrap();
+            assert_eq!(engine.free_pages(), BLOCK + 1536);
+        }
+    }
+}
+
 /// A protocol whose hook panics once.
 struct Trip;
 
