@@ -159,7 +159,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         online.extend(self.zones_of(machine, unit).filter_map(|(block, zone)| Some((block, zone?))));
         self.tracking.set_big_state(unit, BigState::FakeOffline);
         for (done, &(block, _)) in online.iter().enumerate() {
-            let asking = &mut Self::asking(&mut self.refusals, machine.migrate);
+            // In one piece, or not at all.
+            self.questions.left = u64::MAX;
+            let asking = &mut Self::asking(&mut self.questions, &mut self.refusals, machine.migrate);
             if let Err(error) = machine.hotplug.offline(block, asking) {
                 self.tracking.set_big_state(unit, BigState::Added);
                 let gone = online.iter().take(done).rev();

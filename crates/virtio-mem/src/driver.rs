@@ -18,7 +18,7 @@ use crate::backoff::Backoff;
 use crate::channel::{Channel, ChannelError};
 use crate::config::{ConfigError, Geometry, Limits, Mode, Region, check};
 use crate::progress::{Progress, Shortfall, Status};
-use crate::refusals::{Asking, Refusals};
+use crate::refusals::{Asking, Questions, Refusals};
 use crate::requests::STEP_REQUESTS;
 use crate::sync::RELAXED;
 use crate::tracking::Tracking;
@@ -133,6 +133,8 @@ pub(crate) enum Trouble {
     NoRoom,
     NoSpace,
     OfflineLimit,
+    /// Owners were asked as often as a step may; most of what they were asked for has moved.
+    Paused,
 }
 
 impl Trouble {
@@ -195,6 +197,10 @@ impl From<AddError> for Trouble {
 /// Runs of sub-blocks that one step plugs or unplugs at most, and so a bound of its requests.
 pub(crate) const STEP_RUNS: u64 = 64;
 
+/// Questions to owners in one step: each may cost a copy. More than the folios of a sub-block of 2 MiB in as many passes as
+/// there are by default, so that one sub-block is never too much for a step.
+pub(crate) const STEP_QUESTIONS: u64 = 4096;
+
 /// Steps in a row that came to nothing before the driver waits instead of trying again at once. (After a NACK, Linux asks
 /// for ever.)
 const NACKS: u32 = 3;
@@ -239,6 +245,7 @@ pub struct Driver<'e, C: Channel> {
     /// Memory blocks that are to be online and could not be brought there.
     pub(crate) owed: Vec<(BlockId, OnlineTo)>,
     pub(crate) requests_left: u32,
+    pub(crate) questions: Questions,
     /// Steps in a row that came to nothing.
     stalls: u32,
     /// The engine that the memory belongs to, by its address.
@@ -267,6 +274,8 @@ pub(crate) struct Within {
     pub(crate) end: u64,
     /// All of it at once was tried.
     pub(crate) tried_whole: bool,
+    /// Steps that ended while owners were still being asked.
+    pub(crate) pauses: u64,
 }
 
 impl<'e, C: Channel> Driver<'e, C> {
@@ -323,6 +332,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             refusals,
             owed: Vec::new(),
             requests_left: STEP_REQUESTS,
+            questions: Questions::default(),
             stalls: 0,
             engine: address_of(hotplug.engine()),
             backoff: Backoff::new(settings.seed),
@@ -401,10 +411,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// One step. Whatever the device says, or does not say, it makes a bounded number of requests: as many as there are
-    /// sub-blocks in a memory block, and a few hundred questions where the two ends may not agree. It asks owners at most
-    /// as often as a memory block has pages (a big block in big-block mode), times
-    /// [`HotplugConfig::passes`](pagefold_engine::HotplugConfig) if they say [`Busy`](pagefold_engine::hotplug::Migration::Busy); those who will never
-    /// move theirs once.
+    /// sub-blocks in a memory block, and a few hundred questions where the two ends may not agree. It asks owners a few thousand times at most, and those who will never move theirs once. (In big-block mode: as often
+    /// as a big block has pages, times [`HotplugConfig::passes`](pagefold_engine::HotplugConfig), since such a block
+    /// goes in one piece or not at all.)
     ///
     /// Must not be called inside a section. `hotplug` is that of the machine the driver was probed for.
     pub fn step<P: Platform, R: Protocol>(
@@ -417,6 +426,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         }
         self.tracking.woken.store(false, RELAXED);
         self.requests_left = STEP_REQUESTS;
+        self.questions = Questions::new(STEP_QUESTIONS);
         self.reads_again = false;
         let machine = &mut Machine { hotplug, migrate };
         let fresh = self.refresh_if_told();
@@ -459,6 +469,7 @@ impl<'e, C: Channel> Driver<'e, C> {
                 self.backoff.reset();
                 return Step::Reached;
             }
+            Err(Trouble::Paused) => again(self, QUESTIONS, Shortfall::NoRoom),
             Err(Trouble::ConfigChanged) => again(self, CHANGES, Shortfall::Unsteady),
             Err(Trouble::Nack) => again(self, NACKS, Shortfall::DeviceRefused),
             Err(Trouble::Spent) => again(self, QUESTIONS, Shortfall::Malformed),
@@ -611,10 +622,11 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Asks owners, and notes who refuses.
     pub(crate) fn asking<'m, P: Platform, R: Protocol>(
+        questions: &'m mut Questions,
         refusals: &'m mut Refusals,
         owners: &'m mut dyn Migrate<'e, P, R>,
     ) -> Asking<'m, 'e, P, R> {
-        Asking { owners, refusals }
+        Asking { owners, refusals, questions }
     }
 
     // ---- for both modes ----------------------------------------------------------------------------------------

@@ -106,20 +106,52 @@ impl Refusals {
     }
 }
 
+/// Questions to owners in one step, and what came of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Questions {
+    /// Questions that may still be asked.
+    pub(crate) left: u64,
+    pub(crate) asked: u64,
+    moved: u64,
+    /// One more was due than there were left.
+    pub(crate) are_spent: bool,
+}
+
+impl Questions {
+    pub(crate) fn new(left: u64) -> Self {
+        Self { left, ..Self::default() }
+    }
+
+    /// Whether most of them made a folio move, so that asking on gets somewhere.
+    pub(crate) fn were_worth_it(&self) -> bool {
+        self.moved * 2 >= self.asked
+    }
+}
+
 /// Asks owners, and notes who refuses.
 pub(crate) struct Asking<'m, 'e, P: Platform, R: Protocol> {
     pub(crate) owners: &'m mut dyn Migrate<'e, P, R>,
     pub(crate) refusals: &'m mut Refusals,
+    pub(crate) questions: &'m mut Questions,
 }
 
 impl<'e, P: Platform, R: Protocol> Migrate<'e, P, R> for Asking<'_, 'e, P, R> {
     fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration {
+        if self.questions.left == 0 {
+            self.questions.are_spent = true;
+            // What ends an attempt at once.
+            return Migration::NoMemory;
+        }
+        self.questions.left -= 1;
+        self.questions.asked += 1;
         let (head, order) = (folio.pfn(), folio.order());
         // Without the one that was taken to ask.
         let refs = folio.refs().saturating_sub(1);
         let answer = self.owners.migrate(folio);
-        if answer == Migration::Unmovable {
-            self.refusals.note(head, order, refs);
+        match answer {
+            Migration::Unmovable => self.refusals.note(head, order, refs),
+            Migration::Moved => self.questions.moved += 1,
+            Migration::Busy | Migration::NoMemory => {}
         }
         answer
     }

@@ -10,12 +10,13 @@
 use core::ops::Range;
 
 use pagefold_engine::Platform;
+use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::BlockId;
 use pagefold_engine::protocol::Protocol;
 
 use crate::adopt::Settling;
 use crate::channel::Channel;
-use crate::driver::{Driver, Machine, Pass, STEP_RUNS, Trouble, Within};
+use crate::driver::{Driver, Machine, Pass, STEP_QUESTIONS, STEP_RUNS, Trouble, Within};
 use crate::state::{SubState, Trigger};
 
 const PLUG_ORDER: [SubState; 3] =
@@ -167,7 +168,7 @@ impl<'e, C: Channel> Driver<'e, C> {
                 && let Some(unit) = self.tracking.last(pass.end, |n| n == state as u8)
             {
                 pass.end = unit;
-                return Some(Within { unit, end: self.geometry.per_unit(), tried_whole: false });
+                return Some(Within { unit, end: self.geometry.per_unit(), tried_whole: false, pauses: 0 });
             }
             (pass.kind, pass.end) = (pass.kind + 1, self.tracking.next());
         }
@@ -202,6 +203,11 @@ impl<'e, C: Channel> Driver<'e, C> {
         Ok(is_done)
     }
 
+    /// Pauses that all of a unit's folios can make necessary, were each asked twice.
+    fn most_pauses(&self) -> u64 {
+        (self.geometry.unit() >> PAGE_SHIFT) / STEP_QUESTIONS * 2 + 4
+    }
+
     fn unplug_offline(&mut self, unit: u64, mut subs: u64) -> Result<bool, Trouble> {
         for _ in 0..STEP_RUNS {
             let last = self.tracking.last_run(unit, self.geometry.per_unit(), true);
@@ -234,6 +240,12 @@ impl<'e, C: Channel> Driver<'e, C> {
             self.heed()?;
             within.tried_whole = true;
             return match self.unplug_run(machine, unit, 0..all) {
+                // It goes on in the next step, unless owners only say that something moves.
+                Err(Trouble::Paused) => {
+                    within.pauses += 1;
+                    within.tried_whole = within.pauses > self.most_pauses();
+                    Ok(false)
+                }
                 // Sub-block by sub-block, then, in the next step.
                 Err(stuck) if stuck.is_stuck() || stuck == Trouble::NoRoom => Ok(false),
                 done => done.map(|()| true),
@@ -244,6 +256,9 @@ impl<'e, C: Channel> Driver<'e, C> {
             let last = self.tracking.last_run(unit, within.end, true);
             let Some(run) = last.filter(|_| subs > 0) else { return Ok(true) };
             self.heed()?;
+            if self.questions.left == 0 {
+                return Ok(false);
+            }
             let sub = run.end - 1;
             within.end = sub;
             let Some(zone) = self.tracking.sub_state(unit).zone() else { return Ok(true) };
@@ -255,7 +270,15 @@ impl<'e, C: Channel> Driver<'e, C> {
             }
             match self.unplug_run(machine, unit, sub..sub + 1) {
                 Ok(()) => subs -= 1,
-                Err(stuck) => {
+                Err(Trouble::Paused) if within.pauses < 2 * self.most_pauses() => {
+                    within.pauses += 1;
+                    within.end = sub + 1;
+                    return Ok(false);
+                }
+                Err(mut stuck) => {
+                    if stuck == Trouble::Paused {
+                        stuck = Trouble::IN_USE;
+                    }
                     if stuck.is_stuck() || stuck == Trouble::NoRoom {
                         self.note_left(zone, stuck);
                         pass.stuck = Some(stuck);
@@ -277,9 +300,14 @@ impl<'e, C: Channel> Driver<'e, C> {
         subs: Range<u64>,
     ) -> Result<(), Trouble> {
         let pages = self.geometry.pages(unit, subs.clone());
-        machine
-            .hotplug
-            .fake_offline(pages.clone(), &mut Self::asking(&mut self.refusals, machine.migrate))?;
+        let asking = &mut Self::asking(&mut self.questions, &mut self.refusals, machine.migrate);
+        if let Err(error) = machine.hotplug.fake_offline(pages.clone(), asking) {
+            return Err(match self.questions.are_spent {
+                true if self.questions.were_worth_it() => Trouble::Paused,
+                true => Trouble::IN_USE,
+                false => error.into(),
+            });
+        }
         if let Err(trouble) = self.unplug(unit, subs) {
             // In doubt it stays out of use: there may be no memory behind it. What becomes of it is settled next.
             if self.tracking.doubtful().is_none() && machine.hotplug.fake_online(pages).is_err() {
@@ -299,7 +327,10 @@ impl<'e, C: Channel> Driver<'e, C> {
     ) -> Result<(), Trouble> {
         let block = self.block(unit);
         if self.tracking.sub_state(unit).zone().is_some() {
-            machine.hotplug.offline(block, &mut Self::asking(&mut self.refusals, machine.migrate))?;
+            machine.hotplug.offline(
+                block,
+                &mut Self::asking(&mut self.questions, &mut self.refusals, machine.migrate),
+            )?;
         }
         machine.hotplug.remove(block)?;
         self.tracking.apply(unit, Trigger::Gone);
@@ -353,6 +384,9 @@ impl<'e, C: Channel> Driver<'e, C> {
             self.settling = Some(settling);
             self.settle_sub_block(machine, unit, sub, settling.uniform, is_online)?;
             settling.next = sub + 1;
+            if self.questions.asked > 0 {
+                break;
+            }
         }
         self.settling = Some(settling);
         if settling.next < all {
@@ -405,7 +439,9 @@ impl<'e, C: Channel> Driver<'e, C> {
             // In use without memory behind it. The device must not do that. Owners can copy nothing from there any more,
             // but what they have elsewhere goes on; it is taken out of use, or failing that memory is asked for again.
             (false, false) if is_online => {
-                let asking = &mut Self::asking(&mut self.refusals, machine.migrate);
+                // The sub-block in one step, and no more after it.
+                self.questions.left = u64::MAX;
+                let asking = &mut Self::asking(&mut self.questions, &mut self.refusals, machine.migrate);
                 match machine.hotplug.fake_offline(pages, asking) {
                     Ok(()) => self.tracking.set_plugged(unit, sub..sub + 1, false),
                     Err(_) => self.plug(unit, sub..sub + 1)?,
