@@ -240,7 +240,8 @@ impl<M: Mapping> Lanes<M> {
     /// Lowers a count by `n` if it is at least that.
     pub(crate) fn lower(&self, tree: u64, set: Set, n: u64) -> bool {
         let Some(word) = self.trees.get(tree) else { return false };
-        let mut now = word.load(Ordering::Relaxed);
+        // Acquire: who sees a count of a tree that just came online may write its word.
+        let mut now = word.load(Ordering::Acquire);
         while u64::from((now / set.unit()) & COUNT_MASK) >= n {
             let next = now - n as u32 * set.unit();
             // Acquire: pairs with the Release of `raise`, so that the lane this promises is seen.
