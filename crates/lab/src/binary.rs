@@ -2,9 +2,10 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use pagefold_qemu::spawn_bound;
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -38,7 +39,8 @@ pub fn counting_plugin() -> Result<PathBuf> {
 fn build(what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
     let target = Path::new(WORKSPACE).join("target/lab/build");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    command
         .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
         .args(what)
         .arg("--target-dir")
@@ -47,8 +49,11 @@ fn build(what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
         .env("RUSTFLAGS", flags)
         // Programs travel into the guest's memory: without what only a debugger reads.
         .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .output()
-        .context("cannot run cargo")?;
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = spawn_bound(command, &[]).and_then(|child| child.wait_with_output());
+    let output = output.context("cannot run cargo")?;
     if !output.status.success() {
         bail!("{file} does not build:\n{}", String::from_utf8_lossy(&output.stderr).trim());
     }

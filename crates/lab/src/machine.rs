@@ -2,11 +2,13 @@
 
 use std::fmt::Display;
 use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use pagefold_qemu::{Qemu, Qmp, VirtioMem};
+use rustix::fs::MemfdFlags;
 
 use crate::agent::{self, Agent, Output};
 use crate::initramfs;
@@ -89,15 +91,16 @@ impl Builder {
     /// QEMU or a file is missing, or the guest does not come up in time; with the console's last lines.
     pub fn boot(self) -> Result<Machine> {
         let kernel = self.kernel.as_ref().context("a machine needs a kernel")?;
-        let dir = tempfile::tempdir().context("no room for an initial RAM disk")?;
-        let disk = dir.path().join("initramfs");
+        // In memory: nothing is left behind, however this ends.
+        let disk = rustix::fs::memfd_create("initramfs", MemfdFlags::CLOEXEC);
+        let disk = File::from(disk.context("no memory for an initial RAM disk")?);
         // These two make a machine reachable; the third is what we are after.
         let modules = kernel.modules(&["virtio_pci", "virtio_console", "virtio_mem"])?;
-        initramfs::write(File::create(&disk)?, &modules, &self.files)?;
+        initramfs::write(BufWriter::new(&disk), &modules, &self.files)?;
 
         // Panics end the machine; the console says little besides.
         let command_line = format!("console=ttyS0 panic=-1 loglevel=4{}", self.command_line);
-        let qemu = self.qemu.virtio_port(agent::PORT).kernel(kernel.image()).initrd(&disk);
+        let qemu = self.qemu.virtio_port(agent::PORT).kernel(kernel.image()).initrd_file(disk);
         let mut qemu = qemu.command_line(&command_line).spawn()?;
         let mut agent = Agent(qemu.take_port(agent::PORT).context("the agent's port is taken")?);
         let up = match agent.ready(self.patience) {

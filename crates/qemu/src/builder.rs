@@ -1,9 +1,11 @@
 //! What a machine has, and QEMU's options for it.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::{Error, GIB, Node, QEMU, Qemu, VirtioMem, process};
 
@@ -14,6 +16,9 @@ pub struct Builder {
     program: PathBuf,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
+    /// Instead of one with a name.
+    initrd_file: Option<Arc<File>>,
+    interrupt: Option<Arc<AtomicBool>>,
     command_line: String,
     /// The first one always is.
     nodes: Vec<Node>,
@@ -45,6 +50,8 @@ impl Builder {
             program: QEMU.into(),
             kernel: None,
             initrd: None,
+            initrd_file: None,
+            interrupt: None,
             command_line: String::new(),
             nodes: vec![Node { memory: GIB, cpus: 1 }],
             devices: Vec::new(),
@@ -71,6 +78,19 @@ impl Builder {
     /// The kernel's initial RAM disk, or its multiboot modules.
     pub fn initrd(mut self, path: impl AsRef<Path>) -> Self {
         self.initrd = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// As [`initrd`](Self::initrd), from a file that is open and needs no name: nothing of it is left behind in the file
+    /// system, however this process ends.
+    pub fn initrd_file(mut self, file: File) -> Self {
+        self.initrd_file = Some(Arc::new(file));
+        self
+    }
+
+    /// Waiting for QEMU's answers ends with an error when somebody sets this.
+    pub fn interrupted_by(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.interrupt = Some(flag);
         self
     }
 
@@ -154,6 +174,15 @@ impl Builder {
         &self.program
     }
 
+    pub(crate) fn interrupt(&self) -> Option<Arc<AtomicBool>> {
+        self.interrupt.clone()
+    }
+
+    /// Files of the caller's that QEMU inherits.
+    pub(crate) fn files(&self) -> Option<RawFd> {
+        self.initrd_file.as_ref().map(|file| file.as_raw_fd())
+    }
+
     pub(crate) fn ports(&self) -> &[Port] {
         &self.ports
     }
@@ -178,6 +207,9 @@ impl Builder {
             if let Some(file) = file {
                 command.arg(flag).arg(file);
             }
+        }
+        if let Some(file) = self.files() {
+            command.arg("-initrd").arg(format!("/proc/self/fd/{file}"));
         }
         if !self.command_line.is_empty() {
             command.args(["-append", &self.command_line]);

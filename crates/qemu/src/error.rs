@@ -39,6 +39,12 @@ pub enum Error {
         /// How long we waited.
         seconds: u64,
     },
+    /// Somebody wants us to stop: see [`Builder::interrupted_by`](crate::Builder::interrupted_by).
+    #[error("interrupted while QEMU had {command} to answer")]
+    Interrupted {
+        /// The command.
+        command: String,
+    },
     /// QEMU refuses a command.
     #[error("QEMU refuses {command}: {reason}")]
     Refused {

@@ -2,7 +2,8 @@
 //!
 //! A [`Builder`] says what the machine has; [`Builder::spawn`] starts it as a child with a console that is collected, the
 //! machine protocol ([`Qmp`]) and any further serial ports over inherited socket pairs, so that nothing is left behind in
-//! the file system and nobody else can connect. Dropping a [`Qemu`] ends it. What the machine boots is up to the caller.
+//! the file system and nobody else can connect. Dropping a [`Qemu`] ends it, and so does the end of this process, however
+//! it comes ([`spawn_bound`]). What the machine boots is up to the caller.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -29,6 +30,7 @@
 //! Everything is emulated (TCG), so it needs no rights and no virtualisation. Whatever waits has a deadline.
 
 mod builder;
+mod child;
 mod console;
 mod counters;
 mod devices;
@@ -40,6 +42,7 @@ mod settle;
 mod version;
 
 pub use builder::Builder;
+pub use child::spawn_bound;
 pub use console::Console;
 pub use counters::{Counters, Executed};
 pub use devices::{Node, VirtioMem};

@@ -1,7 +1,7 @@
 //! A running QEMU.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::thread::JoinHandle;
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::child::spawn_bound;
 use crate::{Builder, Console, Counters, Error, Executed, Exit, Qmp};
 
 /// A QEMU that runs. Dropping it ends it.
@@ -30,7 +31,10 @@ pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
     }
     let counters = builder.counts_instructions().then(|| counters(builder.all_cpus())).transpose()?;
     let (counters, file) = counters.unzip();
-    let spawned = builder.to_command(&qmp_end, &port_ends, file.as_ref()).spawn();
+    let command = builder.to_command(&qmp_end, &port_ends, file.as_ref());
+    let files = [&qmp_end].into_iter().chain(&port_ends).map(AsRawFd::as_raw_fd);
+    let files = files.chain(file.as_ref().map(AsRawFd::as_raw_fd)).chain(builder.files());
+    let spawned = spawn_bound(command, &files.collect::<Vec<_>>());
     // With our copies closed, we see it when QEMU ends.
     drop((qmp_end, port_ends, file));
     let mut child = spawned.map_err(|source| {
@@ -44,7 +48,7 @@ pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
     let out = child.stdout.take().map(|out| console.collect(out));
     let err = child.stderr.take().map(|err| console.collect(err));
     let mut process = Process { child, console, collectors: out.into_iter().chain(err).collect() };
-    match Qmp::new(qmp) {
+    match Qmp::new(qmp, builder.interrupt()) {
         Ok(qmp) => Ok(Qemu { process, qmp, ports, counters }),
         Err(error) => {
             process.end();
@@ -55,21 +59,18 @@ pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
 
 /// Two ends of a stream; the second is for a child to inherit.
 fn socket_pair() -> Result<(UnixStream, OwnedFd), Error> {
-    let pair = || {
+    let pair = || -> std::io::Result<_> {
         let (ours, theirs) = UnixStream::pair()?;
-        let theirs = OwnedFd::from(theirs);
-        rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
-        Ok((ours, theirs))
+        Ok((ours, OwnedFd::from(theirs)))
     };
     pair().map_err(Error::system("no socket to talk with QEMU"))
 }
 
 /// Counters, and their file for a child to inherit.
 fn counters(cpus: u32) -> Result<(Counters, File), Error> {
-    let counters = || {
+    let counters = || -> std::io::Result<_> {
         let file = Counters::file(cpus as usize)?;
         let counters = Counters::map(&file)?;
-        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;
         Ok((counters, file))
     };
     counters().map_err(Error::system("no memory for counters"))
@@ -100,6 +101,12 @@ impl Qemu {
     /// The process.
     pub fn id(&self) -> u32 {
         self.process.child.id()
+    }
+
+    /// Whether it has ended by itself. [`wait`](Self::wait) then tells how.
+    pub fn has_ended(&mut self) -> bool {
+        // What cannot be asked is waited for, and shows there.
+        matches!(self.process.child.try_wait(), Ok(Some(_)))
     }
 
     /// Waits until QEMU ends by itself; the console is then complete.

@@ -6,6 +6,8 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,32 +17,48 @@ use crate::Error;
 
 /// QEMU answers at once, if it does.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often we look whether somebody wants us to stop.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A machine from outside.
 pub struct Qmp {
     stream: BufReader<UnixStream>,
+    /// What has arrived of a line.
+    arrived: Vec<u8>,
+    patience: Duration,
+    interrupt: Option<Arc<AtomicBool>>,
     dimms: usize,
 }
 
 impl Qmp {
-    pub(crate) fn new(stream: UnixStream) -> Result<Self, Error> {
-        stream.set_read_timeout(Some(PATIENCE)).map_err(Error::system("no socket to talk with QEMU"))?;
-        let mut qmp = Qmp { stream: BufReader::new(stream), dimms: 0 };
-        qmp.line("nothing yet")?;
+    pub(crate) fn new(stream: UnixStream, interrupt: Option<Arc<AtomicBool>>) -> Result<Self, Error> {
+        let timeouts = stream.set_read_timeout(Some(GLANCE));
+        timeouts
+            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+            .map_err(Error::system("no socket to talk with QEMU"))?;
+        let stream = BufReader::new(stream);
+        let mut qmp = Qmp { stream, arrived: Vec::new(), patience: PATIENCE, interrupt, dimms: 0 };
+        qmp.line("nothing yet", Instant::now() + PATIENCE)?;
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
+    }
+
+    /// How long QEMU may take to answer a command, from now on (30 s).
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Executes a command and returns what it returns.
     ///
     /// # Errors
-    /// QEMU refuses, is gone, or does not answer within 30 s.
+    /// QEMU refuses, is gone, or does not answer in [time](Self::set_patience); somebody wants us to stop.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, Error> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
         self.stream.get_mut().write_all(line.as_bytes()).map_err(|_| Error::Gone)?;
+        let until = Instant::now() + self.patience;
         loop {
-            let mut answer = self.line(command)?;
+            let mut answer = self.line(command, until)?;
             if let Some(error) = answer.get("error") {
                 let reason = error["desc"].as_str().unwrap_or("no reason given").to_owned();
                 return Err(Error::Refused { command: command.to_owned(), reason });
@@ -147,18 +165,27 @@ impl Qmp {
     }
 
     /// The next line, while we wait for the answer to `command`.
-    fn line(&mut self, command: &str) -> Result<Value, Error> {
-        let mut line = String::new();
-        match self.stream.read_line(&mut line) {
-            Ok(0) => Err(Error::Gone),
-            Ok(_) => serde_json::from_str(&line).map_err(|_| Error::Nonsense {
-                command: command.to_owned(),
-                answer: line.trim_end().to_owned(),
-            }),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                Err(Error::Silent { command: command.to_owned(), seconds: PATIENCE.as_secs() })
+    fn line(&mut self, command: &str, until: Instant) -> Result<Value, Error> {
+        loop {
+            match self.stream.read_until(b'\n', &mut self.arrived) {
+                Ok(0) => return Err(Error::Gone),
+                Ok(_) => {
+                    let line = std::mem::take(&mut self.arrived);
+                    return serde_json::from_slice(&line).map_err(|_| Error::Nonsense {
+                        command: command.to_owned(),
+                        answer: String::from_utf8_lossy(&line).trim_end().to_owned(),
+                    });
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+                Err(_) => return Err(Error::Gone),
             }
-            Err(_) => Err(Error::Gone),
+            // Relaxed: a flag that stands for itself.
+            if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+                return Err(Error::Interrupted { command: command.to_owned() });
+            }
+            if Instant::now() >= until {
+                return Err(Error::Silent { command: command.to_owned(), seconds: self.patience.as_secs() });
+            }
         }
     }
 }
@@ -177,10 +204,27 @@ mod tests {
     fn qemu_that_hangs_up_or_talks_nonsense_is_an_error() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(theirs);
-        assert_eq!(Qmp::new(ours).err().unwrap().to_string(), "QEMU is gone");
+        assert_eq!(Qmp::new(ours, None).err().unwrap().to_string(), "QEMU is gone");
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"hello\n").unwrap();
-        assert!(matches!(Qmp::new(ours), Err(Error::Nonsense { .. })));
+        assert!(matches!(Qmp::new(ours, None), Err(Error::Nonsense { .. })));
+    }
+
+    #[test]
+    fn who_waits_for_qemu_can_be_told_to_stop() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"{\"QMP\": {}}\n{\"return\": {}}\n{\"half\": ").unwrap();
+        let flag = Arc::new(AtomicBool::new(false));
+        let mut qmp = Qmp::new(ours, Some(Arc::clone(&flag))).unwrap();
+        qmp.set_patience(Duration::ZERO);
+        assert!(matches!(qmp.quit(), Err(Error::Silent { .. })));
+        qmp.set_patience(Duration::from_secs(600));
+        flag.store(true, Ordering::Relaxed);
+        assert!(matches!(qmp.quit(), Err(Error::Interrupted { .. })));
+        // What has arrived of a line is not lost.
+        flag.store(false, Ordering::Relaxed);
+        theirs.write_all(b"1}\n{\"return\": 7}\n").unwrap();
+        assert_eq!(qmp.plugged(0).unwrap(), 7);
     }
 
     #[test]
@@ -193,7 +237,7 @@ mod tests {
             theirs.read_to_string(&mut asked).unwrap();
             asked
         });
-        let mut qmp = Qmp::new(ours).unwrap();
+        let mut qmp = Qmp::new(ours, None).unwrap();
         assert_eq!(qmp.plugged(0).unwrap(), 7);
         let error = qmp.resize(1, 9).unwrap_err().to_string();
         assert_eq!(error, "QEMU refuses qom-set: no such size");

@@ -1,7 +1,9 @@
 //! Which QEMU is installed.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use crate::spawn_bound;
 
 /// A QEMU's version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +17,9 @@ pub struct Version {
 impl Version {
     /// What `program` says, such as [`QEMU`](crate::QEMU); none if there is no such program, or it says none.
     pub fn of(program: impl AsRef<Path>) -> Option<Version> {
-        let output = Command::new(program.as_ref()).arg("--version").output().ok()?;
+        let mut command = Command::new(program.as_ref());
+        command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let output = spawn_bound(command, &[]).and_then(|child| child.wait_with_output()).ok()?;
         Self::parse(&String::from_utf8_lossy(&output.stdout))
     }
 

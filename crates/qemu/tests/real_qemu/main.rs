@@ -1,5 +1,6 @@
 //! A real QEMU, and programs of a few bytes in place of kernels. What cannot run is told in the last line.
 
+mod bound;
 mod devices;
 mod image;
 mod talk;
@@ -18,6 +19,9 @@ const TESTS: &[Test] = &[
     ("console_port_and_exit_code", talk::ports_and_exit),
     ("resets_and_interrupts", talk::resets_and_interrupts),
     ("quitting_and_dropping_end_it", talk::ends),
+    ("it_ends_with_a_parent_that_is_killed", bound::killed_parent),
+    ("the_thread_that_started_it_may_end", bound::ended_thread),
+    ("a_stopped_qemu_is_noticed_and_ended", bound::stopped),
     ("devices_are_where_they_were_put", devices::places),
     ("each_device_has_its_own_request", devices::requests),
     ("a_device_that_nobody_drives_stays_unplugged", devices::no_driver),
@@ -25,6 +29,9 @@ const TESTS: &[Test] = &[
 ];
 
 fn main() -> ExitCode {
+    if bound::is_parent() {
+        return bound::parent();
+    }
     let arguments = Arguments::from_args();
     let is_there = Version::of(QEMU).is_some();
     let tests = if is_there { TESTS } else { &[] };
