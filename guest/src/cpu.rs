@@ -17,17 +17,19 @@ use x86_64::structures::tss::TaskStateSegment;
 
 use crate::clock;
 use crate::interrupts::{self, DOUBLE_FAULT_STACK, NMI_STACK, PAGE_FAULT_STACK};
-use crate::layout::direct;
+use crate::layout::{PAGE, STACK_STRIDE, direct};
 use crate::paging::{self, MapError};
 
 /// Processors that are started at most. xAPICs name no more than 255.
 pub const MAX: usize = 64;
+/// Frames that a processor takes when it is started: its stacks, and the page tables that map them.
+pub const FRAMES: u64 = (STACK + 3 * FAULT_STACK) / PAGE + 4 * STACK_STRIDE / (2 << 20);
 /// Bytes of a processor's stack.
 const STACK: u64 = 96 << 10;
 /// Bytes of the stacks for exceptions.
 const FAULT_STACK: u64 = 16 << 10;
 /// Interrupts of the local timer in a second.
-const TIMER_HZ: u64 = 100;
+pub const TIMER_HZ: u64 = 100;
 /// Where processors begin, in real mode. Mind `boot.s`.
 const TRAMPOLINE: u64 = 0x8000;
 

@@ -143,7 +143,8 @@ pub fn run<R: Protocol>(mut tasks: Tasks<R>) -> ! {
             STILL.fetch_add(1, Ordering::AcqRel);
             while PAUSE.load(Ordering::Acquire) {
                 watchdog::beat();
-                core::hint::spin_loop();
+                // Till the next tick: the one that works may need this one's share of the host's CPUs.
+                interrupts::enable_and_hlt();
             }
             STILL.fetch_sub(1, Ordering::AcqRel);
         }
@@ -167,6 +168,7 @@ pub fn alone<T>(action: impl FnOnce() -> T) -> T {
     let done = action();
     PAUSE.store(false, Ordering::Release);
     while STILL.load(Ordering::Acquire) > 0 {
+        watchdog::beat();
         core::hint::spin_loop();
     }
     done

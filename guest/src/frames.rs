@@ -18,7 +18,7 @@ use spin::Mutex;
 
 use crate::layout::{PAGE, direct};
 
-/// Frames that boot takes for itself.
+/// Frames that boot takes for itself, those for processors' stacks not counted.
 pub const BOOT: u64 = 1024;
 /// Below this the reserve wants more.
 pub const LOW: u64 = 384;
@@ -62,12 +62,12 @@ struct Pool {
     own: List,
     lent: List,
     lowest: u64,
-    /// Where boot's frames lie, in bytes.
-    boot: Range<u64>,
+    /// Where boot's frames lie, in bytes: those of `init` and those of `add`.
+    boot: [Range<u64>; 2],
 }
 
 static POOL: Mutex<Pool> =
-    Mutex::new(Pool { own: List::EMPTY, lent: List::EMPTY, lowest: u64::MAX, boot: 0..0 });
+    Mutex::new(Pool { own: List::EMPTY, lent: List::EMPTY, lowest: u64::MAX, boot: [0..0, 0..0] });
 
 impl Pool {
     fn free(&self) -> u64 {
@@ -83,7 +83,8 @@ impl Pool {
     /// # Safety
     /// As of [`give`].
     unsafe fn push(&mut self, frame: u64) {
-        let list = if self.boot.contains(&frame) { &mut self.own } else { &mut self.lent };
+        let list =
+            if self.boot.iter().any(|range| range.contains(&frame)) { &mut self.own } else { &mut self.lent };
         // SAFETY: the caller's promise.
         unsafe { list.push(frame) };
     }
@@ -94,8 +95,26 @@ impl Pool {
 /// # Safety
 /// The range is memory in the direct map that nobody else uses.
 pub unsafe fn init(boot: Range<u64>) {
+    // SAFETY: the caller's promise.
+    unsafe { add_to(0, boot) };
+}
+
+/// Gives the reserve more of boot's frames, once it is known what else boot needs: all of a range, in bytes. Once.
+///
+/// # Safety
+/// As of [`init`].
+pub unsafe fn add(boot: Range<u64>) {
+    // SAFETY: the caller's promise.
+    unsafe { add_to(1, boot) };
+}
+
+/// # Safety
+/// As of [`init`].
+unsafe fn add_to(place: usize, boot: Range<u64>) {
     let mut pool = POOL.lock();
-    pool.boot = boot.clone();
+    if let Some(range) = pool.boot.get_mut(place) {
+        *range = boot.clone();
+    }
     for frame in boot.step_by(PAGE as usize) {
         // SAFETY: the caller's promise.
         unsafe { pool.push(frame) };
@@ -121,6 +140,11 @@ pub fn take_lent() -> Option<u64> {
 pub unsafe fn give(frame: u64) {
     // SAFETY: the caller's promise.
     unsafe { POOL.lock().push(frame) };
+}
+
+/// How many frames boot took for itself.
+pub fn of_boot() -> u64 {
+    POOL.lock().boot.iter().map(|range| (range.end - range.start) / PAGE).sum()
 }
 
 /// Frames in the reserve, and the least that there ever were.

@@ -75,7 +75,7 @@ impl<R: Protocol> Kernel<R> {
             tables: rows.into(),
             page_tables: page_tables * PAGE,
             frames: Frames {
-                boot: frames::BOOT,
+                boot: frames::of_boot(),
                 taken: machine::TAKEN.load(Ordering::Relaxed),
                 reserve,
                 lowest,

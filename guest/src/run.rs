@@ -79,6 +79,20 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     let Some(firmware) = Firmware::read(boot) else {
         refuse(Exit::Unsupported, format_args!("no ACPI tables that make sense"));
     };
+    // Each processor has its own stacks, whatever else boot needs.
+    let processors = firmware.processors.len().clamp(1, cpu::MAX) as u64;
+    let stacks_end = heap_end + processors * cpu::FRAMES * PAGE;
+    if stacks_end > own.end {
+        let mib = total >> 20;
+        refuse(
+            Exit::Unsupported,
+            format_args!("{mib} MiB of memory are too little for {processors} processors"),
+        );
+    }
+    // SAFETY: memory behind the heap that nobody uses, in the direct map.
+    unsafe { frames::add(heap_end..stacks_end) };
+    let heap_end = stacks_end;
+    machine::note_boot(heap_end);
     let stack = (|| {
         tables::init()?;
         let apic_id = raw_cpuid::CpuId::new().get_feature_info()?.initial_local_apic_id();
@@ -243,7 +257,8 @@ pub fn processor() -> ! {
         watchdog::beat();
         match WORK.get() {
             Some(work) => work(cpu::this().number),
-            None => core::hint::spin_loop(),
+            // Till the next tick: the host may have fewer CPUs than there are processors, and the first one has work.
+            None => cpu_interrupts::enable_and_hlt(),
         }
     }
 }
