@@ -7,7 +7,7 @@ use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
 use x86_64::structures::idt::InterruptDescriptorTable;
 
-use crate::{cpu, fault, remote, watchdog};
+use crate::{cpu, fault, host, remote, watchdog};
 
 global_asm!(include_str!("interrupts.s"));
 
@@ -132,7 +132,12 @@ extern "C" fn interrupt(frame: &mut Frame) {
         vector => {
             let vector = vector as u8;
             match vector {
-                TIMER => watchdog::tick(frame),
+                TIMER => {
+                    if cpu::this().number == 0 {
+                        host::tick();
+                    }
+                    watchdog::tick(frame);
+                }
                 REMOTE => remote::serve(),
                 DEVICES..ERROR if vector - DEVICES < LINES => crate::devices::interrupted(vector - DEVICES),
                 _ => {}

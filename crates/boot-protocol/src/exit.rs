@@ -24,11 +24,13 @@ pub enum Exit {
     Usage = 0x18,
     /// The machine lacks something that the kernel needs.
     Unsupported = 0x19,
+    /// The host, which sent [`PULSE`](crate::PULSE)s, sends none any more.
+    HostGone = 0x1a,
 }
 
 impl Exit {
     /// All of them.
-    pub const ALL: [Exit; 10] = [
+    pub const ALL: [Exit; 11] = [
         Exit::Stopped,
         Exit::Panic,
         Exit::StrayWrite,
@@ -39,6 +41,7 @@ impl Exit {
         Exit::Hang,
         Exit::Usage,
         Exit::Unsupported,
+        Exit::HostGone,
     ];
 
     /// QEMU's exit code for it.
@@ -64,6 +67,7 @@ impl Exit {
             Exit::Hang => "a processor made no progress",
             Exit::Usage => "its command line makes no sense",
             Exit::Unsupported => "the machine lacks something that the kernel needs",
+            Exit::HostGone => "nobody is at the other end of the host's port any more",
         }
     }
 }

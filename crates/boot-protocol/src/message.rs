@@ -7,7 +7,16 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Both ends must be of one version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+
+/// A byte that the host sends all the time, between the bytes of requests as well, which it is never one of (JSON writes
+/// control characters otherwise). A guest that has had one and then none for [`SILENCE_SECONDS`] ends
+/// ([`Exit::HostGone`](crate::Exit::HostGone)): a serial port does not tell that its other end was closed.
+pub const PULSE: u8 = 0x16;
+/// Seconds from one pulse to the next.
+pub const PULSE_SECONDS: u64 = 1;
+/// Seconds without a pulse that are too many.
+pub const SILENCE_SECONDS: u64 = 20;
 
 /// What the host asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -100,6 +100,7 @@ fn name(exit: boot::Exit) -> &'static str {
         boot::Exit::Hang => "hang",
         boot::Exit::Usage => "usage",
         boot::Exit::Unsupported => "unsupported",
+        boot::Exit::HostGone => "host-gone",
     }
 }
 
