@@ -16,7 +16,8 @@ const STYLES: Styles =
 /// real machine, gives their descriptors back while walkers are looking, and measures what is left.
 ///
 /// Exit codes: 0 fine; 1 failure; 2 usage; 3 a part of what this machine has could not be read, the rest was printed; 10 a
-/// threshold was passed (report --fail-over), or the answer is no (plan --hotplug).
+/// threshold was passed (report --fail-over), or the answer is no (plan --hotplug); 129 and 143 SIGHUP or SIGTERM ended a
+/// long command early, with the result so far.
 #[derive(Debug, Parser)]
 #[command(name = "pagefold", version, styles = STYLES, max_term_width = 100, after_help = "\
 Examples:
@@ -59,7 +60,8 @@ pub enum Command {
 /// then owners allocate, free, split, fold and unfold for a while. What is left is measured from the system beside
 /// our own count.
 ///
-/// Exit code 1 if a promise was broken, or if the system and the engine disagree by more than 1 %.
+/// Exit code 1 if a promise was broken, if the system and the engine disagree by more than 1 %, or if the protocol is wrong
+/// (writable-tails).
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
@@ -155,7 +157,7 @@ pub enum ProtocolArg {
     RefcountFirst,
     /// The bug: remap without waiting
     NoGracePeriod,
-    /// The rejected fix: remap without waiting, and let stray writes be
+    /// The rejected fix, as wrong as the bug: remap without waiting, and let stray writes be
     WritableTails,
 }
 

@@ -1,42 +1,73 @@
 //! Results, in files and on stdout.
 
-use std::fs::Permissions;
-use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::io::{self, ErrorKind, StdoutLock, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-/// Writes a file that is there whole or not at all: it is written beside its place, and moved.
-///
-/// # Errors
-/// The place cannot be written.
-pub fn file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> io::Result<()> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if path.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        let mut file = tempfile::Builder::new().prefix(".pagefold-").tempfile_in(dir)?;
-        file.write_all(bytes)?;
-        // Collectors run as somebody else.
-        file.as_file().set_permissions(Permissions::from_mode(0o644))?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+use crate::place::Place;
+use crate::tty::is_hung_up;
+
+/// Nobody reads stdout any more.
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// What people and scripts read. When the reader of a pipe has had enough, the rest goes nowhere: that is no failure, and
+/// what the exit code says is still to be said.
+pub struct Stdout(StdoutLock<'static>);
+
+/// Stdout, locked.
+pub fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
 }
 
-/// Writes a file, or to stdout.
+/// Nothing, if the reader has gone.
+fn unless_gone<T>(done: io::Result<T>, nothing: T) -> io::Result<T> {
+    match done {
+        // A pipe that nobody reads, or a terminal that has gone away.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe || is_hung_up(io::stdout().as_fd()) => {
+            // Relaxed: it guards nothing but needless writes.
+            GONE.store(true, Ordering::Relaxed);
+            Ok(nothing)
+        }
+        other => other,
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if GONE.load(Ordering::Relaxed) {
+            return Ok(bytes.len());
+        }
+        unless_gone(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if GONE.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        unless_gone(self.0.flush(), ())
+    }
+}
+
+/// Sees to it that all of stdout is written: what is left in its buffer when a program ends is written without asking
+/// whether it could be.
+///
+/// # Errors
+/// It could not: its disk is full.
+pub fn finish() -> Result<()> {
+    stdout().flush().context("cannot write to stdout")
+}
+
+/// Writes a result to its place, or to stdout.
 ///
 /// # Errors
 /// The place cannot be written.
-pub fn to(output: Option<&Path>, bytes: &[u8]) -> Result<()> {
+pub fn to(output: Option<&Place>, bytes: &[u8]) -> Result<()> {
     match output {
-        Some(path) => file(path, bytes),
-        None => Ok(io::stdout().lock().write_all(bytes)?),
+        Some(place) => place.write_all(bytes),
+        None => stdout().write_all(bytes).context("cannot write to stdout"),
     }
 }
 

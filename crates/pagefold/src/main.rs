@@ -12,6 +12,7 @@ mod export;
 mod interrupt;
 mod map;
 mod picture;
+mod place;
 mod plan;
 mod rcu;
 mod replay;
@@ -24,6 +25,7 @@ mod source;
 mod survey;
 mod table;
 mod tiles;
+mod tty;
 mod walkers;
 mod watch;
 
@@ -34,10 +36,20 @@ use clap::Parser;
 
 use crate::args::{Args, Command};
 
-/// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's); and those of [`exit`].
+/// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's); and those of [`exit`] and
+/// [`interrupt`].
 fn main() -> ExitCode {
     let args = Args::parse();
-    let done = match &args.command {
+    let done = run(&args.command).and_then(|code| deliver::finish().map(|()| code));
+    let code = done.unwrap_or_else(|error| {
+        say(format_args!("{error:#}"));
+        ExitCode::FAILURE
+    });
+    interrupt::code().unwrap_or(code)
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
         Command::Explain(args) => explain::run(args),
@@ -51,25 +63,11 @@ fn main() -> ExitCode {
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),
-    };
-    match done {
-        Ok(code) => code,
-        // Whoever read our output has had enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            let _ = writeln!(io::stderr(), "pagefold: {error:#}");
-            ExitCode::FAILURE
-        }
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
 }
 
 /// One line to the person at the terminal.
 pub fn say(line: impl std::fmt::Display) {
+    // There is nobody else to tell that stderr cannot be written.
     let _ = writeln!(io::stderr(), "pagefold: {line}");
 }

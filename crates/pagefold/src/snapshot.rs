@@ -1,53 +1,29 @@
 //! `pagefold snapshot`.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io::Write;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use pagefold_machine::{Machine, snapshot};
 
 use crate::args::SnapshotArgs;
+use crate::deliver;
+use crate::place::Place;
 use crate::size::{Bytes, Whole};
 use crate::source::read_host;
 
 pub fn run(args: &SnapshotArgs) -> Result<()> {
-    let path = &args.file;
-    check(path, args.force)?;
+    let place = Place::private(&args.file, args.force)?;
     let machine = read_host(&args.note).map_err(|error| {
         let hint = if error.is_permission() { "run as root" } else { "is /proc mounted?" };
         anyhow::Error::new(error).context(format!("cannot record this machine ({hint})"))
     })?;
-    writeln!(io::stdout(), "{}", write(&machine, path)?)?;
-    Ok(())
-}
-
-/// Refuses a file that exists.
-pub fn check(path: &Path, force: bool) -> Result<()> {
-    if path.exists() && !force {
-        bail!("{} exists; choose another name, or --force to overwrite it", path.display());
-    }
+    writeln!(deliver::stdout(), "{}", write(&machine, &place)?)?;
     Ok(())
 }
 
 /// Writes a machine to a file. Returns what it wrote, in a line.
-pub fn write(machine: &Machine, path: &Path) -> Result<String> {
-    // Written beside its place and moved there whole: never half a snapshot under the name that was asked for.
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = (|| -> Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&partial)?;
-        let mut file = BufWriter::new(file);
-        snapshot::write(machine, &mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&partial, path)?;
-        Ok(())
-    })();
-    if let Err(error) = written {
-        let _ = fs::remove_file(&partial);
-        return Err(error).with_context(|| format!("cannot write {}", path.display()));
-    }
-    let size = fs::metadata(path).map_or(0, |metadata| metadata.len());
+pub fn write(machine: &Machine, place: &Place) -> Result<String> {
+    let size = place.write(|to| Ok(snapshot::write(machine, to)?))?;
     let (pages, runs) = (Whole(machine.pages()), Whole(machine.runs.len() as u64));
-    Ok(format!("{}: {pages} pages in {runs} runs, {}", path.display(), Bytes(size)))
+    Ok(format!("{}: {pages} pages in {runs} runs, {}", place.path().display(), Bytes(size)))
 }

@@ -21,6 +21,36 @@ fn without_qemu_it_says_which_package_has_it() {
     refused(&["--kernel", file.path().to_str().unwrap()], 1, "qemu-system-x86");
 }
 
+/// As [`refused`] with exit code 2, in one line.
+fn impossible(arguments: &[&str], words: &str) {
+    refused(arguments, 2, words);
+    let mut command = Command::cargo_bin("pagefold").unwrap();
+    let output = command.arg("boot").args(arguments).env("PATH", "/nowhere").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1, "{arguments:?}");
+}
+
+#[test]
+fn machines_that_cannot_be_are_refused_in_a_line_before_anything_is_booted() {
+    for size in ["0", "1", "64K", "1M", "6M"] {
+        impossible(&["--memory", size], "are too little for 4 CPUs: give --memory 26M or more");
+    }
+    impossible(&["--memory", "32M", "--cpus", "64"], "give --memory 56M or more, or fewer --cpus");
+    for size in ["100000K", "67108865", "33M"] {
+        impossible(&["--memory", size], "a multiple of 2M; the next ones are ");
+    }
+    impossible(&["--memory", "4P"], "are more than this machine has");
+    impossible(&["--memory", "26M", "--device", "1G,node=20"], "for 21 nodes: give --memory 42M or more");
+    impossible(&["--device", "1T"], "the emulated machine has room for 960 GiB in all");
+    impossible(&["--device", "500G", "--device", "500G"], "the emulated machine has room for 960 GiB");
+    impossible(&["--device", "4P", "--device", "4P"], "the emulated machine has room for 960 GiB");
+    let many = ["--device", "1G"].repeat(31);
+    impossible(&many, "31 devices are too many; there is room for 30");
+    // QEMU is looked for when nothing is wrong.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let kernel = ["--kernel", file.path().to_str().unwrap()];
+    refused(&[&kernel[..], &["--cpus", "64", "--memory", "64M"]].concat(), 1, "qemu-system-x86");
+}
+
 #[test]
 fn a_kernel_that_is_not_there_is_named() {
     refused(&["--kernel", "/nowhere/kernel"], 1, "/nowhere/kernel: no such file");

@@ -2,115 +2,36 @@
 
 mod common;
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
-use common::pagefold;
+use common::pty::{Bond, Session, resize};
+use common::{binary, pagefold, roots};
 use predicates::prelude::*;
-use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::process::Signal;
 
 const TAKEN: &str = "\x1b[?1049h";
 const GIVEN_BACK: &str = "\x1b[?1049l";
 
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+/// Watches a fixture.
+fn start(args: &[&str]) -> Session {
+    with_root(&roots::root("host-hvo"), args, Bond::None)
 }
 
-struct Session {
-    child: Child,
-    keys: File,
-    /// Kept open: what the terminal is like can still be asked when the program is gone.
-    terminal: OwnedFd,
-    output: Receiver<Vec<u8>>,
-    seen: String,
+fn with_root(root: &Path, args: &[&str], bond: Bond) -> Session {
+    Session::start(Command::new(binary()).args(["watch", "--root"]).arg(root).args(args), bond)
 }
 
-impl Session {
-    /// Watches a fixture.
-    fn start(args: &[&str]) -> Session {
-        Session::with_root(fixture("host-hvo"), args)
-    }
-
-    fn with_root(root: PathBuf, args: &[&str]) -> Session {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap().into_string().unwrap();
-        let terminal: OwnedFd = OpenOptions::new().read(true).write(true).open(name).unwrap().into();
-        resize(&terminal, 100, 30);
-        let side = || Stdio::from(terminal.try_clone().unwrap());
-        let child = Command::new(assert_cmd::cargo::cargo_bin!("pagefold"))
-            .args(["watch", "--root"])
-            .arg(root)
-            .args(args)
-            .stdin(side())
-            .stdout(side())
-            .stderr(side())
-            .spawn()
-            .unwrap();
-        let keys = File::from(master);
-        let mut from = keys.try_clone().unwrap();
-        let (to, output) = channel();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(bytes @ 1..) = from.read(&mut buffer) {
-                if to.send(buffer[..bytes].to_vec()).is_err() {
-                    return;
-                }
-            }
-        });
-        Session { child, keys, terminal, output, seen: String::new() }
-    }
-
-    /// Waits until the terminal has been sent this, from here on.
-    fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !self.seen.contains(text) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.output.recv_timeout(left) {
-                Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(_) => panic!("{text:?} never came: {:?}", self.seen),
-            }
-        }
-        let rest = self.seen.split_off(self.seen.find(text).unwrap() + text.len());
-        self.seen = rest;
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.keys.write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.terminal).unwrap().local_modes.contains(LocalModes::ICANON)
-    }
-
-    /// It ends by itself, well, and everything is as it was.
-    fn ends(mut self) {
-        self.wait_for(GIVEN_BACK);
-        assert!(self.child.wait().unwrap().success());
-        assert!(!self.is_raw());
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-}
-
-fn resize(terminal: &OwnedFd, columns: u16, rows: u16) {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(terminal, size).unwrap();
+/// It ends by itself, well, and everything is as it was.
+fn ends(mut session: Session) {
+    session.wait_for(GIVEN_BACK);
+    assert!(session.child.wait().unwrap().success());
+    assert!(!session.is_raw());
 }
 
 #[test]
 fn it_shows_tabs_and_help_and_quits() {
-    let mut session = Session::start(&[]);
+    let mut session = start(&[]);
     session.wait_for(TAKEN);
     session.wait_for("Overview");
     session.wait_for("descriptors");
@@ -123,34 +44,77 @@ fn it_shows_tabs_and_help_and_quits() {
     session.press("p");
     session.wait_for("paused");
     session.press("q");
-    session.ends();
+    ends(session);
 }
 
 #[test]
 fn it_goes_on_reading_and_follows_the_terminal_as_it_changes() {
-    let mut session = Session::start(&["--interval", "0.1"]);
+    let mut session = start(&["--interval", "0.1"]);
     session.wait_for("every");
     resize(&session.terminal, 60, 12);
     session.signal(Signal::WINCH);
     // Drawn again, whole.
     session.wait_for("Overview");
     session.press("\x03");
-    session.ends();
+    ends(session);
 }
 
 #[test]
 fn signals_end_it_and_give_the_terminal_back() {
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let mut session = Session::start(&[]);
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        let mut session = start(&[]);
         session.wait_for("descriptors");
         session.signal(signal);
-        session.ends();
+        ends(session);
+    }
+}
+
+#[test]
+fn it_ends_when_its_terminal_goes_away() {
+    for bond in [Bond::None, Bond::Controlling, Bond::Ignoring] {
+        let mut session = with_root(&roots::root("host-hvo"), &[], bond);
+        session.wait_for("descriptors");
+        session.hang_up();
+        let status = session.child.wait().unwrap();
+        assert!(status.success(), "{bond:?}: {status:?}");
+    }
+}
+
+#[test]
+fn half_a_key_does_not_keep_it_from_signals() {
+    let mut session = start(&[]);
+    session.wait_for("descriptors");
+    session.press("\x1b[");
+    session.signal(Signal::TERM);
+    ends(session);
+}
+
+#[test]
+fn it_can_be_suspended_and_goes_on() {
+    for by_key in [false, true] {
+        let mut session = start(&[]);
+        session.wait_for("descriptors");
+        if by_key {
+            session.press("\x1a");
+        } else {
+            session.signal(Signal::TSTP);
+        }
+        session.wait_for(GIVEN_BACK);
+        session.wait_until_stopped();
+        assert!(!session.is_raw());
+        session.signal(Signal::CONT);
+        session.wait_for(TAKEN);
+        // Drawn again, whole.
+        session.wait_for("descriptors");
+        assert!(session.is_raw());
+        session.press("q");
+        ends(session);
     }
 }
 
 #[test]
 fn what_cannot_be_read_is_said_before_the_terminal_is_taken() {
-    let mut session = Session::with_root("/does/not/exist".into(), &[]);
+    let mut session = with_root(Path::new("/does/not/exist"), &[], Bond::None);
     session.wait_for("has no directory 'proc'");
     assert_eq!(session.child.wait().unwrap().code(), Some(1));
     assert!(!session.seen.contains(TAKEN) && !session.is_raw());

@@ -37,7 +37,8 @@ pub fn usage(pagefold: &Pagefold) {
 }
 
 pub fn too_small(pagefold: &Pagefold) {
-    let Came { code, json, .. } = pagefold.boot("--memory 6M --cpus 1", "");
-    assert_eq!((code, json["ending"]["how"].as_str()), (1, Some("unsupported")));
-    assert!(json["ending"]["dump"].as_str().unwrap().contains("are too little"));
+    // Told before anything is started.
+    let Came { code, stderr, .. } = pagefold.boot("--memory 6M --cpus 1", "");
+    assert_eq!((code, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("are too little for one CPU: give --memory "), "{stderr}");
 }

@@ -17,7 +17,8 @@ use crate::size::{Bytes, parse_bytes, parse_seconds};
 /// have it. Everything is emulated, so it needs no rights and no virtualisation, and times compare only with each other.
 ///
 /// Exit codes: 0 fine; 1 a promise was broken, numbers disagree, or the guest crashed or went silent (then with the
-/// guest's dump); 2 usage. A step that falls short of its size is told with the reason, and is no failure.
+/// guest's dump); 2 usage, and machines that cannot be. A step that falls short of its size is told with the reason, and is
+/// no failure. Ctrl-C ends it with the result so far and exit code 1, SIGTERM and SIGHUP with 143 and 129.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -179,6 +180,25 @@ pub struct DeviceSpec {
     pub node: usize,
 }
 
+const GIB: u64 = 1 << 30;
+/// Bytes of which memory at boot is a multiple.
+pub const UNIT: u64 = 2 << 20;
+/// Bytes of memory at boot that the guest needs for itself, whatever it does: its kernel, what that takes at boot, and what
+/// keeps its memory map going.
+const LEAST: u64 = 24 << 20;
+/// Bytes more for each CPU: stacks, walkers, and frames for them.
+const LEAST_FOR_CPU: u64 = 512 << 10;
+/// Devices that QEMU has slots for.
+const DEVICES: usize = 30;
+/// Bytes that all memory may have in QEMU, as it places it: what it emulates has 40 bits of physical addresses, and the last
+/// part of them is taken.
+const MOST: u64 = 960 * GIB;
+
+/// Bytes of memory at boot that a guest with so many CPUs needs.
+fn least(cpus: u32) -> u64 {
+    (LEAST + u64::from(cpus) * LEAST_FOR_CPU).next_multiple_of(UNIT)
+}
+
 /// Bytes of a block at least, for QEMU (`VIRTIO_MEM_MIN_BLOCK_SIZE`).
 const LEAST_BLOCK: u64 = 1 << 20;
 /// Nodes that QEMU can have (`MAX_NODES`).
@@ -243,6 +263,63 @@ pub enum BreakArg {
 }
 
 impl MachineArgs {
+    /// Whether QEMU can make this machine and the guest come up on it. `host` is the memory that this machine has, if that
+    /// is known.
+    pub fn possible(&self, host: Option<u64>) -> Result<(), String> {
+        let memory = Bytes(self.memory);
+        let least = least(self.cpus);
+        if self.memory < least {
+            let cpus = if self.cpus == 1 { "one CPU".into() } else { format!("{} CPUs", self.cpus) };
+            return Err(format!(
+                "--memory: {memory} are too little for {cpus}: give --memory {}M or more{}",
+                least >> 20,
+                if self.cpus > 1 && self.memory >= self::least(1) { ", or fewer --cpus" } else { "" }
+            ));
+        }
+        if !self.memory.is_multiple_of(UNIT) {
+            let below = self.memory / UNIT * UNIT >> 20;
+            return Err(format!(
+                "--memory: a multiple of 2M; the next ones are {below}M and {}M",
+                below + (UNIT >> 20)
+            ));
+        }
+        if let Some(host) = host.filter(|&host| host < self.memory) {
+            return Err(format!(
+                "--memory: {memory} are more than this machine has, {}; --device gives memory that takes none of this \
+                 machine's before it is used",
+                Bytes(host)
+            ));
+        }
+        if self.devices.len() > DEVICES {
+            let given = self.devices.len();
+            return Err(format!("--device: {given} devices are too many; there is room for {DEVICES}"));
+        }
+        let room = |bytes: u64| bytes.checked_next_multiple_of(GIB)?.checked_add(GIB);
+        let all = self.devices.iter().map(|device| room(device.size));
+        let all =
+            all.chain([self.memory.checked_add(GIB)]).try_fold(0u64, |sum, part| sum.checked_add(part?));
+        if all.is_none_or(|all| all > MOST) {
+            return Err(format!(
+                "--device: the emulated machine has room for {} in all, and a GiB is lost for each device",
+                Bytes(MOST)
+            ));
+        }
+        let nodes = self.nodes();
+        if nodes > 1 && self.memory / nodes < UNIT {
+            return Err(format!(
+                "--memory: {memory} are too little for {nodes} nodes: give --memory {}M or more, or lower nodes to \
+                 --device",
+                nodes * UNIT >> 20
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many NUMA nodes there are: as many as devices name.
+    pub fn nodes(&self) -> u64 {
+        self.devices.iter().map(|device| device.node as u64 + 1).max().unwrap_or(1)
+    }
+
     /// Whether these sizes are sizes of these devices.
     pub fn check(&self, wishes: &Wishes) -> Result<(), String> {
         for &(number, bytes) in &wishes.0 {

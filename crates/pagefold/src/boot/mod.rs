@@ -13,17 +13,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 pub use args::BootArgs;
+use args::UNIT;
 use indicatif::ProgressBar;
 use pagefold_boot::{Ending, Guest, Lost};
-use pagefold_qemu::{Builder, Node, VirtioMem};
+use pagefold_qemu::{self as qemu, Builder, Node, VirtioMem};
 
 use self::model::{Outcome, Row, SCHEMA};
 use self::play::Player;
 use self::script::Script;
 use self::step::{HELP, Step, Wishes};
 use crate::interrupt::interrupted;
+use crate::place::Place;
 use crate::source::Found;
 use crate::{deliver, map, say, snapshot};
 
@@ -31,18 +33,23 @@ use crate::{deliver, map, say, snapshot};
 const USAGE: u8 = 2;
 
 pub fn run(args: &BootArgs) -> Result<ExitCode> {
-    if let Some(path) = &args.output.snapshot {
-        snapshot::check(path, args.output.force)?;
-    }
-    if let Err(wrong) = args.course.resize.iter().try_for_each(|wishes| args.machine.check(wishes)) {
-        say(format_args!("--resize: {wrong}"));
+    // What is wrong with an argument is said before anything is started.
+    let place = args.output.snapshot.as_deref();
+    let place = place.map(|path| Place::private(path, args.output.force)).transpose()?;
+    let sizes = || args.course.resize.iter().try_for_each(|wishes| args.machine.check(wishes));
+    let wrong =
+        args.machine.possible(memory()).and_then(|()| sizes().map_err(|wrong| format!("--resize: {wrong}")));
+    if let Err(wrong) = wrong {
+        say(wrong);
         return Ok(USAGE.into());
     }
     let kernel = kernel(args.machine.kernel.as_deref())?;
     let mut builder =
         Builder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
-    builder = machine(args, builder)?;
-    let guest = Guest::start(builder, interrupted())?;
+    builder = machine(args, builder);
+    let mut guest = Guest::start(builder, interrupted()).map_err(in_a_line)?;
+    let patience = pagefold_boot::PATIENCE * args.machine.cpus.div_ceil(8);
+    guest.set_patience(patience.min(Duration::from_secs_f64(args.course.deadline)));
     let mut life = Life { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None, wrong: None };
     let (hello, ending) = life.play(guest)?;
     let outcome = Outcome {
@@ -60,15 +67,15 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
         say(format_args!("the guest: {}", outcome.ending.last_line()));
         return Ok(USAGE.into());
     }
-    let mut out = io::stdout().lock();
+    let mut out = deliver::stdout();
     if args.output.json {
         deliver::json(&outcome, &mut out)?;
     } else if !args.course.interactive || !outcome.ending.is_in_order() {
         print::outcome(&outcome, &mut out)?;
     }
     if let Some(found) = &life.found {
-        if let Some(path) = &args.output.snapshot {
-            say(snapshot::write(&found.machine, path)?);
+        if let Some(place) = &place {
+            say(snapshot::write(&found.machine, place)?);
         }
         if args.output.map {
             map::show_plainly(found)?;
@@ -80,6 +87,35 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     }
     let is_fine = outcome.ending.is_in_order() && outcome.broken.is_empty();
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why QEMU did not start, in a line: of what it said the last line, which is the one that says it.
+fn in_a_line(lost: Lost) -> anyhow::Error {
+    match lost {
+        Lost::Qemu(qemu::Error::Start { source, .. })
+            if matches!(*source, qemu::Error::Interrupted { .. }) =>
+        {
+            Lost::Interrupted.into()
+        }
+        Lost::Qemu(qemu::Error::Start { source, console }) => {
+            let said = console.lines().rfind(|line| !line.starts_with("----"));
+            match said.filter(|line| !line.is_empty()) {
+                Some(line) => anyhow!("QEMU does not start: {line}"),
+                None => anyhow!("QEMU does not start: {source}"),
+            }
+        }
+        lost => lost.into(),
+    }
+}
+
+/// Bytes of memory that this machine has, swap included.
+fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let bytes = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    };
+    Some(bytes("MemTotal:")? + bytes("SwapTotal:").unwrap_or(0))
 }
 
 /// The kernel to boot.
@@ -98,14 +134,10 @@ fn kernel(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 /// The machine that was asked for: memory and CPUs spread over the nodes that devices name.
-fn machine(args: &BootArgs, mut builder: Builder) -> Result<Builder> {
+fn machine(args: &BootArgs, mut builder: Builder) -> Builder {
     let machine = &args.machine;
-    let nodes = machine.devices.iter().map(|device| device.node as u32 + 1).max().unwrap_or(1);
-    const UNIT: u64 = 2 << 20;
+    let nodes = machine.nodes() as u32;
     let share = machine.memory / u64::from(nodes) / UNIT * UNIT;
-    if nodes > 1 && share == 0 {
-        bail!("{} of memory are too little for {nodes} nodes", crate::size::Bytes(machine.memory));
-    }
     // The first node has what the others leave.
     let cpus = machine.cpus / nodes;
     let first = Node {
@@ -119,7 +151,7 @@ fn machine(args: &BootArgs, mut builder: Builder) -> Result<Builder> {
     for device in &machine.devices {
         builder = builder.virtio_mem(VirtioMem::new(device.size).block(device.block).node(device.node));
     }
-    Ok(builder)
+    builder
 }
 
 /// A guest's life.
@@ -221,7 +253,7 @@ impl Life<'_> {
             say(format_args!("up; 'help' lists the commands"));
         }
         let talks = !self.args.output.json;
-        while let Some(line) = script.next()? {
+        while let Some(line) = script.next(|| player.guest.look().map_err(Stop::Lost))? {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             match words[..] {
                 ["stop" | "quit" | "exit"] => return Ok(()),
@@ -229,11 +261,11 @@ impl Life<'_> {
                 ["report"] => {
                     let row = self.step(player, &Step::Live(0.0))?;
                     if talks {
-                        print::report(row, &mut io::stdout().lock())?;
+                        print::report(row, &mut deliver::stdout())?;
                     }
                 }
                 ["audit"] => match player.audit()? {
-                    None if talks => writeln!(io::stdout(), "audit: every promise holds")?,
+                    None if talks => writeln!(deliver::stdout(), "audit: every promise holds")?,
                     None => {}
                     Some(violation) => self.broken.push(format!("audit: {violation}")),
                 },
@@ -244,10 +276,10 @@ impl Life<'_> {
                     }
                 }
                 ["snapshot", file] => {
-                    let file = Path::new(file);
-                    let found = self.pages(player)?;
-                    let written =
-                        snapshot::check(file, false).and_then(|()| snapshot::write(&found.machine, file));
+                    let written = match Place::private(Path::new(file), false) {
+                        Ok(place) => snapshot::write(&self.pages(player)?.machine, &place),
+                        Err(error) => Err(error),
+                    };
                     match written {
                         Ok(what) => say(what),
                         Err(error) if script.is_person() => say(format_args!("{error:#}")),
@@ -258,7 +290,7 @@ impl Life<'_> {
                     Ok(step) => {
                         let row = self.step(player, &step)?;
                         if talks {
-                            print::row(row, &mut io::stdout().lock())?;
+                            print::row(row, &mut deliver::stdout())?;
                         }
                     }
                     // A person tries again; a script that is wrong ends, with what it has done so far.

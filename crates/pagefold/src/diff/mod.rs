@@ -5,7 +5,7 @@ mod compare;
 mod model;
 mod print;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -74,16 +74,18 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode> {
     match (done, args.exit_code) {
         (Ok(_), false) | (Ok(false), true) => Ok(ExitCode::SUCCESS),
         (Ok(true), true) => Ok(ExitCode::from(1)),
-        (Err(error), true) if !crate::is_broken_pipe(&error) => {
+        (Err(error), true) => {
             crate::say(format_args!("{error:#}"));
             Ok(ExitCode::from(2))
         }
-        (Err(error), _) => Err(error),
+        (Err(error), false) => Err(error),
     }
 }
 
 /// Returns whether any page differs.
 fn compare(args: &DiffArgs) -> Result<bool> {
+    // That a picture has no place is said before anything is read.
+    let output = args.picture.output()?;
     let a = Source::File(&args.a).read()?;
     let b = match &args.b {
         Some(path) => Source::File(path).read()?,
@@ -120,8 +122,8 @@ fn compare(args: &DiffArgs) -> Result<bool> {
         extra: None,
         pieces: &pieces,
     };
-    let (output, layout) = (args.picture.output(), args.picture.layout);
-    let mut stdout = io::stdout().lock();
+    let layout = args.picture.layout;
+    let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
     } else if !output.is_stdout() {

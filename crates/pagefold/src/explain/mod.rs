@@ -1,10 +1,12 @@
 //! `pagefold explain`: the ideas behind the numbers, a screenful each.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Args;
+
+use crate::deliver;
 
 /// What HVO, fake-offline, memmap_on_memory, folding and the rest are, a screenful each
 ///
@@ -50,7 +52,7 @@ const TOPICS: &[Topic] = topics! {
 };
 
 pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = deliver::stdout();
     match &args.topic {
         None => {
             for topic in TOPICS {

@@ -9,10 +9,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use pagefold_machine::host::Hvo;
 use pagefold_machine::{Host, Machine};
+use rustix::fs::{Access, AtFlags, CWD};
 
 use super::args::ExportArgs;
 use super::parquet::{Common, write};
 use super::rows::rows;
+use crate::place::Place;
 use crate::size::{Bytes, Whole};
 use crate::source::{Found, Source, read_root};
 use crate::{deliver, exit, say};
@@ -27,30 +29,47 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.survey.no_scan {
         bail!("Parquet has every page's state: it takes a scan");
     }
+    let output = args.output.as_deref().map(Output::new).transpose()?;
     let (machine, common) = read(args)?;
     let mut bytes = Vec::new();
     let count = write(&mut bytes, &common, rows(&machine)).context("cannot write Parquet")?;
-    let path = match &args.output {
+    let place = match output {
         None => None,
-        Some(path) if is_dir(path) => {
-            let path = path.join(place(&common));
+        Some(Output::File(place)) => Some(place),
+        Some(Output::Fleet(dir)) => {
+            let path = dir.join(place(&common));
             let dir = path.parent().unwrap_or(&path);
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-            Some(path)
+            Some(Place::public(&path)?)
         }
-        Some(path) => Some(path.clone()),
     };
-    deliver::to(path.as_deref(), &bytes)?;
-    if let Some(path) = path {
+    deliver::to(place.as_ref(), &bytes)?;
+    if let Some(place) = place {
         let size = Bytes(bytes.len() as u64);
-        say(format_args!("{}: {} rows, {size}", path.display(), Whole(count)));
+        say(format_args!("{}: {} rows, {size}", place.path().display(), Whole(count)));
     }
     Ok(exit::code(false, false))
 }
 
-/// An existing directory, or a name that can only be one's.
-fn is_dir(path: &Path) -> bool {
-    path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/")
+/// Where it goes.
+enum Output {
+    File(Place),
+    /// A directory, with directories for days and hosts in it.
+    Fleet(PathBuf),
+}
+
+impl Output {
+    /// An existing directory, or a name that can only be one's, is a fleet's. It is made now: that it cannot be is said
+    /// before pages are read.
+    fn new(path: &Path) -> Result<Output> {
+        if !path.is_dir() && !path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Ok(Output::File(Place::public(path)?));
+        }
+        fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+        rustix::fs::accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .with_context(|| format!("no file can be made in {}", path.display()))?;
+        Ok(Output::Fleet(path.to_owned()))
+    }
 }
 
 fn read(args: &ExportArgs) -> Result<(Machine, Common)> {

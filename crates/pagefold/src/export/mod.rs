@@ -13,24 +13,29 @@ use anyhow::Result;
 
 pub use self::args::ExportArgs;
 use self::args::Format;
+use crate::place::Place;
 use crate::report::model::Report;
 use crate::{deliver, exit};
 
 pub fn run(args: &ExportArgs) -> Result<ExitCode> {
+    if args.format == Format::Parquet {
+        // Pages, not numbers about them.
+        return fleet::run(args);
+    }
+    let place = args.output.as_deref().map(Place::public).transpose()?;
     if args.schema {
         let schema = serde_json::to_string_pretty(&schemars::schema_for!(Report))?;
-        deliver::to(args.output.as_deref(), (schema + "\n").as_bytes())?;
+        deliver::to(place.as_ref(), (schema + "\n").as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let write: fn(&Report) -> Result<String> = match args.format {
         Format::Json => |report| Ok(serde_json::to_string_pretty(report)? + "\n"),
         Format::Prometheus => prometheus::text,
         Format::Csv => csv::text,
-        // Pages, not numbers about them.
         Format::Parquet => return fleet::run(args),
     };
     let report = Report::of(&args.survey.survey()?);
     let text = write(&report)?;
-    deliver::to(args.output.as_deref(), text.as_bytes())?;
+    deliver::to(place.as_ref(), text.as_bytes())?;
     Ok(exit::code(report.partial, false))
 }

@@ -5,7 +5,6 @@ mod json;
 mod state;
 
 use std::cell::Cell;
-use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,9 +13,10 @@ use clap::{Args as ClapArgs, FromArgMatches, ValueEnum};
 use pagefold_machine::Header;
 
 use crate::covered::Covered;
+use crate::deliver;
 use crate::picture::args::PictureArgs;
 use crate::picture::grid::Grid;
-use crate::picture::output::PAPER;
+use crate::picture::output::{Output, PAPER};
 use crate::picture::terminal::Terminal;
 use crate::picture::{Extra, Piece, Subject};
 use crate::size::{UnitArgs, parse_pages};
@@ -75,21 +75,24 @@ pub enum By {
 }
 
 pub fn run(args: &MapArgs) -> Result<ExitCode> {
+    // That a picture has no place is said before memory is read.
+    let output = args.picture.output()?;
     let found = match (&args.file, args.sample) {
         (Some(path), _) => Source::File(path).read(),
         (None, true) => Source::Sample.read(),
         (None, false) => Source::HostOrSample.read(),
     }?;
-    show(args, &found)
+    show(args, &found, &output)
 }
 
 /// A machine by the usual arguments, on the terminal.
 pub fn show_plainly(found: &Found) -> Result<ExitCode> {
     let command = MapArgs::augment_args(clap::Command::new("map"));
-    show(&MapArgs::from_arg_matches(&command.try_get_matches_from(["map"])?)?, found)
+    let args = MapArgs::from_arg_matches(&command.try_get_matches_from(["map"])?)?;
+    show(&args, found, &args.picture.output()?)
 }
 
-fn show(args: &MapArgs, found: &Found) -> Result<ExitCode> {
+fn show(args: &MapArgs, found: &Found, output: &Output) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let covered = || Covered::new(tiles.memory(), tiles.extents());
@@ -103,17 +106,17 @@ fn show(args: &MapArgs, found: &Found) -> Result<ExitCode> {
         By::State => &by_state,
         By::Folding => &by_folding,
     };
-    let (output, layout) = (args.picture.output(), args.picture.layout);
+    let layout = args.picture.layout;
     let terminal = Terminal::of_stdout(args.picture.color);
     let size = if args.json || output.is_file() { PAPER } else { terminal.size(layout) };
     let grid = Grid::new(&subject, layout, size);
     subject.extra = Some(descriptors(args.by, &grid, mapped.get()));
     if args.json {
-        json::write(&mut io::stdout().lock(), args.by, found, &subject, &grid)?;
+        json::write(&mut deliver::stdout(), args.by, found, &subject, &grid)?;
     } else if output.is_file() {
         output.write(&subject, &grid)?;
     } else {
-        terminal.write(&mut io::stdout().lock(), &subject, &grid)?;
+        terminal.write(&mut deliver::stdout(), &subject, &grid)?;
     }
     Ok(ExitCode::SUCCESS)
 }

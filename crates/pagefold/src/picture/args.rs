@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Args;
 
 use super::layout::Layout;
@@ -30,7 +31,10 @@ pub struct PictureArgs {
 
 impl PictureArgs {
     /// The files that are wanted.
-    pub fn output(&self) -> Output<'_> {
-        Output { svg: self.svg.as_deref(), png: self.png.as_deref() }
+    ///
+    /// # Errors
+    /// As of [`Output::new`].
+    pub fn output(&self) -> Result<Output> {
+        Output::new(self.svg.as_deref(), self.png.as_deref())
     }
 }

@@ -7,7 +7,6 @@ mod pool;
 mod print;
 mod whatif;
 
-use std::io::{self};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -39,7 +38,7 @@ pub struct Plan {
 }
 
 pub fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = deliver::stdout();
     let units = args.units.units();
     let (is_partial, is_no) = match args.hotplug {
         Some(asked) => {

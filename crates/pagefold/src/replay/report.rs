@@ -111,8 +111,9 @@ pub struct Violations {
     pub missed: u64,
     /// What the audit at the end found.
     pub audit: Option<String>,
-    /// Whether the protocol takes stray writes for granted.
-    pub tolerated: bool,
+    /// Whether the protocol lets stray writes be. That is wrong, whether or not one came in this run: the pages that they
+    /// bring back are never given back again.
+    pub wrong_protocol: bool,
     pub list: Vec<ViolationRow>,
 }
 
@@ -297,11 +298,11 @@ impl Report {
 
     fn print_verdict(&self, to: &mut impl Write) -> io::Result<()> {
         let violations = &self.violations;
-        if violations.tolerated {
+        if violations.wrong_protocol {
             writeln!(
                 to,
-                "tolerated {} stray writes seen by walkers; {} folded map pages brought back ({})",
-                Whole(violations.stray_writes),
+                "wrong     protocol {} lets stray writes be: {} folded map pages brought back ({}) that nobody gives back",
+                self.protocol,
                 Whole(violations.rematerialised),
                 Bytes(violations.rematerialised * 4096)
             )?;

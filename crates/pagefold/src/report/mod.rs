@@ -9,7 +9,6 @@ pub mod model;
 mod print;
 mod rows;
 
-use std::io::{self};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -24,7 +23,7 @@ use crate::survey::Survey;
 
 pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     let report = Report::of(&args.survey.survey()?);
-    let mut stdout = io::stdout().lock();
+    let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
     } else {

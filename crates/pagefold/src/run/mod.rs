@@ -22,6 +22,7 @@ use self::scenario::{Mistake, SHIPPED};
 use crate::args::RcuArg;
 use crate::cost::available;
 use crate::deliver;
+use crate::place::Place;
 use crate::rcu::{self, Rcu};
 use crate::say;
 use crate::size::Bytes;
@@ -35,9 +36,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     if let Some(name) = &args.show {
         let Some(text) = shipped(name) else { return Ok(usage(unknown(name))) };
-        io::stdout().write_all(text.as_bytes())?;
+        deliver::stdout().write_all(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let svg = args.svg.as_deref().map(Place::public).transpose()?;
     let mut plan = match find(args.scenario.as_deref()) {
         Ok(plan) => plan,
         Err(error) => return Ok(usage(format!("{error:#}"))),
@@ -56,10 +58,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         Rcu::Membarrier(barrier) => play::play(&plan, barrier, "membarrier"),
         Rcu::Fences(barrier) => play::play(&plan, barrier, "fences"),
     }?;
-    if let Some(path) = &args.svg {
-        deliver::file(path, picture::draw(&report).as_bytes())?;
+    if let Some(place) = &svg {
+        place.write_all(picture::draw(&report).as_bytes())?;
     }
-    let mut stdout = io::stdout().lock();
+    let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
     } else {
@@ -99,7 +101,7 @@ fn find(scenario: Option<&str>) -> Result<Plan> {
 }
 
 fn list() -> Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = deliver::stdout();
     for (name, text) in SHIPPED {
         let about = Plan::read(name, text).map(|plan| plan.about);
         writeln!(stdout, "{name:<12} {}", about.unwrap_or_else(|mistake: Mistake| mistake.to_string()))?;

@@ -1,7 +1,7 @@
 //! `pagefold completions` and `pagefold man`: what a package ships beside the program.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use crate::args;
+use crate::{args, deliver};
 
 /// Print completions for a shell
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ pub struct ManArgs {
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut args::Args::command(), "pagefold", &mut script);
-    io::stdout().lock().write_all(&script)?;
+    deliver::stdout().write_all(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -53,7 +53,7 @@ pub fn man(args: &ManArgs) -> Result<ExitCode> {
         None => {
             let mut page = Vec::new();
             clap_mangen::Man::new(command).render(&mut page)?;
-            io::stdout().lock().write_all(&page)?;
+            deliver::stdout().write_all(&page)?;
         }
         Some(dir) => fs::create_dir_all(dir)
             .and_then(|()| clap_mangen::generate_to(command, dir))

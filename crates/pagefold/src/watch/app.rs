@@ -15,6 +15,8 @@ const INTERVALS: [u64; 9] = [100, 250, 500, 1000, 2000, 5000, 10_000, 30_000, 60
 pub enum Action {
     /// End.
     Quit,
+    /// Stop for a while, as a shell's job.
+    Suspend,
     /// Read now.
     Read,
     /// The interval has changed.
@@ -81,6 +83,7 @@ impl App {
         let page = 10;
         match key.code {
             KeyCode::Char('c' | 'd') if has_control => return Some(Action::Quit),
+            KeyCode::Char('z') if has_control => return Some(Action::Suspend),
             KeyCode::Char('q' | 'Q') | KeyCode::Esc => return Some(Action::Quit),
             KeyCode::Char('?' | 'h' | 'H') | KeyCode::F(1) => self.has_help = true,
             KeyCode::Char('p' | 'P' | ' ') => {
@@ -214,6 +217,8 @@ mod tests {
             assert_eq!(app().key(key), Some(Action::Quit));
             assert_eq!(press(&mut app(), KeyCode::Char(letter)), None);
         }
+        let suspend = KeyEvent::new(KeyCode::Char('z'), KeyModifiers::CONTROL);
+        assert_eq!(app().key(suspend), Some(Action::Suspend));
         let mut released = KeyEvent::new(KeyCode::Char('q'), KeyModifiers::NONE);
         released.kind = KeyEventKind::Release;
         assert_eq!(app().key(released), None);

@@ -11,16 +11,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
 use ratatui::crossterm::event::{self, Event};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
 use self::app::{Action, App};
 use self::screen::Screen;
 use crate::survey::SurveyArgs;
+use crate::tty::Tty;
 
 /// Watch what page metadata costs this machine, live
 ///
@@ -52,45 +54,73 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How long a signal may wait.
+/// How long a signal may wait, or a terminal that goes away.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What signals ask for.
+struct Signals {
+    end: Arc<AtomicBool>,
+    suspend: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn catch() -> Result<Signals> {
+        let signals = Signals { end: Arc::default(), suspend: Arc::default() };
+        let all = [SIGTERM, SIGINT, SIGHUP, SIGQUIT].map(|signal| (signal, &signals.end));
+        for (signal, flag) in all.into_iter().chain([(SIGTSTP, &signals.suspend)]) {
+            signal_hook::flag::register(signal, Arc::clone(flag)).context("cannot watch for signals")?;
+        }
+        Ok(signals)
+    }
+}
 
 pub fn run(args: &WatchArgs) -> Result<ExitCode> {
     if !io::stdout().is_terminal() {
         bail!("watch needs a terminal; in scripts use pagefold report --json, or export");
     }
+    let tty = Tty::open().context("watch needs a terminal for its keys: stdin is none")?;
     let survey = SurveyArgs { root: args.root.clone(), no_scan: true, ..SurveyArgs::default() };
-    let begun = Instant::now();
     let mut app = App::new(args.interval);
     // What cannot be read at all is said before the screen is taken.
-    app.read(gauges::read(&survey)?, begun.elapsed());
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended)).context("cannot watch for signals")?;
-    }
+    app.read(gauges::read(&survey)?, Duration::ZERO);
+    let signals = Signals::catch()?;
     let mut screen = Screen::take().context("cannot use this terminal")?;
-    let mut next = Instant::now() + app.interval();
+    let shown = show(&mut app, &survey, &tty, &signals, &mut screen);
+    // Nobody is there to be told that nothing can be drawn any more.
+    if tty.is_gone() { Ok(ExitCode::SUCCESS) } else { shown.map(|()| ExitCode::SUCCESS) }
+}
+
+fn show(app: &mut App, survey: &SurveyArgs, tty: &Tty, signals: &Signals, screen: &mut Screen) -> Result<()> {
+    let begun = Instant::now();
+    let events = events()?;
+    let mut next = begun + app.interval();
     loop {
-        screen.draw(&app)?;
+        screen.draw(app)?;
         let wait = next.saturating_duration_since(Instant::now()).min(PATIENCE);
         let mut is_wanted = false;
-        if event::poll(wait)? {
-            match event::read()? {
-                Event::Key(key) => match app.key(key) {
-                    Some(Action::Quit) => break,
-                    Some(Action::Read) => is_wanted = true,
-                    Some(Action::Interval) => next = Instant::now() + app.interval(),
-                    None => {}
-                },
-                Event::Resize(..) => {}
-                _ => continue,
-            }
+        match events.recv_timeout(wait) {
+            Ok(Event::Key(key)) => match app.key(key) {
+                Some(Action::Quit) => return Ok(()),
+                Some(Action::Suspend) => signals.suspend.store(true, Ordering::Relaxed),
+                Some(Action::Read) => is_wanted = true,
+                Some(Action::Interval) => next = Instant::now() + app.interval(),
+                None => {}
+            },
+            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!("cannot read this terminal's keys"),
         }
-        if ended.load(Ordering::Relaxed) {
-            break;
+        // Relaxed: flags that stand for themselves.
+        if signals.end.load(Ordering::Relaxed) || tty.is_gone() {
+            return Ok(());
+        }
+        if signals.suspend.swap(false, Ordering::Relaxed) {
+            screen.give()?;
+            // This returns when somebody lets the program go on.
+            signal_hook::low_level::emulate_default_handler(SIGTSTP).context("cannot stop")?;
+            screen.take_again().context("cannot use this terminal again")?;
         }
         if is_wanted || (!app.is_paused() && Instant::now() >= next) {
-            match gauges::read(&survey) {
+            match gauges::read(survey) {
                 Ok(reading) => app.read(reading, begun.elapsed()),
                 // A file that is gone may come back.
                 Err(error) => app.failed(format!("{error:#}")),
@@ -98,5 +128,19 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode> {
             next = Instant::now() + app.interval();
         }
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Keys, and other events of the terminal. A thread of its own reads them: reading from a terminal that is gone, or that has
+/// sent the first half of a key, does not return.
+fn events() -> Result<Receiver<Event>> {
+    let (to, events) = channel();
+    let read = move || {
+        while let Ok(event) = event::read() {
+            if to.send(event).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("keys".into()).spawn(read).context("no thread to read keys")?;
+    Ok(events)
 }

@@ -3,14 +3,20 @@
 #![allow(dead_code)]
 
 pub mod machines;
+pub mod pty;
 pub mod roots;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 use serde_json::Value;
 
+/// Where it is.
+pub fn binary() -> &'static str {
+    assert_cmd::cargo::cargo_bin!("pagefold").to_str().unwrap()
+}
+
 pub fn pagefold() -> Command {
-    Command::new(assert_cmd::cargo::cargo_bin!("pagefold"))
+    Command::new(binary())
 }
 
 /// `pagefold replay --sample`.
