@@ -65,6 +65,9 @@ pub enum SnapshotError {
     /// A machine this program cannot replay.
     #[error("the snapshot is of a machine with pages of {0} bytes; only 4096 are supported")]
     PageSize(u64),
+    /// Its pages do not fit.
+    #[error("there is too little memory for the snapshot's pages: free some, or raise the limit (ulimit -v)")]
+    NoMemory,
     /// Reading or writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -212,7 +215,8 @@ fn read_block(
     }
     let packed = parts.bytes(packed as usize, PLACE)?;
     parts.check(PLACE)?;
-    let mut bytes = Vec::with_capacity(plain as usize);
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(plain as usize).map_err(|_| SnapshotError::NoMemory)?;
     // One byte more than it should have, to see whether it has more.
     DeflateDecoder::new(packed.as_slice())
         .take(u64::from(plain) + 1)
@@ -223,7 +227,7 @@ fn read_block(
     }
     let mut bytes = bytes.as_slice();
     let mut table = Vec::new();
-    runs.reserve(count as usize);
+    runs.try_reserve(count as usize).map_err(|_| SnapshotError::NoMemory)?;
     for _ in 0..count {
         let start = at.checked_add(take_varint(&mut bytes)?);
         let len = take_varint(&mut bytes)?;
