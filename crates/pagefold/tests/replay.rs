@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{json, pagefold, replay};
+use common::{json, pagefold, replay, wait_for_threads};
 use predicates::prelude::*;
 use serde_json::Value;
 
@@ -104,6 +104,8 @@ fn until_stray_writes(args: &[&str]) -> Value {
         let output =
             replay().args(args).args(["--seconds", "2", "--json", "--seed", &seed]).output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let is_wrong = number(&report, "/violations/total") > 0;
+        assert!(!is_wrong || output.status.code() == Some(1), "{:?}", output.status);
         if number(&report, "/violations/stray_writes") > 0
             && number(&report, "/violations/rematerialised") > 0
         {
@@ -121,7 +123,6 @@ fn without_a_grace_period_folded_pages_come_back() {
     let confirmed = list.iter().find(|row| row["confirmed"] == true).unwrap();
     assert!(confirmed["pfn"].as_u64().is_some());
     assert!(list.iter().any(|row| row["walker"].as_str().unwrap().ends_with("walker")));
-    replay().args(["--protocol", "no-grace-period", "--seconds", "2"]).assert().code(1);
 }
 
 #[test]
@@ -186,10 +187,7 @@ fn ctrl_c_ends_it_with_the_result_so_far() {
         .spawn()
         .unwrap();
     // The handler is installed before the walkers start: wait for their threads.
-    let tasks = format!("/proc/{}/task", child.id());
-    while std::fs::read_dir(&tasks).unwrap().count() < 5 {
-        std::thread::yield_now();
-    }
+    wait_for_threads(&mut child, 5);
     // SAFETY: a signal to our own child.
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGINT) }, 0);
     let mut output = Vec::new();

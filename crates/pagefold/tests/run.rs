@@ -4,7 +4,7 @@ mod common;
 
 use std::io::Write;
 
-use common::{json, pagefold};
+use common::{json, pagefold, wait_for_threads};
 use predicates::prelude::*;
 use serde_json::Value;
 
@@ -182,13 +182,10 @@ fn an_interrupt_ends_it_with_the_result_so_far() {
     std::fs::write(&path, text).unwrap();
     let binary = assert_cmd::cargo::cargo_bin!("pagefold");
     let mut command = std::process::Command::new(binary);
-    let child =
+    let mut child =
         command.args(["run", "--json"]).arg(path).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // Its walkers are there: from before then on it catches the signal.
-    let tasks = format!("/proc/{}/task", child.id());
-    while std::fs::read_dir(&tasks).unwrap().count() < 5 {
-        std::thread::yield_now();
-    }
+    // Its walkers are there: from before then on it catches the signal. The steps take it minutes.
+    wait_for_threads(&mut child, 5);
     // SAFETY: a signal to a child that has not been waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
     let output = child.wait_with_output().unwrap();

@@ -32,3 +32,13 @@ pub fn json(assert: Assert) -> Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
 }
+
+/// Waits until a child has so many threads. One that ends before it has them never will.
+pub fn wait_for_threads(child: &mut std::process::Child, threads: usize) {
+    let tasks = format!("/proc/{}/task", child.id());
+    while std::fs::read_dir(&tasks).unwrap().count() < threads {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "it ended with {ended:?} before it had {threads} threads");
+        std::thread::yield_now();
+    }
+}
