@@ -111,6 +111,12 @@ impl Ledger {
         pages.into_iter().find_map(|pfn| Some((pfn, self.owner(pfn)?)))
     }
 
+    /// Head and order of the folio that `pfn` belongs to, unless it was leaked as a part of something.
+    pub fn folio(&self, pfn: u64) -> Option<(u64, Order)> {
+        let number = self.owner(pfn).filter(|&number| number != LEAKED)?;
+        Some((self.head(number), self.order(number)))
+    }
+
     pub fn order(&self, number: Number) -> Order {
         Order::new(self.entry(number).shape.load(SeqCst) as u32 & 0xff).unwrap()
     }

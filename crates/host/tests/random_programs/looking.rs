@@ -85,10 +85,9 @@ impl<'e> Actor<'_, 'e> {
         self.walkers.push(walker);
         ensure!(peek.is_some() == (pfn < self.engine().pages()), "{peek:?} at {pfn:#x}");
         let Some(peek) = peek.filter(|_| self.world.is_exact) else { return Ok(()) };
-        if let Some(number) = self.ledger().owner(pfn) {
-            let head = peek.head.map(|(head, state)| (head.0, state.order()));
-            let expected = Some((self.ledger().head(number), self.ledger().order(number)));
-            ensure!(head == expected, "{peek:?} at {pfn:#x}, where {expected:x?} is");
+        if let Some(folio) = self.ledger().folio(pfn) {
+            let found = peek.head.map(|(head, state)| (head.0, state.order()));
+            ensure!(found == Some(folio), "{peek:?} at {pfn:#x}, where {folio:x?} is");
         }
         Ok(())
     }
