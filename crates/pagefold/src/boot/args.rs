@@ -277,7 +277,7 @@ impl MachineArgs {
             ));
         }
         if !self.memory.is_multiple_of(UNIT) {
-            let below = self.memory / UNIT * UNIT >> 20;
+            let below = (self.memory / UNIT * UNIT) >> 20;
             return Err(format!(
                 "--memory: a multiple of 2M; the next ones are {below}M and {}M",
                 below + (UNIT >> 20)
@@ -309,7 +309,7 @@ impl MachineArgs {
             return Err(format!(
                 "--memory: {memory} are too little for {nodes} nodes: give --memory {}M or more, or lower nodes to \
                  --device",
-                nodes * UNIT >> 20
+                (nodes * UNIT) >> 20
             ));
         }
         Ok(())
