@@ -59,6 +59,8 @@ pub enum NewError<E> {
     },
     /// The platform reserved less than was asked for.
     Short(TableKind),
+    /// The platform gave a range for this table that was made for another one: [`Platform::reserve`] is to pass the kind on.
+    OtherTable(TableKind),
 }
 
 impl<E: fmt::Display> fmt::Display for NewError<E> {
@@ -67,6 +69,9 @@ impl<E: fmt::Display> fmt::Display for NewError<E> {
             NewError::TooLarge => write!(f, "more than {MAX_PAGES} pages: no page number has that many bits"),
             NewError::Reserve { kind, error, .. } => write!(f, "the {kind:?} table: {error}"),
             NewError::Short(kind) => write!(f, "the platform reserved too little for the {kind:?} table"),
+            NewError::OtherTable(kind) => {
+                write!(f, "the platform's range for the {kind:?} table was made for another table")
+            }
         }
     }
 }
@@ -356,11 +361,12 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         }
         self.zone(Zone::Normal).prepare_online(&pages)?;
         self.map.classes.prepare_uniform(map_pages.clone())?;
-        // Classes before frames: as soon as the allocator has the memory, it may be used.
-        self.map.offer(map_pages.clone());
+        // Holes before classes: a page without memory must not be taken for one that could break. Classes before frames: as
+        // soon as the allocator has the memory, it may be used.
         for (edge, mask) in edges {
             self.map.holes.mark(edge, mask);
         }
+        self.map.offer(map_pages.clone());
         self.zone(Zone::Normal).online(pages);
         // A memory block may have been here before, and some of its pages broken.
         self.withhold_poison(map_pages);
@@ -724,5 +730,8 @@ type TableResult<T, P> = Result<Table<T, <P as Platform>::Mapping>, NewError<<P 
 pub(crate) fn table<T: Entry, P: Platform>(platform: &P, kind: TableKind, len: u64) -> TableResult<T, P> {
     let bytes = Table::<T, P::Mapping>::bytes_for(len).ok_or(NewError::TooLarge)?;
     let mapping = platform.reserve(kind, bytes).map_err(|error| NewError::Reserve { kind, bytes, error })?;
+    if mapping.made_for().is_some_and(|other| other != kind) {
+        return Err(NewError::OtherTable(kind));
+    }
     Table::new(mapping, len).ok_or(NewError::Short(kind))
 }

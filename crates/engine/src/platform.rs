@@ -114,6 +114,11 @@ pub unsafe trait Mapping: Send + Sync {
     /// The length in bytes.
     fn len(&self) -> u64;
 
+    /// The table it was made for, if that makes a difference to it. The engine uses it for no other.
+    fn made_for(&self) -> Option<TableKind> {
+        None
+    }
+
     /// Whether the range is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0

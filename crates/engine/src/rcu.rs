@@ -97,7 +97,7 @@ impl<B> core::fmt::Debug for Ticket<'_, B> {
 }
 
 impl<B: Barrier> Ticket<'_, B> {
-    /// Whether the grace period is over. Once true, it stays true.
+    /// Whether the grace period is over.
     #[must_use]
     pub fn is_over(&self) -> bool {
         // Acquire: a reader that registered before the ticket is in the list.
@@ -197,6 +197,9 @@ impl<B: Barrier> Rcu<B> {
 
     /// Runs `callback` after a grace period, in a later [`run_deferred`](Self::run_deferred).
     ///
+    /// A callback that panics does not keep the others of its batch from running. A second one that does, while the panic of
+    /// the first unwinds, ends the program, as every panic in a destructor does.
+    ///
     /// # Errors
     /// The callback, unrun, when there is no memory to note it: [`synchronize`](Self::synchronize), then run it.
     #[allow(clippy::type_complexity)]
@@ -231,13 +234,22 @@ impl<B: Barrier> Rcu<B> {
 
 impl<B> Drop for Rcu<B> {
     fn drop(&mut self) {
-        // No reader can exist (each borrows `self`), so every grace period is over.
+        // No reader can exist (each borrows `self`), so every grace period is over. The blocks go even if a callback
+        // panics.
+        let _blocks = Blocks(self.blocks.load(Ordering::Acquire));
         Callbacks(self.deferred.load(Ordering::Acquire)).run();
-        let mut block = self.blocks.load(Ordering::Acquire);
-        while !block.is_null() {
+    }
+}
+
+/// The list of blocks, which ends with it.
+struct Blocks(*mut Block);
+
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        while !self.0.is_null() {
             // SAFETY: blocks were made by `Box::into_raw`, are in the list once, and nobody else can reach it.
-            let owned = unsafe { Box::from_raw(block) };
-            block = owned.next;
+            let owned = unsafe { Box::from_raw(self.0) };
+            self.0 = owned.next;
         }
     }
 }
@@ -332,8 +344,8 @@ pub struct Reader<'r, B: Barrier> {
 }
 
 impl<'r, B: Barrier> Reader<'r, B> {
-    /// Enters a section. Sections nest (up to 65,534 deep); the outermost one is two stores in all and no atomic
-    /// read-modify-write.
+    /// Enters a section. Sections nest, up to 65,534 deep; the outermost one is two stores in all and no atomic
+    /// read-modify-write. A reader that goes deeper counts as inside until it is dropped, and grace periods wait for it.
     #[inline]
     pub fn section(&self) -> Section<'_> {
         let word = &self.slot.word;

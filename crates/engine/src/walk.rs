@@ -133,7 +133,8 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     }
 
     /// Enters a section that spans several steps, for callers whose own tables are protected by the same grace periods.
-    /// Grace periods wait for it: it must be dropped. One that is forgotten lasts until the walker is dropped.
+    /// Grace periods wait for it: it must be dropped. One that is forgotten lasts until the walker is dropped, and so do
+    /// sections that nest deeper than [`Reader::section`] allows.
     #[inline]
     pub fn section(&self) -> Section<'_> {
         self.reader.section()

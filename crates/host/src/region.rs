@@ -275,6 +275,9 @@ unsafe impl Mapping for Region {
         self.base
     }
 
+    fn made_for(&self) -> Option<TableKind> {
+        Some(self.kind)
+    }
     fn len(&self) -> u64 {
         self.len
     }

@@ -4,12 +4,14 @@
 //! block. What is still in use stays with its owners; they free it (or are asked to move it) and
 //! [`collect`](Isolation::collect) picks it up.
 
+use alloc::alloc::alloc_zeroed;
 use alloc::vec::Vec;
+use core::alloc::Layout;
 use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
 use super::{AREA_PAGES, Frames, rows};
-use crate::geometry::{AREAS_PER_TREE, MAP_PAGES_PER_AREA};
+use crate::geometry::MAP_PAGES_PER_AREA;
 use crate::platform::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
@@ -39,15 +41,11 @@ impl<M: Mapping> Frames<M> {
         let count = areas.end.saturating_sub(areas.start);
         let collected = zeros(count.saturating_mul(MAP_PAGES_PER_AREA))?;
         let marked = zeros(count.div_ceil(64))?;
-        let trees = Area(areas.start).tree()..areas.end.div_ceil(AREAS_PER_TREE);
-        for tree in trees.filter(|&tree| self.lanes.is_online(tree)) {
-            self.lanes.ensure(tree).map_err(|_| IsolationError::OutOfMemory)?;
-        }
         // A CPU that takes its small pages there would not notice.
         self.drain_areas(areas.clone());
         let mut isolation = Isolation { frames: self, areas, collected, marked };
         for area in isolation.areas.clone() {
-            if !isolation.begin(Area(area)) {
+            if !isolation.begin(Area(area))? {
                 // What was begun so far ends with it.
                 return Err(IsolationError::Isolated);
             }
@@ -57,27 +55,39 @@ impl<M: Mapping> Frames<M> {
     }
 }
 
-/// So many zeros, or an error.
+/// So many zeros, or an error. The memory is not touched: most of a large range may be absent.
 fn zeros(count: u64) -> Result<Vec<u64>, IsolationError> {
-    let mut words = Vec::new();
-    words.try_reserve_exact(count as usize).map_err(|_| IsolationError::OutOfMemory)?;
-    words.resize(count as usize, 0);
-    Ok(words)
+    let count = usize::try_from(count).map_err(|_| IsolationError::OutOfMemory)?;
+    let layout = Layout::array::<u64>(count).map_err(|_| IsolationError::OutOfMemory)?;
+    if layout.size() == 0 {
+        return Ok(Vec::new());
+    }
+    // SAFETY: the layout is not empty.
+    let words = unsafe { alloc_zeroed(layout) }.cast::<u64>();
+    if words.is_null() {
+        return Err(IsolationError::OutOfMemory);
+    }
+    // SAFETY: the global allocator gave the block just now, with the layout of `count` words, all of them zero.
+    Ok(unsafe { Vec::from_raw_parts(words, count, count) })
 }
 
 impl<M: Mapping> Isolation<'_, M> {
-    /// Marks one area, and takes it out of the set it was counted in. Whether nobody had marked it before.
-    fn begin(&mut self, area: Area) -> bool {
+    /// Marks one area, and takes it out of the set it was counted in. Whether nobody had marked it before. Nothing is
+    /// changed on an error.
+    fn begin(&mut self, area: Area) -> Result<bool, IsolationError> {
         let lanes = &self.frames.lanes;
         // Where the zone never had memory its lanes say nothing: they read as free, and nobody counted them.
         if !lanes.is_online(area.tree()) {
-            return true;
+            return Ok(true);
         }
+        // A tree that came online as a whole has nothing behind its lanes yet. This comes after the look at `is_online`,
+        // since the tree may come online at any moment.
+        lanes.ensure(area.tree()).map_err(|_| IsolationError::OutOfMemory)?;
         loop {
             let lane = lanes.get(area);
             let set = match (state(lane), lane & (FULL | RESERVED)) {
-                (ABSENT, _) => return true,
-                _ if lane & ISOLATED != 0 => return false,
+                (ABSENT, _) => return Ok(true),
+                _ if lane & ISOLATED != 0 => return Ok(false),
                 (FREE, _) => Some(Set::Free),
                 (SMALL, 0) => Some(Set::Open),
                 _ => None,
@@ -94,7 +104,7 @@ impl<M: Mapping> Isolation<'_, M> {
                 if let Some(word) = self.marked.get_mut((index / 64) as usize) {
                     *word |= 1 << (index % 64);
                 }
-                return true;
+                return Ok(true);
             }
             if let Some(set) = set {
                 lanes.raise(area.tree(), set, 1);

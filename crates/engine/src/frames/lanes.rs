@@ -160,17 +160,21 @@ impl<M: Mapping> Lanes<M> {
 
     /// Takes `areas` lanes (a power of two, aligned) that are all free, word by word, or none of them. The caller has
     /// lowered the free count and ensured the lanes.
-    pub(crate) fn take_free_run(&self, first: Area, areas: u64) -> bool {
+    ///
+    /// # Errors
+    /// None was taken. So many of the lanes are free but isolated now, since somebody isolated them meanwhile: they are in
+    /// no count any more, and the caller raises the free count by as much less.
+    pub(crate) fn take_free_run(&self, first: Area, areas: u64) -> Result<(), u64> {
         let mut done = 0;
         while done < areas {
             let (area, lanes) = (Area(first.0 + done), LANES.min(areas));
             if !self.take_in_word(area, lanes) {
-                self.give_run(first, done);
-                return false;
+                let counted = self.give_run(first, done);
+                return Err(done - counted);
             }
             done += lanes;
         }
-        true
+        Ok(())
     }
 
     fn take_in_word(&self, first: Area, lanes: u64) -> bool {

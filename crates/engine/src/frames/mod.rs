@@ -291,8 +291,14 @@ impl<M: Mapping> Frames<M> {
                 self.lanes.raise(tree, Set::Free, areas);
                 return Err(no_frames.into());
             }
-            if self.lanes.take_free_run(area, areas) {
-                return Ok(Some(Pfn(area.0 << AREA_ORDER)));
+            match self.lanes.take_free_run(area, areas) {
+                Ok(()) => return Ok(Some(Pfn(area.0 << AREA_ORDER))),
+                // Those that were isolated meanwhile are in the count no more: this attempt's promise is short of them.
+                Err(0) => {}
+                Err(gone) => {
+                    self.lanes.raise(tree, Set::Free, areas - gone);
+                    return Ok(None);
+                }
             }
         }
         self.lanes.raise(tree, Set::Free, areas);
@@ -702,10 +708,8 @@ impl<M: Mapping> Frames<M> {
             self.lanes.raise(tree, Set::Free, areas);
             return Err(no_frames.into());
         }
-        if self.lanes.take_free_run(area, areas) {
-            return Ok(());
-        }
-        self.lanes.raise(tree, Set::Free, areas);
+        let Err(gone) = self.lanes.take_free_run(area, areas) else { return Ok(()) };
+        self.lanes.raise(tree, Set::Free, areas - gone);
         let absent = (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) == ABSENT);
         Err(if absent { FrameError::Absent } else { FrameError::Busy })
     }

@@ -210,14 +210,14 @@ impl Counts {
     fn has_kernel_memory_for(&self, pages: u64, ratio: u32, node: Option<u8>, group: u16) -> bool {
         let ratio = u64::from(ratio.max(1));
         let nodes = || {
-            (0u8..)
+            (0u8..=u8::MAX)
                 .zip(&self.nodes)
                 .filter(|(number, _)| node.is_none_or(|node| node == *number))
                 .map(|(_, n)| n)
         };
         let mut kernel: u64 = nodes().map(|node| node.boot).sum();
         let mut movable: u64 = nodes().map(|node| node.plugged.movable).sum();
-        for (number, other) in (1u16..).zip(&self.groups) {
+        for (number, other) in (1u16..=u16::MAX).zip(&self.groups) {
             if node.is_some_and(|node| node != other.node) {
                 continue;
             }
