@@ -11,7 +11,7 @@ use loom::sync::Arc;
 use pagefold_model::{Kind, PageKind, Pfn};
 
 /// Three forced switches: the one who gives is interrupted, the one who gets is interrupted, and the first once more while
-/// it cleans up. Most of these models are small enough to be exhausted.
+/// it cleans up.
 const BOUND: usize = 3;
 
 // ---- share, then take ----------------------------------------------------------------------------------------------

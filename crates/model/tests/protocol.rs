@@ -4,8 +4,8 @@
 //! the right protocol a read of one too ("stray read"), an access that nothing orders ("Causality violation"), a folio that
 //! does not contain the page asked for, a refcount or an audit that does not come out.
 //!
-//! Three forced switches reach every state that one remap has for one look. A fourth found nothing more in any of these
-//! (`MODEL_PREEMPTIONS=4`), and takes minutes.
+//! Three forced switches reach every state that one remap has for one look. `MODEL_PREEMPTIONS=4` asks for a fourth, which
+//! takes minutes.
 
 mod common;
 
