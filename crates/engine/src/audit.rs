@@ -75,6 +75,11 @@ pub enum Violation {
         /// The page.
         pfn: Pfn,
     },
+    /// A section has class bytes that were set before it had memory for them.
+    Silent {
+        /// Its first page.
+        pfn: Pfn,
+    },
     /// The count of materialised map pages is not the number of classes that say so.
     Miscounted {
         /// By the counter.
@@ -106,6 +111,9 @@ impl fmt::Display for Violation {
                 write!(f, "{counted} pages counted as kept back, {found} found")
             }
             Violation::Dirty { pfn } => write!(f, "{pfn}: free, but its descriptor is not zero"),
+            Violation::Silent { pfn } => {
+                write!(f, "the section at {pfn} speaks for its pages, but one of them has a class of its own")
+            }
             Violation::Miscounted { counted, found } => {
                 write!(f, "{counted} map pages counted as materialised, {found} found")
             }
@@ -135,6 +143,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             let first = section * MAP_PAGES_PER_SECTION;
             if let Some((class, next)) = self.map.classes.uniform(section) {
                 let next = next.min(self.map.classes.sections());
+                if next == section + 1 && !self.map.classes.is_silent(section) {
+                    return Err(Violation::Silent { pfn: MapPage(first).first_pfn() });
+                }
                 let pages = (next - section) * PAGES_PER_SECTION;
                 let is_free = class.class() == Class::Free && self.is_free(section..next);
                 if is_free || class.class() != Class::Free {

@@ -215,6 +215,15 @@ impl<M: Mapping> Classes<M> {
         Some((self.section_class(section), next))
     }
 
+    /// Whether no map page of a uniform section has a byte of its own, as it must be.
+    pub(crate) fn is_silent(&self, section: u64) -> bool {
+        let mut bytes = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
+        // Acquire, as in `get`. Nothing is set meanwhile if the caller keeps its promise.
+        bytes.all(|index| {
+            self.bytes.get(index).is_none_or(|byte| byte.load(Ordering::Acquire) == ClassByte::UNSET.0)
+        })
+    }
+
     /// Makes the bytes of `map_pages` writable, and the sections and regions around them explicit.
     pub(crate) fn ensure(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
         if map_pages.start >= map_pages.end {

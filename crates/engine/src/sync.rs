@@ -7,13 +7,15 @@
 
 #[cfg(loom)]
 mod checked;
+#[cfg(loom)]
+mod readers;
 
 #[cfg(loom)]
-pub(crate) use checked::{AtomicU8, AtomicU32, AtomicU64, MapWord, OwnerCell};
+pub(crate) use checked::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, MapWord, OwnerCell};
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicPtr, Ordering, fence};
+pub(crate) use loom::sync::atomic::{Ordering, fence};
 
 /// One turn of a wait that another CPU will end soon.
 #[inline]

@@ -218,6 +218,16 @@ fn every_section_of_a_gigabyte_is_folded_after_it_was_freed() {
     engine.audit().unwrap();
 }
 
+/// The tails of a folio that is larger than a section have classes in every one of its sections.
+#[test]
+fn every_section_of_a_gigabyte_has_memory_for_its_classes() {
+    let engine = folded(1024 * MIB);
+    let folio = engine.alloc(Order::MAX, Kind::Hugetlb).unwrap();
+    engine.audit().unwrap();
+    drop(folio);
+    engine.audit().unwrap();
+}
+
 // ---- folios --------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -133,7 +133,7 @@ fn try_get_against_unfold_and_fold_again() {
 /// As before, but the head's map page is folded as well: a tail that was written in another map page must not lead there.
 #[test]
 fn try_get_against_folding_all_of_an_unfolded_folio() {
-    explore(3, || {
+    explore(2, || {
         let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 0, 2);
         let found = beside_a_walker(engine, 3, |engine| {
@@ -186,7 +186,8 @@ fn a_folio_that_nobody_touches_is_always_found() {
 
 #[test]
 fn two_owners_unfold_one_map_page() {
-    explore(2, || {
+    // One: a second forced switch takes minutes.
+    explore(1, || {
         let engine = machine_under::<Fold>();
         let other = {
             let engine = Arc::clone(&engine);
@@ -226,7 +227,7 @@ fn two_folders_fold_each_map_page_once() {
 
 #[test]
 fn a_folder_against_an_allocation_in_its_map_page() {
-    explore(3, || {
+    explore(2, || {
         let engine = machine_under::<Fold>();
         drop(take(&engine, folio_at(&engine, 2, 0)));
         let folder = {
@@ -269,7 +270,7 @@ fn try_get_against_split_of_a_folded_folio() {
 
 #[test]
 fn try_get_against_split_within_a_map_page() {
-    explore(3, || split_and_share(1, 0, 1));
+    explore(2, || split_and_share(1, 0, 1));
 }
 
 #[test]
@@ -279,7 +280,7 @@ fn try_get_against_split_into_folded_pieces() {
 
 #[test]
 fn try_get_against_collapse() {
-    explore(3, || {
+    explore(2, || {
         let engine = machine_under::<Fold>();
         let raws: Vec<_> = (0..4).map(|pfn| folio_at(&engine, pfn, 0)).collect();
         let found = beside_a_walker(engine, 2, |engine| {

@@ -16,46 +16,70 @@
 //!   writable must happen before the write. ("After `materialise` has returned, every CPU can write" says nothing about
 //!   a CPU for which nothing comes after it.) See [`Backing`].
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Ordering;
+use super::readers::Readers;
 use loom::cell::UnsafeCell;
-use loom::sync::atomic;
+use loom::sync::{Condvar, atomic};
 use loom::thread::{ThreadId, current};
 
 /// Whether an entry of a table may be written, and by whom.
 ///
 /// The checker's own cells know what happens before what. So each call that makes the entry writable leaves a cell, which
-/// counts as written there, and a writer reads one of them. Nothing of it orders anything in the code under test, and
-/// none of it is a step that the checker would have to try in another order.
+/// counts as written there, and a writer reads one of them. Nothing of it orders anything in the code under test. The
+/// first call and a thread's first write are two steps, which the checker tries in both orders.
 #[derive(Debug, Default)]
 struct Backing {
+    calls: Mutex<Calls>,
+    /// Nobody waits on it; notifying it is an access, and orders nothing.
+    step: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
     /// One for each thread that asked for memory without knowing that it was there.
-    calls: Vec<UnsafeCell<()>>,
+    made: Vec<UnsafeCell<()>>,
     /// Threads that know that the entry is writable.
     knowing: Vec<ThreadId>,
 }
 
 impl Backing {
-    fn materialise(&mut self) {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn materialise(&self) {
         let caller = current().id();
-        if !self.knowing.contains(&caller) {
-            self.calls.push(UnsafeCell::new(()));
-            self.knowing.push(caller);
+        let is_first = self.calls().made.is_empty();
+        if is_first {
+            self.step.notify_all();
+        }
+        let mut calls = self.calls();
+        if !calls.knowing.contains(&caller) {
+            calls.made.push(UnsafeCell::new(()));
+            calls.knowing.push(caller);
         }
     }
 
     /// Whether the current thread may write: a call to [`materialise`](Self::materialise) happened before.
-    fn is_writable(&mut self) -> bool {
+    fn is_writable(&self) -> bool {
         let writer = current().id();
-        let knows = self.knowing.contains(&writer)
-            // A read that nothing orders after the call is a panic of the cell's, and the answer.
-            || self.calls.iter().any(|call| catch_unwind(AssertUnwindSafe(|| call.with(|_| ()))).is_ok());
-        if knows && !self.knowing.contains(&writer) {
-            self.knowing.push(writer);
+        let knows = self.calls().knowing.contains(&writer);
+        if knows {
+            return true;
+        }
+        self.step.notify_all();
+        let mut calls = self.calls();
+        // A read that nothing orders after the call is a panic of the cell's, and the answer.
+        let knows =
+            calls.made.iter().any(|call| catch_unwind(AssertUnwindSafe(|| call.with(|_| ()))).is_ok());
+        if knows {
+            calls.knowing.push(writer);
         }
         knows
     }
@@ -67,43 +91,43 @@ macro_rules! entries {
         #[derive(Debug)]
         pub(crate) struct $name {
             word: atomic::$name,
+            readers: Readers,
             /// `None` for what is no entry of a table.
-            backing: Option<Mutex<Backing>>,
+            backing: Option<Box<Backing>>,
         }
 
         #[allow(dead_code)]
         impl $name {
             pub(crate) fn new(value: $value) -> Self {
-                Self { word: atomic::$name::new(value), backing: None }
+                Self { word: atomic::$name::new(value), readers: Readers::default(), backing: None }
             }
             /// An entry of a table with no memory behind it.
             pub(crate) fn unbacked() -> Self {
-                Self { word: atomic::$name::new(0), backing: Some(Mutex::default()) }
+                Self { word: atomic::$name::new(0), readers: Readers::default(), backing: Some(Box::default()) }
             }
             /// The platform puts memory behind the entry. What is there already keeps its content.
             pub(crate) fn materialise(&self) {
                 if let Some(backing) = &self.backing {
-                    backing.lock().unwrap_or_else(PoisonError::into_inner).materialise();
+                    backing.materialise();
                 }
             }
             #[track_caller]
-            fn written(&self) -> &atomic::$name {
+            fn write<T>(&self, write: impl FnOnce(&atomic::$name) -> T) -> T {
                 if let Some(backing) = &self.backing {
-                    let is_writable = backing.lock().unwrap_or_else(PoisonError::into_inner).is_writable();
-                    assert!(is_writable, "stray write: an entry of a table was not made writable before");
+                    assert!(backing.is_writable(), "stray write: an entry of a table was not made writable before");
                 }
-                &self.word
+                self.readers.write(|| write(&self.word))
             }
             pub(crate) fn load(&self, order: Ordering) -> $value {
-                self.word.load(order)
+                self.readers.load(|| self.word.load(order))
             }
             #[track_caller]
             pub(crate) fn store(&self, value: $value, order: Ordering) {
-                self.written().store(value, order);
+                self.write(|word| word.store(value, order));
             }
             #[track_caller]
             pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                self.written().swap(value, order)
+                self.write(|word| word.swap(value, order))
             }
             #[track_caller]
             pub(crate) fn compare_exchange(
@@ -113,23 +137,23 @@ macro_rules! entries {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                self.written().compare_exchange(current, new, success, failure)
+                self.write(|word| word.compare_exchange(current, new, success, failure))
             }
             #[track_caller]
             pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                self.written().fetch_add(value, order)
+                self.write(|word| word.fetch_add(value, order))
             }
             #[track_caller]
             pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                self.written().fetch_sub(value, order)
+                self.write(|word| word.fetch_sub(value, order))
             }
             #[track_caller]
             pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                self.written().fetch_or(value, order)
+                self.write(|word| word.fetch_or(value, order))
             }
             #[track_caller]
             pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                self.written().fetch_and(value, order)
+                self.write(|word| word.fetch_and(value, order))
             }
         }
     )*};
@@ -165,6 +189,7 @@ impl<O> OwnerCell<O> {
 #[derive(Debug)]
 pub(crate) struct MapWord {
     word: atomic::AtomicU64,
+    readers: Readers,
     /// Where folding has a gap: the memory behind the word. Who loads or writes the word reads the memory, the platform
     /// writes it.
     memory: Option<UnsafeCell<()>>,
@@ -179,6 +204,7 @@ impl MapWord {
     pub(crate) fn folded(has_gap: bool) -> Self {
         Self {
             word: atomic::AtomicU64::new(if has_gap { Self::GONE } else { Self::FOLDED }),
+            readers: Readers::default(),
             memory: has_gap.then(UnsafeCell::default),
         }
     }
@@ -187,14 +213,17 @@ impl MapWord {
     #[track_caller]
     pub(crate) fn fold(&self, has_gap: bool) {
         self.remap();
-        self.word.swap(if has_gap { Self::GONE } else { Self::FOLDED }, Ordering::Relaxed);
+        self.readers
+            .write(|| self.word.swap(if has_gap { Self::GONE } else { Self::FOLDED }, Ordering::Relaxed));
     }
     /// The platform puts zeroed memory behind the word; whether there was none. Memory that is there already keeps its
     /// content.
     #[track_caller]
     pub(crate) fn materialise(&self) -> bool {
         let is_new = [Self::FOLDED, Self::GONE].into_iter().any(|folded| {
-            self.word.compare_exchange(folded, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            self.readers
+                .write(|| self.word.compare_exchange(folded, 0, Ordering::Relaxed, Ordering::Relaxed))
+                .is_ok()
         });
         if is_new {
             self.remap();
@@ -207,13 +236,17 @@ impl MapWord {
             memory.with_mut(|_| ());
         }
     }
-    /// The word, to be loaded or written.
+    /// Loads or writes need the memory.
     #[track_caller]
-    fn access(&self) -> &atomic::AtomicU64 {
+    fn needs_memory(&self) {
         if let Some(memory) = &self.memory {
             memory.with(|_| ());
         }
-        &self.word
+    }
+    #[track_caller]
+    fn write<T>(&self, write: impl FnOnce(&atomic::AtomicU64) -> T) -> T {
+        self.needs_memory();
+        self.readers.write(|| write(&self.word))
     }
     #[track_caller]
     fn written(old: u64) -> u64 {
@@ -222,7 +255,8 @@ impl MapWord {
     }
     #[track_caller]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
-        let word = self.access().load(order);
+        self.needs_memory();
+        let word = self.readers.load(|| self.word.load(order));
         assert!(
             word != Self::GONE,
             "stray read: a read reached a folded descriptor on a platform with a gap"
@@ -232,7 +266,7 @@ impl MapWord {
     #[track_caller]
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         // A swap, so that the model sees what the store landed on.
-        Self::written(self.access().swap(value, order));
+        Self::written(self.write(|word| word.swap(value, order)));
     }
     #[track_caller]
     pub(crate) fn compare_exchange(
@@ -242,18 +276,56 @@ impl MapWord {
         success: Ordering,
         failure: Ordering,
     ) -> Result<u64, u64> {
-        self.access().compare_exchange(current, new, success, failure).map_err(Self::written)
+        self.write(|word| word.compare_exchange(current, new, success, failure)).map_err(Self::written)
     }
     #[track_caller]
     pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.access().fetch_add(value, order))
+        Self::written(self.write(|word| word.fetch_add(value, order)))
     }
     #[track_caller]
     pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.access().fetch_sub(value, order))
+        Self::written(self.write(|word| word.fetch_sub(value, order)))
     }
     #[track_caller]
     pub(crate) fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.access().fetch_or(value, order))
+        Self::written(self.write(|word| word.fetch_or(value, order)))
     }
 }
+
+macro_rules! remembering {
+    ($name:ident$(<$t:ident>)?: $value:ty) => {
+        /// An atomic that remembers its readers.
+        #[derive(Debug)]
+        pub(crate) struct $name$(<$t>)? {
+            word: atomic::$name$(<$t>)?,
+            readers: Readers,
+        }
+
+        #[allow(dead_code)]
+        impl$(<$t>)? $name$(<$t>)? {
+            pub(crate) fn new(value: $value) -> Self {
+                Self { word: atomic::$name::new(value), readers: Readers::default() }
+            }
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.readers.load(|| self.word.load(order))
+            }
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                self.readers.write(|| self.word.store(value, order));
+            }
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.readers.write(|| self.word.swap(value, order))
+            }
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.readers.write(|| self.word.compare_exchange(current, new, success, failure))
+            }
+        }
+    };
+}
+remembering!(AtomicBool: bool);
+remembering!(AtomicPtr<T>: *mut T);

@@ -198,13 +198,22 @@ pub fn is_one_of(found: Result<u32, Miss>, orders: &[u32]) -> bool {
 }
 
 /// Explores all interleavings with at most `preemptions` forced switches (loom explores all weak-memory outcomes within
-/// them; a thread that waits or ends is no forced switch). `MODEL_PREEMPTIONS` asks for more: a night's work.
+/// them; a thread that waits or ends is no forced switch). `MODEL_PREEMPTIONS` asks for more: a night's work. A model that
+/// should have threads and turns out to have one interleaving shows nothing about them, and fails.
 pub fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let more = std::env::var("MODEL_PREEMPTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions.max(more));
     builder.max_branches = 100_000;
-    builder.check(model);
+    let executions = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&executions);
+    builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        model();
+    });
+    let executions = executions.load(Ordering::Relaxed);
+    assert!(preemptions == 0 || executions > 1, "one interleaving is all that was explored");
+    println!("{executions} executions");
 }
 
 /// What one thread does, which leaves nothing to explore: the checks of memory run all the same.
