@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Model, ModelEngine, empty, explore, folio_at, machine, order, platform, take};
+use common::{Model, ModelEngine, alone, empty, explore, folio_at, machine, order, platform, take};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use loom::thread;
@@ -221,7 +221,7 @@ fn who_allocates_after_an_isolation_sees_what_was_done_under_it() {
 
 #[test]
 fn a_try_does_not_end_the_section_around_it() {
-    explore(1, || {
+    alone(|| {
         let engine = machine();
         let kept = folio_at(&engine, 2, 0);
         let walker = engine.walker().unwrap();
@@ -292,7 +292,7 @@ fn an_earlier_section_is_seen_though_the_scan_meets_a_later_nested_one() {
 
 #[test]
 fn references_end_at_their_limit_and_none_is_left_behind() {
-    explore(1, || {
+    alone(|| {
         let engine = machine();
         let walker = engine.walker().unwrap();
         let folio = engine.alloc_at(Pfn(0), order(2), Kind::Anon).unwrap().share();
@@ -368,7 +368,7 @@ fn a_slot_that_was_given_back_is_idle_for_its_next_owner() {
 
 #[test]
 fn readers_in_every_block_of_slots_are_waited_for() {
-    explore(1, || {
+    alone(|| {
         let rcu = Rcu::new(Fences);
         let readers: Vec<_> = (0..5).map(|_| rcu.reader().unwrap()).collect();
         for reader in &readers {
