@@ -149,6 +149,7 @@ mod tests {
             order,
             state,
             mapcount: 0,
+            optimised: false,
         });
         let kept = parts(extents, &mut |part| {
             shared += part.kept;
@@ -208,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_map_page_is_shared_out_by_pages_in_use() {
-        let extent = |start, pages, state| Extent { start, pages, order: 0, state, mapcount: 0 };
+        let extent =
+            |start, pages, state| Extent { start, pages, order: 0, state, mapcount: 0, optimised: false };
         let extents = [
             extent(0, 16, PageState::Anon),
             extent(16, 16, PageState::Free),

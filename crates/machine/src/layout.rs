@@ -32,6 +32,13 @@ pub struct Zone {
     pub free: u64,
 }
 
+impl Zone {
+    /// Whether it is device memory (`ZONE_DEVICE`): it has descriptors, and is no memory that the kernel could allocate.
+    pub fn is_device(&self) -> bool {
+        self.name == "Device"
+    }
+}
+
 /// The `System RAM` ranges of `/proc/iomem`, in pages, those only partly RAM left out; also those that a driver added
 /// (`System RAM (virtio_mem)`, `System RAM (kmem)`), which stand inside the driver's own range. Empty if the file hides
 /// addresses (it does without root).
@@ -59,7 +66,15 @@ pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
     ranges
 }
 
+/// Page numbers have at most 40 bits: 52 bits of physical address, the most that x86-64 and arm64 can have.
+const MAX_PAGES: u64 = 1 << 40;
+
 /// The zones of `/proc/zoneinfo` that have pages.
+///
+/// Zones of device memory have pages, but count none as present.
+///
+/// A span that no machine can have is left out: the zone then spans the pages it has. Kernels have shown such spans after
+/// an underflow (a movable zone whose pages were moved away).
 pub fn parse_zoneinfo(text: &str) -> Vec<Zone> {
     let mut zones: Vec<Zone> = Vec::new();
     for line in text.lines() {
@@ -72,7 +87,12 @@ pub fn parse_zoneinfo(text: &str) -> Vec<Zone> {
         }
         let Some(zone) = zones.last_mut() else { continue };
         let mut words = line.split_ascii_whitespace();
-        let (Some(key), Some(value)) = (words.next(), words.next()) else { continue };
+        let (Some(mut key), Some(mut value)) = (words.next(), words.next()) else { continue };
+        // The first line of a zone, "pages free N". Counters (nr_free_pages, further down) are not in every copy.
+        if (key, value) == ("pages", "free") {
+            let Some(pages) = words.next() else { continue };
+            (key, value) = ("nr_free_pages", pages);
+        }
         let field = match key.trim_end_matches(':') {
             "spanned" => &mut zone.spanned,
             "present" => &mut zone.present,
@@ -85,7 +105,13 @@ pub fn parse_zoneinfo(text: &str) -> Vec<Zone> {
             *field = value;
         }
     }
-    zones.retain(|zone| zone.present > 0);
+    zones.retain(|zone| zone.present > 0 || zone.is_device() && zone.spanned > 0);
+    for zone in &mut zones {
+        let end = zone.start.checked_add(zone.spanned).filter(|&end| end <= MAX_PAGES);
+        if end.is_none() || zone.spanned < zone.present {
+            zone.spanned = zone.present;
+        }
+    }
     zones
 }
 
@@ -114,7 +140,7 @@ mod tests {
         ) {
             let ranges = parse_iomem(&iomem);
             prop_assert!(ranges.iter().all(|range| range.start < range.end));
-            prop_assert!(parse_zoneinfo(&zones).iter().all(|zone| zone.present > 0));
+            prop_assert!(parse_zoneinfo(&zones).iter().all(|zone| zone.spanned > 0));
             let _ = value(&zones, "present");
         }
     }
@@ -153,6 +179,27 @@ mod tests {
             free: 3840,
         };
         assert_eq!(zones[0], expected);
+    }
+
+    #[test]
+    fn free_pages_stand_on_the_first_line_too() {
+        let text =
+            "Node 0, zone   Normal\n  pages free     1234\n        spanned  4096\n        present  4096\n";
+        assert_eq!(parse_zoneinfo(text)[0].free, 1234);
+        // The counter is newer than the line: both are there, and it wins.
+        let text = format!("{text}      nr_free_pages 1200\n");
+        assert_eq!(parse_zoneinfo(&text)[0].free, 1200);
+    }
+
+    #[test]
+    fn a_span_that_cannot_be_is_left_out() {
+        for spanned in [18_446_744_073_709_289_472u64, 1 << 52, 10] {
+            let text = format!(
+                "Node 0, zone  Movable\n  pages free 5\n        spanned  {spanned}\n        present  4096\n  \
+                 start_pfn:           1048576\n"
+            );
+            assert_eq!(parse_zoneinfo(&text)[0].spanned, 4096, "{spanned}");
+        }
     }
 
     #[test]

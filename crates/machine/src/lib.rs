@@ -10,6 +10,7 @@
 //! * [`PageState`] is what a page is used for, and [`Machine::extents`] turns runs of flags into folios with states.
 
 pub mod cost;
+pub mod fake_heads;
 pub mod flags;
 pub mod folding;
 pub mod host;
@@ -24,6 +25,6 @@ pub mod tally;
 pub use flags::Flags;
 pub use host::Host;
 pub use layout::{MemoryRange, Zone};
-pub use machine::{Extent, Header, Machine, PAGES_PER_SECTION, Run};
+pub use machine::{Extent, Header, Machine, PAGES_PER_SECTION, Run, deferred_pages};
 pub use state::PageState;
 pub use tally::Tally;

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::flags::{Flags, NOPAGE};
 use crate::host::blocks::{self, BlockState};
 use crate::host::files::Files;
+use crate::host::hugetlb;
 use crate::layout::{MemoryRange, Zone, parse_iomem, parse_zoneinfo, value};
 use crate::machine::{Header, Machine, Run};
 use crate::scan::{PageFiles, scan};
@@ -147,6 +148,7 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
     let (meminfo, vmstat) = (text("meminfo"), text("vmstat"));
     let boot = value(&vmstat, "nr_memmap_boot_pages");
     let release = text("sys/kernel/osrelease");
+    let root = proc.parent().unwrap_or(proc);
     Ok(Header {
         page_size: 4096,
         kernel: release.trim().to_owned(),
@@ -159,6 +161,7 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
         mem_total: value(&meminfo, "MemTotal").unwrap_or(0),
         mem_free: value(&meminfo, "MemFree").unwrap_or(0),
         memmap_pages: boot.map(|boot| boot + value(&vmstat, "nr_memmap_pages").unwrap_or(0)),
+        pools: hugetlb::read_pools(&mut Files::new(root), "sys/kernel/mm/hugepages"),
     })
 }
 
@@ -166,6 +169,7 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
 fn spans(zones: &[Zone]) -> Vec<MemoryRange> {
     let mut ranges: Vec<_> = zones
         .iter()
+        .filter(|zone| !zone.is_device())
         .map(|zone| MemoryRange { start: zone.start, end: zone.start.saturating_add(zone.spanned) })
         .filter(|range| range.start < range.end)
         .collect();

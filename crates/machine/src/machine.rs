@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::fake_heads;
 use crate::flags::{COMPOUND_HEAD, COMPOUND_TAIL, Flags};
+use crate::host::Pool;
 use crate::layout::{MemoryRange, Zone};
 use crate::state::PageState;
 
@@ -37,6 +39,8 @@ pub struct Header {
     pub mem_free: u64,
     /// `nr_memmap_pages` + `nr_memmap_boot_pages` in pages, where the kernel counts them.
     pub memmap_pages: Option<u64>,
+    /// Pools of huge pages, where they are known.
+    pub pools: Vec<Pool>,
 }
 
 /// Adjacent pages with the same flags and map count.
@@ -77,6 +81,8 @@ pub struct Extent {
     pub state: PageState,
     /// Map count of each folio's first page.
     pub mapcount: u64,
+    /// Whether HVO has taken the descriptors of their tails (see [`crate::fake_heads`]).
+    pub optimised: bool,
 }
 
 /// A machine: its layout and its pages.
@@ -117,12 +123,10 @@ impl Machine {
         pages
     }
 
-    /// Free pages whose descriptors the kernel has not written yet: it counts them as free, but no zone has them.
+    /// Free pages whose descriptors the kernel has not written yet; see [`deferred_pages`].
     pub fn deferred_pages(&self) -> u64 {
-        let in_zones = self.header.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(zone.free));
-        let all = self.header.mem_free / 4096;
-        // The two are not read at the same moment: a small difference means nothing.
-        all.checked_sub(in_zones).filter(|&pages| pages > all / 64).unwrap_or(0)
+        let Header { zones, mem_total, mem_free, .. } = &self.header;
+        deferred_pages(zones, (mem_total / 4096, mem_free / 4096))
     }
 
     /// The machine's memory as folios with states: what flags and map counts say, made consistent.
@@ -130,22 +134,44 @@ impl Machine {
     /// * Runs are clipped to the memory ranges.
     /// * A head and its tails are one folio, if they are a power of two, aligned; else (the kernel changed them while they
     ///   were read) single pages.
+    /// * A huge page that HVO has optimised is one folio too, although some kernels show heads inside of it (see
+    ///   [`crate::fake_heads`]).
     /// * Long runs without any flag are memory that the buddy allocator never had. As many pages of them, lowest first,
     ///   as the kernel counts as free outside of all zones are [`PageState::Deferred`], the rest (the memory map itself,
     ///   mostly) [`PageState::Reserved`].
     pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
         Extents {
-            runs: Clipped { runs: &self.runs, memory: &self.header.memory, run: 0, range: 0, at: 0 },
+            runs: self.clipped(),
             peeked: None,
             deferred: self.deferred_pages(),
+            gigantic: fake_heads::gigantic_pages(self),
             rest: None,
             pending: None,
         }
     }
+
+    /// The runs, cut to the memory ranges.
+    pub(crate) fn clipped(&self) -> Clipped<'_> {
+        Clipped { runs: &self.runs, memory: &self.header.memory, run: 0, range: 0, at: 0 }
+    }
+}
+
+/// Free pages whose descriptors the kernel has not written yet (`CONFIG_DEFERRED_STRUCT_PAGE_INIT`): it counts them in all
+/// and as free, but no zone has them. `in_all` is `MemTotal` and `MemFree`, in pages.
+///
+/// Both counts must say so. The files are not read at the same moment, sometimes minutes apart: then what is free differs,
+/// but what there is in all does not.
+pub fn deferred_pages(zones: &[Zone], in_all: (u64, u64)) -> u64 {
+    let sum = |field: fn(&Zone) -> u64| zones.iter().fold(0u64, |sum, zone| sum.saturating_add(field(zone)));
+    let (total, free) = in_all;
+    // A small difference means nothing.
+    let more = |all: u64, zones: u64| all.checked_sub(zones).filter(|&pages| pages > all / 64).unwrap_or(0);
+    more(free, sum(|zone| zone.free)).min(more(total, sum(|zone| zone.managed)))
 }
 
 /// Runs, cut to memory ranges.
-struct Clipped<'a> {
+#[derive(Clone)]
+pub(crate) struct Clipped<'a> {
     runs: &'a [Run],
     memory: &'a [MemoryRange],
     run: usize,
@@ -185,6 +211,8 @@ struct Extents<'a> {
     peeked: Option<Run>,
     /// Deferred pages still to be found.
     deferred: u64,
+    /// Optimised huge pages of 1 GiB still to be found.
+    gigantic: u64,
     /// The reserved rest of a run that is deferred at first.
     rest: Option<Extent>,
     /// The extent after the one that is being joined.
@@ -208,6 +236,27 @@ impl Extents<'_> {
         end
     }
 
+    /// A huge page that HVO has optimised, from `head` on, of which `first` is what was read so far. Should there be no such
+    /// page after all, `first` is a folio of its own.
+    fn optimised(&mut self, head: &Run, first: Extent) -> Extent {
+        // Look ahead on a copy: what does not belong to the page is read again.
+        let ahead = self.peeked.into_iter().chain(self.runs.clone());
+        let Some(pages) = fake_heads::huge_page(head, ahead, self.gigantic > 0) else {
+            return Extent { order: first.pages.ilog2(), ..first };
+        };
+        if pages.ilog2() == MAX_ORDER {
+            self.gigantic -= 1;
+        }
+        let end = head.start + pages;
+        while let Some(run) = self.next_run() {
+            if run.start >= end {
+                self.peeked = Some(run);
+                break;
+            }
+        }
+        Extent { pages, order: pages.ilog2(), optimised: true, ..first }
+    }
+
     fn next_raw(&mut self) -> Option<Extent> {
         if let Some(rest) = self.rest.take() {
             return Some(rest);
@@ -224,10 +273,15 @@ impl Extents<'_> {
             let end = self.tails(run.end());
             let pages = end - run.start;
             let order = pages.ilog2();
-            if pages.is_power_of_two() && order <= MAX_ORDER && run.start.is_multiple_of(pages) {
-                return Some(Extent { start: run.start, pages, order, state, mapcount: run.count });
+            let extent =
+                Extent { start: run.start, pages, order: 0, state, mapcount: run.count, optimised: false };
+            if fake_heads::begins(&run, pages) {
+                return Some(self.optimised(&run, extent));
             }
-            return Some(Extent { start: run.start, pages, order: 0, state, mapcount: run.count });
+            if pages.is_power_of_two() && order <= MAX_ORDER && run.start.is_multiple_of(pages) {
+                return Some(Extent { order, ..extent });
+            }
+            return Some(extent);
         }
         if run.flags == Flags(0) && run.count == 0 && run.len >= UNTOUCHED {
             let deferred = run.len.min(self.deferred);
@@ -247,7 +301,7 @@ impl Extents<'_> {
 }
 
 fn single(run: Run, state: PageState) -> Extent {
-    Extent { start: run.start, pages: run.len, order: 0, state, mapcount: run.count }
+    Extent { start: run.start, pages: run.len, order: 0, state, mapcount: run.count, optimised: false }
 }
 
 impl Iterator for Extents<'_> {
@@ -263,8 +317,8 @@ impl Iterator for Extents<'_> {
             match self.next_raw() {
                 Some(next)
                     if next.start == extent.start + extent.pages
-                        && (next.order, next.state, next.mapcount)
-                            == (extent.order, extent.state, extent.mapcount) =>
+                        && (next.order, next.state, next.mapcount, next.optimised)
+                            == (extent.order, extent.state, extent.mapcount, extent.optimised) =>
                 {
                     extent.pages += next.pages;
                 }
@@ -357,7 +411,8 @@ mod tests {
             machine(&[(0, 1 << 20)], &[(0, 100, 0), (100, 4, BUDDY), (4096, 4096, 0), (16384, 4096, 0)]);
         assert_eq!(extents(&machine)[2], (4096, 4096, 0, PageState::Reserved));
         machine.header.mem_free = 5000 * 4096;
-        machine.header.zones = vec![Zone { free: 4, ..Zone::default() }];
+        machine.header.mem_total = 5000 * 4096;
+        machine.header.zones = vec![Zone { free: 4, managed: 4, ..Zone::default() }];
         assert_eq!(machine.deferred_pages(), 4996);
         assert_eq!(
             extents(&machine),

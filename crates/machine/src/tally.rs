@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::fake_heads;
 use crate::folding::{self, Fate};
 use crate::machine::{Extent, MAX_ORDER, Machine, PAGES_PER_SECTION};
 use crate::state::PageState;
@@ -19,6 +20,8 @@ pub struct Tally {
     pub folios: [u64; ORDERS],
     /// Hugetlb folios by order.
     pub hugetlb: [u64; ORDERS],
+    /// Those of them that HVO has optimised, if page flags tell which they are (see [`crate::fake_heads`]).
+    pub optimised: Option<[u64; ORDERS]>,
     /// Map pages that folding would leave.
     pub map_pages_left: u64,
     /// Sections (128 MiB) in which it would leave any.
@@ -43,6 +46,7 @@ impl Tally {
             states: Default::default(),
             folios: [0; ORDERS],
             hugetlb: [0; ORDERS],
+            optimised: fake_heads::are_shown(machine).then_some([0; ORDERS]),
             map_pages_left: 0,
             sections_left: 0,
             offline: Vec::new(),
@@ -109,6 +113,9 @@ impl Tally {
                 self.folios[order_index] += pages >> order;
                 if state == PageState::Hugetlb {
                     self.hugetlb[order_index] += pages >> order;
+                    if let Some(optimised) = self.optimised.as_mut().filter(|_| extent.optimised) {
+                        optimised[order_index] += pages >> order;
+                    }
                 }
             }
         }

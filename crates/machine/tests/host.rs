@@ -73,7 +73,7 @@ fn an_empty_root_is_all_gaps() {
     assert!(host.zones.is_empty() && host.meminfo.is_empty() && host.blocks.is_none());
     assert_eq!(host.page_size.from, PageSizeFrom::Assumed);
     assert!(host.gaps.iter().all(|gap| gap.path.starts_with('/') && !gap.why.is_empty()));
-    assert!(host.gaps.iter().any(|gap| gap.path == "/proc/meminfo" && gap.kind == GapKind::Absent));
+    assert!(host.gaps.iter().any(|gap| gap.path == "/proc/meminfo" && gap.kind == GapKind::NotCollected));
 }
 
 #[test]

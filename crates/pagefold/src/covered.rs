@@ -33,7 +33,14 @@ impl<M: Iterator<Item = Range<u64>>, E: Iterator<Item = Extent>> Iterator for Co
             if start < end {
                 self.at = end;
                 let pages = end - start;
-                return Some(Extent { start, pages, order: 0, state: PageState::Free, mapcount: 0 });
+                return Some(Extent {
+                    start,
+                    pages,
+                    order: 0,
+                    state: PageState::Free,
+                    mapcount: 0,
+                    optimised: false,
+                });
             }
             if range.end > until {
                 break;
@@ -51,7 +58,14 @@ mod tests {
 
     #[test]
     fn memory_that_nothing_is_said_of_is_free() {
-        let extent = |start, pages| Extent { start, pages, order: 0, state: PageState::Slab, mapcount: 0 };
+        let extent = |start, pages| Extent {
+            start,
+            pages,
+            order: 0,
+            state: PageState::Slab,
+            mapcount: 0,
+            optimised: false,
+        };
         // The second extent spans two ranges that touch.
         let memory = [1..10, 20..30, 30..40, 50..60];
         let extents = [extent(3, 4), extent(25, 10), extent(35, 5)];

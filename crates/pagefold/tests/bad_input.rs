@@ -94,7 +94,7 @@ fn what_is_wrong_is_named_and_the_rest_is_told() {
     garble("proc/vmstat");
     garble("sys/kernel/btf/vmlinux");
     garble("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
-    // A block that went away while it was read.
+    // Of a block only the directory is there.
     fs::remove_file(root.path().join("sys/devices/system/memory/memory5/state")).unwrap();
     let output = report(root.path());
     assert_eq!(output.status.code(), Some(3));
@@ -103,8 +103,8 @@ fn what_is_wrong_is_named_and_the_rest_is_told() {
         "! /proc/vmstat (the kernel's count of descriptors): it begins with \"rubbish\"",
         "! /sys/kernel/btf/vmlinux (the size of a descriptor): it is no BTF",
         "hugepages-2048kB/nr_hugepages",
-        "memory5/state (memory blocks): it went away while it was read",
-        "descriptors of 64 bytes (assumed)",
+        "memory5/state (memory blocks): not among these files",
+        "descriptors of 64 bytes (assumed: as is usual there)",
     ] {
         assert!(text.contains(line), "no '{line}' in\n{text}");
     }

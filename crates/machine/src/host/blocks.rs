@@ -81,7 +81,7 @@ pub fn parse_zone(text: &str) -> Option<String> {
 pub fn read(files: &mut Files) -> Option<Blocks> {
     const TELLS: &str = "memory blocks";
     if !files.exists(DIR) {
-        files.miss(DIR, TELLS, super::GapKind::Absent, "this kernel has no memory hotplug");
+        files.absent(DIR, TELLS, "this kernel has no memory hotplug");
         return None;
     }
     let size = files.number(&format!("{DIR}/block_size_bytes"), TELLS, parse_block_size)?;

@@ -30,6 +30,8 @@ pub struct Gap {
 pub enum GapKind {
     /// This kernel does not have it. Nothing is wrong.
     Absent,
+    /// It is not among the files of another host: not collected, or that kernel does not have it.
+    NotCollected,
     /// It takes more rights.
     Denied,
     /// It cannot be read.
@@ -43,7 +45,7 @@ pub enum GapKind {
 impl GapKind {
     /// Whether what was read is only a part of what the host has to tell.
     pub fn is_partial(self) -> bool {
-        self != GapKind::Absent
+        !matches!(self, GapKind::Absent | GapKind::NotCollected)
     }
 }
 
@@ -80,10 +82,29 @@ impl Files {
         match read(&self.root.join(path)) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
-                let (kind, why) = describe(&error);
-                self.miss(path, tells, kind, why);
+                self.failed(path, tells, &error);
                 None
             }
+        }
+    }
+
+    /// Notes that something could not be read.
+    fn failed(&mut self, path: &str, tells: &str, error: &io::Error) {
+        let (kind, why) = describe(error);
+        match kind {
+            GapKind::Absent => self.absent(path, tells, &why),
+            _ => self.miss(path, tells, kind, why),
+        }
+    }
+
+    /// Notes that something is not there: on this host because its kernel does not have it (`why`). In files of another
+    /// host nothing tells whether the kernel has it.
+    pub fn absent(&mut self, path: &str, tells: &str, why: &str) {
+        if self.root == Path::new("/") {
+            self.miss(path, tells, GapKind::Absent, why);
+        } else {
+            let why = "not among these files: not collected, or that kernel does not have it";
+            self.miss(path, tells, GapKind::NotCollected, why);
         }
     }
 
@@ -98,8 +119,7 @@ impl Files {
             Ok(bytes) => Some(plain(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                let (kind, why) = describe(&error);
-                self.miss(path, tells, kind, why);
+                self.failed(path, tells, &error);
                 None
             }
         }
@@ -155,8 +175,7 @@ impl Files {
                 names
             }
             Err(error) => {
-                let (kind, why) = describe(&error);
-                self.miss(path, tells, kind, why);
+                self.failed(path, tells, &error);
                 Vec::new()
             }
         }
@@ -223,8 +242,8 @@ mod tests {
         assert_eq!(files.optional_text("proc/option", "nothing"), None);
         let gaps = files.into_gaps();
         let kinds: Vec<_> = gaps.iter().map(|gap| gap.kind).collect();
-        use GapKind::{Absent, Malformed, Unreadable, Vanished};
-        assert_eq!(kinds, [Absent, Vanished, Unreadable, Malformed, Malformed]);
+        use GapKind::{Malformed, NotCollected, Unreadable};
+        assert_eq!(kinds, [NotCollected, NotCollected, Unreadable, Malformed, Malformed]);
         assert!(gaps[3].why.contains("no number"), "{}", gaps[3].why);
         assert!(gaps[4].why.contains("empty"), "{}", gaps[4].why);
     }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::counters::Counters;
 use super::files::Files;
 
 /// The pool of one size of huge pages, of the host or of a node.
@@ -65,9 +66,40 @@ pub fn read_pools(files: &mut Files, dir: &str) -> Vec<Pool> {
     pools
 }
 
+/// The pool of the default size, from `/proc/meminfo`: where nothing else tells of pools.
+pub fn default_pool(meminfo: &Counters) -> Option<Pool> {
+    let size = meminfo.get("Hugepagesize").filter(|size| size.is_power_of_two())?;
+    let count = |name| meminfo.get(name);
+    let pages = count("HugePages_Total").filter(|&pages| pages > 0)?;
+    let (free, surplus) = (count("HugePages_Free").unwrap_or(0), count("HugePages_Surp").unwrap_or(0));
+    Some(Pool { size, pages, free, surplus })
+}
+
+/// What architecture and kernel release alone say of HVO.
+///
+/// It came with Linux 5.14 for x86-64. arm64 had it for a while and gave it up, since a live kernel mapping may only change
+/// there by break-before-make (commit 060a2c92d1b6). Of other architectures some have it; nothing is said of those.
+pub fn hvo_without_sysctl(arch: &str, kernel: &str) -> Hvo {
+    const FIRST: (u64, u64) = (5, 14);
+    let never = ["aarch64", "arm64", "ppc64", "ppc64le", "i386", "i486", "i586", "i686"];
+    if never.contains(&arch) || arch.starts_with("armv") {
+        return Hvo::Unsupported;
+    }
+    match release(kernel) {
+        Some(release) if release < FIRST => Hvo::Unsupported,
+        _ => Hvo::Unknown,
+    }
+}
+
+/// The first two numbers of a kernel release: `(6, 12)` of `6.12.43+deb13-amd64`.
+pub fn release(kernel: &str) -> Option<(u64, u64)> {
+    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
 /// What `/proc/sys/vm/hugetlb_optimize_vmemmap` says. Kernels that cannot (or whose descriptors have no size that HVO
-/// works with) do not have the file.
-pub fn read_hvo(files: &mut Files) -> Hvo {
+/// works with) do not have the file. Kernels from 5.14 to 5.18 have HVO without it.
+pub fn read_hvo(files: &mut Files, arch: &str, kernel: &str) -> Hvo {
     const PATH: &str = "proc/sys/vm/hugetlb_optimize_vmemmap";
     const TELLS: &str = "whether HVO is on";
     match files.optional_text(PATH, TELLS) {
@@ -79,9 +111,16 @@ pub fn read_hvo(files: &mut Files) -> Hvo {
                 Hvo::Unknown
             }
         },
-        // Where sysctls are, this one would be.
-        None if files.exists("proc/sys/vm/min_free_kbytes") => Hvo::Unsupported,
-        None => Hvo::Unknown,
+        None => match hvo_without_sysctl(arch, kernel) {
+            // Where sysctls are, this one would be: from 5.19 on.
+            Hvo::Unknown
+                if files.exists("proc/sys/vm/min_free_kbytes")
+                    && release(kernel).is_none_or(|release| release >= (5, 19)) =>
+            {
+                Hvo::Unsupported
+            }
+            hvo => hvo,
+        },
     }
 }
 
@@ -89,6 +128,30 @@ pub fn read_hvo(files: &mut Files) -> Hvo {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn meminfo_alone_tells_of_the_default_pool() {
+        let meminfo = Counters::parse(
+            "HugePages_Total:    6000\nHugePages_Free:        5\nHugepagesize:       2048 kB\n",
+        );
+        let pool = Pool { size: 2 << 20, pages: 6000, free: 5, surplus: 0 };
+        assert_eq!(default_pool(&meminfo), Some(pool));
+        assert_eq!(default_pool(&Counters::parse("HugePages_Total: 0\nHugepagesize: 2048 kB\n")), None);
+        assert_eq!(default_pool(&Counters::parse("HugePages_Total: 7\n")), None);
+    }
+
+    #[test]
+    fn architecture_and_release_tell_where_hvo_cannot_be() {
+        for (arch, kernel) in [("aarch64", "6.8.0"), ("x86_64", "4.18.0-553.el8"), ("x86_64", "5.13.19")] {
+            assert_eq!(hvo_without_sysctl(arch, kernel), Hvo::Unsupported, "{arch} {kernel}");
+        }
+        for (arch, kernel) in [("x86_64", "5.14.0-70.el9"), ("x86_64", "6.1.0"), ("x86_64", ""), ("", "6.8")]
+        {
+            assert_eq!(hvo_without_sysctl(arch, kernel), Hvo::Unknown, "{arch} {kernel}");
+        }
+        assert_eq!(release("6.12.43+deb13-amd64"), Some((6, 12)));
+        assert_eq!(release("unknown"), None);
+    }
 
     #[test]
     fn directories_name_sizes() {

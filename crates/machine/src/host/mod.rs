@@ -104,6 +104,10 @@ pub struct Structs {
 
 /// Bytes of a descriptor where nothing tells: x86-64's and arm64's, in every kernel since 2.6.
 const USUAL_DESCRIPTOR: u64 = 64;
+/// The same on 32-bit architectures: eight words (`struct page` in `include/linux/mm_types.h`, without options).
+const USUAL_DESCRIPTOR_32: u64 = 32;
+/// Architectures with words of 32 bits, as `uname -m` names them.
+const ARCHS_32: [&str; 9] = ["i386", "i486", "i586", "i686", "x86", "ppc", "mips", "riscv32", "m68k"];
 /// A structure of another size is no descriptor.
 const SANE_DESCRIPTORS: std::ops::RangeInclusive<u64> = 8..=512;
 
@@ -131,11 +135,14 @@ impl Host {
             hugetlb::read_pools(files, "sys/kernel/mm/hugepages")
         } else {
             let why = "this kernel has no huge page pools";
-            files.miss("sys/kernel/mm/hugepages", "pools of huge pages", GapKind::Absent, why);
-            Vec::new()
+            files.absent("sys/kernel/mm/hugepages", "pools of huge pages", why);
+            // The pool of the default size stands in another file as well.
+            hugetlb::default_pool(&meminfo).into_iter().collect()
         };
+        let kernel = kernel.trim().to_owned();
+        let hvo = hugetlb::read_hvo(files, &arch, &kernel);
         let mut host = Self {
-            kernel: kernel.trim().to_owned(),
+            kernel,
             arch,
             page_size,
             structs: structs(files),
@@ -150,7 +157,7 @@ impl Host {
             blocks: blocks::read(files),
             nodes: nodes::read(files),
             pools,
-            hvo: hugetlb::read_hvo(files),
+            hvo,
             memmap_on_memory: memmap_on_memory(files),
             min_free: files
                 .optional_text("proc/sys/vm/min_free_kbytes", "what allocations leave free")
@@ -164,7 +171,16 @@ impl Host {
     /// What a snapshot file knows of its host.
     pub fn of(machine: &Machine) -> Self {
         let Header {
-            page_size, kernel, arch, zones, mem_total, mem_free, descriptor_size, memmap_pages, ..
+            page_size,
+            kernel,
+            arch,
+            zones,
+            mem_total,
+            mem_free,
+            descriptor_size,
+            memmap_pages,
+            pools,
+            ..
         } = machine.header.clone();
         let gap = |path: &str, tells: &str| Gap {
             path: path.into(),
@@ -175,11 +191,13 @@ impl Host {
         Self {
             kernel: plain(&kernel),
             arch: plain(&arch),
+            hvo: hugetlb::hvo_without_sysctl(&plain(&arch), &plain(&kernel)),
             page_size: PageSize { bytes: page_size, from: PageSizeFrom::Snapshot },
             structs: Structs { page: (descriptor_size > 0).then_some(descriptor_size), ..Structs::default() },
             meminfo: Counters::from([("MemTotal", mem_total), ("MemFree", mem_free)]),
             memmap: memmap_pages.map(|pages| Memmap { pages, boot_pages: None }),
             zones: zones.into_iter().map(|zone| Zone { name: plain(&zone.name), ..zone }).collect(),
+            pools,
             gaps: vec![
                 gap("/proc/meminfo", "page tables and other uses"),
                 gap("/sys/devices/system/memory", "memory blocks"),
@@ -190,9 +208,11 @@ impl Host {
         }
     }
 
-    /// Bytes of a descriptor: what BTF says, or the usual 64.
+    /// Bytes of a descriptor: what BTF says, or what is usual on such an architecture (64, and 32 with words of 32 bits).
     pub fn descriptor_size(&self) -> u64 {
-        self.structs.page.unwrap_or(USUAL_DESCRIPTOR)
+        let is_32_bit = ARCHS_32.contains(&self.arch.as_str())
+            || self.arch.starts_with("armv") && !self.arch.starts_with("armv8");
+        self.structs.page.unwrap_or(if is_32_bit { USUAL_DESCRIPTOR_32 } else { USUAL_DESCRIPTOR })
     }
 
     /// Whether a part is missing that this kernel should have.

@@ -48,6 +48,7 @@ pub fn machine(runs: &[PageRun], own: u64, report: &Report, note: String) -> Mac
             mem_total: present * 4096,
             mem_free: report.memory.free,
             memmap_pages: None,
+            pools: Vec::new(),
         },
         runs: runs
             .iter()

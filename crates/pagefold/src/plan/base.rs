@@ -3,11 +3,11 @@
 use anyhow::{Result, bail};
 use pagefold_machine::PageState;
 use pagefold_machine::cost::Shape;
-use pagefold_machine::host::Pool;
+use pagefold_machine::host::{Hvo, Pool};
 use pagefold_machine::tally::ORDERS;
 
 use super::args::PlanArgs;
-use crate::report::model::{Figure, Interval};
+use crate::report::model::{Figure, How, Interval};
 use crate::report::{Accounts, folding, pools};
 use crate::size::Bytes;
 use crate::survey::Survey;
@@ -21,8 +21,12 @@ pub struct Base {
     pub memory: u64,
     /// Bytes of memory with descriptors.
     pub described: u64,
-    /// What descriptors cost now; absent for sizes alone.
+    /// What page metadata costs now; absent for sizes alone.
     pub now: Option<Figure>,
+    /// What descriptors of memory cost now, of that; for sizes alone, all of them.
+    pub descriptors_now: Interval,
+    /// Whether the machine's kernel has HVO, and has it on.
+    pub hvo: Hvo,
     pub pools: Vec<Pool>,
     /// Descriptors that folding would leave, of all but the pools.
     pub folded: Interval,
@@ -76,9 +80,28 @@ impl Base {
                 (in_use, Folios::in_use(in_use, shape))
             }
         };
+        let descriptors_now = match accounts.descriptors.how {
+            How::Counted => {
+                let (least, most) = accounts.excess.bytes();
+                let bytes = accounts.descriptors.bytes;
+                Interval {
+                    min: bytes.saturating_sub(most),
+                    max: bytes.saturating_sub(least),
+                    ..accounts.descriptors.clone().into()
+                }
+            }
+            // How much memory has descriptors is one question for now and then: only what HVO has saved is open.
+            _ => Interval {
+                min: accounts.full.max.saturating_sub(accounts.saved.max),
+                max: accounts.full.max.saturating_sub(accounts.saved.min),
+                ..accounts.computed.clone()
+            },
+        };
         Self {
             origin: survey.origin.clone(),
             shape,
+            descriptors_now,
+            hvo: survey.host.hvo,
             memory: accounts.memory.bytes,
             described: accounts.described.max,
             now: Some(accounts.descriptors),
@@ -113,6 +136,12 @@ impl Base {
             memory,
             described: memory,
             now: None,
+            descriptors_now: Interval::computed(
+                shape.descriptors(memory),
+                shape.descriptors(memory),
+                "a descriptor for each page",
+            ),
+            hvo: Hvo::Unknown,
             pools,
             folded: Interval::computed(folded / 8, folded, "what is in use, in 2 MiB folios to small pages"),
             tables: map_pages * 9 + map_pages / 8 + memory / (128 << 20) * 4096,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use super::Plan;
 use super::args::Online;
 use super::hotplug::Answer;
-use super::whatif::{MEMDESC_OBJECT, Scenario};
+use super::whatif::{Availability, MEMDESC_OBJECT, Scenario};
 use crate::report::model::{How, Interval};
 use crate::report::percent;
 use crate::size::{Units, Whole};
@@ -73,13 +73,18 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
         ));
     }
     if let Some(hvo) = of("HVO") {
-        match hvo.saved_max {
-            0 => text.push_str(" HVO saves nothing without huge pages."),
-            bytes => text.push_str(&format!(
-                " HVO on all huge pages saves {}, in Linux today.",
-                units.words(bytes.unsigned_abs())
-            )),
-        }
+        text.push_str(&match (hvo.in_linux, hvo.saved_max) {
+            (Availability::NotHere, _) => " This kernel has no HVO.".into(),
+            (_, _) if plan.pools.is_empty() => " HVO saves nothing without huge pages.".into(),
+            (_, ..=0) => " HVO saves all that it can already.".into(),
+            (_, bytes) => {
+                let up_to = if hvo.saved_min == bytes { "" } else { "up to " };
+                format!(
+                    " HVO on all huge pages saves {up_to}{}, in Linux today.",
+                    units.words(bytes.unsigned_abs())
+                )
+            }
+        });
     }
     if let Some(folding) = of("folding") {
         let exact = folding.descriptors.is_exact();

@@ -1,7 +1,7 @@
 //! What descriptors would cost under each option.
 
 use pagefold_machine::cost::Shape;
-use pagefold_machine::host::Pool;
+use pagefold_machine::host::{Hvo, Pool};
 use serde::Serialize;
 
 use super::base::Base;
@@ -14,7 +14,7 @@ pub struct Scenario {
     pub name: String,
     /// What descriptors would cost (computed).
     pub descriptors: Interval,
-    /// Against all descriptors as Linux has them without HVO; negative if it costs more.
+    /// Against what descriptors cost now (of sizes alone: all descriptors, without HVO); negative if it costs more.
     pub saved_min: i64,
     pub saved_max: i64,
     /// Whether Linux has it.
@@ -48,6 +48,8 @@ impl Time {
 pub enum Availability {
     /// In Linux today.
     Yes,
+    /// In Linux, but not in this machine's kernel.
+    NotHere,
     /// On other architectures.
     ElsewhereOnly,
     /// Not in Linux today.
@@ -58,6 +60,7 @@ impl Availability {
     pub const fn name(self) -> &'static str {
         match self {
             Availability::Yes => "yes",
+            Availability::NotHere => "not in this kernel",
             Availability::ElsewhereOnly => "not on x86-64",
             Availability::No => "no",
         }
@@ -71,42 +74,31 @@ pub const MEMDESC_OBJECT: u64 = 64;
 /// All ways.
 pub fn scenarios(base: &Base) -> Vec<Scenario> {
     let full = base.full();
+    let now = &base.descriptors_now;
     let exact = |bytes: u64, from: &str| Interval::computed(bytes, bytes, from);
     let mut options = vec![Scenario::new(
         "as Linux has them, no HVO",
-        full,
+        now,
         exact(full, "a descriptor for each page"),
         Availability::Yes,
         Vec::new(),
         "",
     )];
-    let saved = hvo_saves(&base.pools, base.shape);
-    options.push(Scenario::new(
-        "HVO for all huge pages",
-        full,
-        exact(full.saturating_sub(saved), "one page of descriptors for each huge page"),
-        Availability::Yes,
-        hvo_time(&base.pools),
-        if base.pools.is_empty() {
-            "there are no huge pages; try --hugetlb"
-        } else {
-            "vm.hugetlb_optimize_vmemmap=1"
-        },
-    ));
+    options.push(hvo(base, full));
     options.push(Scenario::new(
         "memmap_on_memory",
-        full,
+        now,
         exact(full, "the same number, in another place"),
         Availability::Yes,
         Vec::new(),
         "saves nothing: added blocks hold their own; not with virtio-mem, not with HVO",
     ));
     for size in [32, 16, 8] {
-        options.push(memdesc(base, full, size));
+        options.push(memdesc(base, size));
     }
     options.push(Scenario::new(
         "folding",
-        full,
+        now,
         base.folded_in_all(),
         Availability::No,
         vec![Time::measured(
@@ -116,7 +108,7 @@ pub fn scenarios(base: &Base) -> Vec<Scenario> {
         "with the engine's tables; `pagefold replay` measures it",
     ));
     for page in [16 << 10, 64 << 10] {
-        options.push(larger_pages(base, full, page));
+        options.push(larger_pages(base, page));
     }
     options
 }
@@ -128,7 +120,36 @@ pub fn hvo_saves(pools: &[Pool], shape: Shape) -> u64 {
         .fold(0u64, |sum, pool| sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size))))
 }
 
-fn memdesc(base: &Base, full: u64, size: u64) -> Scenario {
+/// HVO, where the machine's kernel has it.
+fn hvo(base: &Base, full: u64) -> Scenario {
+    const NAME: &str = "HVO for all huge pages";
+    let now = &base.descriptors_now;
+    let saved = hvo_saves(&base.pools, base.shape);
+    let (left, from) = (full.saturating_sub(saved), "one page of descriptors for each huge page");
+    if base.hvo == Hvo::Unsupported {
+        let all = Interval::computed(full, full, "a descriptor for each page");
+        let note = match saved {
+            0 => String::new(),
+            _ => format!("a kernel that has it would save {}", crate::size::Bytes(saved)),
+        };
+        return Scenario::new(NAME, now, all, Availability::NotHere, Vec::new(), &note);
+    }
+    let note = match base.hvo {
+        _ if base.pools.is_empty() => "there are no huge pages; try --hugetlb",
+        Hvo::On => "it is on: huge pages made from now on are optimised",
+        _ => "vm.hugetlb_optimize_vmemmap=1",
+    };
+    Scenario::new(
+        NAME,
+        now,
+        Interval::computed(left, left, from),
+        Availability::Yes,
+        hvo_time(&base.pools),
+        note,
+    )
+}
+
+fn memdesc(base: &Base, size: u64) -> Scenario {
     let shape = Shape { descriptor: size, ..base.shape };
     let words = shape.descriptors(base.described);
     let huge = base.pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.pages));
@@ -143,15 +164,16 @@ fn memdesc(base: &Base, full: u64, size: u64) -> Scenario {
         0 => "HVO on top would save nothing: a huge page has one page of them".into(),
         more => format!("HVO on top would save {} more", crate::size::Bytes(more)),
     };
-    Scenario::new(&format!("memdesc of {size} bytes"), full, descriptors, Availability::No, Vec::new(), &note)
+    let name = format!("memdesc of {size} bytes");
+    Scenario::new(&name, &base.descriptors_now, descriptors, Availability::No, Vec::new(), &note)
 }
 
-fn larger_pages(base: &Base, full: u64, page: u64) -> Scenario {
+fn larger_pages(base: &Base, page: u64) -> Scenario {
     let bytes = Shape { page, ..base.shape }.descriptors(base.described);
     let name = format!("pages of {} KiB", page >> 10);
     let from = Interval::computed(bytes, bytes, "a descriptor for each page");
     let note = "small files and mappings take whole pages, which is not in this figure";
-    Scenario::new(&name, full, from, Availability::ElsewhereOnly, Vec::new(), note)
+    Scenario::new(&name, &base.descriptors_now, from, Availability::ElsewhereOnly, Vec::new(), note)
 }
 
 /// What HVO adds to making and freeing pools.
@@ -179,7 +201,7 @@ fn hvo_time(pools: &[Pool]) -> Vec<Time> {
 impl Scenario {
     fn new(
         name: &str,
-        full: u64,
+        now: &Interval,
         descriptors: Interval,
         in_linux: Availability,
         time: Vec<Time>,
@@ -188,8 +210,8 @@ impl Scenario {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Self {
             name: name.into(),
-            saved_min: signed(full).saturating_sub(signed(descriptors.max)),
-            saved_max: signed(full).saturating_sub(signed(descriptors.min)),
+            saved_min: signed(now.min).saturating_sub(signed(descriptors.max)),
+            saved_max: signed(now.max).saturating_sub(signed(descriptors.min)),
             descriptors,
             in_linux,
             time,

@@ -7,15 +7,17 @@
 //! * The kernel's count (`nr_memmap_pages`, `nr_memmap_boot_pages`; 6.12). It has `page_ext` and device memory in it, and on
 //!   some kernels the boot counter does not fall when memory that was there at boot is removed.
 //! * The pools of huge pages: HVO can have taken at most all pages of descriptors of each huge page but the first. Whether
-//!   it did, no file says.
+//!   it did, page flags tell on some kernels ([`pagefold_machine::fake_heads`]), and no file on others.
 //!
-//! The kernel's count is believed where arithmetic says that it is possible; then it also says what HVO has saved.
+//! The kernel's count is the figure, unless it is less than HVO can explain. What it has more than arithmetic is told by
+//! its causes ([`super::excess`]), and by the rest, which is called unexplained.
 
 use pagefold_machine::Host;
 use pagefold_machine::cost::Shape;
 use pagefold_machine::host::{Hvo, Pool};
 
-use super::model::{Figure, Interval};
+use super::excess::{self, device_memory, sections_with_page_ext};
+use super::model::{ExcessReport, Figure, Interval};
 use crate::survey::{Pages, Survey};
 
 /// Bytes that the kernel's count may differ from arithmetic by: one part in so many.
@@ -34,8 +36,10 @@ pub struct Accounts {
     pub computed: Interval,
     /// Descriptors as the kernel counts them.
     pub counted: Option<Figure>,
-    /// Whether the two can both be true.
+    /// Whether the two can both be true, with what [`excess`](Self::excess) explains.
     pub agree: bool,
+    /// What the kernel counts besides descriptors of memory.
+    pub excess: ExcessReport,
     /// The best figure.
     pub descriptors: Figure,
     /// What HVO can save at most on the huge pages there are.
@@ -51,30 +55,55 @@ impl Accounts {
         let pages = survey.pages.as_ref();
         let memory = memory(host, pages);
         let described = described(host, pages, memory.bytes);
-        let from = format!("{} bytes a page: {}", shape.descriptor, described.from);
-        let full =
-            Interval::computed(shape.descriptors(described.min), shape.descriptors(described.max), from);
+        // A kernel without HVO has nothing to offer. (Where page flags show optimised pages, it has HVO.)
+        let by_flags = pages.and_then(|pages| saved_by_flags(pages, shape));
+        let has_hvo = host.hvo != Hvo::Unsupported || by_flags.is_some_and(|bytes| bytes > 0);
         let savable = pools(survey).iter().fold(0u64, |sum, pool| {
             sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size)))
         });
-        let by_state = saved_by_state(host.hvo, savable);
-        // Huge pages that were made while HVO was on stay optimised: only the kernel's count can tell.
-        let possible = if host.hvo == Hvo::Unsupported { 0 } else { savable };
+        let savable = if has_hvo { savable } else { 0 };
+        let by_state = match by_flags {
+            Some(bytes) => Figure::counted(bytes, "page flags: optimised huge pages show fake heads").into(),
+            None => saved_by_state(host.hvo, savable),
+        };
         let counted = host.memmap.map(|memmap| {
             let bytes = memmap.pages.saturating_mul(shape.page);
             Figure::counted(bytes, "vmstat nr_memmap_boot_pages + nr_memmap_pages")
         });
+        // What else counts there, and what HVO may have taken away, hides how many descriptors there are.
+        let has_page_ext = !host.boot.page_ext.is_empty();
+        let is_clear = !has_page_ext && device_memory(host) == 0;
+        let described = match &counted {
+            Some(counted) if savable == 0 && device_memory(host) == 0 => {
+                described_by_count(host, shape, counted.bytes, described)
+            }
+            _ => described,
+        };
+        let from = format!("{} bytes a page: {}", shape.descriptor, described.from);
+        let full =
+            Interval::computed(shape.descriptors(described.min), shape.descriptors(described.max), from);
         let slack = full.max / SLACK;
-        let agree = counted.as_ref().is_none_or(|counted| {
-            counted.bytes.saturating_add(slack) >= full.min.saturating_sub(possible)
-                && counted.bytes <= full.max.saturating_add(slack)
-        });
+        // Huge pages that were made while HVO was on stay optimised when it is off.
+        let saved_most = if by_flags.is_some() { by_state.max } else { savable };
+        let least = full.min.saturating_sub(saved_most);
+        let is_enough = counted.as_ref().is_none_or(|counted| counted.bytes.saturating_add(slack) >= least);
+        // More than all descriptors (but for what is known to be saved) is something else.
+        let most = full.max.saturating_sub(by_state.min);
+        let excess = match &counted {
+            Some(counted) if counted.bytes > most.saturating_add(slack) => {
+                ExcessReport::of(host, shape, counted.bytes - most, counted.bytes - least)
+            }
+            _ => excess::none(),
+        };
+        let agree = is_enough && excess.unexplained.max == 0;
         let saved = match &counted {
-            Some(counted) if agree && savable > 0 && host.boot.page_ext.is_empty() => Interval::computed(
-                full.min.saturating_sub(counted.bytes).min(possible),
-                full.max.saturating_sub(counted.bytes).min(possible),
-                "arithmetic less the kernel's count",
-            ),
+            Some(counted) if by_flags.is_none() && agree && savable > 0 && !excess.is_any() && is_clear => {
+                Interval::computed(
+                    full.min.saturating_sub(counted.bytes).min(savable),
+                    full.max.saturating_sub(counted.bytes).min(savable),
+                    "arithmetic less the kernel's count",
+                )
+            }
             _ => by_state,
         };
         let computed = Interval::computed(
@@ -83,10 +112,10 @@ impl Accounts {
             full.from.clone(),
         );
         let descriptors = match &counted {
-            Some(counted) if agree => counted.clone(),
+            Some(counted) if is_enough => counted.clone(),
             _ => Figure::computed(computed.max, computed.from.clone()),
         };
-        Self { shape, memory, described, full, computed, counted, agree, descriptors, savable, saved }
+        Self { shape, memory, described, full, computed, counted, agree, excess, descriptors, savable, saved }
     }
 
     /// What HVO has not saved yet.
@@ -126,6 +155,29 @@ fn blocks_bytes(host: &Host) -> u64 {
     host.blocks.as_ref().map_or(0, |blocks| blocks.size.saturating_mul(blocks.list.len() as u64))
 }
 
+/// What the kernel's count says of how much memory has descriptors, where HVO has nothing to do with it.
+fn described_by_count(host: &Host, shape: Shape, counted: u64, described: Interval) -> Interval {
+    let full = Interval::computed(shape.descriptors(described.min), shape.descriptors(described.max), "");
+    if full.is_exact() {
+        return described;
+    }
+    if !host.boot.page_ext.is_empty() {
+        return match sections_with_page_ext(host, shape, counted, &full) {
+            Some(sections) => {
+                let bytes = sections.saturating_mul(section_size(host));
+                let from = "the kernel's count, of descriptors and page extensions of as many sections";
+                Interval::computed(bytes, bytes, from)
+            }
+            None => described,
+        };
+    }
+    if !(full.min..=full.max).contains(&counted) {
+        return described;
+    }
+    let bytes = (counted / shape.descriptor.max(1)).saturating_mul(shape.page);
+    Interval::computed(bytes, bytes, "the kernel's count")
+}
+
 fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
     if let Some(pages) = pages {
         return Interval::computed(pages.described, pages.described, "sections of System RAM");
@@ -146,7 +198,8 @@ fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
             "memory blocks, may have holes",
         );
     }
-    let spanned = host.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(zone.spanned));
+    let zones = host.zones.iter().filter(|zone| !zone.is_device());
+    let spanned = zones.fold(0u64, |sum, zone| sum.saturating_add(zone.spanned));
     let spanned = spanned.saturating_mul(host.page_size.bytes);
     if spanned > 0 {
         return Interval::computed(memory, spanned.max(memory), "from present to spanned pages of all zones");
@@ -160,6 +213,14 @@ pub fn section_size(host: &Host) -> u64 {
         ("aarch64" | "arm64", 65536) => 512 << 20,
         _ => 128 << 20,
     }
+}
+
+/// What HVO saves, page by page, if page flags tell which huge pages are optimised.
+fn saved_by_flags(pages: &Pages, shape: Shape) -> Option<u64> {
+    let optimised = pages.tally.optimised.as_ref()?.iter().enumerate();
+    Some(optimised.fold(0u64, |sum, (order, &pages)| {
+        sum.saturating_add(pages.saturating_mul(shape.hvo_saves(shape.page << order)))
+    }))
 }
 
 fn saved_by_state(hvo: Hvo, savable: u64) -> Interval {
@@ -221,15 +282,38 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_count_is_not_believed() {
-        for count in [FULL + FULL / 50, FULL - ALL_SAVED - FULL / 50] {
-            let accounts = Accounts::of(&host(Hvo::On, Some(count)));
-            assert!(!accounts.agree, "{count}");
-            assert_eq!(accounts.descriptors.how, How::Computed);
-            assert_eq!(interval(&accounts.saved), (0, ALL_SAVED));
-        }
+    fn a_count_that_is_too_small_is_not_believed() {
+        let accounts = Accounts::of(&host(Hvo::On, Some(FULL - ALL_SAVED - FULL / 50)));
+        assert!(!accounts.agree);
+        assert_eq!(accounts.descriptors.how, How::Computed);
+        assert_eq!(interval(&accounts.saved), (0, ALL_SAVED));
         // A kernel without HVO has saved nothing.
         assert!(!Accounts::of(&host(Hvo::Unsupported, Some(FULL - ALL_SAVED))).agree);
+    }
+
+    #[test]
+    fn what_the_kernel_counts_and_nothing_explains_is_told() {
+        let accounts = Accounts::of(&host(Hvo::Off, Some(FULL + FULL / 50)));
+        assert!(!accounts.agree);
+        assert_eq!(accounts.descriptors.bytes / 4096, FULL + FULL / 50);
+        // What HVO may have saved of huge pages that were made while it was on would be unexplained, too.
+        assert_eq!(interval(&accounts.excess.unexplained), (FULL / 50, FULL / 50 + ALL_SAVED));
+    }
+
+    #[test]
+    fn page_extensions_and_device_memory_are_told_apart() {
+        let mut survey = host(Hvo::Off, Some(FULL + 2000));
+        survey.host.boot.page_ext = vec!["page_owner".into()];
+        let accounts = Accounts::of(&survey);
+        assert!(accounts.agree);
+        assert_eq!(interval(&accounts.excess.page_ext), (2000, 2000 + ALL_SAVED));
+        assert_eq!(accounts.descriptors.bytes / 4096, FULL + 2000);
+    }
+
+    #[test]
+    fn where_there_is_no_hvo_none_is_offered() {
+        let accounts = Accounts::of(&host(Hvo::Unsupported, None));
+        assert_eq!((accounts.savable, interval(&accounts.left())), (0, (0, 0)));
     }
 
     #[test]

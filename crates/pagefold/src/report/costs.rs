@@ -3,7 +3,9 @@
 use pagefold_machine::Host;
 
 use super::accounts::{Accounts, section_size};
+use super::excess::device_memory;
 use super::model::{Figure, How, Interval, OtherCost};
+use crate::size::Bytes;
 
 /// A page-table page has 512 entries on every architecture with 4 KiB pages and 8-byte entries.
 const ENTRIES: u64 = 512;
@@ -54,19 +56,22 @@ pub fn other_costs(host: &Host, accounts: &Accounts) -> Vec<OtherCost> {
             note: "without their sysfs entries".into(),
         });
     }
+    let excess = &accounts.excess;
     if !host.boot.page_ext.is_empty() {
-        let over = accounts.counted.as_ref().map(|counted| counted.bytes.saturating_sub(accounts.full.max));
         costs.push(OtherCost {
             name: "page_ext",
-            title: "page_ext",
-            cost: over.filter(|&bytes| bytes > 0).map(|bytes| {
-                Figure::computed(
-                    bytes,
-                    "the kernel's count of descriptors, which includes it, less arithmetic",
-                )
-                .into()
-            }),
+            title: "page extensions (page_ext)",
+            cost: (excess.page_ext.max > 0).then(|| excess.page_ext.clone()),
             note: format!("asked for at boot: {}", host.boot.page_ext.join(", ")),
+        });
+    }
+    costs.extend(device(host, accounts));
+    if excess.unexplained.max > 0 {
+        costs.push(OtherCost {
+            name: "unexplained",
+            title: "unexplained",
+            cost: Some(excess.unexplained.clone()),
+            note: "the kernel counts it as descriptors, and nothing that was read tells of what".into(),
         });
     }
     if host.structs.page_has_memcg == Some(true) {
@@ -82,6 +87,41 @@ pub fn other_costs(host: &Host, accounts: &Accounts) -> Vec<OtherCost> {
     // What is in use but of unknown size is named all the same.
     costs.retain(|cost| cost.cost.is_some() || cost.name == "page_ext");
     costs
+}
+
+/// Device memory (`ZONE_DEVICE`: persistent memory, CXL memory as DAX, memory of GPUs). Its descriptors lie in memory, or on
+/// the device itself; a device that hands out pages of 2 MiB or more may share most of them.
+fn device(host: &Host, accounts: &Accounts) -> Option<OtherCost> {
+    let bytes = device_memory(host);
+    let all = accounts.shape.descriptors(bytes);
+    let nodes: Vec<String> =
+        host.zones.iter().filter(|zone| zone.is_device()).map(|zone| zone.node.to_string()).collect();
+    if nodes.is_empty() {
+        return None;
+    }
+    let (cost, place) = match accounts.counted {
+        Some(_) if accounts.excess.device.min > 0 => {
+            (accounts.excess.device.clone(), "its descriptors lie in memory: the kernel counts them")
+        }
+        Some(_) if accounts.excess.device.max > 0 => (
+            accounts.excess.device.clone(),
+            "page extensions hide whether its descriptors lie in memory or on the device",
+        ),
+        Some(_) => (
+            Interval::computed(0, 0, "the kernel's count of descriptors has none of them"),
+            "its descriptors lie on the device itself",
+        ),
+        None => (
+            Interval::computed(0, all, "a descriptor for each page, if they lie in memory"),
+            "this kernel does not tell whether its descriptors lie in memory or on the device",
+        ),
+    };
+    Some(OtherCost {
+        name: "device_memory",
+        title: "device memory (ZONE_DEVICE)",
+        cost: Some(cost),
+        note: format!("at most {} on node {}: {place}", Bytes(bytes), nodes.join(", ")),
+    })
 }
 
 fn counted(host: &Host, name: &str) -> Option<Interval> {

@@ -1,6 +1,6 @@
 //! What folding would leave. From every page's state it is a sum; without, only limits are known.
 
-use pagefold_machine::Host;
+use pagefold_machine::{Host, deferred_pages};
 
 use super::accounts::{Accounts, section_size};
 use super::model::{Figure, FoldingReport, Interval};
@@ -80,11 +80,12 @@ fn limits(host: &Host, accounts: &Accounts) -> Interval {
 
 /// Free memory that no zone has yet (deferred initialisation).
 pub fn deferred(host: &Host) -> u64 {
-    let in_zones = host.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(zone.free));
-    let in_zones = in_zones.saturating_mul(host.page_size.bytes);
-    let all = host.meminfo.get("MemFree").unwrap_or(0);
-    // The two files are not read at the same moment: a small difference means nothing.
-    all.checked_sub(in_zones).filter(|_| in_zones > 0).filter(|&bytes| bytes > all / 64).unwrap_or(0)
+    if host.zones.is_empty() {
+        return 0;
+    }
+    let page = host.page_size.bytes.max(1);
+    let pages = |name| host.meminfo.get(name).unwrap_or(0) / page;
+    deferred_pages(&host.zones, (pages("MemTotal"), pages("MemFree"))).saturating_mul(page)
 }
 
 #[cfg(test)]
@@ -119,12 +120,15 @@ mod tests {
     #[test]
     fn free_memory_outside_of_zones_is_deferred() {
         let mut host = Host {
-            meminfo: Counters::from([("MemFree", 1 << 30)]),
-            zones: vec![Zone { free: 1 << 17, ..Zone::default() }],
+            meminfo: Counters::from([("MemTotal", 2 << 30), ("MemFree", 1 << 30)]),
+            zones: vec![Zone { managed: 3 << 17, free: 1 << 17, ..Zone::default() }],
             ..Host::default()
         };
         assert_eq!(deferred(&host), 1 << 29);
         host.zones[0].free = (1 << 18) - 100;
+        assert_eq!(deferred(&host), 0);
+        // The files were read at different times: zones have all memory, and had less of it free.
+        host.zones[0] = Zone { managed: 4 << 17, free: 1 << 17, ..Zone::default() };
         assert_eq!(deferred(&host), 0);
     }
 }

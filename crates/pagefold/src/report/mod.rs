@@ -4,6 +4,7 @@ mod accounts;
 mod args;
 mod checks;
 mod costs;
+mod excess;
 mod folding;
 pub mod model;
 mod print;
@@ -16,7 +17,7 @@ use anyhow::Result;
 pub use self::accounts::{Accounts, pools};
 pub use self::args::ReportArgs;
 pub use self::folding::folding;
-use self::model::{HvoReport, MachineFacts, Report, SCHEMA};
+use self::model::{How, HvoReport, MachineFacts, Report, SCHEMA};
 use crate::deliver;
 use crate::exit;
 use crate::survey::Survey;
@@ -53,6 +54,7 @@ impl Report {
             },
             memory: accounts.memory.clone(),
             descriptors: accounts.descriptors.clone(),
+            descriptors_excess: accounts.excess.clone(),
             descriptors_computed: accounts.computed.clone(),
             descriptors_counted: accounts.counted.clone(),
             places: rows::places(host, &accounts),
@@ -77,9 +79,13 @@ impl Report {
         }
     }
 
-    /// Descriptors in percent of memory.
+    /// Descriptors in percent of memory: the least that they can be, where they are only known within limits.
     pub fn share(&self) -> f64 {
-        percent(self.descriptors.bytes, self.memory.bytes)
+        let least = match self.descriptors.how {
+            How::Computed => self.descriptors_computed.min,
+            _ => self.descriptors.bytes,
+        };
+        percent(least, self.memory.bytes)
     }
 }
 

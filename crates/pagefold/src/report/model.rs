@@ -21,6 +21,8 @@ pub struct Report {
     pub memory: Figure,
     /// All descriptors: the best figure there is. It is the kernel's count where that is possible at all, else computed.
     pub descriptors: Figure,
+    /// What the kernel's count has besides descriptors of memory.
+    pub descriptors_excess: ExcessReport,
     /// All descriptors as arithmetic has them.
     pub descriptors_computed: Interval,
     /// All descriptors as the kernel counts them (Linux 6.12 or newer).
@@ -103,6 +105,17 @@ pub struct Interval {
     pub how: How,
     /// From what.
     pub from: String,
+}
+
+/// What the kernel's count of descriptors has more than descriptors of memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ExcessReport {
+    /// Page extensions, which boot options ask for.
+    pub page_ext: Interval,
+    /// Descriptors of device memory.
+    pub device: Interval,
+    /// What nothing explains.
+    pub unexplained: Interval,
 }
 
 /// Which machine.
@@ -229,6 +242,8 @@ pub struct HugeRow {
     pub pages: u64,
     /// Those nobody uses; absent where a snapshot does not tell.
     pub free: Option<u64>,
+    /// Those whose descriptors HVO has taken; absent where page flags do not tell.
+    pub optimised: Option<u64>,
     /// Their descriptors without HVO.
     pub descriptors: Figure,
     /// Their descriptors if all are optimised.

@@ -69,6 +69,8 @@ impl Printer<'_> {
         };
         let mut text =
             format!("Page metadata costs {cost} of {} ({}) here.", self.words(memory), self.share(bytes));
+        text.push_str(&self.certainty());
+        text.push_str(&self.excess_answer());
         text.push_str(&self.hvo_answer());
         let folding = &report.folding;
         let left = self.share(folding.total.max);
@@ -86,10 +88,64 @@ impl Printer<'_> {
         text
     }
 
+    /// What all figures rest on, if that is not sure.
+    fn certainty(&self) -> String {
+        let machine = &self.report.machine;
+        let is_page_assumed = machine.page_size_from == PageSizeFrom::Assumed;
+        let is_descriptor_assumed =
+            !machine.descriptor_size_known && (machine.arch.is_empty() || machine.descriptor_size < 64);
+        let page = format!("pages of {}", self.units.size(machine.page_size));
+        let descriptor = format!("descriptors of {} bytes", machine.descriptor_size);
+        match (is_page_assumed, is_descriptor_assumed) {
+            (false, false) => String::new(),
+            (true, false) => format!(" This rests on {page}, which nothing here tells."),
+            (false, true) => format!(" This rests on {descriptor}, which nothing here tells."),
+            (true, true) => format!(" This rests on {page} and {descriptor}, which nothing here tells."),
+        }
+    }
+
+    /// What of it is something else than descriptors of memory, and what stays open.
+    fn excess_answer(&self) -> String {
+        let report = self.report;
+        let excess = &report.descriptors_excess;
+        let parts = [
+            (&excess.page_ext, "are page extensions (page_ext)"),
+            (&excess.device, "are descriptors of device memory"),
+            (&excess.unexplained, "are unexplained: the kernel counts them, arithmetic does not"),
+        ];
+        let mut text = String::new();
+        for (part, what) in parts.into_iter().filter(|(part, _)| part.max > 0) {
+            text.push_str(&format!(" {} of it {what}.", self.range_in_words(part)));
+        }
+        if let Some(counted) =
+            report.descriptors_counted.as_ref().filter(|_| report.descriptors.how == How::Computed)
+        {
+            let computed = &report.descriptors_computed;
+            text.push_str(&format!(
+                " The kernel counts {}, {} less, which is unexplained.",
+                self.words(counted.bytes),
+                self.words(computed.min.saturating_sub(counted.bytes))
+            ));
+        }
+        text
+    }
+
     fn hvo_answer(&self) -> String {
         let hvo = &self.report.hvo;
+        let by_flags = self.report.huge_pages.iter().any(|row| row.optimised.is_some());
+        let has_huge_pages = self.report.huge_pages.iter().any(|row| row.pages > 0);
+        if hvo.state == Hvo::Unsupported && hvo.saved.max == 0 && has_huge_pages {
+            return " This kernel has no HVO.".into();
+        }
         if hvo.saved.max == 0 && hvo.left.max == 0 {
             return " There are no huge pages that HVO could save on.".into();
+        }
+        if hvo.state == Hvo::Unknown && !hvo.saved.is_exact() {
+            return format!(
+                " HVO can save {} on the huge pages there are, if this kernel has it; nothing tells how much it saves \
+                 already.",
+                self.words(hvo.saved.max.max(hvo.left.max))
+            );
         }
         let saved = match (hvo.state, hvo.saved.max) {
             (Hvo::Off | Hvo::Unsupported | Hvo::Unknown, 0) => String::new(),
@@ -102,10 +158,12 @@ impl Printer<'_> {
                 let more = if hvo.saved.max > 0 { " more" } else { "" };
                 format!(" HVO is off and would save {}{more}.", self.words(max))
             }
-            (Hvo::Unsupported, max) => {
-                format!(" This kernel has no HVO, which would save {}.", self.words(max))
+            (Hvo::Unsupported, _) => String::new(),
+            (Hvo::Unknown, max) => {
+                let more = if hvo.saved.max > 0 { " more" } else { "" };
+                let condition = if by_flags { "" } else { ", if this kernel has it" };
+                format!(" HVO would save {}{more}{condition}.", self.words(max))
             }
-            (Hvo::Unknown, _) => format!(" HVO would save {}.", self.range_in_words(&hvo.left)),
         };
         format!("{saved}{left}")
     }
@@ -120,7 +178,12 @@ impl Printer<'_> {
             PageSizeFrom::Counters => " (by its counters)",
             PageSizeFrom::System | PageSizeFrom::Snapshot => "",
         };
-        let descriptor = if machine.descriptor_size_known { "" } else { " (assumed)" };
+        let descriptor = match (machine.descriptor_size_known, machine.descriptor_size) {
+            (true, _) => "",
+            (false, ..64) => " (assumed: 32 to 44, by its kernel's options)",
+            (false, _) if machine.arch.is_empty() => " (assumed, as its architecture is not known)",
+            (false, _) => " (assumed: as is usual there)",
+        };
         writeln!(
             to,
             "machine   {}{}{}, pages of {}{page}, descriptors of {} bytes{descriptor}",
@@ -195,7 +258,9 @@ impl Printer<'_> {
     }
 
     fn blocks(&self, each: bool, to: &mut impl Write) -> io::Result<()> {
-        let Some(blocks) = &self.report.blocks else { return Ok(()) };
+        let Some(blocks) = self.report.blocks.as_ref().filter(|blocks| !blocks.groups.is_empty()) else {
+            return Ok(());
+        };
         let scanned = self.report.machine.scanned;
         let title = format!("memory blocks of {}", self.units.size(blocks.size));
         let mut table =
@@ -256,7 +321,12 @@ impl Printer<'_> {
         if rows.is_empty() {
             return Ok(());
         }
-        let mut table = table(&["huge pages", "pages", "free", "memory", "descriptors", "with HVO"]);
+        let mut table =
+            table(&["huge pages", "pages", "free", "optimised", "memory", "descriptors", "with HVO"]);
+        let by_flags = rows.iter().any(|row| row.optimised.is_some());
+        if let Some(column) = table.column_mut(3).filter(|_| !by_flags) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
         for row in rows {
             add(
                 &mut table,
@@ -264,6 +334,7 @@ impl Printer<'_> {
                     self.units.size(row.size),
                     Whole(row.pages).to_string(),
                     row.free.map_or_else(String::new, |free| Whole(free).to_string()),
+                    row.optimised.map_or_else(String::new, |pages| Whole(pages).to_string()),
                     self.show(row.size.saturating_mul(row.pages)),
                     self.show(row.descriptors.bytes),
                     self.show(row.with_hvo.bytes),
@@ -271,7 +342,11 @@ impl Printer<'_> {
             );
         }
         writeln!(to, "{}", table.trim_fmt())?;
-        writeln!(to, "Pages: counted. Descriptors: computed, without HVO, and with it on all of them.\n")
+        let optimised = if by_flags { " Optimised by HVO: counted, by page flags." } else { "" };
+        writeln!(
+            to,
+            "Pages: counted. Descriptors: computed, without HVO, and with it on all of them.{optimised}\n"
+        )
     }
 
     fn states(&self, to: &mut impl Write) -> io::Result<()> {
@@ -314,6 +389,9 @@ impl Printer<'_> {
             Hvo::On => ("HVO (on)", "in Linux: huge pages of pools only"),
             Hvo::Off => ("HVO (off)", "vm.hugetlb_optimize_vmemmap=1, for new huge pages"),
             Hvo::Unsupported => ("HVO", "not in this kernel"),
+            Hvo::Unknown if report.huge_pages.iter().any(|row| row.optimised.is_some()) => {
+                ("HVO", "page flags tell which huge pages are optimised")
+            }
             Hvo::Unknown => ("HVO", "nothing tells whether it is on"),
         };
         let how = |interval: &Interval| interval.how.name().to_owned();

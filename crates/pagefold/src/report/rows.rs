@@ -7,8 +7,8 @@ use pagefold_machine::{Host, PageState};
 
 use super::accounts::{Accounts, pools};
 use super::model::{
-    BlockGroup, BlockRow, BlocksReport, Figure, FolioRow, HugeRow, Interval, NodeRow, OfflineReport, Place,
-    StateRow, ZoneRow,
+    BlockGroup, BlockRow, BlocksReport, Figure, FolioRow, How, HugeRow, Interval, NodeRow, OfflineReport,
+    Place, StateRow, ZoneRow,
 };
 use crate::survey::{Pages, Survey};
 
@@ -17,7 +17,7 @@ const SECTION: u64 = 128 << 20;
 
 /// Where descriptors lie.
 pub fn places(host: &Host, accounts: &Accounts) -> Vec<Place> {
-    let counted = host.memmap.filter(|_| accounts.agree);
+    let counted = host.memmap.filter(|_| accounts.descriptors.how == How::Counted);
     let Some((memmap, boot)) = counted.and_then(|memmap| Some((memmap, memmap.boot_pages?))) else {
         let note = "boot memory, or the buddy allocator: this kernel does not tell (6.12 and newer do)";
         return vec![Place {
@@ -74,6 +74,7 @@ pub fn nodes(host: &Host, accounts: &Accounts) -> Vec<NodeRow> {
             let savable = node.pools.iter().fold(0u64, |sum, pool| {
                 sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size)))
             });
+            let savable = savable.min(accounts.savable);
             let full = shape.descriptors(memory);
             let saved_least = savable.saturating_sub(accounts.savable.saturating_sub(accounts.saved.min));
             let saved_most = savable.min(accounts.saved.max);
@@ -170,11 +171,15 @@ pub fn huge_pages(survey: &Survey, accounts: &Accounts) -> Vec<HugeRow> {
     let is_known = !survey.host.pools.is_empty();
     let row = |pool: pagefold_machine::host::Pool| {
         let full = shape.descriptors(pool.bytes());
+        let order = (pool.size / shape.page.max(1)).max(1).ilog2() as usize;
+        let optimised =
+            survey.pages.as_ref().and_then(|pages| pages.tally.optimised.as_ref()?.get(order).copied());
         let saved = pool.pages.saturating_mul(shape.hvo_saves(pool.size));
         HugeRow {
             size: pool.size,
             pages: pool.pages,
             free: is_known.then_some(pool.free),
+            optimised,
             descriptors: Figure::computed(full, "without HVO"),
             with_hvo: Figure::computed(
                 full.saturating_sub(saved),
