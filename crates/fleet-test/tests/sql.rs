@@ -167,7 +167,7 @@ fn every_query_says_what_the_hosts_were_made_of() {
     for column in &columns {
         assert!(documented.contains(&format!("`{}`", column[0])), "{column:?}");
     }
-    assert_eq!(columns.len(), 15);
+    assert_eq!(columns.len(), 16);
     let all = run(dir.path(), "SELECT sum(pages), count(DISTINCT host), count(DISTINCT date) FROM runs");
     let pages = PAGES * HOSTS as i64 * 2;
     assert_eq!(all, [row(&[&pages, &HOSTS, &2])]);

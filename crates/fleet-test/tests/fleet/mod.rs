@@ -17,6 +17,8 @@ pub struct Host {
     pub hvo: bool,
     /// Whether its huge pages were made after HVO was on.
     pub is_optimised: bool,
+    /// Whether its kernel's page flags show which huge pages are optimised (6.16 to 7.0).
+    pub shows: bool,
     /// Huge pages of 2 MiB in a hugetlb pool; transparent ones.
     pub huge: i64,
     pub transparent: i64,
@@ -32,6 +34,7 @@ pub fn hosts() -> Vec<Host> {
         name: format!("web-{n:03}.example"),
         hvo: n % 2 == 0,
         is_optimised: n % 4 == 0,
+        shows: n % 3 == 0,
         huge: n % 8 * 5,
         transparent: n % 3,
         offline: n % 5 * 512,
@@ -71,9 +74,12 @@ impl Host {
             }
         };
         for (n, bits) in [(self.huge, flags::HUGE), (self.transparent, flags::ANON)] {
-            for _ in 0..n {
+            // An optimised huge page shows its head again and again there.
+            let is_shown = bits == flags::HUGE && self.shows && self.hvo && self.is_optimised;
+            let piece = if is_shown { 64 } else { 512 };
+            for _ in 0..n * 512 / piece {
                 add(1, bits | flags::COMPOUND_HEAD);
-                add(511, bits | flags::COMPOUND_TAIL);
+                add(piece - 1, bits | flags::COMPOUND_TAIL);
             }
         }
         add(self.slab - less, flags::SLAB);
@@ -132,7 +138,7 @@ impl Host {
             PAGES / 64 - saved
         );
         write("proc/vmstat", vmstat.as_bytes());
-        write("proc/sys/kernel/osrelease", b"6.12.1\n");
+        write("proc/sys/kernel/osrelease", if self.shows { b"6.18.1\n" } else { b"6.12.1\n" });
         write("proc/sys/kernel/hostname", format!("{}\n", self.name).as_bytes());
         write("proc/sys/kernel/random/boot_id", b"0a1b2c3d-0000-4000-8000-000000000000\n");
         write("proc/sys/vm/hugetlb_optimize_vmemmap", if self.hvo { b"1\n" } else { b"0\n" });

@@ -31,6 +31,7 @@ message runs {
     required int64 pages;
     required binary state (UTF8);
     required int32 folio_order;
+    optional boolean optimised;
 }";
 /// Of the layout.
 pub const VERSION: &str = "1";
@@ -127,7 +128,11 @@ fn columns<W: Write + Send>(
         let states: Vec<_> = rows.iter().map(|row| ByteArray::from(row.state.name())).collect();
         texts(to, &states)
     })?;
-    column(to, |to| ints(to, &rows.iter().map(|row| int(row.order.into())).collect::<Vec<_>>()))
+    column(to, |to| ints(to, &rows.iter().map(|row| int(row.order.into())).collect::<Vec<_>>()))?;
+    column(to, |to| {
+        let (levels, values) = some(rows.iter().map(|row| row.optimised));
+        to.typed::<BoolType>().write_batch(&values, Some(&levels), None)
+    })
 }
 
 type Column<'c> = SerializedColumnWriter<'c>;
@@ -180,8 +185,15 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let zone = Zone { node: 3, name: "Movable".into(), ..Zone::default() };
-        let row = |start, zone| Row { zone, start, pages: start + 1, state: PageState::Hugetlb, order: 9 };
-        let rows = [row(0, None), row(512, Some(&zone)), row(1 << 39, None)];
+        let row = |start, zone, optimised| Row {
+            zone,
+            start,
+            pages: start + 1,
+            state: PageState::Hugetlb,
+            order: 9,
+            optimised,
+        };
+        let rows = [row(0, None, None), row(512, Some(&zone), Some(true)), row(1 << 39, None, Some(false))];
         let common = Common {
             host: "web7".into(),
             boot_id: None,
@@ -209,6 +221,7 @@ mod tests {
             assert_eq!(read.get_long(11).unwrap() as u64, row.pages);
             assert_eq!(read.get_string(12).unwrap(), "hugetlb");
             assert_eq!(read.get_int(13).unwrap(), 9);
+            assert_eq!(read.get_bool(14).ok(), row.optimised);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use pagefold_machine::{Machine, PageState, Zone};
+use pagefold_machine::{Machine, PageState, Zone, fake_heads};
 
 use crate::covered::Covered;
 
@@ -20,20 +20,25 @@ pub struct Row<'m> {
     pub state: PageState,
     /// Order of their folios.
     pub order: u32,
+    /// Of huge pages: whether HVO has taken the descriptors of their tails. `None` where page flags do not tell.
+    pub optimised: Option<bool>,
 }
 
 /// All of a machine's memory, in ascending order.
 pub fn rows(machine: &Machine) -> impl Iterator<Item = Row<'_>> {
     let memory = machine.header.memory.iter().map(|range| range.start..range.end);
     let zones = Zones::new(&machine.header.zones);
+    let tells = fake_heads::are_shown(machine);
     let cut = Covered::new(memory, machine.extents()).flat_map(move |extent| {
         let end = extent.start + extent.pages;
+        let optimised = (tells && extent.state == PageState::Hugetlb).then_some(extent.optimised);
         zones.cut(extent.start..end).map(move |(pages, zone)| Row {
             zone,
             start: pages.start,
             pages: pages.end - pages.start,
             state: extent.state,
             order: extent.order,
+            optimised,
         })
     });
     Joined { rows: cut, pending: None }
@@ -91,7 +96,7 @@ impl<'m, I: Iterator<Item = Row<'m>>> Iterator for Joined<'m, I> {
         let mut row = self.pending.take().or_else(|| self.rows.next())?;
         for next in self.rows.by_ref() {
             let is_alike = next.start == row.start + row.pages
-                && (next.state, next.order) == (row.state, row.order)
+                && (next.state, next.order, next.optimised) == (row.state, row.order, row.optimised)
                 && next.zone.map(std::ptr::from_ref) == row.zone.map(std::ptr::from_ref);
             if !is_alike {
                 self.pending = Some(next);
