@@ -17,6 +17,7 @@ pub mod host;
 pub mod layout;
 pub mod live;
 mod machine;
+pub mod page_types;
 mod scan;
 pub mod snapshot;
 mod state;

@@ -134,10 +134,11 @@ pub struct ReplayArgs {
 Examples:
   pagefold snapshot web7.pgf
   pagefold snapshot web7.pgf --note 'web server, 256 GiB, two nodes'
+  ssh web7 pagefold snapshot - | pagefold report -
 ")]
 pub struct SnapshotArgs {
-    /// Where to write it
-    #[arg(value_name = "FILE")]
+    /// Where to write it; - for standard output
+    #[arg(value_name = "FILE|-")]
     pub file: PathBuf,
 
     /// A line about the machine, kept in the file

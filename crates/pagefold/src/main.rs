@@ -9,7 +9,9 @@ mod diff;
 mod exit;
 mod explain;
 mod export;
+mod input;
 mod interrupt;
+mod lines;
 mod map;
 mod picture;
 mod place;
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     let done = run(&args.command).and_then(|code| deliver::finish().map(|()| code));
     let code = done.unwrap_or_else(|error| {
         say(format_args!("{error:#}"));
-        ExitCode::FAILURE
+        exit::of_error(&error)
     });
     interrupt::code().unwrap_or(code)
 }

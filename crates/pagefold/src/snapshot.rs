@@ -1,23 +1,36 @@
 //! `pagefold snapshot`.
 
-use std::io::Write;
+use std::io::{BufWriter, IsTerminal, Write};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pagefold_machine::{Machine, snapshot};
 
 use crate::args::SnapshotArgs;
 use crate::deliver;
+use crate::exit::usage;
+use crate::input::is_stdin;
 use crate::place::Place;
 use crate::size::{Bytes, Whole};
 use crate::source::read_host;
 
 pub fn run(args: &SnapshotArgs) -> Result<()> {
-    let place = Place::private(&args.file, args.force)?;
+    let place = match is_stdin(&args.file) {
+        true if std::io::stdout().is_terminal() => {
+            return Err(usage("a snapshot is no text: give it a file's name, or send stdout somewhere else"));
+        }
+        true => None,
+        false => Some(Place::private(&args.file, args.force)?),
+    };
     let machine = read_host(&args.note).map_err(|error| {
         let hint = if error.is_permission() { "run as root" } else { "is /proc mounted?" };
         anyhow::Error::new(error).context(format!("cannot record this machine ({hint})"))
     })?;
-    writeln!(deliver::stdout(), "{}", write(&machine, &place)?)?;
+    match place {
+        Some(place) => writeln!(deliver::stdout(), "{}", write(&machine, &place)?)?,
+        None => {
+            snapshot::write(&machine, BufWriter::new(deliver::stdout())).context("cannot write to stdout")?
+        }
+    }
     Ok(())
 }
 

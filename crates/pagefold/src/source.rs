@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pagefold_machine::live::{self, LiveError, Progress};
 use pagefold_machine::{Machine, snapshot};
 
+use crate::input::{is_stdin, origin};
 use crate::say;
 
 /// A machine recorded with `pagefold snapshot`; see docs/sample.md.
@@ -43,6 +44,11 @@ impl Source<'_> {
                 Err(error) => Err(error).context("reading this machine (try --sample)"),
             },
             Source::Sample => sample(),
+            Source::File(path) if is_stdin(path) => {
+                let machine = snapshot::read(BufReader::new(std::io::stdin().lock()));
+                let machine = machine.context("cannot read standard input")?;
+                Ok(Found { machine, origin: origin(path) })
+            }
             Source::File(path) => {
                 let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
                 let machine = snapshot::read(BufReader::new(file))

@@ -84,8 +84,12 @@ fn stderr(output: &Output) -> String {
 
 /// Exit code 1, and one line on stderr with these words.
 fn fails(output: &Output, says: &str) {
+    fails_with(output, 1, says);
+}
+
+fn fails_with(output: &Output, code: i32, says: &str) {
     let text = stderr(output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(code), "{text}");
     assert!(text.contains(says) && text.lines().count() == 1, "{text}");
 }
 
@@ -297,8 +301,8 @@ fn one_place() {
     let dir = tempfile::tempdir().unwrap();
     let place = dir.path().join("picture");
     let place = text(&place);
-    fails(&pagefold(&["map", "--sample", "--svg", place, "--png", place]), "only one picture");
-    fails(&pagefold(&["diff", SAMPLE, SAMPLE, "--svg", "-", "--png", "-"]), "only one picture");
+    fails_with(&pagefold(&["map", "--sample", "--svg", place, "--png", place]), 2, "only one picture");
+    fails_with(&pagefold(&["diff", SAMPLE, SAMPLE, "--svg", "-", "--png", "-"]), 2, "only one picture");
     assert!(names(&dir).is_empty());
 }
 
@@ -334,7 +338,7 @@ fn closed_pipes() {
         (vec!["completions", "bash"], 0),
         (vec!["--help"], 0),
         (vec!["report", "--root", "/nowhere"], 1),
-        (vec!["explain", "everything"], 1),
+        (vec!["explain", "everything"], 2),
         (vec!["report", "--nonsense"], 2),
     ];
     commands.push((vec!["report", "--no-scan", "--root", partial], 3));

@@ -95,9 +95,10 @@ fn this_host_is_exported_as_root() {
 
 #[test]
 fn refusals_are_one_line() {
+    let no_scan = export().arg("--no-scan").assert().code(2).stdout("");
+    no_scan.stderr(predicate::str::contains("it takes a scan"));
     for (args, says) in [
-        (&["--no-scan"][..], "it takes a scan"),
-        (&["--sample", "--output", "/does/not/exist/x.parquet"], "/does/not/exist/x.parquet"),
+        (&["--sample", "--output", "/does/not/exist/x.parquet"][..], "/does/not/exist/x.parquet"),
         (&["--sample", "--output", "/dev/null/fleet/"], "/dev/null/fleet/"),
         (&["/does/not/exist.pgf"], "/does/not/exist.pgf"),
         (&["--root", "/does/not/exist"], "/does/not/exist/proc/kpageflags"),

@@ -131,6 +131,58 @@ fn a_guest_by_its_files() {
 }
 
 #[test]
+fn what_is_missing_has_the_reserve_in_it() {
+    let ask = |args: &[&str], code: i32| {
+        let mut command = pagefold();
+        command.args(["plan", "--json", "--hotplug"]).args(args);
+        json(command.assert().code(code))
+    };
+    // 8 blocks of 128 MiB: 16 MiB of descriptors and 160 KiB besides; 64 MiB must stay; 50 MiB are free.
+    let no = ask(&["1G", "--memory", "1G", "--free", "50M"], 10);
+    assert_eq!(no["missing"], (16 << 20) + (160 << 10) + (64 << 20) - (50 << 20));
+    // It fits, and is no plain yes: ZONE_MOVABLE would be 39 times as large as kernel zones.
+    let risky = ask(&["39G", "--memory", "1G"], 0);
+    assert_eq!((&risky["ratio"], &risky["ratio_limit"]), (&3900.into(), &301.into()));
+    assert_eq!(risky["page_tables"]["bytes"], 78 << 20);
+    assert_eq!(risky["warnings"], serde_json::json!(["ratio", "page_tables"]));
+    let text = pagefold().args(["plan", "--hotplug", "39G", "--memory", "1G"]).assert().success();
+    let said = String::from_utf8(text.get_output().stdout.clone()).unwrap().replace('\n', " ");
+    assert!(said.starts_with("Yes, but") && said.contains("39 times") && said.contains("78.0 MiB"), "{said}");
+}
+
+#[test]
+fn a_guest_that_leaves_blocks_offline_is_told() {
+    let root = roots::copy("guest-virtio-mem");
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let ask = |args: &[&str]| {
+        let mut command = pagefold();
+        command.args(["plan", "--hotplug", "1G"]).args(args).arg("--root").arg(root.path());
+        command.assert().success()
+    };
+    write("sys/devices/system/memory/auto_online_blocks", "offline\n");
+    let answer = json(ask(&["--json"]));
+    assert_eq!((&answer["stays_offline"], &answer["warnings"][0]), (&true.into(), &"stays_offline".into()));
+    let said = String::from_utf8(ask(&[]).get_output().stdout.clone()).unwrap().replace('\n', " ");
+    assert!(said.contains("blocks would stay offline"), "{said}");
+    // A policy is respected, with its ratio; and what was asked for goes before it.
+    write("sys/devices/system/memory/auto_online_blocks", "online\n");
+    write("sys/module/memory_hotplug/parameters/online_policy", "auto-movable\n");
+    write("sys/module/memory_hotplug/parameters/auto_movable_ratio", "401\n");
+    let answer = json(ask(&["--json"]));
+    assert_eq!(
+        (&answer["zone_from"], &answer["ratio_limit"]),
+        (&"online_policy is auto-movable".into(), &401.into())
+    );
+    assert_eq!(json(ask(&["--json", "--online", "kernel"]))["zone"], "a kernel zone");
+    write("sys/devices/system/memory/auto_online_blocks", "online_kernel\n");
+    assert_eq!(json(ask(&["--json"]))["zone"], "a kernel zone");
+}
+
+#[test]
 fn questions_that_make_no_sense() {
     let refused = |args: &[&str], code: i32| {
         pagefold().arg("plan").args(args).assert().code(code).stdout("");
@@ -142,7 +194,7 @@ fn questions_that_make_no_sense() {
     refused(&["--free", "1G"], 2);
     refused(&["--hugetlb", "3M:1"], 2);
     refused(&["--memory", "1G", "--sample"], 2);
-    refused(&["--hotplug", "1G", "--guest-memory", "1G", "--free", "2G"], 1);
-    refused(&["--memory", "1G", "--free", "2G"], 1);
-    refused(&["--memory", "1G", "--hugetlb", "1G:18446744073709551615"], 1);
+    refused(&["--hotplug", "1G", "--guest-memory", "1G", "--free", "2G"], 2);
+    refused(&["--memory", "1G", "--free", "2G"], 2);
+    refused(&["--memory", "1G", "--hugetlb", "1G:18446744073709551615"], 2);
 }

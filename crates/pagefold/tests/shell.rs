@@ -70,7 +70,7 @@ fn topics() {
     for name in list.lines().map(|line| line.split_whitespace().next().unwrap()) {
         pagefold().args(["explain", name]).assert().success().stdout(predicate::str::contains("\n"));
     }
-    let unknown = pagefold().args(["explain", "\x1b[31m"]).assert().code(1).stdout("");
+    let unknown = pagefold().args(["explain", "\x1b[31m"]).assert().code(2).stdout("");
     unknown.stderr(predicate::str::contains("there are").and(predicate::str::contains("\x1b").not()));
 }
 

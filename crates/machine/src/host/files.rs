@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::paste::Pasted;
+
 /// No file read here is larger: the largest, a kernel's BTF, has 5 to 20 MB.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -52,14 +54,40 @@ impl GapKind {
 /// The files under a root.
 #[derive(Debug)]
 pub struct Files {
-    root: PathBuf,
+    root: Root,
     gaps: Vec<Gap>,
+}
+
+/// Where files are.
+#[derive(Debug)]
+enum Root {
+    /// In a directory, which has `proc` and `sys` in it.
+    Disk(PathBuf),
+    /// In memory, by their paths.
+    Memory(Pasted),
 }
 
 impl Files {
     /// The files under `root`, which has `proc` and `sys` in it.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), gaps: Vec::new() }
+        Self { root: Root::Disk(root.to_owned()), gaps: Vec::new() }
+    }
+
+    /// These files, and no others.
+    pub fn of(files: Pasted) -> Self {
+        Self { root: Root::Memory(files), gaps: Vec::new() }
+    }
+
+    /// Whether they are this host's own.
+    pub fn is_this_host(&self) -> bool {
+        matches!(&self.root, Root::Disk(root) if root == Path::new("/"))
+    }
+
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        match &self.root {
+            Root::Disk(root) => read(&root.join(path)),
+            Root::Memory(files) => files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
+        }
     }
 
     /// What was not to be had so far.
@@ -67,9 +95,17 @@ impl Files {
         self.gaps
     }
 
+    /// What was not to be had since the last time; what comes is noted anew.
+    pub(super) fn take_gaps(&mut self) -> Vec<Gap> {
+        std::mem::take(&mut self.gaps)
+    }
+
     /// Whether there is such a file or directory.
     pub fn exists(&self, path: &str) -> bool {
-        self.root.join(path).exists()
+        match &self.root {
+            Root::Disk(root) => root.join(path).exists(),
+            Root::Memory(files) => files.contains_key(path) || below(files, path).next().is_some(),
+        }
     }
 
     /// Notes that something is missing.
@@ -79,7 +115,7 @@ impl Files {
 
     /// A whole file. Missing is noted.
     pub fn bytes(&mut self, path: &str, tells: &str) -> Option<Vec<u8>> {
-        match read(&self.root.join(path)) {
+        match self.read(path) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 self.failed(path, tells, &error);
@@ -100,7 +136,7 @@ impl Files {
     /// Notes that something is not there: on this host because its kernel does not have it (`why`). In files of another
     /// host nothing tells whether the kernel has it.
     pub fn absent(&mut self, path: &str, tells: &str, why: &str) {
-        if self.root == Path::new("/") {
+        if self.is_this_host() {
             self.miss(path, tells, GapKind::Absent, why);
         } else {
             let why = "not among these files: not collected, or that kernel does not have it";
@@ -115,7 +151,7 @@ impl Files {
 
     /// As [`text`](Self::text); that it is missing says something too, and is not noted.
     pub fn optional_text(&mut self, path: &str, tells: &str) -> Option<String> {
-        match read(&self.root.join(path)) {
+        match self.read(path) {
             Ok(bytes) => Some(plain(&String::from_utf8_lossy(&bytes))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
@@ -123,6 +159,16 @@ impl Files {
                 None
             }
         }
+    }
+
+    /// A whole file as [`plain`] text, if it can be had: nothing is noted if it cannot.
+    pub fn text_if_any(&self, path: &str) -> Option<String> {
+        self.bytes_if_any(path).map(|bytes| plain(&String::from_utf8_lossy(&bytes)))
+    }
+
+    /// A whole file, if it can be had: nothing is noted if it cannot.
+    pub fn bytes_if_any(&self, path: &str) -> Option<Vec<u8>> {
+        self.read(path).ok()
     }
 
     /// A file that stood in a directory listing a moment ago.
@@ -165,9 +211,17 @@ impl Files {
 
     /// Names in a directory, sorted; none if there is no such directory.
     pub fn names(&mut self, path: &str, tells: &str) -> Vec<String> {
-        let listed = fs::read_dir(self.root.join(path)).and_then(|entries| {
-            entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-        });
+        let listed = match &self.root {
+            Root::Disk(root) => fs::read_dir(root.join(path)).and_then(|entries| {
+                entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+            }),
+            Root::Memory(files) => {
+                let mut names: Vec<String> = below(files, path).map(str::to_owned).collect();
+                // They are in order, but a directory stands there for each file in it.
+                names.dedup();
+                if names.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(names) }
+            }
+        };
         match listed {
             Ok(names) => {
                 let mut names: Vec<String> = names;
@@ -189,6 +243,13 @@ impl Files {
         numbers.sort_unstable();
         numbers
     }
+}
+
+/// Names in a directory, in order, some of them more than once.
+fn below<'f>(files: &'f Pasted, dir: &str) -> impl Iterator<Item = &'f str> + use<'f> {
+    let prefix = format!("{dir}/");
+    let from = files.range(prefix.clone()..);
+    from.map_while(move |(path, _)| path.strip_prefix(&prefix)).filter_map(|rest| rest.split('/').next())
 }
 
 /// Text without control characters but for ends of lines and tabs, so that it can be shown on a terminal. Others become
@@ -226,6 +287,24 @@ fn describe(error: &io::Error) -> (GapKind, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_in_memory_are_as_files_in_directories() {
+        let paths = [
+            "sys/node/node0/meminfo",
+            "sys/node/node0/memory1/state",
+            "sys/node/node10/meminfo",
+            "sys/nodes",
+        ];
+        let mut files = Files::of(paths.iter().map(|path| (path.to_string(), b"7".to_vec())).collect());
+        assert_eq!(files.numbered("sys/node", "node", ""), [0, 10]);
+        assert_eq!(files.names("sys/node/node0", ""), ["meminfo", "memory1"]);
+        assert!(files.exists("sys/node/node0") && files.exists("sys/nodes") && !files.exists("sys/nod"));
+        assert_eq!(files.text("sys/nodes", "").as_deref(), Some("7"));
+        assert_eq!(files.text("sys/node", ""), None);
+        assert!(files.names("sys/none", "").is_empty());
+        assert!(files.into_gaps().iter().all(|gap| gap.kind == GapKind::NotCollected));
+    }
 
     #[test]
     fn every_sort_of_gap_is_told_apart() {

@@ -9,9 +9,13 @@ pub mod buddyinfo;
 pub mod cmdline;
 pub mod counters;
 pub mod files;
+pub mod firmware;
 pub mod hugetlb;
+pub mod lsmem;
 pub mod nodes;
-pub mod page_size;
+pub mod onlining;
+mod page_size;
+pub mod paste;
 
 use std::path::Path;
 
@@ -26,6 +30,7 @@ use self::files::{Files, plain};
 pub use self::files::{Gap, GapKind};
 pub use self::hugetlb::{Hvo, Pool};
 pub use self::nodes::Node;
+pub use self::onlining::{OnlinePolicy, Onlining};
 pub use self::page_size::{PageSize, PageSizeFrom};
 use crate::layout::{Zone, parse_zoneinfo};
 use crate::machine::{Header, Machine};
@@ -63,6 +68,10 @@ pub struct Host {
     pub hvo: Hvo,
     /// The parameter `memory_hotplug.memmap_on_memory`: whether added blocks may hold their own descriptors.
     pub memmap_on_memory: Option<bool>,
+    /// How added blocks are brought online, where the kernel is left to choose.
+    pub onlining: Onlining,
+    /// What the firmware and the boot tell of memory.
+    pub firmware: firmware::Firmware,
     /// `vm.min_free_kbytes`, in bytes: what ordinary allocations leave.
     pub min_free: Option<u64>,
     /// What could not be read, and why.
@@ -114,22 +123,21 @@ const SANE_DESCRIPTORS: std::ops::RangeInclusive<u64> = 8..=512;
 impl Host {
     /// Reads the host under `root` (`/` for this one). Whatever fails is a gap.
     pub fn read(root: &Path) -> Self {
-        let mut files = Files::new(root);
+        Self::of_files(Files::new(root))
+    }
+
+    /// Reads the host of these files, which may be in memory. Whatever fails is a gap.
+    pub fn of_files(mut files: Files) -> Self {
+        let is_this_host = files.is_this_host();
         let files = &mut files;
         let meminfo = counters(files, "proc/meminfo", "memory in total and its uses", "MemTotal");
         let vmstat = counters(files, "proc/vmstat", "the kernel's count of descriptors", "nr_free_pages");
         let zones = parsed(files, "proc/zoneinfo", "zones", parse_zoneinfo);
         let free_blocks = parsed(files, "proc/buddyinfo", "free blocks by order", buddyinfo::parse);
-        let kernel = files.text("proc/sys/kernel/osrelease", "the kernel's release").unwrap_or_default();
-        let is_this_host = root == Path::new("/");
-        let arch = match files.optional_text("proc/sys/kernel/arch", "the architecture") {
-            Some(arch) => arch.trim().to_owned(),
-            None if is_this_host => std::env::consts::ARCH.to_owned(),
-            None => String::new(),
-        };
+        let (kernel, arch) = names(files, is_this_host);
         let page_size = PageSize::find(is_this_host, &meminfo, &vmstat);
         if page_size.from == PageSizeFrom::Assumed {
-            files.miss("proc/vmstat", "the size of a page", GapKind::Malformed, "4 KiB are assumed");
+            files.miss("proc/vmstat", "the size of a page", GapKind::NotCollected, "4 KiB are assumed");
         }
         let pools = if files.exists("sys/kernel/mm/hugepages") {
             hugetlb::read_pools(files, "sys/kernel/mm/hugepages")
@@ -139,8 +147,8 @@ impl Host {
             // The pool of the default size stands in another file as well.
             hugetlb::default_pool(&meminfo).into_iter().collect()
         };
-        let kernel = kernel.trim().to_owned();
         let hvo = hugetlb::read_hvo(files, &arch, &kernel);
+        let firmware = firmware::Firmware::read(files, &kernel);
         let mut host = Self {
             kernel,
             arch,
@@ -159,12 +167,14 @@ impl Host {
             pools,
             hvo,
             memmap_on_memory: memmap_on_memory(files),
+            onlining: Onlining::read(files),
+            firmware,
             min_free: files
                 .optional_text("proc/sys/vm/min_free_kbytes", "what allocations leave free")
                 .and_then(|text| text.trim().parse::<u64>().ok()?.checked_mul(1024)),
             gaps: Vec::new(),
         };
-        host.gaps = std::mem::replace(files, Files::new(root)).into_gaps();
+        host.gaps = files.take_gaps();
         host
     }
 
@@ -265,6 +275,31 @@ fn structs(files: &mut Files) -> Structs {
             Structs::default()
         }
     }
+}
+
+/// The kernel's release, and its architecture. Files of other hosts may have them only in `uname -a`.
+fn names(files: &mut Files, is_this_host: bool) -> (String, String) {
+    const TELLS: &str = "the kernel's release";
+    let mut release =
+        files.optional_text("proc/sys/kernel/osrelease", TELLS).map(|text| text.trim().to_owned());
+    let mut arch =
+        files.optional_text("proc/sys/kernel/arch", "the architecture").map(|text| text.trim().to_owned());
+    // sosreport's file, and the link to it.
+    for path in ["proc/version", "sos_commands/kernel/uname_-a", "uname"] {
+        if release.is_some() && arch.is_some() {
+            break;
+        }
+        let Some(text) = files.optional_text(path, TELLS) else { continue };
+        if let Some((found, of)) = text.lines().find_map(paste::uname) {
+            release.get_or_insert_with(|| found.to_owned());
+            arch = arch.or_else(|| of.map(str::to_owned));
+        }
+    }
+    if release.is_none() {
+        files.absent("proc/sys/kernel/osrelease", TELLS, "this kernel does not have it");
+    }
+    let own = || if is_this_host { std::env::consts::ARCH.to_owned() } else { String::new() };
+    (release.unwrap_or_default(), arch.unwrap_or_else(own))
 }
 
 fn memmap_on_memory(files: &mut Files) -> Option<bool> {

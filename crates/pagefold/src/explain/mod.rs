@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Args;
 
-use crate::deliver;
+use crate::{deliver, exit};
 
 /// What HVO, fake-offline, memmap_on_memory, folding and the rest are, a screenful each
 ///
@@ -64,7 +64,8 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
             Some(topic) => stdout.write_all(topic.text.as_bytes())?,
             None => {
                 let names: Vec<&str> = TOPICS.iter().map(|topic| topic.name).collect();
-                bail!("no topic '{}'; there are {}", name.escape_debug(), names.join(", "));
+                let line = format!("no topic '{}'; there are {}", name.escape_debug(), names.join(", "));
+                return Err(exit::usage(line));
             }
         },
     }

@@ -56,6 +56,17 @@ impl Rows {
     }
 
     fn parts(&mut self, report: &Report) -> Result<()> {
+        for stage in &report.memory_went {
+            self.figure("memory_went", stage.stage, "memory_bytes", &stage.memory)?;
+            for part in &stage.parts {
+                self.figure(
+                    "memory_went",
+                    &format!("{}/{}", stage.stage, part.name),
+                    "memory_bytes",
+                    &part.bytes,
+                )?;
+            }
+        }
         for place in &report.places {
             self.figure("place", place.place, "descriptor_bytes", &place.descriptors)?;
         }

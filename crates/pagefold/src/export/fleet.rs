@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pagefold_machine::host::Hvo;
 use pagefold_machine::{Host, Machine};
 use rustix::fs::{Access, AtFlags, CWD};
@@ -24,10 +24,10 @@ const LAST: u64 = 253_402_300_799;
 
 pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.output.is_none() && io::stdout().is_terminal() {
-        bail!("Parquet is no text: give --output FILE or --output DIR");
+        return Err(exit::usage("Parquet is no text: give --output FILE or --output DIR"));
     }
     if args.survey.no_scan {
-        bail!("Parquet has every page's state: it takes a scan");
+        return Err(exit::usage("Parquet has every page's state: it takes a scan, so no --no-scan"));
     }
     let output = args.output.as_deref().map(Output::new).transpose()?;
     let (machine, common) = read(args)?;

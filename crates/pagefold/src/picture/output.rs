@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Subject;
 use super::draw::draw;
@@ -12,6 +12,7 @@ use super::png::{SCALE, png};
 use super::scene::Scene;
 use super::svg::svg;
 use crate::deliver;
+use crate::exit::usage;
 use crate::place::Place;
 
 /// The size of a grid on paper.
@@ -47,7 +48,7 @@ impl Output {
             && svg == png
         {
             let where_to = if svg == Path::new("-") { "stdout".into() } else { svg.display().to_string() };
-            bail!("only one picture can go to {where_to}: give the other a name");
+            return Err(usage(format!("only one picture can go to {where_to}: give the other a name")));
         }
         Ok(Output { svg: svg.map(To::new).transpose()?, png: png.map(To::new).transpose()? })
     }

@@ -13,6 +13,7 @@ use super::legend::{rule_line, unit_line};
 use super::palette::{Color, Ground, Look, Strength};
 use super::text::{Address, Share, printable};
 use super::zones::lanes;
+use crate::lines::is_utf8;
 
 /// When to use colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +51,8 @@ impl Colors {
         };
         match wanted {
             false => Colors::None,
+            // Colours are drawn in half blocks, which not everybody can read.
+            true if !is_utf8() => Colors::None,
             true if anstyle_query::truecolor() => Colors::All,
             true => Colors::Fixed,
         }
@@ -177,7 +180,11 @@ impl Terminal {
             let names: Vec<_> = begin.map(|zone| printable(&zone.name)).collect();
             let mut names = names.join("+");
             if names.chars().count() > room {
-                names = names.chars().take(room.saturating_sub(1)).chain(['…']).collect();
+                names = names
+                    .chars()
+                    .take(room.saturating_sub(1))
+                    .chain([if is_utf8() { '…' } else { '.' }])
+                    .collect();
             }
             let names = if room < 4 { "" } else { &names };
             writeln!(to, "{}", format!("{label:>axis$} {text} {names}").trim_end())?;

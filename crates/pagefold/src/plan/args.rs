@@ -51,9 +51,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub hotplug: Option<u64>,
 
-    /// The zone that added memory goes to
-    #[arg(long, value_enum, default_value_t = Online::Movable, requires = "hotplug")]
-    pub online: Online,
+    /// The zone that added memory goes to [default: what the machine is set to, or movable]
+    #[arg(long, value_enum, requires = "hotplug")]
+    pub online: Option<Online>,
 
     /// Memory block size [default: the machine's, or 128M]
     #[arg(long, value_name = "SIZE", value_parser = parse_block, requires = "hotplug")]

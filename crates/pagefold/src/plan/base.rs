@@ -7,6 +7,7 @@ use pagefold_machine::host::{Hvo, Pool};
 use pagefold_machine::tally::ORDERS;
 
 use super::args::PlanArgs;
+use crate::exit::usage;
 use crate::report::model::{Figure, How, Interval};
 use crate::report::{Accounts, folding, pools};
 use crate::size::Bytes;
@@ -120,12 +121,12 @@ impl Base {
         let in_pools = pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.bytes()));
         let taken = in_pools.checked_add(free).filter(|&taken| taken <= memory);
         let Some(taken) = taken else {
-            bail!(
+            return Err(usage(format!(
                 "pools of {} and {} free are more than the memory, {}",
                 Bytes(in_pools),
                 Bytes(free),
                 Bytes(memory)
-            );
+            )));
         };
         let in_use = memory - taken;
         let folded = shape.descriptors(in_use);

@@ -6,12 +6,15 @@
 //! cannot. (mm/memory_hotplug.c; facts measured in guests of Linux 6.1 to 7.3.)
 
 use anyhow::{Result, bail};
-use pagefold_machine::Host;
 use pagefold_machine::cost::Shape;
 use serde::Serialize;
 
-use super::args::{Online, PlanArgs};
+use super::args::PlanArgs;
+use super::online::{Target, Zone};
+use crate::exit::usage;
+use crate::report::Accounts;
 use crate::report::model::{Figure, How};
+use crate::survey::Survey;
 
 /// What a block costs besides its descriptors, at most: measured 6 to 20 KiB a block of 128 MiB with virtio-mem in guests
 /// of Linux 6.1 to 7.3.
@@ -32,8 +35,13 @@ const MAX_STEPS: usize = 16;
 pub struct Guest {
     pub origin: String,
     pub shape: Shape,
-    /// Bytes of memory it has.
+    /// Bytes of memory it has in kernel zones, and in ZONE_MOVABLE.
     pub memory: u64,
+    pub movable: u64,
+    /// Bytes that page extensions take for each page besides its descriptor; `None` if there are some, and nothing tells.
+    pub page_ext: Option<u64>,
+    /// Where added blocks go.
+    pub target: Target,
     /// Bytes that are free in kernel zones.
     pub free: Figure,
     /// Bytes of them that must stay.
@@ -63,6 +71,20 @@ pub struct Way {
     pub note: String,
 }
 
+/// What may go wrong although the memory can be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Warning {
+    /// Added blocks stay offline: nothing uses them.
+    StaysOffline,
+    /// ZONE_MOVABLE would be too large for the kernel zones there are.
+    Ratio,
+    /// Kernel zones have too little left for the page tables of what is added.
+    PageTables,
+    /// There are page extensions, and nothing tells how large.
+    PageExtensions,
+}
+
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Answer {
@@ -75,14 +97,29 @@ pub struct Answer {
     /// Bytes in a block, and blocks.
     pub block: u64,
     pub blocks: u64,
-    /// Bytes of memory it has.
+    /// Bytes of memory it has in kernel zones, and in ZONE_MOVABLE.
     pub memory: u64,
+    pub movable: u64,
+    /// Where added blocks go, from what that is known, and whether they stay offline until somebody brings them online.
+    pub zone: &'static str,
+    pub zone_from: String,
+    pub stays_offline: bool,
     /// Bytes free in kernel zones, and what of it must stay.
     pub free: Figure,
     pub reserve: Figure,
     /// Bytes of descriptors (computed), and the rest (computed from measured costs of a block).
     pub descriptors: Figure,
     pub objects: Figure,
+    /// Bytes of page extensions that these pages have besides; absent if nothing tells.
+    pub page_ext: Option<Figure>,
+    /// Bytes of page tables that come later, if all of what is added is mapped in small pages (computed).
+    pub page_tables: Figure,
+    /// What ZONE_MOVABLE would have, in percent of kernel zones; what it should have at most; from what that is known.
+    pub ratio: u64,
+    pub ratio_limit: u64,
+    pub ratio_from: &'static str,
+    /// What may go wrong all the same.
+    pub warnings: Vec<Warning>,
     /// Whether Linux can, the way that was asked for.
     pub works: bool,
     /// Bytes more that would have to be free.
@@ -102,16 +139,15 @@ impl Guest {
     pub fn of(args: &PlanArgs) -> Result<Self> {
         match args.memory {
             Some(memory) => Self::of_sizes(args, memory),
-            None => {
-                let survey = args.survey.survey_quickly()?;
-                Self::of_host(args, survey.origin, &survey.host)
-            }
+            None => Self::of_host(args, args.survey.survey_quickly()?),
         }
     }
 
     fn of_sizes(args: &PlanArgs, memory: u64) -> Result<Self> {
         let free = match args.free {
-            Some(free) if free > memory => bail!("more is free (--free) than there is (--guest-memory)"),
+            Some(free) if free > memory => {
+                return Err(usage("more is free (--free) than there is (--guest-memory)"));
+            }
             Some(free) => Figure { bytes: free, how: How::Given, from: "--free".into() },
             None => {
                 let free = memory / 100 * ASSUMED_FREE_PERCENT;
@@ -123,6 +159,9 @@ impl Guest {
             origin: "sizes alone".into(),
             shape: Shape::USUAL,
             memory,
+            movable: 0,
+            page_ext: Some(0),
+            target: Target::of_sizes(args.online),
             free,
             reserve,
             block: args.block.unwrap_or(128 << 20),
@@ -131,17 +170,19 @@ impl Guest {
         })
     }
 
-    fn of_host(args: &PlanArgs, origin: String, host: &Host) -> Result<Self> {
-        let shape = Shape { page: host.page_size.bytes, descriptor: host.descriptor_size() };
+    fn of_host(args: &PlanArgs, survey: Survey) -> Result<Self> {
+        let accounts = Accounts::of(&survey);
+        let host = &survey.host;
+        let shape = accounts.shape;
         let is_kernel = |zone: &str| zone != "Movable" && zone != "Device";
-        let sum = |field: fn(&pagefold_machine::Zone) -> u64| {
-            let zones = host.zones.iter().filter(|zone| is_kernel(&zone.name));
+        let sum = |is_wanted: &dyn Fn(&str) -> bool, field: fn(&pagefold_machine::Zone) -> u64| {
+            let zones = host.zones.iter().filter(|zone| is_wanted(&zone.name));
             zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(shape.page)
         };
         if host.zones.is_empty() {
             bail!("nothing tells what is free in which zone; give --guest-memory and --free");
         }
-        let memory = sum(|zone| zone.present);
+        let memory = sum(&is_kernel, |zone| zone.present);
         let reserve = reserve(args, memory, host.min_free);
         let block = args.block.or(host.blocks.as_ref().map(|blocks| blocks.size)).unwrap_or(128 << 20);
         // One piece: a block's descriptors, 2 MiB for 128 MiB, as far as the buddy allocator has such blocks.
@@ -149,15 +190,25 @@ impl Guest {
         let large_free = host.free_blocks.iter().filter(|zone| is_kernel(&zone.zone));
         let large_free =
             large_free.fold(0u64, |sum, zone| sum.saturating_add(zone.pages_from(pieces) >> pieces));
+        // What there is of them now, for each page that has a descriptor.
+        let pages = accounts.described.min / shape.page.max(1);
+        let page_ext = match accounts.excess.page_ext.max {
+            0 if host.boot.page_ext.is_empty() => Some(0),
+            0 => None,
+            bytes => Some(bytes.div_ceil(pages.max(1))),
+        };
         Ok(Self {
-            origin,
             shape,
             memory,
-            free: Figure::counted(sum(|zone| zone.free), "/proc/zoneinfo, kernel zones"),
+            movable: sum(&|zone| zone == "Movable", |zone| zone.present),
+            page_ext,
+            target: Target::of_host(args.online, host),
+            free: Figure::counted(sum(&is_kernel, |zone| zone.free), "/proc/zoneinfo, kernel zones"),
             reserve,
             block,
             large_free: (!host.free_blocks.is_empty()).then_some(large_free),
             partial: host.is_partial(),
+            origin: survey.origin,
         })
     }
 
@@ -166,10 +217,13 @@ impl Guest {
         self.free.bytes.saturating_sub(self.reserve.bytes)
     }
 
-    /// What adding `blocks` takes beforehand, of descriptors and in all.
-    fn needs(&self, blocks: u64) -> (u64, u64) {
+    /// What adding `blocks` takes beforehand: descriptors, page extensions, and all.
+    fn needs(&self, blocks: u64) -> Needs {
         let descriptors = self.shape.descriptors(self.block).saturating_mul(blocks);
-        (descriptors, descriptors.saturating_add(self.objects().saturating_mul(blocks)))
+        let pages = (self.block / self.shape.page.max(1)).saturating_mul(blocks);
+        let page_ext = pages.saturating_mul(self.page_ext.unwrap_or(0));
+        let objects = self.objects().saturating_mul(blocks);
+        Needs { descriptors, page_ext, objects }
     }
 
     fn objects(&self) -> u64 {
@@ -182,19 +236,39 @@ impl Guest {
         (bytes / cost.max(1)).saturating_mul(self.block)
     }
 
+    /// Blocks of `blocks` that go to ZONE_MOVABLE.
+    fn to_movable(&self, blocks: u64) -> u64 {
+        match self.target.zone {
+            Zone::Movable => blocks,
+            Zone::Kernel => 0,
+            Zone::ByRatio => {
+                let most = self.memory / 100 * self.target.ratio;
+                blocks.min(most.saturating_sub(self.movable) / self.block)
+            }
+        }
+    }
+
     /// The answer to `asked` bytes.
-    pub fn answer(&self, asked: u64, online: Online) -> Answer {
+    pub fn answer(&self, asked: u64) -> Answer {
         let blocks = asked.div_ceil(self.block);
         let added = blocks.saturating_mul(self.block);
-        let (descriptors, needs) = self.needs(blocks);
-        let (_, one) = self.needs(1);
+        let all = self.needs(blocks);
+        // A block in a kernel zone holds what comes after it.
+        let movable_blocks = self.to_movable(blocks);
+        let first = self.needs(movable_blocks.saturating_add(1).min(blocks)).all();
         let spare = self.spare();
-        let ways = self.ways(added, blocks);
-        let works = match online {
-            Online::Movable => needs <= spare,
-            Online::Kernel => one <= spare,
-        };
-        let steps = self.steps(added, one);
+        let works = first <= spare;
+        let steps = self.steps(added, self.needs(1).all());
+        let movable = movable_blocks.saturating_mul(self.block);
+        let ratio = percent(self.movable.saturating_add(movable), self.memory);
+        // Eight bytes a page, wherever it is mapped: in page tables, which only kernel zones hold.
+        let tables = (movable / self.shape.page.max(1)).saturating_mul(8);
+        let warnings = [
+            (self.target.stays_offline, Warning::StaysOffline),
+            (movable > 0 && ratio > self.target.ratio, Warning::Ratio),
+            (works && first.saturating_add(tables) > spare && tables > 0, Warning::PageTables),
+            (self.page_ext.is_none(), Warning::PageExtensions),
+        ];
         Answer {
             schema: 1,
             origin: self.origin.clone(),
@@ -203,35 +277,51 @@ impl Guest {
             block: self.block,
             blocks,
             memory: self.memory,
+            movable: self.movable,
+            zone: self.target.zone.name(),
+            zone_from: self.target.from.clone(),
+            stays_offline: self.target.stays_offline,
             free: self.free.clone(),
             reserve: self.reserve.clone(),
             descriptors: Figure::computed(
-                descriptors,
+                all.descriptors,
                 format!("{} bytes for each page of {} blocks", self.shape.descriptor, blocks),
             ),
             objects: Figure::computed(
-                needs - descriptors,
+                all.objects,
                 "20 KiB for each 128 MiB, the most that was measured (virtio-mem, Linux 6.1 to 7.3)",
             ),
+            page_ext: self.page_ext.map(|each| {
+                Figure::computed(all.page_ext, format!("{each} bytes for each page, as pages have them now"))
+            }),
+            page_tables: Figure::computed(
+                tables,
+                "8 bytes for each page that goes to ZONE_MOVABLE, if it is mapped",
+            ),
+            ratio,
+            ratio_limit: self.target.ratio,
+            ratio_from: self.target.ratio_from,
+            warnings: warnings.into_iter().filter(|warning| warning.0).map(|warning| warning.1).collect(),
             works,
-            missing: match online {
-                Online::Movable => needs.saturating_sub(spare),
-                Online::Kernel => one.saturating_sub(spare),
+            missing: if works {
+                0
+            } else {
+                first.saturating_add(self.reserve.bytes).saturating_sub(self.free.bytes)
             },
             steps_reach: steps.iter().fold(0u64, |sum, step| sum.saturating_add(*step)) >= added,
             steps,
             in_one_piece: self
                 .large_free
                 .map(|free| free.min(blocks.saturating_mul((self.block >> 27).max(1)))),
-            ways,
+            ways: self.ways(added, blocks),
         }
     }
 
     fn ways(&self, added: u64, blocks: u64) -> Vec<Way> {
-        let (_, needs) = self.needs(blocks);
-        let (_, one) = self.needs(1);
+        let needs = self.needs(blocks).all();
+        let one = self.needs(1).all();
         let spare = self.spare();
-        let objects = self.objects();
+        let objects = self.objects().saturating_add(self.needs(1).page_ext);
         let map_pages = self.shape.descriptors(self.block) / self.shape.page.max(1);
         let folded = objects.saturating_add(map_pages * 73 / 8);
         let way = |name, in_linux, needs: u64, largest: Option<u64>, note: &str| Way {
@@ -300,6 +390,25 @@ impl Guest {
     }
 }
 
+/// What blocks take beforehand, in bytes.
+struct Needs {
+    descriptors: u64,
+    page_ext: u64,
+    objects: u64,
+}
+
+impl Needs {
+    fn all(&self) -> u64 {
+        self.descriptors.saturating_add(self.page_ext).saturating_add(self.objects)
+    }
+}
+
+/// `part` in percent of `all`, in whole numbers.
+fn percent(part: u64, all: u64) -> u64 {
+    let percent = u128::from(part) * 100 / u128::from(all.max(1));
+    u64::try_from(percent).unwrap_or(u64::MAX)
+}
+
 /// What must stay free.
 fn reserve(args: &PlanArgs, memory: u64, min_free: Option<u64>) -> Figure {
     if let Some(bytes) = args.reserve {
@@ -315,12 +424,16 @@ fn reserve(args: &PlanArgs, memory: u64, min_free: Option<u64>) -> Figure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::args::Online;
 
     fn guest(memory: u64, free: u64) -> Guest {
         Guest {
             origin: String::new(),
             shape: Shape::USUAL,
             memory,
+            movable: 0,
+            page_ext: Some(0),
+            target: Target::of_sizes(None),
             free: Figure::counted(free, ""),
             reserve: Figure::computed(memory / LIVING, ""),
             block: 128 << 20,
@@ -329,13 +442,66 @@ mod tests {
         }
     }
 
+    /// The same, for a kernel zone.
+    fn kernel(memory: u64, free: u64) -> Guest {
+        Guest { target: Target::of_sizes(Some(Online::Kernel)), ..guest(memory, free) }
+    }
+
     const GIB: u64 = 1 << 30;
     const MIB: u64 = 1 << 20;
 
     #[test]
+    fn what_is_missing_is_need_and_reserve_less_what_is_free() {
+        // 8 blocks: 16 MiB of descriptors, 160 KiB besides; 64 MiB must stay; 50 MiB are free.
+        let answer = guest(GIB, 50 * MIB).answer(GIB);
+        assert_eq!(answer.missing, 16 * MIB + 8 * BLOCK_OBJECTS + (64 - 50) * MIB);
+        assert!(guest(GIB, 50 * MIB + answer.missing).answer(GIB).works);
+        assert!(!guest(GIB, 50 * MIB + answer.missing - 1).answer(GIB).works);
+        let answer = kernel(GIB, 50 * MIB).answer(GIB);
+        assert_eq!(answer.missing, 2 * MIB + BLOCK_OBJECTS + (64 - 50) * MIB);
+    }
+
+    #[test]
+    fn a_movable_zone_that_is_too_large_is_warned_of() {
+        // 39 GiB for 1 GiB: descriptors fit, page tables do not.
+        let answer = guest(GIB, 768 * MIB).answer(39 * GIB);
+        assert!(answer.works);
+        assert_eq!((answer.ratio, answer.ratio_limit), (3900, 301));
+        assert_eq!(answer.page_tables.bytes, 78 * MIB);
+        assert_eq!(answer.warnings, [Warning::Ratio, Warning::PageTables]);
+        assert_eq!(guest(GIB, 768 * MIB).answer(3 * GIB).warnings, []);
+        assert_eq!(kernel(GIB, 768 * MIB).answer(39 * GIB).warnings, []);
+    }
+
+    #[test]
+    fn a_policy_stops_at_its_ratio() {
+        let mut guest = guest(GIB, 150 * MIB);
+        guest.target.zone = Zone::ByRatio;
+        // 3.01 GiB go to ZONE_MOVABLE, with 24 blocks' descriptors; the rest holds its own.
+        let answer = guest.answer(39 * GIB);
+        assert!(answer.works, "{answer:?}");
+        assert_eq!((answer.ratio, answer.warnings), (300, vec![]));
+        guest.free.bytes = 64 * MIB + 25 * (2 * MIB + BLOCK_OBJECTS);
+        assert!(guest.answer(39 * GIB).works);
+        guest.free.bytes -= 1;
+        assert_eq!(guest.answer(39 * GIB).missing, 1);
+    }
+
+    #[test]
+    fn page_extensions_come_on_top() {
+        let mut guest = guest(GIB, 768 * MIB);
+        guest.page_ext = Some(80);
+        let answer = guest.answer(GIB);
+        assert_eq!(answer.page_ext.unwrap().bytes, 20 * MIB);
+        assert_eq!(answer.ways[0].needs, 36 * MIB + 8 * BLOCK_OBJECTS);
+        guest.page_ext = None;
+        assert_eq!(guest.answer(GIB).warnings, [Warning::PageExtensions]);
+    }
+
+    #[test]
     fn what_kata_ran_into() {
         // "12 GiB require around 188 MiB of free memory": 96 blocks of 2 MiB are 192 MiB, and a bit.
-        let answer = guest(256 * MIB, 188 * MIB).answer(12 * GIB, Online::Movable);
+        let answer = guest(256 * MIB, 188 * MIB).answer(12 * GIB);
         assert_eq!((answer.blocks, answer.descriptors.bytes), (96, 192 * MIB));
         assert!(!answer.works);
         assert_eq!(answer.missing, 192 * MIB + 96 * BLOCK_OBJECTS - (188 - 16) * MIB);
@@ -345,30 +511,30 @@ mod tests {
         let works = |name: &str| answer.ways.iter().find(|way| way.name.starts_with(name)).unwrap().works;
         assert!(!works("at once") && !works("virtio-mem, online_movable"));
         assert!(works("virtio-mem, online_kernel") && works("memmap_on_memory") && works("folding"));
-        assert!(guest(256 * MIB, 188 * MIB).answer(12 * GIB, Online::Kernel).works);
+        assert!(kernel(256 * MIB, 188 * MIB).answer(12 * GIB).works);
     }
 
     #[test]
     fn the_largest_step_works_and_one_more_block_does_not() {
         let guest = guest(2 * GIB, 1500 * MIB);
-        let largest = guest.answer(GIB, Online::Movable).ways[0].largest.unwrap();
-        assert!(guest.answer(largest, Online::Movable).works);
-        assert!(!guest.answer(largest + 1, Online::Movable).works);
+        let largest = guest.answer(GIB).ways[0].largest.unwrap();
+        assert!(guest.answer(largest).works);
+        assert!(!guest.answer(largest + 1).works);
     }
 
     #[test]
     fn nothing_free_is_no_step() {
-        let answer = guest(256 * MIB, MIB).answer(GIB, Online::Kernel);
+        let answer = kernel(256 * MIB, MIB).answer(GIB);
         assert!(!answer.works && answer.steps.is_empty() && !answer.steps_reach);
         assert!(answer.ways.iter().filter(|way| way.in_linux).all(|way| !way.works));
     }
 
     #[test]
     fn absurd_sizes_do_not_overflow() {
-        let answer = guest(u64::MAX, u64::MAX).answer(1 << 52, Online::Movable);
+        let answer = guest(u64::MAX, u64::MAX).answer(1 << 52);
         assert!(answer.works);
         let mut odd = guest(GIB, GIB);
         odd.block = 1 << 40;
-        assert!(!odd.answer(1 << 52, Online::Movable).works);
+        assert!(!odd.answer(1 << 52).works);
     }
 }

@@ -3,6 +3,8 @@
 mod args;
 mod base;
 mod hotplug;
+mod hotplug_print;
+mod online;
 mod pool;
 mod print;
 mod whatif;
@@ -17,6 +19,7 @@ pub use self::args::PlanArgs;
 use self::whatif::{BlockSize, Scenario};
 use crate::deliver;
 use crate::exit;
+use crate::lines::Lines;
 use crate::report::model::{Figure, Interval};
 
 /// What descriptors would cost.
@@ -43,11 +46,11 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
     let (is_partial, is_no) = match args.hotplug {
         Some(asked) => {
             let guest = hotplug::Guest::of(args)?;
-            let answer = guest.answer(asked, args.online);
+            let answer = guest.answer(asked);
             if args.json {
                 deliver::json(&answer, &mut stdout)?;
             } else {
-                print::answer(&answer, args.online, units, &mut stdout)?;
+                hotplug_print::print(&answer, units, &mut Lines::new(&mut stdout))?;
             }
             (guest.partial, !answer.works)
         }
@@ -67,7 +70,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
             if args.json {
                 deliver::json(&plan, &mut stdout)?;
             } else {
-                print::plan(&plan, units, &mut stdout)?;
+                print::plan(&plan, units, &mut Lines::new(&mut stdout))?;
             }
             (base.partial, false)
         }

@@ -2,19 +2,21 @@
 
 use std::io::{self, Write};
 
+use comfy_table::ColumnConstraint;
+
 use super::Plan;
-use super::args::Online;
-use super::hotplug::Answer;
 use super::whatif::{Availability, MEMDESC_OBJECT, Scenario};
-use crate::report::model::{How, Interval};
+use crate::lines::{text_width, width};
+use crate::report::model::Interval;
 use crate::report::percent;
 use crate::size::{Units, Whole};
-use crate::table::{add, table, words, wrap};
+use crate::table::{add, fit, table, words, wrap};
 
-const WIDTH: usize = 100;
+/// Columns that the whole table takes.
+const ROOMY: usize = 100;
 
 pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
-    writeln!(to, "{}\n", wrap(&plan_answer(plan, units), WIDTH))?;
+    writeln!(to, "{}\n", wrap(&plan_answer(plan, units), text_width()))?;
     let pools: Vec<String> = plan
         .pools
         .iter()
@@ -25,6 +27,10 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "machine   {}: {}; huge pages: {pools}\n", plan.origin, units.words(plan.memory))?;
     let mut table = table(&["descriptors", "bytes", "of memory", "saved", "in Linux"]);
     words(&mut table, &[4]);
+    // Where there is little room, the share goes: it follows from the rest.
+    if let Some(column) = table.column_mut(2).filter(|_| width().is_some_and(|width| width < ROOMY)) {
+        column.set_constraint(ColumnConstraint::Hidden);
+    }
     for scenario in &plan.scenarios {
         add(
             &mut table,
@@ -37,7 +43,7 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
             ],
         );
     }
-    writeln!(to, "{}", table.trim_fmt())?;
+    writeln!(to, "{}", fit(&mut table))?;
     let folios = match plan.folios.is_exact() {
         true => Whole(plan.folios.max).to_string(),
         false => format!("{} to {}", Whole(plan.folios.min), Whole(plan.folios.max)),
@@ -47,14 +53,14 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
          use ({}).",
         plan.folios.from
     );
-    writeln!(to, "{}\n", wrap(&assumed, WIDTH))?;
+    writeln!(to, "{}\n", wrap(&assumed, text_width()))?;
     for scenario in &plan.scenarios {
         if !scenario.note.is_empty() {
             writeln!(to, "{}: {}", scenario.name, scenario.note)?;
         }
         for time in &scenario.time {
             let text = format!("{} {} ({}: {})", scenario.name, time.what, time.how.name(), time.from);
-            writeln!(to, "{}", wrap(&text, WIDTH))?;
+            writeln!(to, "{}", wrap(&text, text_width()))?;
         }
     }
     writeln!(to)?;
@@ -127,123 +133,10 @@ fn blocks(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
             ],
         );
     }
-    writeln!(to, "{}", table.trim_fmt())?;
+    writeln!(to, "{}", fit(&mut table))?;
     writeln!(
         to,
         "Computed. The worst case of shrinking: one sub-block of 2 MiB stays plugged in every block. Then so\n\
          much is in use, and so much are its descriptors, in Linux and folded (not in Linux today)."
     )
-}
-
-pub fn answer(answer: &Answer, online: Online, units: Units, to: &mut impl Write) -> io::Result<()> {
-    writeln!(to, "{}\n", wrap(&verdict(answer, online, units), WIDTH))?;
-    writeln!(
-        to,
-        "guest     {}: {} in kernel zones\n          {} free ({}: {})\n          {} must stay ({}: {})",
-        answer.origin,
-        units.words(answer.memory),
-        units.words(answer.free.bytes),
-        answer.free.how.name(),
-        answer.free.from,
-        units.words(answer.reserve.bytes),
-        answer.reserve.how.name(),
-        answer.reserve.from,
-    )?;
-    writeln!(
-        to,
-        "needs     {} of descriptors ({}) for {} blocks of {}, and {} besides\n",
-        units.words(answer.descriptors.bytes),
-        answer.descriptors.how.name(),
-        Whole(answer.blocks),
-        units.size(answer.block),
-        units.words(answer.objects.bytes),
-    )?;
-    let mut table = table(&["way", "works", "needs first", "largest step", "in Linux"]);
-    words(&mut table, &[1, 4]);
-    for way in &answer.ways {
-        let largest = way.largest.map_or_else(|| "no limit".into(), |bytes| units.show(bytes));
-        let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
-        add(&mut table, [way.name.into(), yes(way.works), units.show(way.needs), largest, yes(way.in_linux)]);
-    }
-    writeln!(to, "{}", table.trim_fmt())?;
-    writeln!(
-        to,
-        "Needs: computed. Besides descriptors, page tables and objects:\n{}.\n",
-        answer.objects.from
-    )?;
-    for way in &answer.ways {
-        writeln!(to, "{}: {}", way.name, way.note)?;
-    }
-    if answer.free.how != How::Given {
-        writeln!(
-            to,
-            "Free memory only. Linux may reclaim page cache for more; that can take long, or fail."
-        )?;
-    }
-    if let Some(pieces) = answer.in_one_piece {
-        let wanted = answer.blocks.saturating_mul((answer.block >> 27).max(1));
-        if pieces < wanted {
-            writeln!(
-                to,
-                "Only {} of {} pieces of descriptors find a free block of their size; the others are made of\n\
-                 single pages, with a page table each.",
-                Whole(pieces),
-                Whole(wanted)
-            )?;
-        }
-    }
-    Ok(())
-}
-
-fn verdict(answer: &Answer, online: Online, units: Units) -> String {
-    let more = units.words(answer.added);
-    let zone = match online {
-        Online::Movable => "ZONE_MOVABLE",
-        Online::Kernel => "a kernel zone",
-    };
-    let rounded =
-        if answer.added == answer.asked { String::new() } else { format!(" ({more} in whole blocks)") };
-    let asked = units.words(answer.asked);
-    let mut text = if answer.works {
-        format!("Yes: this guest can add {asked}{rounded} to {zone}, as Linux is.")
-    } else {
-        format!(
-            "No: this guest cannot add {asked}{rounded} to {zone}, as Linux is. It needs {} more of free memory first.",
-            units.words(answer.missing)
-        )
-    };
-    if !answer.works {
-        if let Some(first) = answer.steps.first() {
-            let blocks = |step: u64| {
-                let blocks = step / answer.block.max(1);
-                format!(
-                    "{} ({} block{})",
-                    units.words(step),
-                    Whole(blocks),
-                    if blocks == 1 { "" } else { "s" }
-                )
-            };
-            text.push_str(&format!(" The largest step that works is {}", blocks(*first)));
-            match (answer.steps_reach, answer.steps.len()) {
-                (true, 2..) => {
-                    let steps: Vec<String> = answer.steps.iter().map(|step| blocks(*step)).collect();
-                    text.push_str(&format!(
-                        "; all of it works in steps, each made online in a kernel zone before the next: {}.",
-                        steps.join(", then ")
-                    ));
-                }
-                _ => text.push('.'),
-            }
-        } else {
-            text.push_str(" Not a single block fits.");
-        }
-    }
-    if let Some(folding) = answer.ways.iter().find(|way| !way.in_linux) {
-        let can = if folding.works { "it could" } else { "it could not either" };
-        text.push_str(&format!(
-            " Under folding {can}: {} needed first (not in Linux today).",
-            units.words(folding.needs)
-        ));
-    }
-    text
 }

@@ -9,6 +9,7 @@ mod folding;
 pub mod model;
 mod print;
 mod rows;
+mod went;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ pub use self::folding::folding;
 use self::model::{How, HvoReport, MachineFacts, Report, SCHEMA};
 use crate::deliver;
 use crate::exit;
+use crate::lines::Lines;
 use crate::survey::Survey;
 
 pub fn run(args: &ReportArgs) -> Result<ExitCode> {
@@ -28,7 +30,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     if args.json {
         deliver::json(&report, &mut stdout)?;
     } else {
-        print::print(&report, args.units.units(), args.blocks, &mut stdout)?;
+        print::print(&report, args.units.units(), args.blocks, &mut Lines::new(&mut stdout))?;
     }
     Ok(exit::code(report.partial, args.fail_over.is_some_and(|limit| report.share() > limit)))
 }
@@ -58,6 +60,7 @@ impl Report {
             descriptors_computed: accounts.computed.clone(),
             descriptors_counted: accounts.counted.clone(),
             places: rows::places(host, &accounts),
+            memory_went: went::went(survey, &accounts),
             nodes: rows::nodes(host, &accounts),
             zones: rows::zones(host, &accounts),
             blocks: rows::blocks(survey, &accounts),

@@ -39,6 +39,8 @@ pub struct Report {
     pub huge_pages: Vec<HugeRow>,
     /// What HVO saves, and could save.
     pub hvo: HvoReport,
+    /// Where memory went, from what is installed to what is free.
+    pub memory_went: Vec<WentStage>,
     /// By page state; empty without a scan.
     pub states: Vec<StateRow>,
     /// Folios in use by order; empty without a scan.
@@ -116,6 +118,30 @@ pub struct ExcessReport {
     pub device: Interval,
     /// What nothing explains.
     pub unexplained: Interval,
+}
+
+/// An amount of memory on the way from what is installed to what is free, and what of it does not come as far as the next.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct WentStage {
+    /// A name: `installed`, `blocks`, `firmware_map`, `system_ram`, `mem_total`, `mem_available`.
+    pub stage: &'static str,
+    /// In words.
+    pub title: String,
+    /// So much memory.
+    pub memory: Figure,
+    /// What of it is something else than the next stage.
+    pub parts: Vec<WentPart>,
+}
+
+/// A part of a stage.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct WentPart {
+    /// A name; `rest` for what is left over.
+    pub name: &'static str,
+    /// In words.
+    pub title: String,
+    /// So much of it.
+    pub bytes: Figure,
 }
 
 /// Which machine.

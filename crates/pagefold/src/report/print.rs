@@ -5,20 +5,19 @@ use std::io::{self, Write};
 use comfy_table::ColumnConstraint;
 use pagefold_machine::host::{Hvo, PageSizeFrom};
 
-use super::model::{How, Interval, Report};
+use super::model::{Figure, How, Interval, Report};
 use super::percent;
+use crate::lines::text_width;
 use crate::size::{Units, Whole};
-use crate::table::{add, table, words, wrap};
-
-/// Columns of running text.
-const WIDTH: usize = 100;
+use crate::table::{add, fit, table, words, wrap};
 
 pub fn print(report: &Report, units: Units, each_block: bool, to: &mut impl Write) -> io::Result<()> {
     let printer = Printer { report, units };
-    writeln!(to, "{}\n", wrap(&printer.answer(), WIDTH))?;
+    writeln!(to, "{}\n", wrap(&printer.answer(), text_width()))?;
     printer.machine(to)?;
     printer.descriptors(to)?;
     printer.savings(to)?;
+    printer.went(to)?;
     printer.zones(to)?;
     printer.blocks(each_block, to)?;
     printer.huge_pages(to)?;
@@ -218,9 +217,9 @@ impl Printer<'_> {
         for place in report.places.iter().filter(|place| place.place != "unknown") {
             let name = match place.place {
                 "boot" => "  made at boot",
-                "runtime" => "  made later, from the buddy allocator",
+                "runtime" => "  made later (buddy allocator)",
                 "block" => "  on the blocks they describe",
-                _ => "  made later, there or on the block",
+                _ => "  made later, or on the block",
             };
             add(&mut table, row(name.into(), place.descriptors.clone().into()));
         }
@@ -230,7 +229,29 @@ impl Printer<'_> {
             }
         }
         add(&mut table, row("all, by arithmetic".into(), report.descriptors_computed.clone()));
-        writeln!(to, "{}\n", table.trim_fmt())
+        writeln!(to, "{}\n", fit(&mut table))
+    }
+
+    fn went(&self, to: &mut impl Write) -> io::Result<()> {
+        let stages = &self.report.memory_went;
+        let Some(first) = stages.first().filter(|_| stages.len() > 1) else { return Ok(()) };
+        let all = first.memory.bytes;
+        let mut table = table(&["where memory went", "bytes", "of all", "how", "from"]);
+        words(&mut table, &[3, 4]);
+        let mut row = |title: String, figure: &Figure| {
+            let share = format!("{:.1} %", percent(figure.bytes, all));
+            add(
+                &mut table,
+                [title, self.show(figure.bytes), share, figure.how.name().into(), figure.from.clone()],
+            );
+        };
+        for stage in stages {
+            row(stage.title.clone(), &stage.memory);
+            for part in &stage.parts {
+                row(format!("  {}", part.title), &part.bytes);
+            }
+        }
+        writeln!(to, "{}\n", fit(&mut table))
     }
 
     fn zones(&self, to: &mut impl Write) -> io::Result<()> {
@@ -250,7 +271,7 @@ impl Printer<'_> {
                 ],
             );
         }
-        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(to, "{}", fit(&mut table))?;
         writeln!(
             to,
             "Memory, managed, free: counted (zoneinfo). Descriptors: computed, of present pages, without HVO.\n"
@@ -307,7 +328,7 @@ impl Printer<'_> {
                 column.set_constraint(ColumnConstraint::Hidden);
             }
         }
-        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(to, "{}", fit(&mut table))?;
         let offline = match (scanned, has_offline) {
             (false, _) => "",
             (true, false) => " No page in them is offline.",
@@ -341,7 +362,7 @@ impl Printer<'_> {
                 ],
             );
         }
-        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(to, "{}", fit(&mut table))?;
         let optimised = if by_flags { " Optimised by HVO: counted, by page flags." } else { "" };
         writeln!(
             to,
@@ -362,7 +383,7 @@ impl Printer<'_> {
             add(&mut table, self.state(row.state, numbers));
         }
         add(&mut table, self.state("total", sums));
-        writeln!(to, "{}", table.trim_fmt())?;
+        writeln!(to, "{}", fit(&mut table))?;
         writeln!(
             to,
             "Pages: counted one by one. Descriptors: computed, as Linux has them; with HVO on all huge pages;\n\
@@ -438,7 +459,7 @@ impl Printer<'_> {
                 ],
             );
         }
-        writeln!(to, "{}\n", table.trim_fmt())
+        writeln!(to, "{}\n", fit(&mut table))
     }
 
     fn other_costs(&self, to: &mut impl Write) -> io::Result<()> {
@@ -451,7 +472,7 @@ impl Printer<'_> {
             };
             add(&mut table, [cost.title.to_owned(), bytes, how.to_owned(), cost.note.clone()]);
         }
-        writeln!(to, "{}\n", table.trim_fmt())
+        writeln!(to, "{}\n", fit(&mut table))
     }
 
     fn checks(&self, to: &mut impl Write) -> io::Result<()> {
@@ -470,7 +491,7 @@ impl Printer<'_> {
                 self.range(&check.right),
                 self.show(check.difference)
             )?;
-            for line in wrap(&check.note, WIDTH - 4).lines() {
+            for line in wrap(&check.note, text_width() - 4).lines() {
                 writeln!(to, "    {line}")?;
             }
         }

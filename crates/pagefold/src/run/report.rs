@@ -284,7 +284,7 @@ impl Report {
 /// Seconds, for people.
 pub fn duration(seconds: f64) -> String {
     match seconds {
-        s if s < 1e-3 => format!("{:.0} µs", s * 1e6),
+        s if s < 1e-3 => format!("{:.0} us", s * 1e6),
         s if s < 1.0 => format!("{:.1} ms", s * 1e3),
         s => format!("{s:.2} s"),
     }

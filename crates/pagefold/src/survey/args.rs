@@ -6,8 +6,9 @@ use clap::Args;
 
 #[derive(Clone, Debug, Default, Args)]
 pub struct SurveyArgs {
-    /// A machine recorded with `pagefold snapshot` [default: this one]
-    #[arg(value_name = "FILE")]
+    /// Another machine [default: this one]: a snapshot, files of /proc one after the other, what lsmem --json or page-types
+    /// -l prints, a sosreport (directory or tar archive); - for standard input
+    #[arg(value_name = "FILE|DIR|-")]
     pub file: Option<PathBuf>,
 
     /// The built-in sample, recorded from a real machine

@@ -6,10 +6,12 @@ mod args;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use pagefold_machine::host::files::Files;
 use pagefold_machine::host::{Gap, GapKind};
 use pagefold_machine::{Host, Machine, PageState, Tally};
 
 pub use self::args::SurveyArgs;
+use crate::input::{self, Input};
 use crate::source::{Source, read_root};
 
 /// What was found out about a machine.
@@ -47,26 +49,34 @@ impl SurveyArgs {
     /// A snapshot that cannot be read; a root that says nothing at all.
     pub fn survey(&self) -> Result<Survey> {
         if let Some(path) = &self.file {
-            return recorded(&Source::File(path));
+            let origin = input::origin(path);
+            return match input::read(path)? {
+                Input::Machine(machine) => Ok(of_machine(&machine, origin)),
+                Input::Files(files) => {
+                    let host = says_something(Host::of_files(Files::of(files)), &origin)?;
+                    Ok(Survey { origin, host, pages: None })
+                }
+                Input::Root(root) => self.of_root(&root, origin),
+            };
         }
         if self.sample {
-            return recorded(&Source::Sample);
+            let found = Source::Sample.read()?;
+            return Ok(of_machine(&found.machine, found.origin));
         }
         let root = self.root.as_deref().unwrap_or(Path::new("/"));
         if !root.join("proc").is_dir() {
             bail!("{} has no directory 'proc': is it another host's root?", root.display());
         }
-        let mut host = Host::read(root);
-        if host.meminfo.is_empty() && host.zones.is_empty() && host.blocks.is_none() {
-            let why =
-                host.gaps.first().map_or_else(String::new, |gap| format!(" ({}: {})", gap.path, gap.why));
-            bail!("nothing in {} says how much memory there is{why}", root.display());
-        }
-        let pages = if self.no_scan { None } else { self.scan(root, &mut host) };
         let origin = match &self.root {
             Some(root) => root.display().to_string(),
             None => "this host".into(),
         };
+        self.of_root(root, origin)
+    }
+
+    fn of_root(&self, root: &Path, origin: String) -> Result<Survey> {
+        let mut host = says_something(Host::read(root), &root.display().to_string())?;
+        let pages = if self.no_scan { None } else { self.scan(root, &mut host) };
         Ok(Survey { origin, host, pages })
     }
 
@@ -122,10 +132,17 @@ fn chain(error: &pagefold_machine::live::LiveError) -> String {
     text
 }
 
-fn recorded(source: &Source<'_>) -> Result<Survey> {
-    let found = source.read()?;
-    let host = Host::of(&found.machine);
-    Ok(Survey { origin: found.origin, host, pages: Some(Pages::of(&found.machine)) })
+/// The host, if it says how much memory there is.
+fn says_something(host: Host, place: &str) -> Result<Host> {
+    if host.meminfo.is_empty() && host.zones.is_empty() && host.blocks.is_none() {
+        let why = host.gaps.first().map_or_else(String::new, |gap| format!(" ({}: {})", gap.path, gap.why));
+        bail!("nothing in {place} says how much memory there is{why}");
+    }
+    Ok(host)
+}
+
+fn of_machine(machine: &Machine, origin: String) -> Survey {
+    Survey { origin, host: Host::of(machine), pages: Some(Pages::of(machine)) }
 }
 
 #[cfg(test)]

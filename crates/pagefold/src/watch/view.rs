@@ -1,6 +1,7 @@
 //! Drawing.
 
 use ratatui::Frame;
+use ratatui::buffer::Buffer;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
 use ratatui::text::{Line, Span};
@@ -8,6 +9,7 @@ use ratatui::widgets::{Block, Clear, Paragraph, Tabs};
 
 use super::app::App;
 use super::gauges::{Gauge, Section, TABS};
+use crate::lines::is_utf8;
 use crate::picture::text::printable;
 
 /// Widths of columns; of names: at least, and at most.
@@ -44,6 +46,37 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
     footline(frame, app, foot);
     if app.has_help() {
         help(frame, frame.area());
+    }
+    if !is_utf8() {
+        ascii(frame.buffer_mut());
+    }
+}
+
+/// Puts characters that everybody can read in place of others.
+fn ascii(buffer: &mut Buffer) {
+    for cell in &mut buffer.content {
+        let plain = match cell.symbol().chars().next() {
+            Some('\u{80}'..) => match cell.symbol() {
+                "←" => "<",
+                "→" => ">",
+                "↑" => "^",
+                "↓" => "v",
+                "─" => "-",
+                "│" => "|",
+                "┌" | "┐" | "└" | "┘" => "+",
+                "…" | "▂" => ".",
+                "▁" => "_",
+                "▃" => "-",
+                "▄" => "=",
+                "▅" => "o",
+                "▆" => "O",
+                "▇" => "8",
+                "█" => "#",
+                _ => "?",
+            },
+            _ => continue,
+        };
+        cell.set_symbol(plain);
     }
 }
 
@@ -194,6 +227,21 @@ mod tests {
         press(&mut app, KeyCode::Char('p'));
         press(&mut app, KeyCode::Char('?'));
         insta::assert_snapshot!("help", screen(&app, 80, 20));
+    }
+
+    #[test]
+    fn all_of_it_can_be_ascii() {
+        let mut app = app("host-hvo");
+        press(&mut app, KeyCode::Char('?'));
+        let mut terminal = Terminal::new(TestBackend::new(110, 34)).unwrap();
+        terminal
+            .draw(|frame| {
+                draw(frame, &app);
+                ascii(frame.buffer_mut());
+            })
+            .unwrap();
+        let screen = terminal.backend().to_string();
+        assert!(screen.is_ascii() && !screen.contains("??"), "{screen}");
     }
 
     #[test]

@@ -1,0 +1,89 @@
+//! Parameters of the module `memory_hotplug`: which zone an added block goes to, if the kernel is to choose.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::files::Files;
+
+const DIR: &str = "sys/module/memory_hotplug/parameters";
+const TELLS: &str = "which zone added memory goes to";
+
+/// Which zone an added block goes to, where `online` (not `online_kernel` or `online_movable`) is what happens to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Onlining {
+    /// `online_policy`, of Linux 5.15 and newer.
+    pub policy: Option<OnlinePolicy>,
+    /// `auto_movable_ratio`: what ZONE_MOVABLE may have, in percent of what kernel zones have.
+    pub movable_ratio: Option<u64>,
+}
+
+/// `online_policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnlinePolicy {
+    /// A kernel zone, unless the block lies in ZONE_MOVABLE.
+    ContigZones,
+    /// ZONE_MOVABLE, as far as the ratio allows.
+    AutoMovable,
+}
+
+impl Onlining {
+    /// What the kernel does unless told otherwise (`mm/memory_hotplug.c`).
+    pub const USUAL_RATIO: u64 = 301;
+
+    /// Reads the parameters.
+    pub(super) fn read(files: &mut Files) -> Self {
+        let mut policy = None;
+        let path = format!("{DIR}/online_policy");
+        if let Some(text) = files.optional_text(&path, TELLS) {
+            policy = match text.trim() {
+                "contig-zones" => Some(OnlinePolicy::ContigZones),
+                "auto-movable" => Some(OnlinePolicy::AutoMovable),
+                _ => None,
+            };
+            if policy.is_none() {
+                files.malformed(&path, TELLS, &text);
+            }
+        }
+        let path = format!("{DIR}/auto_movable_ratio");
+        let movable_ratio = files.optional_text(&path, TELLS).and_then(|text| {
+            let ratio = text.trim().parse().ok();
+            if ratio.is_none() {
+                files.malformed(&path, TELLS, &text);
+            }
+            ratio
+        });
+        Self { policy, movable_ratio }
+    }
+
+    /// What ZONE_MOVABLE may have, in percent of kernel zones: what the kernel was told, or its usual ratio.
+    pub fn ratio(&self) -> u64 {
+        self.movable_ratio.unwrap_or(Self::USUAL_RATIO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn parameters_are_read() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join(DIR);
+        fs::create_dir_all(&dir).unwrap();
+        let read = || {
+            let mut files = Files::new(root.path());
+            (Onlining::read(&mut files), files.into_gaps().len())
+        };
+        assert_eq!(read(), (Onlining::default(), 0));
+        assert_eq!(read().0.ratio(), 301);
+        fs::write(dir.join("online_policy"), "auto-movable\n").unwrap();
+        fs::write(dir.join("auto_movable_ratio"), "401\n").unwrap();
+        let wanted = Onlining { policy: Some(OnlinePolicy::AutoMovable), movable_ratio: Some(401) };
+        assert_eq!(read(), (wanted, 0));
+        fs::write(dir.join("online_policy"), "by-chance\n").unwrap();
+        fs::write(dir.join("auto_movable_ratio"), "-1\n").unwrap();
+        assert_eq!(read(), (Onlining::default(), 2));
+    }
+}

@@ -1,0 +1,110 @@
+//! What happens to memory that is added: which zone it goes to, and whether it is used at all.
+//!
+//! Whoever adds memory may bring it online (`memhp_default_state`, udev), else `auto_online_blocks` says what happens to it. If
+//! that is `online`, the kernel chooses the zone: by `online_policy`, and `auto_movable_ratio` (mm/memory_hotplug.c).
+
+use pagefold_machine::Host;
+use pagefold_machine::host::{OnlinePolicy, Onlining};
+
+use super::args::Online;
+
+/// Where added blocks go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub zone: Zone,
+    /// From what that is known.
+    pub from: String,
+    /// Whether blocks stay offline until somebody brings them online.
+    pub stays_offline: bool,
+    /// What ZONE_MOVABLE should have at most, in percent of kernel zones, and from what that is known.
+    pub ratio: u64,
+    pub ratio_from: &'static str,
+}
+
+/// The zone of added blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zone {
+    Movable,
+    Kernel,
+    /// ZONE_MOVABLE up to the ratio, then a kernel zone.
+    ByRatio,
+}
+
+impl Zone {
+    /// Words for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Zone::Movable => "ZONE_MOVABLE",
+            Zone::Kernel => "a kernel zone",
+            Zone::ByRatio => "ZONE_MOVABLE and, above its ratio, a kernel zone",
+        }
+    }
+}
+
+const USUAL: &str = "the kernel's default of auto_movable_ratio";
+
+impl Target {
+    /// Of a guest that nothing is known of.
+    pub fn of_sizes(online: Option<Online>) -> Self {
+        Self {
+            zone: if online == Some(Online::Kernel) { Zone::Kernel } else { Zone::Movable },
+            from: if online.is_some() { "--online" } else { "assumed; --online kernel is the other" }.into(),
+            stays_offline: false,
+            ratio: Onlining::USUAL_RATIO,
+            ratio_from: USUAL,
+        }
+    }
+
+    /// Of a host, unless somebody asks for one zone.
+    pub fn of_host(online: Option<Online>, host: &Host) -> Self {
+        let auto = host.blocks.as_ref().and_then(|blocks| blocks.auto_online.as_deref());
+        let usual = Self {
+            stays_offline: auto == Some("offline"),
+            ratio: host.onlining.ratio(),
+            ratio_from: ratio_from(host),
+            ..Self::of_sizes(online)
+        };
+        let (zone, from) = match (auto, host.onlining.policy) {
+            _ if online.is_some() => return usual,
+            (Some("online_kernel"), _) => (Zone::Kernel, "auto_online_blocks is online_kernel"),
+            (Some("online_movable"), _) => (Zone::Movable, "auto_online_blocks is online_movable"),
+            (_, Some(OnlinePolicy::AutoMovable)) => (Zone::ByRatio, "online_policy is auto-movable"),
+            (Some("online"), _) => {
+                (Zone::Kernel, "auto_online_blocks is online, and online_policy contig-zones")
+            }
+            _ => return usual,
+        };
+        Self { zone, from: from.into(), ..usual }
+    }
+}
+
+fn ratio_from(host: &Host) -> &'static str {
+    if host.onlining.movable_ratio.is_some() { "auto_movable_ratio" } else { USUAL }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagefold_machine::host::Blocks;
+
+    #[test]
+    fn the_machine_says_where_blocks_go() {
+        let of = |auto: Option<&str>, policy, online| {
+            let blocks = Blocks { size: 128 << 20, auto_online: auto.map(str::to_owned), list: Vec::new() };
+            let onlining = Onlining { policy, movable_ratio: Some(401) };
+            let host = Host { blocks: Some(blocks), onlining, ..Host::default() };
+            let target = Target::of_host(online, &host);
+            assert_eq!((target.ratio, target.ratio_from), (401, "auto_movable_ratio"));
+            (target.zone, target.stays_offline)
+        };
+        let (contig, auto) = (Some(OnlinePolicy::ContigZones), Some(OnlinePolicy::AutoMovable));
+        assert_eq!(of(Some("online"), contig, None), (Zone::Kernel, false));
+        assert_eq!(of(Some("online"), auto, None), (Zone::ByRatio, false));
+        assert_eq!(of(Some("online_kernel"), auto, None), (Zone::Kernel, false));
+        assert_eq!(of(Some("online_movable"), contig, None), (Zone::Movable, false));
+        assert_eq!(of(Some("offline"), contig, None), (Zone::Movable, true));
+        assert_eq!(of(Some("offline"), auto, Some(Online::Kernel)), (Zone::Kernel, true));
+        assert_eq!(of(None, None, None), (Zone::Movable, false));
+        assert_eq!(of(Some("online_kernel"), contig, Some(Online::Movable)), (Zone::Movable, false));
+    }
+}
