@@ -126,19 +126,25 @@ struct Joined {
 
 impl Joined {
     /// Takes the runs of a section, and leaves `runs` empty.
-    fn add(&mut self, index: usize, runs: &mut Vec<Run>) {
+    ///
+    /// # Errors
+    /// [`LiveError::NoMemory`]
+    fn add(&mut self, index: usize, runs: &mut Vec<Run>) -> Result<(), LiveError> {
         if index != self.next {
-            self.early.insert(index, runs.as_slice().into());
-            runs.clear();
-            return;
+            let mut early = room(runs.len())?;
+            early.append(runs);
+            self.early.insert(index, early);
+            return Ok(());
         }
-        self.append(runs);
+        self.append(runs)?;
         while let Some(mut runs) = self.early.remove(&self.next) {
-            self.append(&mut runs);
+            self.append(&mut runs)?;
         }
+        Ok(())
     }
 
-    fn append(&mut self, runs: &mut Vec<Run>) {
+    fn append(&mut self, runs: &mut Vec<Run>) -> Result<(), LiveError> {
+        self.runs.try_reserve(runs.len()).map_err(|_| LiveError::NoMemory)?;
         self.next += 1;
         let joins = match (self.runs.last_mut(), runs.first()) {
             (Some(last), Some(first)) if last.end() == first.start && last.is_like(first) => {
@@ -148,7 +154,15 @@ impl Joined {
             _ => 0,
         };
         self.runs.extend(runs.drain(..).skip(joins));
+        Ok(())
     }
+}
+
+/// An empty vector with room for so many.
+fn room<T>(len: usize) -> Result<Vec<T>, LiveError> {
+    let mut vector = Vec::new();
+    vector.try_reserve_exact(len).map_err(|_| LiveError::NoMemory)?;
+    Ok(vector)
 }
 
 /// Reads all sections that have memory with `threads` threads.
@@ -165,18 +179,21 @@ pub(crate) fn scan(
     let joined = Mutex::new(Joined::default());
     let stop = AtomicBool::new(false);
     let work = || -> Result<(), LiveError> {
-        let mut reader = SectionReader::new(files);
+        let mut reader = SectionReader::new(files)?;
         while !stop.load(Ordering::Relaxed) {
             let section = sections.lock().unwrap_or_else(PoisonError::into_inner).next();
             let Some(section) = section else { break };
             let runs = reader.read(&section).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
-            joined.lock().unwrap_or_else(PoisonError::into_inner).add(section.index, runs);
+            let added = joined.lock().unwrap_or_else(PoisonError::into_inner).add(section.index, runs);
+            added.inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
             progress.advance(PAGES_PER_SECTION);
         }
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // With fewer threads it takes longer, and that is all.
+        let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+        let workers: Vec<_> = (1..threads).filter_map(spawn).collect();
         // This thread is one of them.
         workers.into_iter().fold(work(), |done, worker| {
             let other = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -197,8 +214,19 @@ struct SectionReader<'f> {
 }
 
 impl<'f> SectionReader<'f> {
-    fn new(files: &'f PageFiles) -> Self {
-        SectionReader { files, flags: vec![0; PIECE], counts: vec![0; PIECE], runs: Vec::new() }
+    fn new(files: &'f PageFiles) -> Result<Self, LiveError> {
+        let words = || {
+            let mut words = room(PIECE)?;
+            words.resize(PIECE, 0);
+            Ok::<_, LiveError>(words)
+        };
+        // Each page may be a run.
+        Ok(SectionReader {
+            files,
+            flags: words()?,
+            counts: words()?,
+            runs: room(PAGES_PER_SECTION as usize)?,
+        })
     }
 
     /// The section's runs.

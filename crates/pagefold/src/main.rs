@@ -21,6 +21,7 @@ mod replay;
 mod report;
 mod run;
 mod shell;
+mod shortage;
 mod size;
 mod snapshot;
 mod source;
@@ -41,6 +42,7 @@ use crate::args::{Args, Command};
 /// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's); and those of [`exit`] and
 /// [`interrupt`].
 fn main() -> ExitCode {
+    shortage::end_without_a_crash();
     let args = Args::parse();
     let done = run(&args.command).and_then(|code| deliver::finish().map(|()| code));
     let code = done.unwrap_or_else(|error| {
@@ -51,6 +53,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    if !matches!(command, Command::Replay(_) | Command::Run(_) | Command::Boot(_)) {
+        shortage::keep_to_the_cgroup();
+    }
     match command {
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),

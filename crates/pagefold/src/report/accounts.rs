@@ -64,7 +64,7 @@ impl Accounts {
         let savable = if has_hvo { savable } else { 0 };
         let by_state = match by_flags {
             Some(bytes) => Figure::counted(bytes, "page flags: optimised huge pages show fake heads").into(),
-            None => saved_by_state(host.hvo, savable),
+            None => saved_by_state(host, savable),
         };
         let counted = host.memmap.map(|memmap| {
             let bytes = memmap.pages.saturating_mul(shape.page);
@@ -223,9 +223,14 @@ fn saved_by_flags(pages: &Pages, shape: Shape) -> Option<u64> {
     }))
 }
 
-fn saved_by_state(hvo: Hvo, savable: u64) -> Interval {
-    match hvo {
+fn saved_by_state(host: &Host, savable: u64) -> Interval {
+    match host.hvo {
         Hvo::On => Interval::computed(0, savable, "HVO is on; older huge pages may not be optimised"),
+        Hvo::Off if host.boot.hvo == Some(true) => Interval::computed(
+            0,
+            savable,
+            "HVO is off, and was on at boot; older huge pages may be optimised",
+        ),
         Hvo::Off => Interval::computed(0, 0, "HVO is off"),
         Hvo::Unsupported => Interval::computed(0, 0, "this kernel has no HVO"),
         Hvo::Unknown => Interval::computed(0, savable, "nothing says whether HVO is on"),
@@ -279,6 +284,14 @@ mod tests {
         // Switched off later: what was saved stays saved.
         let accounts = Accounts::of(&host(Hvo::Off, Some(FULL - ALL_SAVED)));
         assert_eq!(interval(&accounts.saved), (ALL_SAVED, ALL_SAVED));
+    }
+
+    #[test]
+    fn what_was_made_at_boot_stays_optimised_when_hvo_is_off() {
+        let mut survey = host(Hvo::Off, None);
+        assert_eq!(interval(&Accounts::of(&survey).saved), (0, 0));
+        survey.host.boot.hvo = Some(true);
+        assert_eq!(interval(&Accounts::of(&survey).saved), (0, ALL_SAVED));
     }
 
     #[test]
