@@ -3,6 +3,8 @@
 //! What cannot run is told in the last line.
 
 mod common;
+#[path = "common/shortage.rs"]
+mod shortage;
 
 use std::fs::{self, File, Permissions};
 use std::io::Read;
@@ -37,13 +39,13 @@ const TESTS: &[Test] = &[
     ("exit_codes_survive_a_reader_that_has_gone", closed_pipes),
     ("a_full_disk_behind_stdout_is_a_failure", full_stdout),
     ("closed_standard_streams_are_no_reason_to_fail", closed_streams),
-    ("a_small_address_space_is_told", little_memory),
+    ("a_small_address_space_is_told", shortage::address_space),
 ];
 
 /// Those that make device nodes, or act as somebody else.
 const AS_ROOT: &[Test] = &[
     ("a_device_is_written_and_stays_one", devices),
-    ("a_small_control_group_is_told", little_memory_in_a_cgroup),
+    ("a_small_control_group_is_told", shortage::control_group),
     ("a_full_device_is_a_failure_in_one_line", full_devices),
     ("owners_of_replaced_files_stay_owners", owners),
     ("a_file_that_may_not_be_written_is_not_replaced", not_ours),
@@ -382,66 +384,6 @@ fn closed_streams() {
         let script = format!("exec {} report --no-scan --root {root} --fail-over 0.1% {streams}", binary());
         let output = Command::new("bash").args(["-c", &script]).output().unwrap();
         assert_eq!(output.status.code(), Some(10), "{streams}: {}", stderr(&output));
-    }
-}
-
-fn little_memory() {
-    for args in ["report --no-scan", "map --sample", "export --sample", "replay --sample --seconds 0", "run"]
-    {
-        for limit in [16_000, 20_000, 24_000, 30_000, 60_000, 150_000] {
-            let script = format!("ulimit -v {limit}; exec {} {args} > /dev/null", binary());
-            let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-            let text = stderr(&output);
-            // It works, or says in a line that it does not. The loader itself may not have enough.
-            let is_told = text.lines().count() == 1 && output.status.code() == Some(1);
-            let is_loaders = text.contains("error while loading shared libraries");
-            // What could not be read for lack of it is told in the report.
-            let is_partial = args.starts_with("report") && output.status.code() == Some(3);
-            let is_fine = output.status.success() || is_partial || is_told || is_loaders;
-            assert!(is_fine, "{args}, {limit} KiB: {output:?}");
-        }
-    }
-}
-
-/// With 30 MB in a control group, the page states of a machine may not fit; the kernel would end what takes more.
-fn little_memory_in_a_cgroup() {
-    let Some(group) = Group::new(30 << 20) else {
-        println!("left out: the test in a control group: none can be made here");
-        return;
-    };
-    for args in ["report", "report --no-scan", "plan", "map", "export --format parquet"] {
-        let script = format!(
-            "echo $$ > {}; exec {} {args} > /dev/null",
-            text(&group.0.join("cgroup.procs")),
-            binary()
-        );
-        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
-        let is_told = stderr(&output).lines().count() == 1 && output.status.code() == Some(1);
-        // What could not be read for lack of it is told in the report.
-        let is_fine = matches!(output.status.code(), Some(0 | 3)) || is_told;
-        assert!(is_fine, "{args}: {output:?}");
-    }
-}
-
-/// A control group of ours, of either version.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(limit: u64) -> Option<Group> {
-        let places = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
-        places.iter().find_map(|(tree, file)| {
-            let group = Group(Path::new(tree).join(format!("pagefold-test-{}", std::process::id())));
-            fs::create_dir(&group.0).ok()?;
-            fs::write(group.0.join(file), limit.to_string()).ok()?;
-            Some(group)
-        })
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // It is empty again, unless a test fails.
-        let _ = fs::remove_dir(&self.0);
     }
 }
 

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::args::PlanArgs;
 use super::online::{Target, Zone};
+use super::ways::Way;
 use crate::exit::usage;
 use crate::report::Accounts;
 use crate::report::model::{Figure, How};
@@ -52,23 +53,6 @@ pub struct Guest {
     pub large_free: Option<u64>,
     /// Whether something could not be read.
     pub partial: bool,
-}
-
-/// One way to add memory.
-#[derive(Clone, Debug, Serialize)]
-pub struct Way {
-    /// A name.
-    pub name: &'static str,
-    /// Whether Linux has it.
-    pub in_linux: bool,
-    /// Whether all of it can be added.
-    pub works: bool,
-    /// Bytes that must be free before it begins.
-    pub needs: u64,
-    /// The most that can be added this way, in bytes; `None`: no limit by descriptors.
-    pub largest: Option<u64>,
-    /// What there is to know.
-    pub note: String,
 }
 
 /// What may go wrong although the memory can be added.
@@ -213,12 +197,12 @@ impl Guest {
     }
 
     /// Bytes that can be taken.
-    fn spare(&self) -> u64 {
+    pub(super) fn spare(&self) -> u64 {
         self.free.bytes.saturating_sub(self.reserve.bytes)
     }
 
     /// What adding `blocks` takes beforehand: descriptors, page extensions, and all.
-    fn needs(&self, blocks: u64) -> Needs {
+    pub(super) fn needs(&self, blocks: u64) -> Needs {
         let descriptors = self.shape.descriptors(self.block).saturating_mul(blocks);
         let pages = (self.block / self.shape.page.max(1)).saturating_mul(blocks);
         let page_ext = pages.saturating_mul(self.page_ext.unwrap_or(0));
@@ -226,13 +210,13 @@ impl Guest {
         Needs { descriptors, page_ext, objects }
     }
 
-    fn objects(&self) -> u64 {
+    pub(super) fn objects(&self) -> u64 {
         // A block of another size has as much more or less of page tables.
         BLOCK_OBJECTS.max(BLOCK_OBJECTS / 2 * (self.block >> 27))
     }
 
     /// Blocks that `bytes` suffice for, each at `cost`.
-    fn largest(&self, bytes: u64, cost: u64) -> u64 {
+    pub(super) fn largest(&self, bytes: u64, cost: u64) -> u64 {
         (bytes / cost.max(1)).saturating_mul(self.block)
     }
 
@@ -317,60 +301,6 @@ impl Guest {
         }
     }
 
-    fn ways(&self, added: u64, blocks: u64) -> Vec<Way> {
-        let needs = self.needs(blocks).all();
-        let one = self.needs(1).all();
-        let spare = self.spare();
-        let objects = self.objects().saturating_add(self.needs(1).page_ext);
-        let map_pages = self.shape.descriptors(self.block) / self.shape.page.max(1);
-        let folded = objects.saturating_add(map_pages * 73 / 8);
-        let way = |name, in_linux, needs: u64, largest: Option<u64>, note: &str| Way {
-            name,
-            in_linux,
-            works: needs <= spare && largest.is_none_or(|largest| largest >= added),
-            needs,
-            largest,
-            note: note.into(),
-        };
-        vec![
-            way(
-                "at once (DIMM, ACPI)",
-                true,
-                needs,
-                Some(self.largest(spare, one)),
-                "all descriptors before any of it is online",
-            ),
-            way(
-                "virtio-mem, online_movable",
-                true,
-                needs,
-                Some(self.largest(spare, one)),
-                "block by block, but ZONE_MOVABLE holds no descriptors: it stops midway",
-            ),
-            way(
-                "virtio-mem, online_kernel",
-                true,
-                one,
-                if one <= spare { None } else { Some(0) },
-                "each block holds the next one's descriptors; hard to take away again",
-            ),
-            way(
-                "memmap_on_memory (DIMM, ACPI)",
-                true,
-                blocks.saturating_mul(objects),
-                Some(self.largest(spare, objects)),
-                "descriptors on the block itself, 1/64 of it; virtio-mem does not use it",
-            ),
-            way(
-                "folding",
-                false,
-                blocks.saturating_mul(folded),
-                Some(self.largest(spare, folded)),
-                "no descriptors until a page is used",
-            ),
-        ]
-    }
-
     /// The largest steps, one after the other, each made online in a kernel zone.
     fn steps(&self, added: u64, one: u64) -> Vec<u64> {
         let mut steps = Vec::new();
@@ -391,14 +321,14 @@ impl Guest {
 }
 
 /// What blocks take beforehand, in bytes.
-struct Needs {
-    descriptors: u64,
-    page_ext: u64,
-    objects: u64,
+pub(super) struct Needs {
+    pub(super) descriptors: u64,
+    pub(super) page_ext: u64,
+    pub(super) objects: u64,
 }
 
 impl Needs {
-    fn all(&self) -> u64 {
+    pub(super) fn all(&self) -> u64 {
         self.descriptors.saturating_add(self.page_ext).saturating_add(self.objects)
     }
 }

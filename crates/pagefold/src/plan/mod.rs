@@ -7,6 +7,7 @@ mod hotplug_print;
 mod online;
 mod pool;
 mod print;
+mod ways;
 mod whatif;
 
 use std::process::ExitCode;

@@ -20,6 +20,8 @@ Examples:
   pagefold report                       this machine
   pagefold report --no-scan             as root: only counters, in milliseconds
   pagefold report web7.pgf              a machine recorded with `pagefold snapshot`
+  pagefold report sosreport.tar.xz      what was collected elsewhere; or its directory
+  cat /proc/zoneinfo | pagefold report -
   pagefold report --root /host          another root: a container that has the host's in /host
   pagefold report --fail-over 1.6%      exit code 10 if descriptors cost more than that
   pagefold report --json | jq .hvo.left

@@ -1,6 +1,7 @@
 //! `pagefold report`: what page metadata costs a machine, where, and what would save it.
 
 mod accounts;
+mod answer;
 mod args;
 mod checks;
 mod costs;

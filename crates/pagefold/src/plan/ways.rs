@@ -1,0 +1,79 @@
+//! The ways to add memory to a guest, and how far each of them goes.
+
+use serde::Serialize;
+
+use super::hotplug::Guest;
+
+/// One way to add memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct Way {
+    /// A name.
+    pub name: &'static str,
+    /// Whether Linux has it.
+    pub in_linux: bool,
+    /// Whether all of it can be added.
+    pub works: bool,
+    /// Bytes that must be free before it begins.
+    pub needs: u64,
+    /// The most that can be added this way, in bytes; `None`: no limit by descriptors.
+    pub largest: Option<u64>,
+    /// What there is to know.
+    pub note: String,
+}
+
+impl Guest {
+    /// All ways, for so many blocks, which are so many bytes.
+    pub(super) fn ways(&self, added: u64, blocks: u64) -> Vec<Way> {
+        let needs = self.needs(blocks).all();
+        let one = self.needs(1).all();
+        let spare = self.spare();
+        let objects = self.objects().saturating_add(self.needs(1).page_ext);
+        let map_pages = self.shape.descriptors(self.block) / self.shape.page.max(1);
+        let folded = objects.saturating_add(map_pages * 73 / 8);
+        let way = |name, in_linux, needs: u64, largest: Option<u64>, note: &str| Way {
+            name,
+            in_linux,
+            works: needs <= spare && largest.is_none_or(|largest| largest >= added),
+            needs,
+            largest,
+            note: note.into(),
+        };
+        vec![
+            way(
+                "at once (DIMM, ACPI)",
+                true,
+                needs,
+                Some(self.largest(spare, one)),
+                "all descriptors before any of it is online",
+            ),
+            way(
+                "virtio-mem, online_movable",
+                true,
+                needs,
+                Some(self.largest(spare, one)),
+                "block by block, but ZONE_MOVABLE holds no descriptors: it stops midway",
+            ),
+            way(
+                "virtio-mem, online_kernel",
+                true,
+                one,
+                if one <= spare { None } else { Some(0) },
+                "each block holds the next one's descriptors; hard to take away again",
+            ),
+            way(
+                "memmap_on_memory (DIMM, ACPI)",
+                true,
+                blocks.saturating_mul(objects),
+                Some(self.largest(spare, objects)),
+                "descriptors on the block itself, 1/64 of it; virtio-mem does not use it",
+            ),
+            way(
+                "folding",
+                false,
+                blocks.saturating_mul(folded),
+                Some(self.largest(spare, folded)),
+                "no descriptors until a page is used",
+            ),
+        ]
+    }
+}
