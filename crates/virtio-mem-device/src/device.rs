@@ -1,11 +1,15 @@
 //! The device: decisions of the core, carried out on the host, whole or not at all.
 
+use std::time::Instant;
+
 use pagefold_virtio_mem_spec::{Config, Features, Request, Response, ResponseType};
+use zerocopy::IntoBytes;
 
 use crate::core::{Core, Decision, RegionRange};
 use crate::host::{Backing, GuestAccess, Host, HostError, Step};
 use crate::queue::EVENT_IDX;
 use crate::settings::{RequestedSizeError, Settings, SettingsError, Unplugged, check_requested};
+use crate::stats::Stats;
 
 /// `VIRTIO_F_VERSION_1`: a memory device is never a legacy device.
 pub const VERSION_1: u64 = 1 << 32;
@@ -99,6 +103,7 @@ pub struct Device<B, G = ()> {
     offered: Features,
     resize_without_driver: bool,
     pub(crate) driver: Driver,
+    pub(crate) stats: Stats,
 }
 
 impl<B: Backing, G: GuestAccess> Device<B, G> {
@@ -135,12 +140,23 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             offered,
             resize_without_driver: settings.resize_without_driver,
             driver: Driver::Away,
+            stats: Stats::default(),
         })
     }
 
     /// The config space now.
     pub fn config(&self) -> Config {
         self.core.config()
+    }
+
+    /// The config space from byte `offset` on, as a driver reads it through the transport. Bytes beyond its end are 0.
+    pub fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.core.config();
+        let rest = usize::try_from(offset).ok().and_then(|offset| config.as_bytes().get(offset..));
+        let rest = rest.unwrap_or_default();
+        let len = rest.len().min(data.len());
+        data[..len].copy_from_slice(&rest[..len]);
+        data[len..].fill(0);
     }
 
     /// Counts changes of the config space, for the transport's config generation. It goes on where it was when the device
@@ -267,6 +283,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         }
         self.core.requested_size = size;
         self.core.changed();
+        self.stats.resizes += 1;
         Ok(Notify::ConfigChanged)
     }
 
@@ -274,6 +291,14 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// the host would not do is undone and answered BUSY: the driver comes again. Without an active driver there is no
     /// request: ERROR.
     pub fn handle(&mut self, request: &Request) -> Response {
+        let (since, plugged) = (Instant::now(), self.core.plugged_size);
+        let response = self.answer(request);
+        let unplugged = plugged.saturating_sub(self.core.plugged_size);
+        self.stats.add(request, &response, self.core.block_size, unplugged, since);
+        response
+    }
+
+    fn answer(&mut self, request: &Request) -> Response {
         if !matches!(self.driver, Driver::Ready { .. }) {
             return Response::new(ResponseType::Error);
         }
@@ -355,6 +380,11 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         self.unplugged == Unplugged::Inaccessible
     }
 
+    /// Whether block state may not change now: [`Device::freeze`] or [`Device::snapshot`], and no [`Device::thaw`] since.
+    pub fn is_frozen(&self) -> bool {
+        self.core.frozen
+    }
+
     /// Stops every change of block state until [`Device::thaw`]: for saving and migrating. Requests that would change one
     /// are answered BUSY. It is not counted: one `thaw` ends it, however often it was frozen.
     pub fn freeze(&mut self) {
@@ -375,6 +405,17 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// serves a request or the machine resets; [`Device::freeze`] keeps it longer.
     pub fn plugged_ranges(&self) -> impl Iterator<Item = RegionRange> + '_ {
         self.core.plugged_ranges()
+    }
+
+    /// What is not plugged, in order, to the end of the region: the ranges between [`Device::plugged_ranges`]. A VMM that
+    /// makes holes behind the guest's back (a balloon, a dump) finds them here.
+    pub fn unplugged_ranges(&self) -> impl Iterator<Item = RegionRange> + '_ {
+        self.core.unplugged_ranges()
+    }
+
+    /// What this device has done so far: requests, answers, and how long they took.
+    pub fn stats(&self) -> Stats {
+        self.stats
     }
 
     /// How often the host would not do something, and what it was last.

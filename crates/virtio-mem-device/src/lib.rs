@@ -15,6 +15,7 @@
 //! | `slots` | memory slots larger than a block: [`SlotAccess`] |
 //! | `snapshot` | saving, sending and restoring |
 //! | `settings` | what a device is built from, and what is wrong with it |
+//! | `stats` | what a device has done so far, and how long it took |
 //!
 //! # Example
 //!
@@ -81,6 +82,7 @@ mod queue;
 mod settings;
 mod slots;
 mod snapshot;
+mod stats;
 
 pub use crate::core::RegionRange;
 pub use device::{Device, FeaturesError, Notify, ResizeError, SystemReset, VERSION_1};
@@ -93,3 +95,4 @@ pub use settings::{
 };
 pub use slots::{MemorySlots, SlotAccess};
 pub use snapshot::{RestoreError, SNAPSHOT_VERSION, Snapshot};
+pub use stats::{LATENCY_BOUNDS, Latency, Requests, Stats};

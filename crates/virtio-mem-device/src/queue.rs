@@ -56,6 +56,16 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// rings no doorbell again), and once more while [`Served::more`]. It sets `queue` up for what the driver has negotiated
     /// (`EVENT_IDX`); addresses, size and readiness are the transport's. `queue` is the device's only one, index 0.
     pub fn serve<M: GuestMemory>(&mut self, queue: &mut Queue, mem: &M) -> Served {
+        self.serve_and_tell(queue, mem, &mut |_, _| ())
+    }
+
+    /// As [`Device::serve`], and tells `tell` of each request and its answer: for logs.
+    pub fn serve_and_tell<M: GuestMemory>(
+        &mut self,
+        queue: &mut Queue,
+        mem: &M,
+        tell: &mut dyn FnMut(&Request, &Response),
+    ) -> Served {
         let mut served = Served::default();
         let Driver::Ready { features } = self.driver else { return served };
         if !queue.ready() {
@@ -63,7 +73,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         }
         // A queue that does not know would tell the driver where to look for doorbells in a place it does not read.
         queue.set_event_idx(features & EVENT_IDX != 0);
-        if self.serve_chains(queue, mem, &mut served).is_err() {
+        if self.serve_chains(queue, mem, tell, &mut served).is_err() {
             self.driver = Driver::Broken { features };
             served.needs_reset = true;
             served.more = false;
@@ -75,6 +85,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         &mut self,
         queue: &mut Queue,
         mem: &M,
+        tell: &mut dyn FnMut(&Request, &Response),
         served: &mut Served,
     ) -> Result<(), Error> {
         let view = self.view(mem);
@@ -83,12 +94,12 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         }
         queue.disable_notification(&view)?;
         while served.chains < u32::from(queue.size()) {
-            if !self.serve_chain(queue, mem)? {
+            if !self.serve_chain(queue, mem, tell)? {
                 if !queue.enable_notification(&self.view(mem))? {
                     break;
                 }
                 // The driver was faster than the doorbell, or an entry could not be read.
-                if !self.serve_chain(queue, mem)? {
+                if !self.serve_chain(queue, mem, tell)? {
                     return Err(Error::InvalidAvailRingIndex);
                 }
             }
@@ -101,17 +112,32 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     }
 
     /// Serves the next chain, if there is one.
-    fn serve_chain<M: GuestMemory>(&mut self, queue: &mut Queue, mem: &M) -> Result<bool, Error> {
+    fn serve_chain<M: GuestMemory>(
+        &mut self,
+        queue: &mut Queue,
+        mem: &M,
+        tell: &mut dyn FnMut(&Request, &Response),
+    ) -> Result<bool, Error> {
         let view = self.view(mem);
         let Some(chain) = queue.iter(&view)?.next() else { return Ok(false) };
         let head = chain.head_index();
         let (request, reply) = read(chain, &view);
         let written = match reply {
-            None => 0,
+            None => {
+                self.stats.invalid += 1;
+                0
+            }
             Some(reply) => {
                 let response = match request {
-                    Some(request) => self.handle(&request),
-                    None => Response::new(ResponseType::Error),
+                    Some(request) => {
+                        let response = self.handle(&request);
+                        tell(&request, &response);
+                        response
+                    }
+                    None => {
+                        self.stats.invalid += 1;
+                        Response::new(ResponseType::Error)
+                    }
                 };
                 reply.write(&response, &self.view(mem))
             }
