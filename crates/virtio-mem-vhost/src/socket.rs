@@ -1,0 +1,99 @@
+//! A socket's name in the file system: taken, left behind, or free.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// A Unix socket that others can connect to. Its name goes when it is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error("{} is in use: another process listens on it; end that one, or take another name", .0.display())]
+    InUse(PathBuf),
+    /// Something else is there.
+    #[error("{} exists and is no socket: take another name", .0.display())]
+    NoSocket(PathBuf),
+    /// The system does not give it.
+    #[error("no socket {}: {source}", .path.display())]
+    System {
+        /// Its name.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Socket {
+    /// Makes the socket. One that a process left behind, so that nobody answers, is replaced.
+    ///
+    /// # Errors
+    /// [`SocketError`]; whatever has the name stays.
+    pub fn new(path: impl AsRef<Path>) -> Result<Self, SocketError> {
+        let path = path.as_ref().to_owned();
+        let system = |source| SocketError::System { path: path.clone(), source };
+        match fs::symlink_metadata(&path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket(path)),
+            Ok(_) => match UnixStream::connect(&path) {
+                Ok(_) => return Err(SocketError::InUse(path)),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    fs::remove_file(&path).map_err(system)?;
+                }
+                Err(error) => return Err(system(error)),
+            },
+            // What cannot be looked at shows when it is made.
+            Err(_) => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(system)?;
+        Ok(Self { listener, path })
+    }
+
+    /// What accepts connections.
+    pub fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// Its name.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Nothing can be done about a name that stays: the next process replaces it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_taken_are_refused_and_those_left_behind_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let socket = Socket::new(&path).unwrap();
+        assert!(matches!(Socket::new(&path), Err(SocketError::InUse(_))));
+        drop(socket);
+        assert!(!path.exists());
+        // A process that was killed leaves its socket behind.
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        drop(Socket::new(&path).unwrap());
+        fs::write(&path, "").unwrap();
+        let error = Socket::new(&path).unwrap_err().to_string();
+        assert!(error.contains("no socket"), "{error}");
+        assert!(path.exists());
+        assert!(matches!(Socket::new(dir.path().join("a/b")), Err(SocketError::System { .. })));
+    }
+}
