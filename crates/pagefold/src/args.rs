@@ -30,6 +30,7 @@ Examples:
   pagefold snapshot FILE       record this machine
   pagefold run                 memory that grows and shrinks, under walkers
   pagefold boot                the same in a kernel of its own, on QEMU's device
+  pagefold device --help       a virtio-mem device for your own VMM
 ")]
 pub struct Args {
     #[command(subcommand)]
@@ -48,6 +49,7 @@ pub enum Command {
     Watch(crate::watch::WatchArgs),
     Run(crate::run::RunArgs),
     Boot(crate::boot::BootArgs),
+    Device(crate::device::DeviceArgs),
     Snapshot(SnapshotArgs),
     Completions(crate::shell::CompletionsArgs),
     Man(crate::shell::ManArgs),

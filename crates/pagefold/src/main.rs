@@ -5,6 +5,7 @@ mod boot;
 mod cost;
 mod covered;
 mod deliver;
+mod device;
 mod diff;
 mod exit;
 mod explain;
@@ -67,6 +68,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Watch(args) => watch::run(args),
         Command::Run(args) => run::run(args),
         Command::Boot(args) => boot::run(args),
+        Command::Device(args) => device::run(args),
         Command::Snapshot(args) => snapshot::run(args).map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),

@@ -1,0 +1,113 @@
+//! The command line of `pagefold device`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::size::parse_bytes;
+
+/// A virtio-mem device for a VMM: memory that a guest plugs and unplugs, in a process of its own (vhost-user)
+///
+/// The VMM connects to --socket as a vhost-user front end (QEMU 10.2 or newer: vhost-user-test-device-pci with virtio-id=24,
+/// num_vqs=1, vq_size=128, config_size=56) and has the same FILE as guest memory at --region. Unplugged memory goes back to
+/// the host: holes in the file.
+///
+/// Commands come from standard input, a line each, and over --control: 'resize SIZE', 'status', 'status --json', 'stats'
+/// (Prometheus text), 'quit', 'help'. What the guest asks is told on standard error.
+///
+/// SIGTERM, SIGINT and a VMM that goes end it, with exit code 0; exit code 1 and a line say what was wrong: a socket in use,
+/// a file of another size, a region that does not fit, a VMM that was sent away.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  pagefold device --socket vm.sock --memory /dev/shm/vm.mem --region 0x100000000 --size 4G
+  pagefold device --socket vm.sock --memory memfd --region 4G --size 4G --control vm.ctl
+  pagefold device --tell vm.ctl resize 2G      ask a device that runs
+  pagefold device --tell vm.ctl stats
+")]
+pub struct DeviceArgs {
+    /// Where the VMM connects
+    #[arg(long, value_name = "PATH", required_unless_present = "tell")]
+    pub socket: Option<PathBuf>,
+
+    /// The region's memory: a file (made if there is none) on tmpfs or hugetlbfs, or 'memfd' for one without a name
+    #[arg(long, value_name = "FILE", required_unless_present = "tell")]
+    pub memory: Option<PathBuf>,
+
+    /// Where the region begins in guest physical address space (0x100000000, 4G)
+    #[arg(long, value_name = "ADDR", required_unless_present = "tell", value_parser = parse_address)]
+    pub region: Option<u64>,
+
+    /// The region: the most that can be plugged
+    #[arg(long, value_name = "SIZE", required_unless_present = "tell", value_parser = parse_bytes)]
+    pub size: Option<u64>,
+
+    /// A device block, the least that is plugged: a power of two [default: the host's huge page]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub block: Option<u64>,
+
+    /// The guest's memory block, which address and size are multiples of
+    #[arg(long, value_name = "SIZE", default_value = "128M", value_parser = parse_bytes)]
+    pub guest_block: u64,
+
+    /// The guest's NUMA node that the memory is on (ACPI proximity domain)
+    #[arg(long, value_name = "N")]
+    pub node: Option<u16>,
+
+    /// What the guest is to plug at first
+    #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_bytes)]
+    pub requested: u64,
+
+    /// A socket that takes commands
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+
+    /// Keep the device's state in this file: written at the end, and where it is there, the device that it was
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+
+    /// Stay when the VMM goes: it finds the device as it was when it comes back
+    #[arg(long)]
+    pub stay: bool,
+
+    /// Fill memory when it is plugged: a host that has none is noticed then, and the guest told to wait
+    #[arg(long)]
+    pub prealloc: bool,
+
+    /// Do not tell what the guest asks
+    #[arg(long, short)]
+    pub quiet: bool,
+
+    /// Send a command to a device that runs, by its --control socket, and print the answer
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["socket", "memory", "region", "size"])]
+    #[arg(requires = "command")]
+    pub tell: Option<PathBuf>,
+
+    /// The command to send
+    #[arg(value_name = "COMMAND", requires = "tell", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+}
+
+/// Reads an address: hexadecimal with 0x, or a size.
+fn parse_address(text: &str) -> Result<u64, String> {
+    match text.strip_prefix("0x") {
+        Some(digits) => {
+            u64::from_str_radix(digits, 16).map_err(|_| format!("'{text}' is no hexadecimal number"))
+        }
+        None => parse_bytes(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_hexadecimal_or_sizes() {
+        assert_eq!(parse_address("0x100000000"), Ok(1 << 32));
+        assert_eq!(parse_address("4G"), Ok(1 << 32));
+        assert!(
+            parse_address("0xg").is_err() && parse_address("0x").is_err() && parse_address("-1").is_err()
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! What a person or a control plane can say to a device that runs, a line at a time.
+
+use std::fmt::Write;
+
+use pagefold_virtio_mem_vhost::{Backend, Status};
+use serde::Serialize;
+
+use super::metrics;
+use crate::size::{Bytes, parse_bytes};
+
+const HELP: &str = "resize SIZE, status [--json], stats, quit, help";
+
+/// What comes of a command.
+pub enum Answer {
+    /// Text to print: whole lines.
+    Text(String),
+    /// What was wrong, without an end of line.
+    Wrong(String),
+    /// The device is to end.
+    Quit,
+}
+
+/// Does what a line says. An empty one says nothing.
+pub fn run(backend: &Backend, line: &str) -> Answer {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    match words[..] {
+        [] => Answer::Text(String::new()),
+        ["resize", size] => match parse_bytes(size) {
+            Ok(bytes) => match backend.resize(bytes) {
+                Ok(()) => Answer::Text(format!("requested {bytes}\n")),
+                Err(error) => Answer::Wrong(error.to_string()),
+            },
+            Err(error) => Answer::Wrong(error),
+        },
+        ["status"] => Answer::Text(text(&backend.status())),
+        ["status", "--json"] => Answer::Text(json(&backend.status())),
+        ["stats"] => Answer::Text(metrics::text(backend)),
+        ["quit"] => Answer::Quit,
+        ["help"] => Answer::Text(format!("{HELP}\n")),
+        _ => Answer::Wrong(format!("'{line}' is no command; there are: {HELP}")),
+    }
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |what: &str, value: String| {
+        // It is written to memory.
+        let _ = writeln!(text, "{what:<10} {value}");
+    };
+    line("region", format!("{} at {:#x}", Bytes(status.region_size), status.addr));
+    line("requested", Bytes(status.requested_size).to_string());
+    line("plugged", format!("{} in blocks of {}", Bytes(status.plugged_size), Bytes(status.block_size)));
+    line("resident", Bytes(status.resident).to_string());
+    line(
+        "driver",
+        match (status.driver, status.connected) {
+            (Some(features), _) => format!("ready, features {features:#x}"),
+            (None, true) => "none; a VMM is connected".into(),
+            (None, false) => "none; no VMM is connected".into(),
+        },
+    );
+    if status.frozen {
+        line("frozen", "the device is being migrated".into());
+    }
+    if status.host_failures > 0 {
+        line("failures", format!("the host refused {} times", status.host_failures));
+    }
+    text
+}
+
+/// Sizes and addresses in bytes. New members may come; these stay.
+#[derive(Serialize)]
+struct Json<'a> {
+    region: u64,
+    region_size: u64,
+    block_size: u64,
+    requested_size: u64,
+    usable_size: u64,
+    plugged_size: u64,
+    resident: u64,
+    /// Feature bits; null where no driver is ready.
+    driver_features: Option<u64>,
+    connected: bool,
+    frozen: bool,
+    host_failures: u64,
+    /// Pairs of address and bytes, in order.
+    plugged: &'a [(u64, u64)],
+}
+
+fn json(status: &Status) -> String {
+    let json = Json {
+        region: status.addr,
+        region_size: status.region_size,
+        block_size: status.block_size,
+        requested_size: status.requested_size,
+        usable_size: status.usable_size,
+        plugged_size: status.plugged_size,
+        resident: status.resident,
+        driver_features: status.driver,
+        connected: status.connected,
+        frozen: status.frozen,
+        host_failures: status.host_failures,
+        plugged: &status.plugged,
+    };
+    // Numbers always can be written.
+    serde_json::to_string(&json).map(|line| line + "\n").unwrap_or_default()
+}

@@ -1,0 +1,41 @@
+//! The file behind the region.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use pagefold_virtio_mem_device::{Memfd, Pages};
+use rustix::fs::{FileType, FlockOperation, flock, fstat};
+
+/// `--memory` for a file without a name.
+const MEMFD: &str = "memfd";
+
+/// Opens the memory of a region of `size` bytes, or makes it; nobody else's device has it. Says where a VMM finds it.
+///
+/// # Errors
+/// It is no file, has another size, is another device's, or the system refuses.
+pub fn open(path: &Path, size: u64) -> Result<Memfd> {
+    if path.as_os_str() == MEMFD {
+        let memory = Memfd::new(size, Pages::Normal)?;
+        let (process, file) = (std::process::id(), memory.file().as_raw_fd());
+        crate::say(format_args!("the device's memory is /proc/{process}/fd/{file}"));
+        return Ok(memory);
+    }
+    let name = path.display();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    let file: File = file.with_context(|| format!("cannot open {name}"))?;
+    let stat = fstat(&file).with_context(|| format!("cannot look at {name}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        bail!("{name} is no regular file: the region's memory is a file on tmpfs or hugetlbfs");
+    }
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!("{name} is in use: another device has it; one file is one device's");
+    }
+    match stat.st_size as u64 {
+        0 => file.set_len(size).with_context(|| format!("cannot make {name} {size} bytes long"))?,
+        is if is == size => {}
+        is => bail!("{name} has {is} bytes, the region has {size}: give --size {is}, or another file"),
+    }
+    Ok(Memfd::from_file(file, size)?)
+}

@@ -1,0 +1,125 @@
+//! `pagefold device`: a virtio-mem device in a process of its own.
+
+mod args;
+mod commands;
+mod control;
+mod memory;
+mod metrics;
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, Result};
+use pagefold_virtio_mem_device::{Settings, Snapshot};
+use pagefold_virtio_mem_vhost::{Backend, Event, Server, Socket, Stop, Until};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+pub use self::args::DeviceArgs;
+use crate::interrupt;
+
+/// Serves the device until its VMM goes, or somebody ends it.
+///
+/// # Errors
+/// What does not fit, and a VMM that was sent away.
+pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
+    if let Some(path) = &args.tell {
+        return control::tell(path, &args.command.join(" "));
+    }
+    // The command line has them, or it was refused.
+    let (Some(socket), Some(file), Some(addr), Some(size)) =
+        (&args.socket, &args.memory, args.region, args.size)
+    else {
+        anyhow::bail!("give --socket, --memory, --region and --size");
+    };
+    let socket = Socket::new(socket)?;
+    let control = args.control.as_deref().map(Socket::new).transpose()?;
+    let saved = args.state.as_deref().map(read_state).transpose()?.flatten();
+    let memory = memory::open(file, size)?.with_prealloc(args.prealloc);
+    let settings = Settings {
+        block_size: args.block,
+        guest_block_size: args.guest_block,
+        node: args.node,
+        requested_size: args.requested,
+        // A VMM is told when it comes.
+        resize_without_driver: true,
+        ..Settings::new(addr, size)
+    };
+    let quiet = args.quiet;
+    let log = move |event: Event| {
+        if !(quiet && matches!(event, Event::Request(..))) {
+            crate::say(event);
+        }
+    };
+    let backend = Backend::new(settings, memory, saved.as_ref(), log)?;
+    let mut server = Server::new(backend.clone(), socket)?;
+    stop_at_signals(server.stopper())?;
+    control::from_stdin(&backend, &server.stopper())?;
+    if let Some(control) = control {
+        let control = Arc::new(control);
+        control::from_socket(&backend, &server.stopper(), Arc::clone(&control))?;
+        // The thread that listens has it for ever, so its name is taken away here.
+        let done = serve(args, &backend, &mut server);
+        let _ = fs::remove_file(control.path());
+        return done;
+    }
+    serve(args, &backend, &mut server)
+}
+
+fn serve(args: &DeviceArgs, backend: &Backend, server: &mut Server) -> Result<ExitCode> {
+    crate::say("ready");
+    let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
+    if let Some(path) = &args.state {
+        write_state(path, &backend.snapshot())?;
+    }
+    served?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM, SIGINT and SIGHUP end the server in order; a second one ends the process at once.
+fn stop_at_signals(stop: Stop) -> Result<()> {
+    let mut wanted = vec![SIGINT, SIGTERM];
+    if !interrupt::is_ignored(SIGHUP) {
+        wanted.push(SIGHUP);
+    }
+    let mut signals = Signals::new(wanted).context("signals cannot be caught")?;
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for (at, signal) in signals.forever().enumerate() {
+            if at > 0 {
+                // As without a handler; it does not return.
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+            stop.stop();
+        }
+    })?;
+    Ok(())
+}
+
+/// The saved state, where there is some.
+fn read_state(path: &Path) -> Result<Option<Snapshot>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let saved = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no device's state: take another file", path.display()))?;
+    Ok(Some(saved))
+}
+
+/// Writes the state, whole or not at all.
+fn write_state(path: &Path, state: &Snapshot) -> Result<()> {
+    let write = || -> Result<()> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(&serde_json::to_vec(state)?)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("the device's state cannot be written to {}", path.display()))
+}
