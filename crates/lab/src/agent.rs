@@ -64,9 +64,7 @@ impl Agent {
     /// Runs a command with the guest's shell.
     pub(crate) fn run(&mut self, command: &str, within: Duration) -> Result<Output> {
         let deadline = Instant::now() + within;
-        let mut request: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
-        request.push('\n');
-        self.0.write_all(request.as_bytes()).context("the guest takes no commands any more")?;
+        self.begin(command)?;
         let line = self.line(deadline)?;
         let numbers: Vec<usize> = line.split(' ').map_while(|number| number.parse().ok()).collect();
         let [status, stdout, stderr] = numbers[..] else { bail!("the guest's answer is '{line}'") };
@@ -75,6 +73,13 @@ impl Agent {
             stdout: self.bytes(stdout, deadline)?,
             stderr: self.bytes(stderr, deadline)?,
         })
+    }
+
+    /// Has the guest's shell begin a command; the answer, if one comes, is not read.
+    pub(crate) fn begin(&mut self, command: &str) -> Result<()> {
+        let mut request: String = command.bytes().map(|byte| format!("{byte:02x}")).collect();
+        request.push('\n');
+        self.0.write_all(request.as_bytes()).context("the guest takes no commands any more")
     }
 
     fn line(&mut self, deadline: Instant) -> Result<String> {

@@ -14,13 +14,18 @@ pub const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes an archive (cpio, "newc") with busybox, the agent as `/init`, modules, and the caller's files (guest path, host
 /// path), all of them executable.
-pub(crate) fn write(to: impl Write, modules: &[PathBuf], files: &[(String, PathBuf)]) -> Result<()> {
+pub(crate) fn write(
+    to: impl Write,
+    busybox: &Path,
+    modules: &[PathBuf],
+    files: &[(String, PathBuf)],
+) -> Result<()> {
     let mut archive = Archive { to, inode: 0 };
     for dir in ["bin", "dev", "modules", "proc", "sys", "tmp"] {
         archive.add(dir, ModeFileType::Directory, &[])?;
     }
     archive.add("init", ModeFileType::Regular, agent::INIT.as_bytes())?;
-    archive.add_file("bin/busybox", Path::new(BUSYBOX))?;
+    archive.add_file("bin/busybox", busybox)?;
     for (at, module) in modules.iter().enumerate() {
         // Loaded in the order of their names.
         archive.add_file(&format!("modules/{at:02}.ko"), module)?;

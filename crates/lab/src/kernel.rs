@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 /// Where `crates/lab/setup` puts kernels: a directory for each, named after its release.
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/kernels");
 
+/// Where `crates/lab/setup-qemu` puts newer ones.
+const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer/kernels");
+
 /// A kernel from Debian's archive, unpacked: `vmlinuz`, its virtio modules in `modules/`, and `modules.builtin`.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -22,11 +25,23 @@ impl Kernel {
     /// # Errors
     /// The directory cannot be read. That it is not there is no error: there are none then.
     pub fn all() -> Result<Vec<Kernel>> {
-        if !Path::new(KERNELS).exists() {
+        Self::in_dir(KERNELS)
+    }
+
+    /// All that `crates/lab/setup-qemu` has brought, for x86-64 and for arm64, oldest first: for the newer QEMU.
+    ///
+    /// # Errors
+    /// As of [`all`](Self::all).
+    pub fn newer() -> Result<Vec<Kernel>> {
+        Self::in_dir(NEWER)
+    }
+
+    fn in_dir(dir: &str) -> Result<Vec<Kernel>> {
+        if !Path::new(dir).exists() {
             return Ok(Vec::new());
         }
         let mut kernels = Vec::new();
-        for entry in fs::read_dir(KERNELS).with_context(|| format!("cannot read {KERNELS}"))? {
+        for entry in fs::read_dir(dir).with_context(|| format!("cannot read {dir}"))? {
             let entry = entry?;
             let release = entry.file_name().to_string_lossy().into_owned();
             if entry.path().join("vmlinuz").exists() {
@@ -47,6 +62,11 @@ impl Kernel {
         let mut numbers =
             self.release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
         (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    }
+
+    /// Whether it is one for arm64.
+    pub fn is_arm64(&self) -> bool {
+        self.release.ends_with("arm64")
     }
 
     /// The image that QEMU boots.

@@ -30,6 +30,7 @@ mod binary;
 mod initramfs;
 mod kernel;
 mod machine;
+pub mod our_device;
 
 pub use binary::{counting_plugin, static_pagefold, static_pin};
 pub use initramfs::BUSYBOX;

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Builder {
     qemu: pagefold_qemu::Builder,
     kernel: Option<Kernel>,
+    console: &'static str,
+    busybox: PathBuf,
     command_line: String,
     files: Vec<(String, PathBuf)>,
     patience: Duration,
@@ -66,6 +68,23 @@ impl Builder {
         self
     }
 
+    /// Changes QEMU's own options.
+    pub fn change_qemu(
+        mut self,
+        change: impl FnOnce(pagefold_qemu::Builder) -> pagefold_qemu::Builder,
+    ) -> Self {
+        self.qemu = change(self.qemu);
+        self
+    }
+
+    /// The kernel's console, and busybox, of another architecture than this machine's (`ttyS0`,
+    /// [`BUSYBOX`](crate::BUSYBOX)).
+    pub fn console_and_busybox(mut self, console: &'static str, busybox: impl AsRef<Path>) -> Self {
+        self.console = console;
+        self.busybox = busybox.as_ref().to_owned();
+        self
+    }
+
     /// More for the kernel's command line.
     pub fn command_line(mut self, words: &str) -> Self {
         self.command_line.push(' ');
@@ -96,10 +115,10 @@ impl Builder {
         let disk = File::from(disk.context("no memory for an initial RAM disk")?);
         // These two make a machine reachable; the third is what we are after.
         let modules = kernel.modules(&["virtio_pci", "virtio_console", "virtio_mem"])?;
-        initramfs::write(BufWriter::new(&disk), &modules, &self.files)?;
+        initramfs::write(BufWriter::new(&disk), &self.busybox, &modules, &self.files)?;
 
         // Panics end the machine; the console says little besides.
-        let command_line = format!("console=ttyS0 panic=-1 loglevel=4{}", self.command_line);
+        let command_line = format!("console={} panic=-1 loglevel=4{}", self.console, self.command_line);
         let qemu = self.qemu.virtio_port(agent::PORT).kernel(kernel.image()).initrd_file(disk);
         let mut qemu = qemu.command_line(&command_line).spawn()?;
         let mut agent = Agent(qemu.take_port(agent::PORT).context("the agent's port is taken")?);
@@ -133,6 +152,8 @@ impl Machine {
         Builder {
             qemu: pagefold_qemu::Builder::new(),
             kernel: None,
+            console: "ttyS0",
+            busybox: initramfs::BUSYBOX.into(),
             command_line: String::new(),
             files: Vec::new(),
             patience: PATIENCE,
@@ -156,6 +177,24 @@ impl Machine {
     /// console's last lines.
     pub fn run(&mut self, command: &str) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.run_bytes(command)?).into_owned())
+    }
+
+    /// Waits until the guest is up again, after it was rebooted.
+    ///
+    /// # Errors
+    /// It does not come up in time; with the console's last lines.
+    pub fn wait_for_boot(&mut self) -> Result<()> {
+        let up = self.agent.ready(self.patience);
+        up.map_err(|error| explain(&self.qemu, error, "booting again"))?;
+        Ok(())
+    }
+
+    /// Has the guest's shell do something that it does not come back from, such as a reboot.
+    ///
+    /// # Errors
+    /// The guest takes no commands any more.
+    pub fn begin(&mut self, command: &str) -> Result<()> {
+        self.agent.begin(command)
     }
 
     /// As [`run`](Self::run), for commands that print no text.

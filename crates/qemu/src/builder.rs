@@ -14,6 +14,9 @@ use crate::{Error, GIB, Node, QEMU, Qemu, VirtioMem, process};
 #[must_use]
 pub struct Builder {
     program: PathBuf,
+    machine: String,
+    /// Whatever else QEMU is to be told.
+    options: Vec<(String, String)>,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
     /// Instead of one with a name.
@@ -48,6 +51,8 @@ impl Builder {
     pub fn new() -> Self {
         Builder {
             program: QEMU.into(),
+            machine: "q35".into(),
+            options: Vec::new(),
             kernel: None,
             initrd: None,
             initrd_file: None,
@@ -66,6 +71,18 @@ impl Builder {
     /// The QEMU to run (`qemu-system-x86_64`, wherever `PATH` has it).
     pub fn program(mut self, path: impl AsRef<Path>) -> Self {
         self.program = path.as_ref().to_owned();
+        self
+    }
+
+    /// The machine's type, and its properties (`q35`): what QEMU's `-machine` takes.
+    pub fn machine(mut self, words: &str) -> Self {
+        words.clone_into(&mut self.machine);
+        self
+    }
+
+    /// Anything else that QEMU takes, such as a device of another kind: an option and its value.
+    pub fn option(mut self, name: &str, value: &str) -> Self {
+        self.options.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -199,7 +216,16 @@ impl Builder {
     /// QEMU with all options; the sockets are its ends of QMP's and the ports' streams, and the file is for counters.
     pub(crate) fn to_command(&self, qmp: &OwnedFd, ports: &[OwnedFd], counters: Option<&File>) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(["-machine", "q35", "-accel", "tcg", "-cpu", "max", "-no-user-config", "-nodefaults"]);
+        command.args([
+            "-machine",
+            &self.machine,
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-no-user-config",
+            "-nodefaults",
+        ]);
         command.args(["-display", "none", "-serial", "stdio"]);
         command.args(["-chardev", &format!("socket,id=qmp,fd={}", qmp.as_raw_fd())]);
         command.args(["-mon", "chardev=qmp,mode=control"]);
@@ -227,6 +253,9 @@ impl Builder {
         }
         self.add_ports(&mut command, ports);
         self.add_memory(&mut command);
+        for (name, value) in &self.options {
+            command.args([name, value]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
