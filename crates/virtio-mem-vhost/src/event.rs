@@ -27,6 +27,8 @@ pub enum Event {
     DriverRefused(FeaturesError),
     /// The VMM's memory at the region is not this device's.
     WrongMemory(String),
+    /// Pages of guest memory are gone: the VMM has cut its file short. They read as zeros.
+    MemoryGone,
     /// The driver, or its VMM, has stopped the ring: a device reset.
     DriverGone,
     /// The driver's rings are beyond repair until it resets the device.
@@ -59,6 +61,7 @@ impl fmt::Display for Event {
             Event::DriverReady(features) => write!(f, "a driver is ready, features {features:#x}"),
             Event::DriverRefused(why) => write!(f, "the driver was refused: {why}"),
             Event::WrongMemory(why) => f.write_str(why),
+            Event::MemoryGone => f.write_str("memory that the VMM had given is gone: its file was cut short"),
             Event::DriverGone => f.write_str("the driver has stopped; blocks stay as they are"),
             Event::DriverBroken => f.write_str("the driver's rings are damaged: it must reset the device"),
             Event::Request(request, response) => write_request(f, request, response),

@@ -19,6 +19,7 @@ use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_con
 
 use crate::backend::Backend;
 use crate::event::Event;
+use crate::guard;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES` (bit 30) and `VHOST_F_LOG_ALL` (bit 26): between VMM and backend, none of the device's.
 const PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -141,7 +142,7 @@ impl Handler {
             if self.0.closed.load(Ordering::Relaxed) {
                 return;
             }
-            let before = device.host_failures().0;
+            let (before, gone) = (device.host_failures().0, guard::pages_gone());
             let served = device.serve_and_tell(state.get_queue_mut(), &*memory, &mut |request, response| {
                 self.backend().log(Event::Request(*request, *response));
             });
@@ -154,6 +155,9 @@ impl Handler {
             }
             // Before the next round: the VMM's messages need the ring too.
             drop(state);
+            if guard::pages_gone() > gone {
+                self.backend().log(Event::MemoryGone);
+            }
             if let Some(why) = failed {
                 self.backend().log(Event::HostFailed(why));
             }

@@ -11,6 +11,7 @@
 //! | `socket` | a socket's name: taken, left behind, or free |
 //! | `server` | VMMs that come and go, one at a time |
 //! | `event` | what happened, for logs |
+//! | `guard` | memory that a VMM takes away while it is mapped |
 //!
 //! # What is special here
 //!
@@ -23,11 +24,13 @@
 //!   chain that was taken has come back. So `VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD` is not offered: it would always be empty.
 //! - **A VMM that comes back** finds blocks as they were: for virtio its going is a device reset, which changes none. A guest
 //!   that has booted anew unplugs what it finds (Linux: `UNPLUG_ALL` when its driver starts).
-//! - **A hostile VMM** ends its own connection at worst. Sizes, descriptors and files are looked at before anything is mapped.
+//! - **A hostile VMM** ends its own connection at worst. Sizes, descriptors and files are looked at before anything is mapped;
+//!   [`outlive_cut_memory`] is for files that are cut short afterwards.
 
 mod backend;
 mod door;
 mod event;
+mod guard;
 mod handler;
 mod message;
 mod server;
@@ -35,5 +38,6 @@ mod socket;
 
 pub use backend::{Backend, BackendError, Status};
 pub use event::Event;
+pub use guard::outlive_cut_memory;
 pub use server::{Server, ServerError, Stop, Until};
 pub use socket::{Socket, SocketError};

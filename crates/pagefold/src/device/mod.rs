@@ -36,6 +36,7 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     else {
         anyhow::bail!("give --socket, --memory, --region and --size");
     };
+    pagefold_virtio_mem_vhost::outlive_cut_memory().context("SIGBUS cannot be caught")?;
     let socket = Socket::new(socket)?;
     let control = args.control.as_deref().map(Socket::new).transpose()?;
     let saved = args.state.as_deref().map(read_state).transpose()?.flatten();

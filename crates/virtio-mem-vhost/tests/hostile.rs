@@ -1,0 +1,120 @@
+//! VMMs that mean harm: the backend lives, and serves the next one.
+
+#[path = "common/hostile.rs"]
+mod hostile;
+#[path = "common/vmm.rs"]
+mod vmm;
+
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use pagefold_virtio_mem_device::{Memfd, Pages, Settings};
+use pagefold_virtio_mem_spec::{Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_vhost::{Backend, Server, Socket, Until, outlive_cut_memory};
+use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vmm::{MIB, Vmm, WANTED, memory, table, until};
+
+const ADDR: u64 = 1 << 32;
+const SIZE: u64 = 64 * MIB;
+
+/// Runs `harm` with a backend, its socket and its file; afterwards an honest VMM is served.
+fn served(harm: impl FnOnce(&std::path::Path, &File, &dyn Fn(&str) -> bool)) {
+    let memfd = Memfd::new(SIZE, Pages::Normal).unwrap();
+    let file = memfd.file().try_clone().unwrap();
+    let settings = Settings {
+        block_size: Some(2 * MIB),
+        guest_block_size: 4 * MIB,
+        requested_size: 16 * MIB,
+        resize_without_driver: true,
+        ..Settings::new(ADDR, SIZE)
+    };
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&lines);
+    let tell = move |event: pagefold_virtio_mem_vhost::Event| log.lock().unwrap().push(event.to_string());
+    let backend = Backend::new(settings, memfd, None, tell).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let mut server = Server::new(backend, Socket::new(&path).unwrap()).unwrap();
+    let stop = server.stopper();
+    let server = thread::spawn(move || server.run(Until::Stopped));
+    let said = |words: &str| lines.lock().unwrap().iter().any(|line: &String| line.contains(words));
+    harm(&path, &file, &said);
+    until("it is gone", || said("the VMM is gone") || said("the connection was ended"));
+    let mut vmm = Vmm::connect(&path, memory(&file, ADDR, SIZE));
+    vmm.start(WANTED).unwrap();
+    let ack = Response::new(ResponseType::Ack);
+    assert_eq!(vmm.ask(&Request::new(RequestType::UnplugAll, 0, 0)), ack);
+    assert_eq!(vmm.ask(&Request::new(RequestType::Plug, ADDR, 8)), ack);
+    stop.stop();
+    server.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_file_that_is_smaller_than_its_memory_is_refused_before_it_is_mapped() {
+    served(|path, file, said| {
+        let mut vmm = Vmm::connect(path, memory(file, ADDR, SIZE));
+        let mut regions = table(&vmm.memory);
+        regions[1].memory_size += 4096;
+        assert!(vmm.frontend.set_mem_table(&regions).is_err());
+        until("it says so", || said("bytes from 0x0 of a file that has 0x4000000"));
+        drop(vmm.frontend.get_queue_num());
+    });
+}
+
+#[test]
+fn memory_that_is_cut_short_while_it_is_mapped_is_lost_to_its_vmm_only() {
+    outlive_cut_memory().unwrap();
+    served(|path, file, said| {
+        let mut vmm = Vmm::connect(path, memory(file, ADDR, SIZE));
+        vmm.start(WANTED).unwrap();
+        vmm.make_available(&Request::new(RequestType::Plug, ADDR, 1));
+        let ram = vmm.memory.find_region(GuestAddress(0)).unwrap().file_offset().unwrap();
+        ram.file().set_len(0).unwrap();
+        vmm.kick.write(1).unwrap();
+        until("it says so", || said("memory that the VMM had given is gone"));
+    });
+}
+
+#[test]
+fn a_doorbell_that_never_comes_through_keeps_nobody_from_the_next_vmm() {
+    served(|path, file, _| {
+        let mut vmm = Vmm::connect(path, memory(file, ADDR, SIZE));
+        vmm.start(WANTED).unwrap();
+        // A byte of eight: whoever reads a doorbell from it waits for ever.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, &[1]).unwrap();
+        std::mem::forget(writer);
+        // SAFETY: the descriptor is open, and given away.
+        let kick = unsafe {
+            <vmm_sys_util::eventfd::EventFd as std::os::fd::FromRawFd>::from_raw_fd(
+                std::os::fd::IntoRawFd::into_raw_fd(reader),
+            )
+        };
+        vmm.frontend.set_vring_enable(0, false).unwrap();
+        vmm.frontend.set_vring_kick(0, &kick).unwrap();
+        // The ring's thread waits from here on, with the ring; so may the answer to this.
+        let _ = vmm.frontend.set_vring_enable(0, true);
+    });
+}
+
+#[test]
+fn no_messages_end_the_backend() {
+    // Splitmix64: the same bytes each time.
+    let mut state = 17u64;
+    let mut random = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let mut said = 0;
+    for _ in 0..400 {
+        let bytes: Vec<u8> = (0..8 + random() % 24).flat_map(|_| random().to_le_bytes()).collect();
+        said += hostile::run(&bytes);
+    }
+    assert!(said > 2000, "only {said} messages were said");
+}
