@@ -1,7 +1,11 @@
 //! Linux itself drives our virtio-mem device.
 //!
-//! One machine at a time. What cannot run is told in the last line; `PAGEFOLD_LAB_LONG=1` runs all of it, on all kernels.
+//! One machine at a time. What cannot run is told in the last lines. A few tests run on each kernel; with
+//! `PAGEFOLD_LAB_LONG=1` all of them do, on all kernels, and the random ones take longer.
 
+mod busy;
+mod life;
+mod limits;
 mod sizes;
 
 use std::path::Path;
@@ -11,33 +15,75 @@ use libtest_mimic::{Arguments, Trial};
 use vm_lab::our_device::qemu_for;
 use vm_lab::{BUSYBOX, Kernel};
 
-/// A test, by name, on a kernel.
-type Test = (&'static str, fn(&Kernel));
+/// Kernels that a test runs on when time is short.
+#[derive(Clone, Copy, PartialEq)]
+enum On {
+    /// The newest for x86-64.
+    Newest,
+    /// The oldest for x86-64.
+    Oldest,
+    /// The newest for arm64.
+    Arm64,
+}
 
-/// Those that always run.
-const TESTS: &[Test] = &[("grows_to_two_gib_and_shrinks_to_nothing", sizes::up_and_down)];
+/// A test: its name, what it runs on when time is short, and what it does. On arm64 no pages are pinned: the program for
+/// that is built for x86-64 only.
+type Test = (&'static str, &'static [On], fn(&Kernel));
+
+const TESTS: &[Test] = &[
+    ("grows_to_two_gib_and_shrinks_to_nothing", &[On::Newest, On::Arm64], sizes::up_and_down),
+    ("blocks_of_128_mib", &[], sizes::blocks_of_128_mib),
+    ("big_blocks_of_256_mib", &[On::Oldest], sizes::big_blocks_of_256_mib),
+    ("a_kernel_zone_gives_back_what_it_can", &[], sizes::kernel_zone),
+    ("random_sizes_while_memory_is_in_use", &[On::Newest], busy::random_sizes),
+    ("what_cannot_be_met_is_not_and_does_no_harm", &[], limits::cannot_be_met),
+    ("a_guest_without_memory_for_more", &[], limits::out_of_memory),
+    ("a_driver_that_leaves_and_comes_back", &[On::Newest], life::rebind),
+    ("a_guest_that_reboots_with_blocks_plugged", &[On::Newest], life::reboot),
+];
+
+/// Whether all tests are to run.
+fn is_long() -> bool {
+    std::env::var_os("PAGEFOLD_LAB_LONG").is_some_and(|value| value != "0")
+}
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let kernels: Vec<Kernel> =
-        Kernel::newer().unwrap().into_iter().filter(|kernel| qemu_for(kernel).is_some()).collect();
+    let kernels = Kernel::newer().unwrap();
+    let kernels: Vec<&Kernel> = kernels.iter().filter(|kernel| qemu_for(kernel).is_some()).collect();
+    let pc = |kernel: &&&Kernel| !kernel.is_arm64();
+    let on = [
+        (On::Newest, kernels.iter().rfind(pc)),
+        (On::Oldest, kernels.iter().find(pc)),
+        (On::Arm64, kernels.iter().rfind(|kernel| kernel.is_arm64())),
+    ];
     let mut trials = Vec::new();
-    for kernel in &kernels {
-        for &(test, run) in TESTS {
-            let kernel = kernel.clone();
-            trials.push(Trial::test(format!("linux_{}::{test}", kernel.release()), move || {
-                run(&kernel);
-                Ok(())
-            }));
+    for &kernel in &kernels {
+        for &(test, short, run) in TESTS {
+            let is_short = on.iter().any(|(on, that)| {
+                short.contains(on) && that.is_some_and(|that| that.release() == kernel.release())
+            });
+            if is_long() || is_short {
+                let kernel = kernel.clone();
+                trials.push(Trial::test(format!("linux_{}::{test}", kernel.release()), move || {
+                    run(&kernel);
+                    Ok(())
+                }));
+            }
         }
     }
-    let nothing = trials.is_empty() || !Path::new(BUSYBOX).exists();
     let is_list = arguments.list;
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    if nothing && !is_list {
+    let can_run = Path::new(BUSYBOX).exists() && !trials.is_empty();
+    let conclusion = libtest_mimic::run(&arguments, if can_run { trials } else { Vec::new() });
+    if !is_list && !can_run {
         println!(
-            "left out: real Linux on our own device: there is no newer QEMU, or no kernel (crates/lab/setup-qemu)"
+            "left out: real Linux on our own virtio-mem device: there is no newer QEMU or no kernel for it \
+             (crates/lab/setup-qemu brings them)"
+        );
+    } else if !is_list && !is_long() {
+        println!(
+            "left out: the long tests of real Linux on our own virtio-mem device (PAGEFOLD_LAB_LONG=1 runs them)"
         );
     }
     conclusion.exit_code()
