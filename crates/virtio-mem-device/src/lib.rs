@@ -13,7 +13,9 @@
 //! | `host` | what the device asks of the host: [`Backing`] and [`GuestAccess`] |
 //! | `memfd` | memory of a sparse file: [`Memfd`] |
 //! | `slots` | memory slots larger than a block: [`SlotAccess`] |
+//! | `mappers` | devices that reach memory directly, and come late: [`Mappers`] |
 //! | `snapshot` | saving, sending and restoring |
+//! | `saved` | device and queue saved together: [`Saved`] |
 //! | `settings` | what a device is built from, and what is wrong with it |
 //! | `stats` | what a device has done so far, and how long it took |
 //!
@@ -73,12 +75,19 @@
 //! device (its indices make no sense to the next driver: [`Served::needs_reset`]), a device left frozen (every change is
 //! BUSY), and two devices on one file.
 
+/// The code of the guide for VMM engineers compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/vmm-engineers.md")]
+mod guide {}
+
 mod bitmap;
 mod core;
 mod device;
 mod host;
+mod mappers;
 mod memfd;
 mod queue;
+mod saved;
 mod settings;
 mod slots;
 mod snapshot;
@@ -87,8 +96,10 @@ mod stats;
 pub use crate::core::RegionRange;
 pub use device::{Device, FeaturesError, Notify, ResizeError, SystemReset, VERSION_1};
 pub use host::{Backing, GuestAccess, HostError, Step};
+pub use mappers::{DmaMapper, MapperId, Mappers};
 pub use memfd::{Memfd, MemfdError, Pages};
 pub use queue::{QUEUE_SIZE, Served};
+pub use saved::Saved;
 pub use settings::{
     DEFAULT_GUEST_BLOCK_SIZE, MIN_BLOCK_SIZE, RequestedSizeError, Settings, SettingsError, Unplugged,
     thp_size,

@@ -11,7 +11,8 @@ use rustix::fs::{
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
-use crate::host::Backing;
+use crate::device::Device;
+use crate::host::{Backing, GuestAccess};
 use crate::settings::{MIN_BLOCK_SIZE, thp_size};
 
 /// `HUGETLBFS_MAGIC`, `linux/magic.h`.
@@ -131,6 +132,16 @@ impl Memfd {
     /// Where the file cannot be examined.
     pub fn resident(&self) -> io::Result<u64> {
         Ok(fstat(self.file())?.st_blocks as u64 * 512)
+    }
+}
+
+impl<G: GuestAccess> Device<Memfd, G> {
+    /// The region as guest memory, where the guest has it: [`Memfd::guest_region`] at [`Settings::addr`](crate::Settings).
+    ///
+    /// # Errors
+    /// Where there is no address space for it.
+    pub fn guest_region(&self) -> Result<GuestRegionMmap, MemfdError> {
+        self.host.backing.guest_region(self.core.addr)
     }
 }
 
