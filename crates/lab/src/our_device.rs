@@ -213,7 +213,7 @@ impl Driven {
             ensure!(sum == status.plugged_size, "the bitmap has {sum} bytes: {status:?}");
             // Linux has onlined, or withdrawn, a block a little before the device hears of it, or after.
             if more == Some(status.plugged_size) && before.plugged == status.plugged {
-                return self.check_file(&status);
+                return self.file_agrees(&status);
             }
             if Instant::now() >= deadline {
                 bail!(
@@ -226,8 +226,11 @@ impl Driven {
         }
     }
 
-    /// The file has memory only where blocks are plugged: the rest reads as zeros and costs nothing.
-    fn check_file(&self, status: &Status) -> Result<()> {
+    /// Whether the file has memory only where blocks are plugged: the rest reads as zeros and costs nothing.
+    ///
+    /// # Errors
+    /// It has memory elsewhere, or cannot be looked at.
+    pub fn file_agrees(&self, status: &Status) -> Result<()> {
         let mut at = 0;
         loop {
             let start = match seek(&self.file, SeekFrom::Data(at)) {
