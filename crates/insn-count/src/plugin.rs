@@ -1,6 +1,8 @@
-//! QEMU's side: its plugin interface, version 1, which QEMU 4.2 to 8.2 offer, and the callbacks.
+//! QEMU's side: its plugin interface, version 1, which QEMU 4.2 to 8.2 offer, and the callbacks. With the feature `newer` it is
+//! version 7, which QEMU 11.1 offers; of what is used here, the callback of a translation and the way to an instruction's bytes
+//! differ.
 //!
-//! Source: QEMU, `include/qemu/qemu-plugin.h` of 7.2.
+//! Source: QEMU, `include/qemu/qemu-plugin.h` of 7.2, and `include/plugins/qemu-plugin.h` of 11.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs::OpenOptions;
@@ -47,7 +49,14 @@ struct Instruction {
 const NO_REGISTERS: c_int = 0;
 
 unsafe extern "C" {
+    #[cfg(not(feature = "newer"))]
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: u64, callback: unsafe extern "C" fn(u64, *mut Block));
+    #[cfg(feature = "newer")]
+    fn qemu_plugin_register_vcpu_tb_trans_cb(
+        id: u64,
+        callback: unsafe extern "C" fn(*mut Block, *mut c_void),
+        data: *mut c_void,
+    );
     fn qemu_plugin_register_vcpu_tb_exec_cb(
         block: *mut Block,
         callback: unsafe extern "C" fn(c_uint, *mut c_void),
@@ -56,14 +65,19 @@ unsafe extern "C" {
     );
     fn qemu_plugin_tb_n_insns(block: *const Block) -> usize;
     fn qemu_plugin_tb_get_insn(block: *const Block, at: usize) -> *mut Instruction;
+    #[cfg(not(feature = "newer"))]
     fn qemu_plugin_insn_data(instruction: *const Instruction) -> *const c_void;
+    /// Copies at most `len` bytes; returns how many.
+    #[cfg(feature = "newer")]
+    fn qemu_plugin_insn_data(instruction: *const Instruction, to: *mut c_void, len: usize) -> usize;
+    #[cfg(not(feature = "newer"))]
     fn qemu_plugin_insn_size(instruction: *const Instruction) -> usize;
 }
 
 /// The interface's version that we were written for; QEMU refuses us if it is none of its own.
 // SAFETY: no other symbol of the process has this name: QEMU looks it up in each plugin.
 #[unsafe(no_mangle)]
-pub static qemu_plugin_version: c_int = 1;
+pub static qemu_plugin_version: c_int = if cfg!(feature = "newer") { 7 } else { 1 };
 
 static COUNTERS: OnceLock<Counters> = OnceLock::new();
 
@@ -91,7 +105,15 @@ unsafe extern "C" fn qemu_plugin_install(
                 return -1;
             }
             // SAFETY: `id` is ours, and the callback has the type that QEMU asks for.
-            unsafe { qemu_plugin_register_vcpu_tb_trans_cb(id, translated) };
+            #[cfg(not(feature = "newer"))]
+            unsafe {
+                qemu_plugin_register_vcpu_tb_trans_cb(id, translated)
+            };
+            // SAFETY: the same; nothing is done with the pointer.
+            #[cfg(feature = "newer")]
+            unsafe {
+                qemu_plugin_register_vcpu_tb_trans_cb(id, translated_newer, std::ptr::null_mut())
+            };
             0
         }
         Err(error) => {
@@ -120,6 +142,16 @@ fn open<'a>(info: &Info, mut arguments: impl Iterator<Item = &'a CStr>) -> Resul
     }
 }
 
+/// As [`translated`], as newer QEMU calls it.
+///
+/// # Safety
+/// As there.
+#[cfg(feature = "newer")]
+unsafe extern "C" fn translated_newer(block: *mut Block, _data: *mut c_void) {
+    // SAFETY: QEMU's promise.
+    unsafe { translated(0, block) }
+}
+
 /// QEMU calls this for each block that it translates.
 ///
 /// # Safety
@@ -128,18 +160,37 @@ unsafe extern "C" fn translated(_id: u64, block: *mut Block) {
     // SAFETY: QEMU's promise.
     let instructions = unsafe { qemu_plugin_tb_n_insns(block) };
     let repeated = (0..instructions).filter(|&at| {
-        // SAFETY: `at` is below the number of instructions, and what comes back is valid during this call, as are its bytes,
-        // as many as its size.
-        let bytes = unsafe {
-            let instruction = qemu_plugin_tb_get_insn(block, at);
-            let data = qemu_plugin_insn_data(instruction).cast::<u8>();
-            std::slice::from_raw_parts(data, qemu_plugin_insn_size(instruction))
-        };
-        is_repeated(bytes)
+        // SAFETY: `at` is below the number of instructions, and what comes back is valid during this call.
+        let instruction = unsafe { qemu_plugin_tb_get_insn(block, at) };
+        is_repeated(bytes(instruction, &mut [0; LONGEST]))
     });
     let data = pack(instructions, repeated.count());
     // SAFETY: QEMU's promise of `block`; the callback takes what it is given here for a number.
     unsafe { qemu_plugin_register_vcpu_tb_exec_cb(block, executed, NO_REGISTERS, data) };
+}
+
+/// The most bytes of an instruction of x86.
+const LONGEST: usize = 15;
+
+/// The bytes of an instruction that is valid.
+#[cfg(feature = "newer")]
+fn bytes(instruction: *const Instruction, room: &mut [u8; LONGEST]) -> &[u8] {
+    // SAFETY: the caller's promise; QEMU writes at most as many bytes as there is room for.
+    let len = unsafe { qemu_plugin_insn_data(instruction, room.as_mut_ptr().cast(), room.len()) };
+    &room[..len.min(LONGEST)]
+}
+
+/// The bytes of an instruction that is valid.
+#[cfg(not(feature = "newer"))]
+fn bytes(instruction: *const Instruction, room: &mut [u8; LONGEST]) -> &[u8] {
+    // SAFETY: the caller's promise; an instruction has as many bytes as its size, and they are valid during this call.
+    let bytes = unsafe {
+        let data = qemu_plugin_insn_data(instruction).cast::<u8>();
+        std::slice::from_raw_parts(data, qemu_plugin_insn_size(instruction))
+    };
+    let len = bytes.len().min(LONGEST);
+    room[..len].copy_from_slice(&bytes[..len]);
+    &room[..len]
 }
 
 /// QEMU calls this when a CPU begins a block.

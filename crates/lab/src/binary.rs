@@ -36,8 +36,22 @@ pub fn counting_plugin() -> Result<PathBuf> {
     build(&["--package", "pagefold-insn-count"], "", "libpagefold_insn_count.so")
 }
 
+/// As [`counting_plugin`], for QEMU 11.1.
+///
+/// # Errors
+/// It does not build.
+pub fn newer_counting_plugin() -> Result<PathBuf> {
+    let what = ["--package", "pagefold-insn-count", "--features", "newer"];
+    // In a directory of its own: the file has the other one's name.
+    build_in("target/lab/build-newer", &what, "", "libpagefold_insn_count.so")
+}
+
 fn build(what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
-    let target = Path::new(WORKSPACE).join("target/lab/build");
+    build_in("target/lab/build", what, flags, file)
+}
+
+fn build_in(dir: &str, what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
+    let target = Path::new(WORKSPACE).join(dir);
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command

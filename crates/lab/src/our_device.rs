@@ -73,6 +73,8 @@ pub struct Wanted {
     pub resets: bool,
     /// Files for the guest: its path, and ours.
     pub files: Vec<(String, PathBuf)>,
+    /// Count what the guest executes, with this plugin ([`newer_counting_plugin`](crate::newer_counting_plugin)).
+    pub counting_plugin: Option<PathBuf>,
 }
 
 impl Default for Wanted {
@@ -84,6 +86,7 @@ impl Default for Wanted {
             command_line: "memhp_default_state=online_movable".into(),
             resets: false,
             files: Vec::new(),
+            counting_plugin: None,
         }
     }
 }
@@ -259,6 +262,25 @@ impl Driven {
     }
 }
 
+/// The same QEMU and kernel with QEMU's own device, `vmem0`, on memory of the same kind: to compare with. `trace` has QEMU tell
+/// on its console what the driver asks.
+///
+/// # Errors
+/// As of [`Driven::boot`].
+pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Result<Machine> {
+    let Wanted { memory, size, block, .. } = *wanted;
+    let mut builder = plain_machine(kernel, wanted)?.dimms(size + GIB).change_qemu(|it| {
+        it.option("-object", &format!("memory-backend-memfd,id=dm,share=on,size={size},reserve=off")).option(
+            "-device",
+            &format!("virtio-mem-pci,id=vmem0,memdev=dm,block-size={block},requested-size=0"),
+        )
+    });
+    if trace {
+        builder = builder.change_qemu(|it| it.option("-trace", "virtio_mem_*"));
+    }
+    builder.memory(memory).boot()
+}
+
 impl Drop for Driven {
     fn drop(&mut self) {
         self.stop.stop();
@@ -268,43 +290,47 @@ impl Drop for Driven {
     }
 }
 
-/// The machine with its devices.
-fn machine(kernel: &Kernel, wanted: &Wanted, socket: &Path, file: &File, addr: u64) -> Result<Builder> {
+/// A machine with shared memory, as the kernel's architecture needs it, without a device.
+fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<Builder> {
     let qemu = qemu_for(kernel).ok_or_else(|| anyhow!("no newer QEMU: crates/lab/setup-qemu brings it"))?;
-    let Wanted { memory, size, .. } = *wanted;
-    // QEMU opens it by this process's name of it.
-    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-    let dimm = match kernel.is_arm64() {
-        false => format!("pc-dimm,id=d0,memdev=dm,addr={addr:#x}"),
-        true => format!("nvdimm,id=d0,memdev=dm,addr={addr:#x}"),
-    };
-    let (socket, resets) = (socket.display().to_string(), wanted.resets);
-    let mut builder = Machine::builder().kernel(kernel).memory(memory).dimms(size + GIB);
-    builder = builder.change_qemu(|mut it| {
-        it = it.program(qemu).option("-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on"));
+    let (memory, resets) = (wanted.memory, wanted.resets);
+    let mut builder = Machine::builder().kernel(kernel).memory(memory).change_qemu(|mut it| {
+        it = it
+            .program(qemu)
+            .option("-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on"));
         it = match kernel.is_arm64() {
             false => it.machine("q35,memory-backend=ram"),
             true => it.machine("virt,gic-version=3,nvdimm=on,memory-backend=ram"),
         };
-        it = it
-            .option("-object", &format!("memory-backend-file,id=dm,mem-path={path},share=on,size={size}"))
-            .option("-device", &dimm)
-            .option("-chardev", &format!("socket,id=device,path={socket}"))
-            .option(
-                "-device",
-                &format!(
-                    "vhost-user-test-device-pci,chardev=device,virtio-id=24,num_vqs=1,vq_size=128,config_size={CONFIG}"
-                ),
-            );
         if resets { it.resets() } else { it }
     });
     if kernel.is_arm64() {
         builder = builder.console_and_busybox("ttyAMA0", Path::new(NEWER).join("busybox-arm64"));
-    } else {
-        builder = builder.command_line("acpi_no_memhotplug");
     }
     for (guest, host) in &wanted.files {
         builder = builder.file(guest, host);
     }
+    if let Some(plugin) = &wanted.counting_plugin {
+        builder = builder.count_instructions(plugin);
+    }
     Ok(builder.command_line(&wanted.command_line))
+}
+
+/// The machine with our device.
+fn machine(kernel: &Kernel, wanted: &Wanted, socket: &Path, file: &File, addr: u64) -> Result<Builder> {
+    let size = wanted.size;
+    // QEMU opens it by this process's name of it.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let dimm = if kernel.is_arm64() { "nvdimm" } else { "pc-dimm" };
+    let socket = socket.display();
+    let device = format!(
+        "vhost-user-test-device-pci,chardev=device,virtio-id=24,num_vqs=1,vq_size=128,config_size={CONFIG}"
+    );
+    let builder = plain_machine(kernel, wanted)?.dimms(size + GIB).change_qemu(|it| {
+        it.option("-object", &format!("memory-backend-file,id=dm,mem-path={path},share=on,size={size}"))
+            .option("-device", &format!("{dimm},id=d0,memdev=dm,addr={addr:#x}"))
+            .option("-chardev", &format!("socket,id=device,path={socket}"))
+            .option("-device", &device)
+    });
+    Ok(if kernel.is_arm64() { builder } else { builder.command_line("acpi_no_memhotplug") })
 }

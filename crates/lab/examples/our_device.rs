@@ -1,0 +1,200 @@
+//! Our virtio-mem device beside QEMU's own: the same QEMU, the same kernel, the same driver. Prints what 128 MiB cost to plug
+//! and to unplug, and which requests the driver makes.
+//!
+//! `cargo run --release -p vm-lab --example our_device -- [cycles]`
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use pagefold_virtio_mem_spec::{RequestType, ResponseType};
+use pagefold_virtio_mem_vhost::Event;
+use vm_lab::our_device::{Driven, Wanted, boot_on_qemus_own, qemu_for};
+use vm_lab::{Kernel, MIB, Machine, newer_counting_plugin};
+
+/// A machine with one of the devices.
+trait Guest {
+    fn machine(&mut self) -> &mut Machine;
+    fn ask(&mut self, bytes: u64) -> Result<()>;
+    fn plugged(&mut self) -> Result<u64>;
+}
+
+struct Ours(Driven);
+
+impl Guest for Ours {
+    fn machine(&mut self) -> &mut Machine {
+        &mut self.0.machine
+    }
+    fn ask(&mut self, bytes: u64) -> Result<()> {
+        Ok(self.0.backend.resize(bytes)?)
+    }
+    fn plugged(&mut self) -> Result<u64> {
+        Ok(self.0.backend.status().plugged_size)
+    }
+}
+
+struct Theirs(Machine);
+
+impl Guest for Theirs {
+    fn machine(&mut self) -> &mut Machine {
+        &mut self.0
+    }
+    fn ask(&mut self, bytes: u64) -> Result<()> {
+        Ok(self.0.qmp().resize(0, bytes)?)
+    }
+    fn plugged(&mut self) -> Result<u64> {
+        Ok(self.0.qmp().plugged(0)?)
+    }
+}
+
+/// What one resize cost: seconds until the size was reached, and millions of instructions that the guest executed.
+struct Cost {
+    wall: f64,
+    executed: f64,
+}
+
+fn resize(guest: &mut dyn Guest, bytes: u64) -> Result<Cost> {
+    let executed = guest.machine().qemu().executed();
+    let start = Instant::now();
+    guest.ask(bytes)?;
+    while guest.plugged()? != bytes {
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "{} MiB are not reached", bytes >> 20);
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    let wall = start.elapsed().as_secs_f64();
+    // What the guest does after the last answer is part of it: the block goes online, or away.
+    let want = if bytes == 0 { "! ls /sys/devices/system/memory/ | grep -q memory3[2-9]" } else { "true" };
+    guest.machine().wait_for(want)?;
+    let after = guest.machine().qemu().executed();
+    let executed = match (executed, after) {
+        (Some(before), Some(after)) => (after - before).total() as f64 / 1e6,
+        _ => f64::NAN,
+    };
+    Ok(Cost { wall, executed })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Medians of plugging and unplugging 128 MiB.
+fn cycles(name: &str, guest: &mut dyn Guest, cycles: usize) -> Result<[f64; 4]> {
+    // Once to warm up: QEMU translates what it has not met.
+    resize(guest, 128 * MIB)?;
+    resize(guest, 0)?;
+    let mut costs = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..cycles {
+        for (at, bytes) in [128 * MIB, 0].into_iter().enumerate() {
+            let Cost { wall, executed } = resize(guest, bytes)?;
+            costs[2 * at].push(wall * 1e3);
+            costs[2 * at + 1].push(executed);
+        }
+    }
+    let medians = costs.map(median);
+    let [plug, plug_executed, unplug, unplug_executed] = medians;
+    println!("{name:<8} {plug:>10.2} {plug_executed:>10.2} {unplug:>10.2} {unplug_executed:>10.2}");
+    Ok(medians)
+}
+
+/// The driver's requests as words, equal ones in a row counted.
+fn shorten(requests: Vec<String>) -> String {
+    let mut short: Vec<(String, usize)> = Vec::new();
+    for request in requests {
+        match short.last_mut() {
+            Some((last, count)) if *last == request => *count += 1,
+            _ => short.push((request, 1)),
+        }
+    }
+    let words =
+        short.into_iter().map(|(word, count)| if count > 1 { format!("{word} x{count}") } else { word });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn ours_asked(driven: &Driven, from: usize) -> String {
+    let request = |event: &Event| {
+        let Event::Request(request, response) = event else { return None };
+        let blocks = request.nb_blocks.get();
+        let word = match RequestType::try_from(request.kind.get()) {
+            Ok(RequestType::Plug) => format!("PLUG {blocks}"),
+            Ok(RequestType::Unplug) => format!("UNPLUG {blocks}"),
+            Ok(RequestType::UnplugAll) => "UNPLUG_ALL".into(),
+            Ok(RequestType::State) => format!("STATE {blocks}"),
+            Err(_) => "?".into(),
+        };
+        let is_ack = response.kind.get() == ResponseType::Ack as u16;
+        Some(if is_ack { word } else { format!("{word} (answer {})", response.kind.get()) })
+    };
+    shorten(driven.events()[from..].iter().filter_map(request).collect())
+}
+
+/// QEMU's trace of its device, as the same words.
+fn theirs_asked(console: &str) -> String {
+    let field = |line: &str, name: &str| -> Option<u64> {
+        let value = line.split(name).nth(1)?.split_ascii_whitespace().next()?;
+        value.parse().ok()
+    };
+    let mut requests: Vec<String> = Vec::new();
+    for line in console.lines() {
+        let blocks = field(line, "nb_blocks=").unwrap_or(0);
+        if line.contains("virtio_mem_plug_request") {
+            requests.push(format!("PLUG {blocks}"));
+        } else if line.contains("virtio_mem_unplug_request") {
+            requests.push(format!("UNPLUG {blocks}"));
+        } else if line.contains("virtio_mem_unplug_all_request") {
+            requests.push("UNPLUG_ALL".into());
+        } else if line.contains("virtio_mem_state_request") {
+            requests.push(format!("STATE {blocks}"));
+        } else if line.contains("virtio_mem_send_response")
+            && let Some(answer) = field(line, "type=").filter(|&answer| answer != 0)
+            && let Some(last) = requests.last_mut()
+        {
+            *last = format!("{last} (answer {answer})");
+        }
+    }
+    shorten(requests)
+}
+
+fn main() -> Result<()> {
+    let count = std::env::args().nth(1).map_or(Ok(20), |text| text.parse())?;
+    let kernels = Kernel::newer()?;
+    let kernel = kernels.iter().rfind(|kernel| !kernel.is_arm64() && qemu_for(kernel).is_some());
+    let kernel = kernel.context("no kernel or no QEMU: crates/lab/setup-qemu brings them")?;
+    println!("Linux {}, device blocks of 2 MiB, one CPU", kernel.release());
+    let counting = Wanted { counting_plugin: Some(newer_counting_plugin()?), ..Wanted::default() };
+    for (what, wanted) in [("", &Wanted::default()), ("counting instructions", &counting)] {
+        println!("128 MiB   plug: ms  M executed  unplug: ms  M executed   {what}");
+        for _ in 0..2 {
+            let mut ours = Ours(Driven::boot(kernel, wanted)?);
+            cycles("ours", &mut ours, count)?;
+            let stats = ours.0.stats();
+            drop(ours);
+            let mut theirs = Theirs(boot_on_qemus_own(kernel, wanted, false)?);
+            cycles("QEMU's", &mut theirs, count)?;
+            for (name, of) in [("PLUG", stats.plug), ("UNPLUG", stats.unplug)] {
+                let each = of.latency.total.as_nanos() / u128::from(of.count().max(1));
+                println!("         our device itself: {each} ns a {name}, {} of them", of.count());
+            }
+        }
+    }
+    let mut ours = Driven::boot(kernel, &Wanted::default())?;
+    let mut theirs = boot_on_qemus_own(kernel, &Wanted::default(), true)?;
+    let mut said = theirs.console().len();
+    println!(
+        "at boot       ours:   {}\n              QEMU's: {}",
+        ours_asked(&ours, 0),
+        theirs_asked(&theirs.console())
+    );
+    for size in [2 * MIB, 130 * MIB, 300 * MIB, 128 * MIB, 0] {
+        let from = ours.events().len();
+        ours.resize(size)?;
+        theirs.qmp().resize(0, size)?;
+        theirs.qmp().wait_for_plugged(0, size, Duration::from_secs(60))?;
+        ours.agree()?;
+        theirs.run("true")?;
+        let console = theirs.console();
+        println!("to {:>4} MiB   ours:   {}", size >> 20, ours_asked(&ours, from));
+        println!("              QEMU's: {}", theirs_asked(&console[said..]));
+        said = console.len();
+    }
+    Ok(())
+}
