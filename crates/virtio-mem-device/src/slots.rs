@@ -2,6 +2,7 @@
 //!
 //! A hypervisor has few memory slots, and each costs it metadata by size, so a VMM cuts the region into slots of, say,
 //! 128 MiB and has only those that are in use. Blocks know nothing of slots: a request may touch several, or a part of one.
+//! What of a slot is not plugged can be kept out of reach too ([`MemorySlots::open`], [`MemorySlots::close`]).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +25,26 @@ pub trait MemorySlots {
     /// # Errors
     /// Where the hypervisor refuses; the slot is still there then.
     fn remove(&mut self, part: &RegionRange) -> io::Result<()>;
+
+    /// Lets the guest at `range`, a part of a slot that is there: a slot that is used in part need not show the rest. A VMM
+    /// protects what it adds (`mprotect` with `PROT_NONE`), and opens it here, block by block; one that does not tell parts
+    /// apart leaves this as it is, and shows all of the slot.
+    ///
+    /// # Errors
+    /// Where the host refuses; nothing is open then.
+    fn open(&mut self, range: &RegionRange) -> io::Result<()> {
+        let _ = range;
+        Ok(())
+    }
+
+    /// Takes `range`, a part of a slot that is there, out of the guest's reach.
+    ///
+    /// # Errors
+    /// Where the host refuses; all is still open then.
+    fn close(&mut self, range: &RegionRange) -> io::Result<()> {
+        let _ = range;
+        Ok(())
+    }
 
     /// As [`GuestAccess::map_dma`].
     ///
@@ -51,7 +72,7 @@ pub struct SlotAccess<S> {
     slot_size: NonZeroU64,
     /// The device's.
     region: Option<RegionRange>,
-    /// Bytes the guest has of each slot that is there.
+    /// Bytes the guest has of each slot that is there; 0 where the host would not remove it.
     shown: BTreeMap<u64, u64>,
 }
 
@@ -111,8 +132,17 @@ impl<S: MemorySlots> GuestAccess for SlotAccess<S> {
         if range.len > part.len - shown {
             return Err(wrong(format!("{range:?} is shown already")));
         }
-        if shown == 0 {
+        // A slot that an earlier failure has left is there, though nothing of it is shown.
+        if !self.shown.contains_key(&slot) {
             self.slots.add(&part)?;
+            self.shown.insert(slot, 0);
+        }
+        if let Err(error) = self.slots.open(range) {
+            // If it stays, it stays closed.
+            if shown == 0 && self.slots.remove(&part).is_ok() {
+                self.shown.remove(&slot);
+            }
+            return Err(error);
         }
         self.shown.insert(slot, shown + range.len);
         Ok(())
@@ -124,12 +154,21 @@ impl<S: MemorySlots> GuestAccess for SlotAccess<S> {
         if range.len > shown {
             return Err(wrong(format!("{range:?} is not shown")));
         }
-        if range.len == shown {
-            self.slots.remove(&part)?;
-            self.shown.remove(&slot);
-        } else {
+        self.slots.close(range)?;
+        if range.len < shown {
             self.shown.insert(slot, shown - range.len);
+            return Ok(());
         }
+        if let Err(error) = self.slots.remove(&part) {
+            // All is to be shown still. What the host does not open again is out of the guest's reach all the same: then the
+            // range is hidden, and the slot is left.
+            if self.slots.open(range).is_err() {
+                self.shown.insert(slot, 0);
+                return Ok(());
+            }
+            return Err(error);
+        }
+        self.shown.remove(&slot);
         Ok(())
     }
 
