@@ -21,6 +21,8 @@ use crate::{Builder, GIB, Kernel, MIB, Machine};
 
 /// Where `crates/lab/setup-qemu` puts QEMU.
 const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer");
+/// When Linux is asked anew for what it has not done.
+const AGAIN: Duration = Duration::from_secs(15);
 /// Bytes of virtio-mem's config space.
 const CONFIG: usize = size_of::<pagefold_virtio_mem_spec::Config>();
 
@@ -149,14 +151,26 @@ impl Driven {
         Ok(self.machine.number("/proc/meminfo", "MemTotal")? << 10)
     }
 
-    /// Asks for `bytes` plugged, and waits until they are.
+    /// Asks for `bytes` plugged, and waits until they are. What Linux could not unplug at once it tries again after 50 s, or when
+    /// it is asked anew; so it is asked anew.
     ///
     /// # Errors
     /// They are not in time.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
         self.backend.resize(bytes)?;
-        self.wait_for(&format!("{} MiB plugged", bytes >> 20), |status| status.plugged_size == bytes)?;
-        Ok(())
+        let (what, all) = (format!("{} MiB plugged", bytes >> 20), self.patience);
+        let is_so = |status: &Status| status.plugged_size == bytes;
+        let status = self.backend.status();
+        let more = bytes + status.block_size;
+        let other = if more <= status.region_size { more } else { bytes - status.block_size };
+        for _ in 0..all.as_secs() / AGAIN.as_secs() {
+            if self.wait_within(AGAIN, &what, is_so).is_ok() {
+                return Ok(());
+            }
+            self.backend.resize(other)?;
+            self.backend.resize(bytes)?;
+        }
+        self.wait_within(AGAIN, &what, is_so).map(|_| ())
     }
 
     /// Waits until the device is so; looks whenever it tells something.
@@ -164,7 +178,16 @@ impl Driven {
     /// # Errors
     /// It is not in time; with the last that it told, and the console's last lines.
     pub fn wait_for(&mut self, what: &str, is_so: impl Fn(&Status) -> bool) -> Result<Status> {
-        let deadline = Instant::now() + self.patience;
+        self.wait_within(self.patience, what, is_so)
+    }
+
+    fn wait_within(
+        &mut self,
+        within: Duration,
+        what: &str,
+        is_so: impl Fn(&Status) -> bool,
+    ) -> Result<Status> {
+        let deadline = Instant::now() + within;
         loop {
             let seen = self.said.events().len();
             let status = self.backend.status();

@@ -33,7 +33,7 @@ pub fn random_sizes(kernel: &Kernel) {
         assert_eq!(driven.machine.run(&pin).unwrap(), "2\n");
         least = 320 * MIB;
     }
-    let steps = if super::is_long() { 200 } else { 6 };
+    let steps = if super::is_long() { 200 } else { 4 };
     let seed = 17;
     let mut random = fastrand::Rng::with_seed(seed);
     for step in 0..steps {
