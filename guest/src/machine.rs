@@ -21,9 +21,9 @@ pub struct Machine;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Interrupts;
 
-// SAFETY: `heavy` returns when every processor that runs has passed a full fence in its handler, or between two of its
-// instructions so to speak; the reader's half keeps the compiler from moving accesses across. Whichever side of that
-// fence the reader's program order is on decides which order of the contract holds.
+// SAFETY: `heavy` returns when every processor that runs has passed a full fence in its interrupt handler. The handler runs
+// between two instructions of the reader, and `light` keeps the compiler from moving accesses across them. So each access of
+// the reader comes before or after that fence, as the contract asks.
 unsafe impl Barrier for Interrupts {
     #[inline]
     fn light(&self) {
@@ -60,12 +60,12 @@ impl Platform for Machine {
 
 /// Frames that were taken from the engine, since they were.
 pub static TAKEN: AtomicU64 = AtomicU64::new(0);
-/// Whoever tops up.
+/// Held by the CPU that refills.
 static TOPPING: Mutex<()> = Mutex::new(());
 
 /// Keeps the reserve of frames between its marks. To be called outside of the engine, often.
 pub fn top_up<R: Protocol>(engine: &Engine<Machine, R>) {
-    // Whoever comes second need not.
+    // Another CPU is refilling.
     let Some(_topping) = TOPPING.try_lock() else { return };
     let is_low = frames::reserve().0 < frames::LOW;
     while is_low && frames::reserve().0 < frames::HIGH {

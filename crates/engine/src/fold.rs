@@ -357,7 +357,7 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
                 for map_page in claim.map_pages().map(MapPage) {
                     if self.engine.map.class(map_page).1 {
                         self.engine.map.stay_backed(map_page);
-                        // To be tried again, by whoever looks for something to fold next.
+                        // The next folder tries it again.
                         self.engine.map.classes.hint_foldable(map_page);
                     }
                 }

@@ -1,4 +1,4 @@
-//! The memory map: descriptors under classes, and the protocol between walkers and whoever folds and unfolds.
+//! The memory map: descriptors under classes, and the protocol between walkers and those who fold and unfold.
 //!
 //! # What the protocol promises
 //!
@@ -340,7 +340,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                 page.owner.get_mut().write(fresh_owner());
             }
             let mark = if self.is_poisoned(pfn) { POISON } else { 0 };
-            // Release: whoever sees the zero also sees that the folio is over.
+            // Release: a CPU that sees the zero also sees that the folio is over.
             page.state.store(mark, Ordering::Release);
         }
     }

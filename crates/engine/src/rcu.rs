@@ -129,7 +129,7 @@ pub struct Rcu<B> {
 }
 
 // SAFETY: blocks are only ever added, and read through shared references to atomics; callbacks are `Send` and owned by
-// whoever swaps the list out.
+// the thread that swaps the list out.
 unsafe impl<B: Barrier> Sync for Rcu<B> {}
 // SAFETY: as above.
 unsafe impl<B: Barrier> Send for Rcu<B> {}

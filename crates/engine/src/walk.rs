@@ -1,4 +1,4 @@
-//! Walkers: whoever looks at pages without owning them.
+//! Walkers: code that looks at pages without owning them.
 
 use core::fmt;
 
@@ -119,8 +119,7 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
         self.try_get_slowly(pfn).map(|page| Folio::adopt(self.engine, page))
     }
 
-    /// Not the head of a shared folio in a `Mapped` map page, or not at that moment. (Without a section the class may
-    /// only say that there is nothing to read.)
+    /// Slow path: tails, contention, misses. (Without a section the class may only say that there is nothing to read.)
     #[inline(never)]
     fn try_get_slowly(&self, pfn: Pfn) -> Result<&'e Page<P::Owner>, Miss> {
         if R::ASKS_CLASS

@@ -1,4 +1,4 @@
-//! Reading this machine's pages beside merely reading the files, and beside the kernel's own `page-types`. Needs root.
+//! Reading this machine's pages beside a plain read of the files, and beside the kernel's own `page-types`. Needs root.
 //! `cargo bench -p pagefold --bench scan` prints the second table of docs/benchmarks.md.
 
 mod pairs;
@@ -36,10 +36,10 @@ fn main() {
     let what = "pages read and classified";
     let mut ours = || time(scan_and_classify);
     let mut rows = Vec::new();
-    let name = format!("merely reading both files, {threads} threads");
+    let name = format!("plain read of both files, {threads} threads");
     let mut files = || time(|| read_files(&["kpageflags", "kpagecount"], &machine, threads));
     rows.push(pair(what, &mut ours, &name, &mut files, pages, Bar::AtMost(1.15)));
-    let name = format!("merely reading `kpageflags`, {threads} threads");
+    let name = format!("plain read of `kpageflags`, {threads} threads");
     let mut flags = || time(|| read_files(&["kpageflags"], &machine, threads));
     rows.push(pair(what, &mut ours, &name, &mut flags, pages, Bar::None));
     if Path::new(PAGE_TYPES).exists() {

@@ -211,7 +211,7 @@ const QUESTIONS: u32 = 256;
 const WORK_STEPS: u64 = 4096;
 const WORK_STEPS_A_UNIT: u64 = 256;
 
-/// What a driver works with: memory hotplug, and whoever moves folios.
+/// What a driver works with: memory hotplug, and the code that moves folios.
 pub(crate) struct Machine<'h, 'e, P: Platform, R: Protocol> {
     pub(crate) hotplug: &'h mut Hotplug<'e, P, R>,
     pub(crate) migrate: &'h mut dyn Migrate<'e, P, R>,
@@ -279,7 +279,7 @@ pub(crate) struct Within {
 }
 
 impl<'e, C: Channel> Driver<'e, C> {
-    /// Takes a device in hand. Nothing is plugged or unplugged before the first step.
+    /// Starts to drive a device. Nothing is plugged or unplugged before the first step.
     ///
     /// # Errors
     /// [`ProbeError`].
@@ -528,7 +528,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         let (requested, plugged) = (self.limits.requested, self.tracking.plugged_bytes());
         let sub_block = self.geometry.sub_block();
         if requested >= plugged.saturating_add(sub_block) {
-            // Whoever has no memory to use what is plugged needs no more of it.
+            // Without memory to use what is plugged, more is of no use.
             owed?;
             let subs = (requested - plugged) / sub_block;
             match self.geometry.mode {

@@ -123,7 +123,7 @@ impl<H: Hal> RequestQueue<H> {
         self.copy_in(RESPONSE, nothing.as_bytes());
         self.write(AVAIL + RING_ENTRIES + 2 * usize::from(self.made % self.size), HEAD);
         self.made = self.made.wrapping_add(1);
-        // Release: whoever sees the index sees the request and its entry.
+        // Release: a device that sees the index sees the request and its entry.
         self.index(AVAIL).store(self.made, Ordering::Release);
         // Between writing the index and reading the flags (virtio 1.2, 2.7.13.4): or both ends might wait for the other.
         fence(Ordering::SeqCst);

@@ -118,7 +118,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         // Room to owe it, should there be no memory to bring it online.
         self.owed.try_reserve(1).map_err(|_| Trouble::NoMemory)?;
         self.plug(unit, 0..subs)?;
-        // The state before the block, so that whoever brings it online exposes only what is plugged.
+        // The state before the block: who brings it online then exposes only what is plugged.
         self.tracking.apply(unit, Trigger::Plug { all: subs == self.geometry.per_unit() });
         let pages = machine.hotplug.pages(self.block(unit));
         if let Err(error) = machine.hotplug.add(pages, self.node, self.group) {

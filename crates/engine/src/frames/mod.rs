@@ -377,7 +377,7 @@ impl<M: Mapping> Frames<M> {
         let mut now = word.load(Ordering::Relaxed);
         loop {
             let bit = rows::find(now, order.get())?;
-            // Acquire: pairs with the Release of whoever owned the pages before.
+            // Acquire: pairs with the Release by which the last owner freed the pages (`free_mask`).
             match word.compare_exchange(
                 now,
                 now | rows::mask(bit, order.get()),
@@ -587,7 +587,7 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
-    /// `SMALL` → `to`, for whoever owns every page of the area; the mark of isolation stays. Returns the lane as it was,
+    /// `SMALL` → `to`. The caller owns every page of the area; the mark of isolation stays. Returns the lane as it was,
     /// or nothing if it is not `SMALL`.
     fn leave_small(&self, area: Area, to: u8) -> Option<u8> {
         loop {

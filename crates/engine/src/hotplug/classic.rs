@@ -6,7 +6,7 @@
 //! everything is as before.
 //!
 //! With grace periods that cannot happen to walkers who take references inside a section only: the class says `Offline`
-//! first, then whoever looked before is waited for, then the references are dropped.
+//! first, then a grace period waits for walkers that looked before, then the references are dropped.
 //!
 //! In Linux the driver drops the references, when it is told that the block is about to go offline. Here
 //! [`Hotplug`](super::Hotplug) does, once all listeners have agreed: a reference that anyone could drop would be nobody's.
@@ -145,7 +145,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
 
     /// Frees fake-offline areas: their memory is there again.
     pub(crate) fn free_offline(&self, pages: &Range<u64>) -> Result<(), FakeError> {
-        // Whoever looked at them lets go within a grace period, unless it means to keep a reference.
+        // A walker that looked at them lets go within a grace period, unless it means to keep a reference.
         self.drop_offline_references(pages.clone(), true)?.keep();
         let map_pages = map_pages_of(pages);
         map_pages.clone().for_each(|map_page| self.map.end_offline(MapPage(map_page)));

@@ -24,8 +24,8 @@
 //!
 //! # Walkers
 //!
-//! They need not know. A stale page number in memory that went away finds the class `Offline` or `Absent`; who looks at
-//! the descriptor all the same reads zeros. The memory of descriptors goes after a grace period, as everywhere.
+//! Walkers do not know about memory blocks. A stale page number in memory that went away finds the class `Offline` or `Absent`; a
+//! read of the descriptor still finds zeros. The memory of descriptors goes after a grace period, as everywhere.
 //!
 //! Terms, states and the order of notifications are those of Linux (`mm/memory_hotplug.c`, `drivers/base/memory.c`).
 
@@ -104,7 +104,7 @@ pub enum HotplugError {
 impl fmt::Display for HotplugError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            HotplugError::Taken => "memory hotplug of this engine was taken in hand before",
+            HotplugError::Taken => "memory hotplug of this engine was already created",
             HotplugError::BlockSize => {
                 "a memory block must be a power of two of at least 128 MiB, inside the machine"
             }
@@ -281,7 +281,7 @@ pub struct Hotplug<'e, P: Platform, R: Protocol = Fold> {
 }
 
 impl<P: Platform, R: Protocol> Engine<P, R> {
-    /// Takes memory hotplug in hand, once.
+    /// Creates the one owner of this engine's memory hotplug.
     ///
     /// # Errors
     /// [`HotplugError`].

@@ -115,7 +115,7 @@ pub trait Listener: Send + Sync {
     fn notify(&self, event: Event, change: &Change) -> Result<(), Veto>;
 
     /// For a block that goes online: calls `part` with every range of `pages` that memory is behind, and returns true.
-    /// False, without a call, if the block is none of its business. If it is nobody's, there is memory behind all of it.
+    /// Return false, without a call, if the block is not yours. There is memory behind all of an unclaimed block.
     ///
     /// The parts are whole areas of 2 MiB of the block, ascending, and name no page twice; anything else is a
     /// [`BadPart`], and the block stays offline. It is asked once for each time the block goes online, before anything is
