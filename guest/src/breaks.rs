@@ -18,7 +18,7 @@ use crate::machine::Machine;
 static HANG: AtomicBool = AtomicBool::new(false);
 
 /// Breaks it.
-pub fn now<R: Protocol>(what: Break, engine: &Engine<Machine, R>) {
+pub fn now<R: Protocol>(what: Break, engine: &Engine<Machine<R>>) {
     match what {
         Break::Write => {
             let map = engine.tables().into_iter().find(|(kind, _)| *kind == TableKind::Map);

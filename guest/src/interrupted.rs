@@ -1,14 +1,9 @@
-//! Walkers that are interrupted at the worst moment.
-//!
-//! The races of this subject need a walker that is held up between looking at a refcount and swapping it: two
-//! neighbouring instructions. On real machines an interrupt, or the hypervisor, does that now and then. Here it happens
-//! once in some thousand looks: the walker waits right there, for as long as a long interrupt takes. The rules are those of
-//! the protocol it wraps, and one that is right does not care.
+//! Walkers that are interrupted at the worst moment: once in some thousand looks a walker waits right there, for as long as
+//! a long interrupt takes.
 
-use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use pagefold_engine::protocol::Protocol;
+use pagefold_engine::protocol::{Delay, Delayed};
 
 use crate::clock;
 
@@ -17,18 +12,16 @@ const PERIOD: u32 = 4096;
 /// For so long, in nanoseconds.
 const LENGTH: u64 = 50_000;
 
-/// Protocol `R`, with walkers that are held up between look and swap.
+/// The rules `R`, with walkers that are held up between look and swap.
+pub type Interrupted<R> = Delayed<R, Interruption>;
+
+/// Waits once in `PERIOD` looks.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Interrupted<R>(PhantomData<R>);
+pub struct Interruption;
 
-impl<R: Protocol> Protocol for Interrupted<R> {
-    const NAME: &'static str = R::NAME;
-    const ASKS_CLASS: bool = R::ASKS_CLASS;
-    const WAITS: bool = R::WAITS;
-    const TOLERATES_WRITES: bool = R::TOLERATES_WRITES;
-
+impl Delay for Interruption {
     #[inline]
-    fn between_look_and_swap() {
+    fn delay() {
         static LOOKS: AtomicU32 = AtomicU32::new(0);
         // Not exact, and shared on purpose: a plain counter of each processor's would do as well.
         let looks = LOOKS.load(Ordering::Relaxed).wrapping_add(1);

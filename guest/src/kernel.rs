@@ -40,23 +40,23 @@ pub(crate) struct Device {
 
 /// What the first processor has.
 pub struct Kernel<R: Protocol> {
-    pub(crate) engine: &'static Engine<Machine, R>,
-    pub(crate) hotplug: Hotplug<'static, Machine, R>,
+    pub(crate) engine: &'static Engine<Machine<R>>,
+    pub(crate) hotplug: Hotplug<'static, Machine<R>>,
     pub(crate) options: Options,
     devices: Option<Devices>,
     pub(crate) drivers: Vec<Device>,
     pub(crate) crew: &'static Crew<R>,
     /// The workloads of the command line.
     pub(crate) workloads: &'static [WorkloadArg],
-    pub(crate) population: Population<'static, 'static, Machine, Memory, R>,
+    pub(crate) population: Population<'static, 'static, Machine<R>, Memory>,
     pub(crate) host: Host,
 }
 
 impl<R: Protocol> Kernel<R> {
     /// Probes the devices.
     pub fn new(
-        engine: &'static Engine<Machine, R>,
-        hotplug: Hotplug<'static, Machine, R>,
+        engine: &'static Engine<Machine<R>>,
+        hotplug: Hotplug<'static, Machine<R>>,
         options: Options,
         workloads: Vec<WorkloadArg>,
         devices: Option<Devices>,
@@ -250,12 +250,12 @@ impl<R: Protocol> Kernel<R> {
 
 /// A population that is asked to move one folio after the other, which takes its time and frames.
 struct Watched<'a, R: Protocol>(
-    &'a mut Population<'static, 'static, Machine, Memory, R>,
-    &'static Engine<Machine, R>,
+    &'a mut Population<'static, 'static, Machine<R>, Memory>,
+    &'static Engine<Machine<R>>,
 );
 
-impl<R: Protocol> Migrate<'static, Machine, R> for Watched<'_, R> {
-    fn migrate(&mut self, folio: Folio<'static, Machine, R>) -> Migration {
+impl<R: Protocol> Migrate<'static, Machine<R>> for Watched<'_, R> {
+    fn migrate(&mut self, folio: Folio<'static, Machine<R>>) -> Migration {
         watchdog::beat();
         top_up(self.1);
         self.0.migrate(folio)

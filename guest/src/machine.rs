@@ -1,5 +1,6 @@
 //! The engine's platform here: page tables, inter-processor interrupts, and the kernel's own frames.
 
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use pagefold_engine::platform::{Barrier, Platform, TableKind};
@@ -13,9 +14,16 @@ use crate::paging::MapError;
 use crate::tables::Table;
 use crate::{cpu, frames, remote};
 
-/// This machine.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Machine;
+/// This machine, and the rules of its walkers and folders.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<R>(PhantomData<R>);
+
+impl<R> Machine<R> {
+    /// It.
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
 
 /// Readers pay nothing; who waits for them interrupts every processor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,10 +47,11 @@ unsafe impl Barrier for Interrupts {
     }
 }
 
-impl Platform for Machine {
+impl<R: Protocol> Platform for Machine<R> {
     type Mapping = Table;
     type Barrier = Interrupts;
     type Owner = Stamp;
+    type Rules = R;
     type Error = MapError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Table, MapError> {
@@ -64,7 +73,7 @@ pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 static TOPPING: Mutex<()> = Mutex::new(());
 
 /// Keeps the reserve of frames between its marks. To be called outside of the engine, often.
-pub fn top_up<R: Protocol>(engine: &Engine<Machine, R>) {
+pub fn top_up<R: Protocol>(engine: &Engine<Machine<R>>) {
     // Another CPU is refilling.
     let Some(_topping) = TOPPING.try_lock() else { return };
     let is_low = frames::reserve().0 < frames::LOW;

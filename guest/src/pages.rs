@@ -28,7 +28,7 @@ const MAP_PAGE: u64 = 64;
 
 /// All pages, some runs at a time.
 pub struct Pages<'e, R: Protocol> {
-    walker: Walker<'e, Machine, R>,
+    walker: Walker<'e, Machine<R>>,
     end: u64,
     /// What is not given out yet.
     run: PageRun,
@@ -36,7 +36,7 @@ pub struct Pages<'e, R: Protocol> {
 
 impl<'e, R: Protocol> Pages<'e, R> {
     /// All pages below `end`.
-    pub fn new(walker: Walker<'e, Machine, R>, end: u64) -> Self {
+    pub fn new(walker: Walker<'e, Machine<R>>, end: u64) -> Self {
         Self { walker, end, run: PageRun(0, 0, 0) }
     }
 

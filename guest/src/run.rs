@@ -212,8 +212,8 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
     let config = Config::new(ends.max().unwrap_or(0));
     // SAFETY: `Fold` keeps the promises, also when its walkers are held up. `NoGracePeriod` is here to be seen: what its
     // walkers touch faults, and the fault handler ends the machine with a report.
-    let engine = unsafe { Engine::with_protocol(Machine, config) };
-    let engine: &'static Engine<Machine, R> = match engine {
+    let engine = unsafe { Engine::with_rules(Machine::new(), config) };
+    let engine: &'static Engine<Machine<R>> = match engine {
         Ok(engine) => Box::leak(Box::new(engine)),
         Err(error) => refuse(Exit::Unsupported, format_args!("no engine: {error:?}")),
     };
@@ -263,7 +263,7 @@ pub fn processor() -> ! {
     }
 }
 
-struct Describer<R: Protocol>(&'static Engine<Machine, R>);
+struct Describer<R: Protocol>(&'static Engine<Machine<R>>);
 
 impl<R: Protocol> Describe for Describer<R> {
     fn class(&self, pfn: u64) -> (&'static str, bool) {

@@ -12,7 +12,6 @@ use crate::geometry::{
 };
 use crate::page::PageKind;
 use crate::platform::Platform;
-use crate::protocol::Protocol;
 use crate::zone::Zone;
 
 /// What a sound machine consists of.
@@ -124,7 +123,7 @@ impl fmt::Display for Violation {
 }
 impl core::error::Error for Violation {}
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// Checks every page. Nothing should move meanwhile: no walker, no folder, no allocation; handles may exist. (If
     /// something does, the answer means nothing, and no more happens.)
     ///

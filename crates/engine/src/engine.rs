@@ -5,7 +5,6 @@
 //! classes owns the pages, and the allocator alone decides who that is.
 
 use core::fmt;
-use core::marker::PhantomData;
 use core::ops::Range;
 
 use crate::class::{Class, ClassByte, Classes};
@@ -152,42 +151,41 @@ impl fmt::Display for OnlineError {
 impl core::error::Error for OnlineError {}
 
 /// The engine. See the [crate](crate) for what it does, and [`crate::map`] for what it promises.
-pub struct Engine<P: Platform, R: Protocol = Fold> {
+pub struct Engine<P: Platform> {
     pub(crate) map: MemoryMap<P::Mapping, P::Owner>,
     zones: [Frames<P::Mapping>; 2],
     pub(crate) records: Records<P::Mapping>,
     pub(crate) hotplug_taken: AtomicBool,
     pub(crate) rcu: Rcu<P::Barrier>,
     platform: P,
-    _protocol: PhantomData<R>,
 }
 
-impl<P: Platform> Engine<P> {
+impl<P: Platform<Rules = Fold>> Engine<P> {
     /// An engine without memory: everything is `Absent`, nothing is materialised.
     ///
     /// # Errors
     /// [`NewError`].
     pub fn new(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
         // SAFETY: the rules of `Fold` keep every promise.
-        unsafe { Self::with_protocol(platform, config) }
+        unsafe { Self::with_rules(platform, config) }
     }
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
-    /// As [`new`](Engine::new), with other rules, for comparison and for tests. No other call makes an engine whose rules
-    /// are not [`Fold`]'s, so whatever else is called of such an engine, this call answers for it.
+impl<P: Platform> Engine<P> {
+    /// As [`new`](Engine::new), by whatever rules the platform names, for comparison and for tests. No other call makes an
+    /// engine whose rules are not [`Fold`]'s, so whatever else is called of such an engine, this call answers for it.
     ///
     /// ```
     /// # use pagefold_engine::{Config, Engine, NewError, Platform, protocol::NoGracePeriod};
-    /// # fn kernel<P: Platform>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
+    /// # fn kernel<P: Platform<Rules = NoGracePeriod>>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
     /// // SAFETY: folded pages that are written to come back as zeros here, and somebody looks for them.
-    /// let engine = unsafe { Engine::<P, NoGracePeriod>::with_protocol(platform, config) }?;
+    /// let engine = unsafe { Engine::with_rules(platform, config) }?;
     /// # Ok(()) }
     /// ```
-    /// ```compile_fail,E0599
+    /// ```compile_fail,E0271
     /// # use pagefold_engine::{Config, Engine, NewError, Platform, protocol::NoGracePeriod};
-    /// # fn kernel<P: Platform>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
-    /// let engine = Engine::<P, NoGracePeriod>::new(platform, config)?;
+    /// # fn kernel<P: Platform<Rules = NoGracePeriod>>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
+    /// let engine = Engine::new(platform, config)?;
     /// # Ok(()) }
     /// ```
     ///
@@ -201,10 +199,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`NewError`].
-    pub unsafe fn with_protocol(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
+    pub unsafe fn with_rules(platform: P, config: Config) -> Result<Self, NewError<P::Error>> {
         const {
             assert!(
-                !P::Mapping::HAS_GAP || !reads_folded::<R>(),
+                !P::Mapping::HAS_GAP || !reads_folded::<P::Rules>(),
                 "this protocol reads folded descriptors: it needs a mapping without a gap"
             );
         }
@@ -238,15 +236,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
             frames([TableKind::MovableRows, TableKind::MovableLanes, TableKind::MovableTrees])?,
         ];
         let rcu = Rcu::new(platform.barrier());
-        Ok(Self {
-            map,
-            zones,
-            records,
-            hotplug_taken: AtomicBool::new(false),
-            rcu,
-            platform,
-            _protocol: PhantomData,
-        })
+        Ok(Self { map, zones, records, hotplug_taken: AtomicBool::new(false), rcu, platform })
     }
 
     /// Page numbers end here.
@@ -292,7 +282,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn walker(&self) -> Result<Walker<'_, P, R>, OutOfMemory> {
+    pub fn walker(&self) -> Result<Walker<'_, P>, OutOfMemory> {
         Ok(Walker::new(self, self.rcu.reader()?))
     }
 
@@ -300,7 +290,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn fold_batch(&self, capacity: usize) -> Result<FoldBatch<'_, P, R>, OutOfMemory> {
+    pub fn fold_batch(&self, capacity: usize) -> Result<FoldBatch<'_, P>, OutOfMemory> {
         FoldBatch::new(self, capacity)
     }
 
@@ -308,7 +298,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn folder(&self, batch: usize) -> Result<Folder<'_, P, R>, OutOfMemory> {
+    pub fn folder(&self, batch: usize) -> Result<Folder<'_, P>, OutOfMemory> {
         Folder::new(self, batch)
     }
 
@@ -486,7 +476,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`AllocError`].
-    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         self.alloc_in(Zone::Normal, order, kind)
     }
 
@@ -495,14 +485,14 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`AllocError`], of the normal zone.
-    pub fn alloc_movable(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+    pub fn alloc_movable(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         match self.alloc_in(Zone::Movable, order, kind) {
             Err(AllocError::NoMemory | AllocError::NoFrames) => self.alloc_in(Zone::Normal, order, kind),
             done => done,
         }
     }
 
-    fn alloc_in(&self, zone: Zone, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+    fn alloc_in(&self, zone: Zone, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         loop {
             let pfn = self.zone(zone).alloc(order, self.platform.cpu())?;
             if self.has_poison(pfn, order) {
@@ -518,7 +508,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Errors
     /// [`AllocError`].
-    pub fn alloc_at(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+    pub fn alloc_at(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages()) {
             return Err(AllocError::Absent);
         }
@@ -530,7 +520,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         self.make_folio(pfn, order, kind)
     }
 
-    fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P, R>, AllocError> {
+    fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         if let Err(no_frames) = self.map.claim(pfn, order, kind) {
             self.give_back(pfn, order);
             return Err(no_frames.into());
@@ -543,7 +533,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     ///
     /// # Safety
     /// `raw` came from a folio of this engine and was not given back before.
-    pub unsafe fn from_raw(&self, raw: RawFolio) -> Folio<'_, P, R> {
+    pub unsafe fn from_raw(&self, raw: RawFolio) -> Folio<'_, P> {
         // SAFETY: the number of a folio of this engine lies in its map.
         Folio::adopt(self, unsafe { self.map.page(raw.0).unwrap_unchecked() })
     }
@@ -714,10 +704,10 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Engine<P, R> {
+impl<P: Platform> fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("protocol", &R::NAME)
+            .field("protocol", &P::Rules::NAME)
             .field("pages", &self.pages())
             .field("layout", &self.layout())
             .field("materialised_map_pages", &self.materialised_map_pages())

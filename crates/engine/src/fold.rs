@@ -15,7 +15,7 @@ use crate::frames::Claim;
 use crate::geometry::{MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MapPage};
 use crate::map::try_vec;
 use crate::platform::{Barrier, FoldRange, Platform};
-use crate::protocol::{Fold, Protocol};
+use crate::protocol::Protocol;
 use crate::rcu::{OutOfMemory, Ticket};
 
 /// What folding did.
@@ -78,8 +78,8 @@ impl<'e, B: Barrier> Pending<'e, B> {
         }
     }
 
-    fn start<P: Platform<Barrier = B>, R: Protocol>(&mut self, engine: &'e Engine<P, R>) {
-        if R::WAITS && !self.ranges.is_empty() {
+    fn start<P: Platform<Barrier = B>>(&mut self, engine: &'e Engine<P>) {
+        if P::Rules::WAITS && !self.ranges.is_empty() {
             self.ticket = Some(engine.rcu.start());
         }
     }
@@ -96,7 +96,7 @@ impl<'e, B: Barrier> Pending<'e, B> {
     }
 
     /// Takes the memory away. The grace period is over.
-    fn finish<P: Platform<Barrier = B>, R: Protocol>(&mut self, engine: &Engine<P, R>) -> FoldReport {
+    fn finish<P: Platform<Barrier = B>>(&mut self, engine: &Engine<P>) -> FoldReport {
         if self.ranges.is_empty() {
             return FoldReport::default();
         }
@@ -116,14 +116,14 @@ impl<'e, B: Barrier> Pending<'e, B> {
 /// grace period and gives the memory of all their tails back; then the folios can be taken out again. Dropping the batch
 /// before that frees the folios.
 #[must_use = "nothing is folded before commit"]
-pub struct FoldBatch<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
-    folios: Vec<Frozen<'e, P, R>>,
+pub struct FoldBatch<'e, P: Platform> {
+    engine: &'e Engine<P>,
+    folios: Vec<Frozen<'e, P>>,
     pending: Pending<'e, P::Barrier>,
 }
 
-impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
-    pub(crate) fn new(engine: &'e Engine<P, R>, capacity: usize) -> Result<Self, OutOfMemory> {
+impl<'e, P: Platform> FoldBatch<'e, P> {
+    pub(crate) fn new(engine: &'e Engine<P>, capacity: usize) -> Result<Self, OutOfMemory> {
         Ok(Self { engine, folios: try_vec(capacity)?, pending: Pending::new(capacity)? })
     }
 
@@ -141,7 +141,7 @@ impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
     /// # Errors
     /// The folio as it was, and why.
     #[allow(clippy::type_complexity)]
-    pub fn push(&mut self, folio: Frozen<'e, P, R>) -> Result<(), (Frozen<'e, P, R>, PushError)> {
+    pub fn push(&mut self, folio: Frozen<'e, P>) -> Result<(), (Frozen<'e, P>, PushError)> {
         if !core::ptr::eq(folio.engine(), self.engine) {
             return Err((folio, PushError::OtherEngine));
         }
@@ -164,13 +164,13 @@ impl<'e, P: Platform, R: Protocol> FoldBatch<'e, P, R> {
 
     /// Takes the folios out, in the order in which they came. Those that were not committed have their tails published
     /// as folded, but their memory stays until they are pushed again, or freed.
-    pub fn drain(&mut self) -> impl Iterator<Item = Frozen<'e, P, R>> {
+    pub fn drain(&mut self) -> impl Iterator<Item = Frozen<'e, P>> {
         self.pending.ranges.clear();
         self.folios.drain(..)
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for FoldBatch<'_, P, R> {
+impl<P: Platform> fmt::Debug for FoldBatch<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FoldBatch").field("folios", &self.folios).finish_non_exhaustive()
     }
@@ -180,8 +180,8 @@ impl<P: Platform, R: Protocol> fmt::Debug for FoldBatch<'_, P, R> {
 ///
 /// Between [`start`](Self::start) and [`poll`](Self::poll) the pages of the batch are not available to allocations; dropping it
 /// finishes the batch, which waits for its grace period.
-pub struct Folder<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Folder<'e, P: Platform> {
+    engine: &'e Engine<P>,
     /// Section where the search goes on.
     cursor: u64,
     /// What was taken from the allocator.
@@ -193,8 +193,8 @@ pub struct Folder<'e, P: Platform, R: Protocol = Fold> {
 /// Sections looked at in one search: bounds a step where there is nothing to do.
 const SECTIONS_PER_STEP: u64 = 1 << 16;
 
-impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
-    pub(crate) fn new(engine: &'e Engine<P, R>, batch: usize) -> Result<Self, OutOfMemory> {
+impl<'e, P: Platform> Folder<'e, P> {
+    pub(crate) fn new(engine: &'e Engine<P>, batch: usize) -> Result<Self, OutOfMemory> {
         let batch = batch.max(1);
         let ranges = batch.saturating_mul(MAP_PAGES_PER_AREA as usize);
         Ok(Self { engine, cursor: 0, claims: try_vec(batch)?, pending: Pending::new(ranges)?, batch })
@@ -370,14 +370,14 @@ impl<'e, P: Platform, R: Protocol> Folder<'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Folder<'_, P, R> {
+impl<P: Platform> Drop for Folder<'_, P> {
     fn drop(&mut self) {
         self.pending.wait();
         self.finish();
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Folder<'_, P, R> {
+impl<P: Platform> fmt::Debug for Folder<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Folder").field("cursor", &self.cursor).field("claims", &self.claims.len()).finish()
     }

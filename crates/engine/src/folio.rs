@@ -13,7 +13,6 @@ use crate::engine::Engine;
 use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
 use crate::page::{Kind, MAX_REFS, Page, PageKind, State};
 use crate::platform::{NoFrames, Platform};
-use crate::protocol::{Fold, Protocol};
 use crate::sync::{Ordering, fence};
 
 /// A folio has [`MAX_REFS`] references: no more can be taken until some are put.
@@ -35,23 +34,23 @@ pub struct RawFolio(pub Pfn);
 
 /// A counted reference on a folio.
 #[must_use = "dropping it puts the reference"]
-pub struct Folio<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Folio<'e, P: Platform> {
+    engine: &'e Engine<P>,
     /// The head's descriptor. (The page number follows from it; putting needs only this.)
     page: &'e Page<P::Owner>,
 }
 
-impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
+impl<'e, P: Platform> Folio<'e, P> {
     /// `page` is a materialised head of the engine's map, on which the caller has a reference, which now is the
     /// handle's.
     #[inline]
-    pub(crate) fn adopt(engine: &'e Engine<P, R>, page: &'e Page<P::Owner>) -> Self {
+    pub(crate) fn adopt(engine: &'e Engine<P>, page: &'e Page<P::Owner>) -> Self {
         page.owner.may_read();
         Self { engine, page }
     }
 
     /// The engine it belongs to.
-    pub fn engine(&self) -> &'e Engine<P, R> {
+    pub fn engine(&self) -> &'e Engine<P> {
         self.engine
     }
 
@@ -111,7 +110,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
     ///
     /// # Errors
     /// The reference itself, when somebody else holds one too.
-    pub fn freeze(self) -> Result<Frozen<'e, P, R>, Self> {
+    pub fn freeze(self) -> Result<Frozen<'e, P>, Self> {
         let mut state = self.state();
         while state.refs() == 1 {
             let frozen = state.with_refs(0);
@@ -137,7 +136,7 @@ impl<'e, P: Platform, R: Protocol> Folio<'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Folio<'_, P, R> {
+impl<P: Platform> Drop for Folio<'_, P> {
     #[inline]
     fn drop(&mut self) {
         self.page.owner.may_read();
@@ -151,7 +150,7 @@ impl<P: Platform, R: Protocol> Drop for Folio<'_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Folio<'_, P, R> {
+impl<P: Platform> fmt::Debug for Folio<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Folio {} {:?}", self.pfn(), self.state())
     }
@@ -159,8 +158,8 @@ impl<P: Platform, R: Protocol> fmt::Debug for Folio<'_, P, R> {
 
 /// A folio that nobody else can reach. See the module's text.
 #[must_use = "dropping it frees the folio"]
-pub struct Frozen<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Frozen<'e, P: Platform> {
+    engine: &'e Engine<P>,
     page: &'e Page<P::Owner>,
     order: Order,
 }
@@ -196,14 +195,14 @@ impl fmt::Display for ReshapeError {
 }
 impl core::error::Error for ReshapeError {}
 
-impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
+impl<'e, P: Platform> Frozen<'e, P> {
     /// The block whose head's descriptor is `page` is a frozen folio that the caller owns; the handle owns it now.
-    pub(crate) fn adopt(engine: &'e Engine<P, R>, page: &'e Page<P::Owner>, order: Order) -> Self {
+    pub(crate) fn adopt(engine: &'e Engine<P>, page: &'e Page<P::Owner>, order: Order) -> Self {
         page.owner.may_write();
         Self { engine, page, order }
     }
     /// The engine it belongs to.
-    pub fn engine(&self) -> &'e Engine<P, R> {
+    pub fn engine(&self) -> &'e Engine<P> {
         self.engine
     }
     /// The first page.
@@ -236,7 +235,7 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
 
     /// Shares it: refcount 1, walkers may find it from here on.
     #[inline]
-    pub fn share(self) -> Folio<'e, P, R> {
+    pub fn share(self) -> Folio<'e, P> {
         let this = ManuallyDrop::new(self);
         this.page.owner.may_write();
         let state = State(this.page.state.load(Ordering::Relaxed)).with_refs(1);
@@ -265,7 +264,7 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     /// # Errors
     /// The folio as it was, and why.
     #[allow(clippy::type_complexity)]
-    pub fn split(self, to: Order) -> Result<Pieces<'e, P, R>, (Self, ReshapeError)> {
+    pub fn split(self, to: Order) -> Result<Pieces<'e, P>, (Self, ReshapeError)> {
         if to >= self.order {
             return Err((self, ReshapeError::NotSmaller));
         }
@@ -312,13 +311,13 @@ impl<'e, P: Platform, R: Protocol> Frozen<'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Frozen<'_, P, R> {
+impl<P: Platform> Drop for Frozen<'_, P> {
     fn drop(&mut self) {
         self.engine.free_block(self.pfn(), self.order);
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Frozen<'_, P, R> {
+impl<P: Platform> fmt::Debug for Frozen<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frozen {} {}", self.pfn(), self.order)
     }
@@ -326,15 +325,15 @@ impl<P: Platform, R: Protocol> fmt::Debug for Frozen<'_, P, R> {
 
 /// The pieces of a split folio, ascending. Those not taken are freed when this is dropped.
 #[must_use = "dropping it frees the pieces that were not taken"]
-pub struct Pieces<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Pieces<'e, P: Platform> {
+    engine: &'e Engine<P>,
     next: u64,
     end: u64,
     order: Order,
 }
 
-impl<'e, P: Platform, R: Protocol> Iterator for Pieces<'e, P, R> {
-    type Item = Frozen<'e, P, R>;
+impl<'e, P: Platform> Iterator for Pieces<'e, P> {
+    type Item = Frozen<'e, P>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.next >= self.end {
@@ -351,15 +350,15 @@ impl<'e, P: Platform, R: Protocol> Iterator for Pieces<'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> ExactSizeIterator for Pieces<'_, P, R> {}
+impl<P: Platform> ExactSizeIterator for Pieces<'_, P> {}
 
-impl<P: Platform, R: Protocol> Drop for Pieces<'_, P, R> {
+impl<P: Platform> Drop for Pieces<'_, P> {
     fn drop(&mut self) {
         self.for_each(drop);
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Pieces<'_, P, R> {
+impl<P: Platform> fmt::Debug for Pieces<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pieces {} .. {} of {}", Pfn(self.next), Pfn(self.end), self.order)
     }

@@ -8,7 +8,6 @@ use crate::engine::Engine;
 use crate::frames::{Isolation, IsolationError};
 use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::platform::Platform;
-use crate::protocol::{Fold, Protocol};
 use crate::zone::Zone;
 
 /// Why a range could not be isolated. Nothing was changed.
@@ -48,20 +47,20 @@ impl core::error::Error for IsolateError {}
 /// they free it. Dropping it puts the range back into circulation; one that is forgotten keeps it for good. It has a say
 /// over the memory that was there when the range was isolated, and over none that comes later.
 #[must_use = "dropping it ends the isolation"]
-pub struct Isolated<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Isolated<'e, P: Platform> {
+    engine: &'e Engine<P>,
     pub(crate) isolation: Isolation<'e, P::Mapping>,
     /// What is to be put back into circulation in the end.
     pages: Range<u64>,
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// Isolates `pages` (whole areas of 2 MiB): nothing new is allocated there from now on, but for memory that is added
     /// there, or comes online, later.
     ///
     /// # Errors
     /// [`IsolateError`].
-    pub fn isolate(&self, pages: Range<u64>) -> Result<Isolated<'_, P, R>, IsolateError> {
+    pub fn isolate(&self, pages: Range<u64>) -> Result<Isolated<'_, P>, IsolateError> {
         let is_aligned = Pfn(pages.start).is_aligned(Order::AREA) && Pfn(pages.end).is_aligned(Order::AREA);
         if !is_aligned || pages.start >= pages.end || pages.end > self.pages() {
             return Err(IsolateError::BadRange);
@@ -79,13 +78,13 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         &self,
         zone: Zone,
         pages: Range<u64>,
-    ) -> Result<Isolated<'_, P, R>, IsolationError> {
+    ) -> Result<Isolated<'_, P>, IsolationError> {
         let isolation = self.zone(zone).isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
         Ok(Isolated { engine: self, isolation, pages })
     }
 }
 
-impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
+impl<P: Platform> Isolated<'_, P> {
     /// The isolated range.
     pub fn pages(&self) -> Range<u64> {
         self.pages.clone()
@@ -133,7 +132,7 @@ impl<P: Platform, R: Protocol> Isolated<'_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Isolated<'_, P, R> {
+impl<P: Platform> Drop for Isolated<'_, P> {
     fn drop(&mut self) {
         self.isolation.end();
         // What became free meanwhile was out of the folders' reach, and poison out of the allocator's.
@@ -142,7 +141,7 @@ impl<P: Platform, R: Protocol> Drop for Isolated<'_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Isolated<'_, P, R> {
+impl<P: Platform> fmt::Debug for Isolated<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Isolated")
             .field("pages", &self.pages)

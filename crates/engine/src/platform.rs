@@ -5,6 +5,8 @@ use core::ptr::NonNull;
 
 use zerocopy::FromZeros;
 
+use crate::protocol::Protocol;
+
 /// The machine had no frames (or no page tables) left to back a range. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoFrames;
@@ -201,6 +203,9 @@ pub trait Platform: Send + Sync {
     type Barrier: Barrier;
     /// What owners keep in a descriptor; `()` for nothing.
     type Owner: Owner;
+    /// By which rules walkers and folders meet: [`Fold`](crate::protocol::Fold). Other rules are for comparison and for
+    /// tests, and make an engine by [`Engine::with_rules`](crate::Engine::with_rules) only.
+    type Rules: Protocol;
     /// Why a range could not be reserved.
     type Error: core::fmt::Debug;
 

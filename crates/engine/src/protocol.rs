@@ -4,9 +4,11 @@
 //! folders do not wait for walkers who asked before. So they need a platform where such a read sees what was there or
 //! zeros at every moment, one without a gap ([`Mapping::HAS_GAP`](crate::platform::Mapping::HAS_GAP)).
 
+use core::marker::PhantomData;
+
 /// The rules of one strategy, fixed at compile time.
 ///
-/// Anyone may write some down, and they may be wrong: only [`Engine::with_protocol`](crate::Engine::with_protocol), which is
+/// Anyone may write some down, and they may be wrong: only [`Engine::with_rules`](crate::Engine::with_rules), which is
 /// `unsafe`, makes an engine that follows them.
 pub trait Protocol: Send + Sync + 'static {
     /// As the command line spells it.
@@ -77,4 +79,30 @@ impl Protocol for WritableTails {
     const ASKS_CLASS: bool = true;
     const WAITS: bool = false;
     const TOLERATES_WRITES: bool = true;
+}
+
+/// What holds a walker up, in [`Delayed`] rules.
+pub trait Delay: Send + Sync + 'static {
+    /// Called at every look; most calls return at once.
+    fn delay();
+}
+
+/// The rules `R`, with walkers that `D` holds up at the worst moment, for tests.
+///
+/// The races of this subject need a walker that stops between looking at a refcount and swapping it: two neighbouring
+/// instructions. A scheduler, an interrupt or a hypervisor does that every few seconds, to some walker. Here it happens
+/// thousands of times a second, and rules that are right do not care.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delayed<R, D>(PhantomData<(R, D)>);
+
+impl<R: Protocol, D: Delay> Protocol for Delayed<R, D> {
+    const NAME: &'static str = R::NAME;
+    const ASKS_CLASS: bool = R::ASKS_CLASS;
+    const WAITS: bool = R::WAITS;
+    const TOLERATES_WRITES: bool = R::TOLERATES_WRITES;
+
+    #[inline]
+    fn between_look_and_swap() {
+        D::delay();
+    }
 }

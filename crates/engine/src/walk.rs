@@ -9,7 +9,7 @@ use crate::geometry::Pfn;
 use crate::map::{MapView, MemoryMap, Miss};
 use crate::page::{Page, State};
 use crate::platform::{NoFrames, Platform};
-use crate::protocol::{Fold, Protocol};
+use crate::protocol::Protocol;
 use crate::rcu::{Reader, Section};
 
 /// A walker: a registered RCU reader on one engine. One thread at a time.
@@ -33,8 +33,8 @@ use crate::rcu::{Reader, Section};
 /// });
 /// # }
 /// ```
-pub struct Walker<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Walker<'e, P: Platform> {
+    engine: &'e Engine<P>,
     view: MapView<'e, P::Owner>,
     reader: Reader<'e, P::Barrier>,
 }
@@ -89,8 +89,8 @@ impl fmt::Display for PoisonError {
 }
 impl core::error::Error for PoisonError {}
 
-impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
-    pub(crate) fn new(engine: &'e Engine<P, R>, reader: Reader<'e, P::Barrier>) -> Self {
+impl<'e, P: Platform> Walker<'e, P> {
+    pub(crate) fn new(engine: &'e Engine<P>, reader: Reader<'e, P::Barrier>) -> Self {
         Self { engine, view: engine.map.view(), reader }
     }
 
@@ -103,15 +103,16 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     /// # Errors
     /// What the page was instead. Speculation may fail at any time; it is not an error of the caller's.
     #[inline]
-    pub fn try_get(&self, pfn: Pfn) -> Result<Folio<'e, P, R>, Miss> {
+    pub fn try_get(&self, pfn: Pfn) -> Result<Folio<'e, P>, Miss> {
         // The class is asked twice. Outside of the section it spares folded pages the section; inside it is what makes
         // the descriptor safe to read. What comes out of the section is one bit on purpose: more would travel through
         // memory. (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
-        if R::WAITS
+        if P::Rules::WAITS
             && let Some(entry) = self.view.entry(pfn)
-            && entry.is_mapped::<R>()
+            && entry.is_mapped::<P::Rules>()
             && self.reader.within(|| {
-                entry.is_mapped::<R>() && MemoryMap::<P::Mapping, P::Owner>::try_get_head::<R>(entry.page)
+                entry.is_mapped::<P::Rules>()
+                    && MemoryMap::<P::Mapping, P::Owner>::try_get_head::<P::Rules>(entry.page)
             })
         {
             return Ok(Folio::adopt(self.engine, entry.page));
@@ -122,13 +123,13 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     /// Slow path: tails, contention, misses. (Without a section the class may only say that there is nothing to read.)
     #[inline(never)]
     fn try_get_slowly(&self, pfn: Pfn) -> Result<&'e Page<P::Owner>, Miss> {
-        if R::ASKS_CLASS
+        if P::Rules::ASKS_CLASS
             && let Some(miss) = self.engine.map.miss_by_class(pfn)
         {
             return Err(miss);
         }
         let _section = self.reader.section();
-        self.engine.map.try_get_slowly::<R>(pfn)
+        self.engine.map.try_get_slowly::<P::Rules>(pfn)
     }
 
     /// Enters a section that spans several steps, for callers whose own tables are protected by the same grace periods.
@@ -157,7 +158,7 @@ impl<'e, P: Platform, R: Protocol> Walker<'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Walker<'_, P, R> {
+impl<P: Platform> fmt::Debug for Walker<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Walker").field("reader", &self.reader).finish()
     }

@@ -25,25 +25,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagefold_engine::platform::{Barrier, Owner, Platform, TableKind};
+use pagefold_engine::protocol::{Fold, Protocol};
 
 pub use barrier::{HostFences, Membarrier};
 pub use budget::Budget;
 pub use error::HostError;
-pub use preempted::{Preempted, preempt_every};
+pub use preempted::{Preempted, Preemption, preempt_every};
 pub use probe::{Features, Missing};
 pub use region::Region;
 pub use strict::{StrayWrite, StrictMode};
 
-/// Linux user space as a platform: `B` is how grace periods reach readers, `O` what owners keep in descriptors.
-pub struct Host<B, O = ()> {
+/// Linux user space as a platform: `B` is how grace periods reach readers, `O` what owners keep in descriptors, `R` the rules.
+pub struct Host<B, O = (), R = Fold> {
     barrier: B,
     features: Arc<Features>,
     budget: Arc<Budget>,
     strict: Option<Arc<StrictMode>>,
-    _owner: PhantomData<fn() -> O>,
+    _types: PhantomData<fn() -> (O, R)>,
 }
 
-impl<B: Barrier + Clone, O: Owner> Host<B, O> {
+impl<B: Barrier + Clone, O: Owner, R: Protocol> Host<B, O, R> {
     /// A platform with that barrier.
     ///
     /// # Errors
@@ -56,7 +57,7 @@ impl<B: Barrier + Clone, O: Owner> Host<B, O> {
             features: Arc::new(features),
             budget: Arc::new(Budget::unlimited()),
             strict: None,
-            _owner: PhantomData,
+            _types: PhantomData,
         })
     }
 
@@ -85,10 +86,11 @@ impl<B: Barrier + Clone, O: Owner> Host<B, O> {
     }
 }
 
-impl<B: Barrier + Clone, O: Owner> Platform for Host<B, O> {
+impl<B: Barrier + Clone, O: Owner, R: Protocol> Platform for Host<B, O, R> {
     type Mapping = Region;
     type Barrier = B;
     type Owner = O;
+    type Rules = R;
     type Error = HostError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Region, HostError> {
@@ -106,7 +108,7 @@ impl<B: Barrier + Clone, O: Owner> Platform for Host<B, O> {
     }
 }
 
-impl<B, O> std::fmt::Debug for Host<B, O> {
+impl<B, O, R> std::fmt::Debug for Host<B, O, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Host")
             .field("features", &self.features)

@@ -1,19 +1,16 @@
-//! Taking the CPU from walkers at the worst moment.
-//!
-//! The races of this subject need a walker that is descheduled between looking at a refcount and swapping it: two
-//! neighbouring instructions. On a busy machine that happens every few seconds, to some walker. [`Preempted`] makes it
-//! happen thousands of times a second: once in so many looks the thread yields right there. The rules are those of the
-//! protocol it wraps, and a protocol that is right does not care.
+//! Taking the CPU from walkers at the worst moment: once in so many looks the thread yields right there.
 
 use std::cell::Cell;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use pagefold_engine::protocol::Protocol;
+use pagefold_engine::protocol::{Delay, Delayed};
 
-/// Protocol `R`, with walkers that lose their CPU between look and swap.
+/// The rules `R`, with walkers that lose their CPU between look and swap.
+pub type Preempted<R> = Delayed<R, Preemption>;
+
+/// Yields once in [`preempt_every`] looks.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Preempted<R>(PhantomData<R>);
+pub struct Preemption;
 
 static PERIOD: AtomicU32 = AtomicU32::new(0);
 
@@ -22,14 +19,9 @@ pub fn preempt_every(period: u32) {
     PERIOD.store(period, Ordering::Relaxed);
 }
 
-impl<R: Protocol> Protocol for Preempted<R> {
-    const NAME: &'static str = R::NAME;
-    const ASKS_CLASS: bool = R::ASKS_CLASS;
-    const WAITS: bool = R::WAITS;
-    const TOLERATES_WRITES: bool = R::TOLERATES_WRITES;
-
+impl Delay for Preemption {
     #[inline]
-    fn between_look_and_swap() {
+    fn delay() {
         thread_local!(static LOOKS: Cell<u32> = const { Cell::new(0) });
         let period = PERIOD.load(Ordering::Relaxed);
         if period == 0 {

@@ -266,6 +266,7 @@ impl Platform for Moody {
     type Mapping = MoodyRegion;
     type Barrier = Membarrier;
     type Owner = common::Owner;
+    type Rules = Fold;
     type Error = HostError;
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<MoodyRegion, HostError> {
         Ok(MoodyRegion(self.host.reserve(kind, bytes)?, Arc::clone(&self.refuses)))
@@ -282,7 +283,7 @@ impl Platform for Moody {
 fn what_the_platform_refused_to_fold_is_counted_and_tried_again_when_the_block_goes() {
     let refuses = Arc::new(AtomicBool::new(true));
     let platform = Moody { host: host(), refuses: Arc::clone(&refuses) };
-    let engine = Engine::<_, Fold>::new(platform, Config::new(8 * SECTION)).unwrap();
+    let engine = Engine::new(platform, Config::new(8 * SECTION)).unwrap();
     let config = HotplugConfig { block_pages: 4 * SECTION, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();
     let (id, pages) = (BlockId(1), 4 * SECTION..8 * SECTION);
@@ -325,7 +326,7 @@ fn what_the_platform_refused_to_fold_is_counted_and_tried_again_when_the_block_g
 fn free_memory_that_the_platform_refused_to_fold_is_tried_again() {
     let refuses = Arc::new(AtomicBool::new(true));
     let platform = Moody { host: host(), refuses: Arc::clone(&refuses) };
-    let mut engine = Engine::<_, Fold>::new(platform, Config::new(4 * SECTION)).unwrap();
+    let mut engine = Engine::new(platform, Config::new(4 * SECTION)).unwrap();
     engine.online(0..4 * SECTION).unwrap();
     for section in 0..4 {
         drop(engine.alloc_at(Pfn(section * SECTION + 128), order(3), Kind::Anon).unwrap());
@@ -345,7 +346,7 @@ fn free_memory_that_the_platform_refused_to_fold_is_tried_again() {
 fn memory_added_where_a_refused_block_was_is_sound() {
     let refuses = Arc::new(AtomicBool::new(true));
     let platform = Moody { host: host(), refuses: Arc::clone(&refuses) };
-    let engine = Engine::<_, Fold>::new(platform, Config::new(4 * SECTION)).unwrap();
+    let engine = Engine::new(platform, Config::new(4 * SECTION)).unwrap();
     let mut hotplug = engine.hotplug(HotplugConfig::default()).unwrap();
     hotplug.add(SECTION..2 * SECTION, 0, Group::NONE).unwrap();
     hotplug.online(BlockId(1), MOVABLE).unwrap();

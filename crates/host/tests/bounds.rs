@@ -272,7 +272,7 @@ fn a_look_reports_no_folio_that_does_not_contain_the_page() {
 fn a_section_says_something_else_than_its_region() {
     const BLOCK: u64 = 128 * MIB;
     const REGION: u64 = 512 * BLOCK;
-    let engine = Engine::<_, Fold>::new(host(), Config::new(2 * REGION)).unwrap();
+    let engine = Engine::new(host(), Config::new(2 * REGION)).unwrap();
     let mut hotplug = engine.hotplug(HotplugConfig::default()).unwrap();
     hotplug.add(0..REGION, 0, Group::NONE).unwrap();
     let class = |block: u64| engine.class(Pfn(block * BLOCK + 5)).0;

@@ -12,7 +12,6 @@ use pagefold_engine::hotplug::{
     AddError, BlockError, BlockId, Busy, Change, Event, FakeError, FakeOffline, Group, Hotplug,
     HotplugConfig, HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
-use pagefold_engine::protocol::Fold;
 use pagefold_engine::{Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
 
 const BLOCK: u64 = 128 * MIB;
@@ -515,7 +514,7 @@ fn walkers_go_on_while_blocks_come_and_go() {
 
 #[test]
 fn a_huge_block_size_works_like_a_small_one() {
-    let engine = Engine::<_, Fold>::new(host(), Config::new(64 * BLOCK)).unwrap();
+    let engine = Engine::new(host(), Config::new(64 * BLOCK)).unwrap();
     let config = HotplugConfig { block_pages: 16 * BLOCK, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();
     hotplug.boot(0..BLOCK, 0).unwrap();

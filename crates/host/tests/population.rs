@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{MIB, SetOnDrop};
 use pagefold_engine::hotplug::{BlockError, BlockId, Group, Hotplug, HotplugConfig, OnlineTo};
-use pagefold_engine::protocol::{Fold, Protocol};
 use pagefold_engine::{Config, Engine, Folio, Frozen, Order, Pfn, Platform, Zone};
 use pagefold_host::{Host, Membarrier};
 use pagefold_workload::{
@@ -22,7 +21,7 @@ const BLOCKS: u64 = 8;
 const PAGE: u64 = 4096;
 
 type Machine = Host<Membarrier, Stamp>;
-type TestEngine = Engine<Machine, Fold>;
+type TestEngine = Engine<Machine>;
 
 /// All memory as one range of words, as a kernel's direct map has it. Pages that nobody writes to take none.
 struct DirectMap {
@@ -42,11 +41,11 @@ impl DirectMap {
         word(head.0)..word(head.0 + order.pages())
     }
 
-    fn range<P: Platform, R: Protocol>(folio: &Folio<'_, P, R>) -> Range<usize> {
+    fn range<P: Platform>(folio: &Folio<'_, P>) -> Range<usize> {
         Self::words(folio.pfn(), folio.order())
     }
 
-    fn frozen_range<P: Platform, R: Protocol>(folio: &Frozen<'_, P, R>) -> Range<usize> {
+    fn frozen_range<P: Platform>(folio: &Frozen<'_, P>) -> Range<usize> {
         Self::words(folio.pfn(), folio.order())
     }
 
@@ -55,10 +54,10 @@ impl DirectMap {
     }
 }
 
-impl<P: Platform, R: Protocol> Contents<P, R> for DirectMap {
+impl<P: Platform> Contents<P> for DirectMap {
     type Error = &'static str;
 
-    fn mark(&self, folio: &mut Frozen<'_, P, R>, mark: u64) -> Result<(), Self::Error> {
+    fn mark(&self, folio: &mut Frozen<'_, P>, mark: u64) -> Result<(), Self::Error> {
         if self.is_full.get() {
             return Err("no memory behind it");
         }
@@ -66,11 +65,11 @@ impl<P: Platform, R: Protocol> Contents<P, R> for DirectMap {
         Ok(())
     }
 
-    fn holds(&self, folio: &Folio<'_, P, R>, mark: u64) -> Result<bool, Self::Error> {
+    fn holds(&self, folio: &Folio<'_, P>, mark: u64) -> Result<bool, Self::Error> {
         Ok(self.words.borrow()[Self::range(folio)].iter().all(|&word| word == mark))
     }
 
-    fn copy(&self, from: &Folio<'_, P, R>, to: &mut Frozen<'_, P, R>) -> Result<(), Self::Error> {
+    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> Result<(), Self::Error> {
         if self.is_full.get() {
             return Err("no memory behind it");
         }
@@ -88,7 +87,7 @@ fn workloads(texts: &[&str]) -> Vec<Workload> {
     texts.iter().map(|text| WorkloadArg::parse(text).unwrap().workload).collect()
 }
 
-fn index<'e>(engine: &'e TestEngine, workloads: &[Workload]) -> Index<'e, Machine, Fold> {
+fn index<'e>(engine: &'e TestEngine, workloads: &[Workload]) -> Index<'e, Machine> {
     Index::new(engine, slots(workloads), Vec::new(), 0).unwrap()
 }
 
@@ -116,7 +115,7 @@ fn change(people: &mut People<'_, '_>, workload: usize, change: Change, blocks: 
 }
 
 /// Heads of all folios there are.
-fn heads(index: &Index<'_, Machine, Fold>) -> Vec<u64> {
+fn heads(index: &Index<'_, Machine>) -> Vec<u64> {
     index.shared().filter_map(|slot| index.load(slot)).map(|entry| entry.head().0).collect()
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{TestEngine, host};
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::platform::{Mapping, Platform, TableKind};
+use pagefold_engine::protocol::Fold;
 use pagefold_engine::{Config, Engine, Kind, NewError, Order, Pfn};
 use pagefold_host::{Host, HostError, HostFences, Region};
 
@@ -69,6 +70,7 @@ impl Platform for Confused {
     type Mapping = Region;
     type Barrier = HostFences;
     type Owner = ();
+    type Rules = Fold;
     type Error = HostError;
 
     fn reserve(&self, _: TableKind, bytes: u64) -> Result<Region, HostError> {

@@ -26,9 +26,9 @@ impl Drop for Leaves<'_> {
 }
 
 fn hammer<R: Protocol>(barrier: impl Barrier + Clone, layout: Layout) {
-    let host: Host<_, Stamp> = Host::new(barrier).unwrap();
+    let host: Host<_, Stamp, R> = Host::new(barrier).unwrap();
     // SAFETY: both rules keep the promises.
-    let mut engine = unsafe { Engine::<_, R>::with_protocol(host, Config { pages: PAGES, layout }) }.unwrap();
+    let mut engine = unsafe { Engine::with_rules(host, Config { pages: PAGES, layout }) }.unwrap();
     engine.online(3..PAGES - 17).unwrap();
     // Some folios stay where they are, and must always be found.
     let pinned = (0..13).flat_map(|bits| (0..3).map(move |_| Order::new(bits).unwrap()));

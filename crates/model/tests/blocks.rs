@@ -11,7 +11,7 @@ use pagefold_model::hotplug::{
 use pagefold_model::protocol::Fold;
 use pagefold_model::{BlockState, Class, Folio, Frozen, Kind, Pfn, Zone};
 
-type Plug<'e> = Hotplug<'e, common::Model<Fold>, Fold>;
+type Plug<'e> = Hotplug<'e, common::Model<Fold>>;
 
 fn hotplug(engine: &ModelEngine, block_pages: u64, fake_offline: FakeOffline) -> Plug<'_> {
     let config = HotplugConfig { block_pages, fake_offline, passes: 1, ..HotplugConfig::default() };

@@ -18,7 +18,7 @@ fn machine<R: Protocol>() -> Arc<ModelEngine<R>> {
     Arc::new(empty())
 }
 
-fn hotplug<R: Protocol>(engine: &ModelEngine<R>, fake_offline: FakeOffline) -> Hotplug<'_, Model<R>, R> {
+fn hotplug<R: Protocol>(engine: &ModelEngine<R>, fake_offline: FakeOffline) -> Hotplug<'_, Model<R>> {
     let config = HotplugConfig { block_pages: 8, fake_offline, passes: 1, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();
     hotplug.add(0..8, 0, Group::NONE).unwrap();
@@ -41,7 +41,7 @@ fn walker<R: Protocol>(engine: &Arc<ModelEngine<R>>) -> thread::JoinHandle<Optio
     })
 }
 
-fn offline<R: Protocol>(hotplug: &mut Hotplug<'_, Model<R>, R>) {
+fn offline<R: Protocol>(hotplug: &mut Hotplug<'_, Model<R>>) {
     loop {
         match hotplug.offline(BLOCK, &mut Unmovable) {
             Ok(()) => return,

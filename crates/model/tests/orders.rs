@@ -486,7 +486,7 @@ fn memory_that_comes_online_is_used_with_its_tables() {
 
 // ---- fake-offline --------------------------------------------------------------------------------------------------
 
-fn classic(engine: &ModelMachine) -> Hotplug<'_, Model<Fold>, Fold> {
+fn classic(engine: &ModelMachine) -> Hotplug<'_, Model<Fold>> {
     let fake_offline = FakeOffline::Classic { rcu: true };
     let config = HotplugConfig { block_pages: 8, fake_offline, passes: 1, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();

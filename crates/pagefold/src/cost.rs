@@ -91,7 +91,7 @@ impl Baseline {
     }
 }
 
-type HostEngine<B, R> = Engine<Host<B, Stamp>, R>;
+type HostEngine<B, R> = Engine<Host<B, Stamp, R>>;
 
 /// Asks the system, and counts.
 pub fn measure<B: Barrier + Clone, R: Protocol>(

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use pagefold_engine::Platform;
-use pagefold_engine::protocol::Protocol;
 use pagefold_workload::{Index, Log, Stamp, WalkerCounts, WalkerKind, WalkerTask};
 
 /// What walkers did.
@@ -42,8 +41,8 @@ pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
 
 /// Runs `act` while walkers of these kinds walk, a thread each, which begins with `enlist`. Returns what `act` returns,
 /// and what they did.
-pub fn with_walkers<P: Platform<Owner = Stamp>, R: Protocol, T>(
-    index: &Index<'_, P, R>,
+pub fn with_walkers<P: Platform<Owner = Stamp>, T>(
+    index: &Index<'_, P>,
     kinds: &[WalkerKind],
     log: &Log,
     seed: u64,

@@ -8,7 +8,6 @@ use core::ops::Range;
 
 use pagefold_engine::Platform;
 use pagefold_engine::hotplug::BlockId;
-use pagefold_engine::protocol::Protocol;
 use pagefold_virtio_mem_spec::BlockState;
 
 use crate::channel::Channel;
@@ -65,9 +64,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Goes on finding out.
-    pub(crate) fn go_on_surveying<P: Platform, R: Protocol>(
+    pub(crate) fn go_on_surveying<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         survey: Survey,
     ) -> Result<(), Trouble> {
         self.survey = match survey {
@@ -89,9 +88,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         Ok(())
     }
 
-    fn survey_units<P: Platform, R: Protocol>(
+    fn survey_units<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         next: u64,
         span: u64,
     ) -> Result<Survey, Trouble> {
@@ -119,11 +118,7 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Whether one of `units` is, or was, of any use here.
-    fn is_known<P: Platform, R: Protocol>(
-        &self,
-        machine: &Machine<'_, 'e, P, R>,
-        mut units: Range<u64>,
-    ) -> bool {
+    fn is_known<P: Platform>(&self, machine: &Machine<'_, 'e, P>, mut units: Range<u64>) -> bool {
         units.any(|unit| {
             self.tracking.is_used(unit)
                 || self.geometry.memory_blocks(unit).any(|id| machine.hotplug.block(BlockId(id)).is_some())
@@ -154,9 +149,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Makes everything fit what the device says of `unit`, some sub-blocks of it at most.
-    pub(crate) fn settle<P: Platform, R: Protocol>(
+    pub(crate) fn settle<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<(), Trouble> {
         let done = match self.geometry.mode {
@@ -176,9 +171,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Tries again what failed half-way: units that are plugged but not added, or on their way out. Whether there was one.
-    pub(crate) fn clean_up<P: Platform, R: Protocol>(
+    pub(crate) fn clean_up<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
     ) -> Result<bool, Trouble> {
         match self.geometry.mode {
             Mode::SubBlock { .. } => {
@@ -216,9 +211,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         Ok(true)
     }
 
-    pub(crate) fn remove_empty<P: Platform, R: Protocol>(
+    pub(crate) fn remove_empty<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
     ) -> Result<bool, Trouble> {
         match self.geometry.mode {
             Mode::SubBlock { .. } => self.remove_empty_block(machine),

@@ -5,7 +5,6 @@
 use alloc::vec::Vec;
 
 use pagefold_engine::hotplug::{BlockId, OnlineTo};
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Platform, Zone};
 
 use crate::channel::Channel;
@@ -17,9 +16,9 @@ use crate::state::BigState;
 const PASSES: usize = 3;
 
 impl<'e, C: Channel> Driver<'e, C> {
-    fn zones_of<P: Platform, R: Protocol>(
+    fn zones_of<P: Platform>(
         &self,
-        machine: &Machine<'_, 'e, P, R>,
+        machine: &Machine<'_, 'e, P>,
         unit: u64,
     ) -> impl Iterator<Item = (BlockId, Option<Zone>)> {
         let hotplug = &*machine.hotplug;
@@ -30,18 +29,14 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Whether something of `unit` is online.
-    pub(crate) fn is_online<P: Platform, R: Protocol>(
-        &self,
-        machine: &Machine<'_, 'e, P, R>,
-        unit: u64,
-    ) -> bool {
+    pub(crate) fn is_online<P: Platform>(&self, machine: &Machine<'_, 'e, P>, unit: u64) -> bool {
         self.zones_of(machine, unit).any(|(_, zone)| zone.is_some())
     }
 
     /// Plugs one big block, adds it, and brings it online if that is our business.
-    pub(crate) fn plug_big_block<P: Platform, R: Protocol>(
+    pub(crate) fn plug_big_block<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
     ) -> Result<(), Trouble> {
         let usable = self.geometry.usable_units(self.limits.usable);
         let unit = self.tracking.first(usable, |n| n == BigState::Unused as u8).ok_or(Trouble::NoSpace)?;
@@ -70,15 +65,15 @@ impl<'e, C: Channel> Driver<'e, C> {
         Ok(())
     }
 
-    fn offline_bytes<P: Platform, R: Protocol>(&self, machine: &Machine<'_, 'e, P, R>) -> u64 {
+    fn offline_bytes<P: Platform>(&self, machine: &Machine<'_, 'e, P>) -> u64 {
         let offline = (0..self.tracking.next()).flat_map(|unit| self.zones_of(machine, unit));
         offline.filter(|(_, zone)| zone.is_none()).count() as u64 * self.geometry.memory_block
     }
 
     /// Unplugs the next big block of the pass, if it goes.
-    pub(crate) fn unplug_big_block<P: Platform, R: Protocol>(
+    pub(crate) fn unplug_big_block<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
     ) -> Result<(), Trouble> {
         let mut pass = self.take_pass();
         let before = pass;
@@ -109,11 +104,7 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// The next big block of a pass: each is in one of the kinds that the passes are for.
-    fn next_big_block<P: Platform, R: Protocol>(
-        &self,
-        machine: &Machine<'_, 'e, P, R>,
-        pass: &mut Pass,
-    ) -> Option<u64> {
+    fn next_big_block<P: Platform>(&self, machine: &Machine<'_, 'e, P>, pass: &mut Pass) -> Option<u64> {
         while pass.kind < PASSES {
             let Some(unit) = self.tracking.last(pass.end, |n| n == BigState::Added as u8) else {
                 (pass.kind, pass.end) = (pass.kind + 1, self.tracking.next());
@@ -135,9 +126,9 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Takes a big block offline, out of the machine, and back to the host. Once it is offline it is on its way out, and
     /// the next clean-up goes on after an error.
-    fn unplug_whole<P: Platform, R: Protocol>(
+    fn unplug_whole<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<(), Trouble> {
         self.take_offline(machine, unit)?;
@@ -145,9 +136,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Takes all memory blocks of a big block offline, or none: one that does not go back online at once is owed.
-    fn take_offline<P: Platform, R: Protocol>(
+    fn take_offline<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<(), Trouble> {
         let blocks = self.geometry.memory_blocks(unit);
@@ -175,9 +166,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Takes a big block whose memory may be gone out of the machine.
-    fn withdraw_whole<P: Platform, R: Protocol>(
+    fn withdraw_whole<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<(), Trouble> {
         let settles = self.tracking.begin_settling();
@@ -187,8 +178,8 @@ impl<'e, C: Channel> Driver<'e, C> {
         done
     }
 
-    fn remove_blocks<P: Platform, R: Protocol>(
-        machine: &mut Machine<'_, 'e, P, R>,
+    fn remove_blocks<P: Platform>(
+        machine: &mut Machine<'_, 'e, P>,
         geometry: Geometry,
         unit: u64,
     ) -> Result<(), Trouble> {
@@ -201,9 +192,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Takes a big block that is all offline out of the machine, and back to the host.
-    pub(crate) fn remove_big_block<P: Platform, R: Protocol>(
+    pub(crate) fn remove_big_block<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<(), Trouble> {
         Self::remove_blocks(machine, self.geometry, unit)?;
@@ -215,9 +206,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Asks the device what is plugged of `unit`, and makes everything fit it again.
-    pub(crate) fn settle_big_block<P: Platform, R: Protocol>(
+    pub(crate) fn settle_big_block<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<(), Trouble> {
         use pagefold_virtio_mem_spec::BlockState;

@@ -8,7 +8,6 @@ use core::time::Duration;
 use pagefold_engine::hotplug::{
     AddError, BlockError, BlockId, Busy, FakeError, Group, Hotplug, Listener, Migrate, OnlineTo, Veto,
 };
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::rcu::OutOfMemory;
 use pagefold_engine::{Engine, Pfn, Platform, Zone};
 use pagefold_virtio_mem_spec::Features;
@@ -212,9 +211,9 @@ const WORK_STEPS: u64 = 4096;
 const WORK_STEPS_A_UNIT: u64 = 256;
 
 /// What a driver works with: memory hotplug, and the code that moves folios.
-pub(crate) struct Machine<'h, 'e, P: Platform, R: Protocol> {
-    pub(crate) hotplug: &'h mut Hotplug<'e, P, R>,
-    pub(crate) migrate: &'h mut dyn Migrate<'e, P, R>,
+pub(crate) struct Machine<'h, 'e, P: Platform> {
+    pub(crate) hotplug: &'h mut Hotplug<'e, P>,
+    pub(crate) migrate: &'h mut dyn Migrate<'e, P>,
 }
 
 /// A virtio-mem driver.
@@ -283,9 +282,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     ///
     /// # Errors
     /// [`ProbeError`].
-    pub fn probe<P: Platform, R: Protocol>(
+    pub fn probe<P: Platform>(
         mut channel: C,
-        hotplug: &mut Hotplug<'e, P, R>,
+        hotplug: &mut Hotplug<'e, P>,
         settings: Settings,
     ) -> Result<Self, ProbeError> {
         let config = channel.config()?;
@@ -395,10 +394,10 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Steps until there is nothing more to do for now, or `go_on` says no. It returns [`Step::Again`] also when a host
     /// that keeps changing its mind has made it do many times the work there is.
-    pub fn work<P: Platform, R: Protocol>(
+    pub fn work<P: Platform>(
         &mut self,
-        hotplug: &mut Hotplug<'e, P, R>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        hotplug: &mut Hotplug<'e, P>,
+        migrate: &mut dyn Migrate<'e, P>,
         mut go_on: impl FnMut(Status) -> bool,
     ) -> Step {
         for _ in 0..WORK_STEPS + WORK_STEPS_A_UNIT * self.geometry.units {
@@ -416,10 +415,10 @@ impl<'e, C: Channel> Driver<'e, C> {
     /// goes in one piece or not at all.)
     ///
     /// Must not be called inside a section. `hotplug` is that of the machine the driver was probed for.
-    pub fn step<P: Platform, R: Protocol>(
+    pub fn step<P: Platform>(
         &mut self,
-        hotplug: &mut Hotplug<'e, P, R>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        hotplug: &mut Hotplug<'e, P>,
+        migrate: &mut dyn Migrate<'e, P>,
     ) -> Step {
         if !self.is_of(hotplug.engine()) {
             return Step::Asleep(Shortfall::OtherMachine);
@@ -499,9 +498,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Whether something was done, and more may be to do.
-    fn try_step<P: Platform, R: Protocol>(
+    fn try_step<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         is_fresh: bool,
     ) -> Result<bool, Trouble> {
         if let Some(unit) = self.tracking.doubtful() {
@@ -559,9 +558,9 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Brings a memory block online that should be. Whether there was one. Without memory for that it is tried again, before
     /// anything more is plugged.
-    pub(crate) fn bring_online<P: Platform, R: Protocol>(
+    pub(crate) fn bring_online<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
     ) -> Result<bool, Trouble> {
         let Some(&(block, to)) = self.owed.last() else { return Ok(false) };
         if let Err(error @ BlockError::NoFrames) = machine.hotplug.online(block, to) {
@@ -616,16 +615,16 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Whether `engine` is the one whose memory this driver looks after.
-    pub(crate) fn is_of<P: Platform, R: Protocol>(&self, engine: &Engine<P, R>) -> bool {
+    pub(crate) fn is_of<P: Platform>(&self, engine: &Engine<P>) -> bool {
         self.engine == address_of(engine)
     }
 
     /// Asks owners, and notes who refuses.
-    pub(crate) fn asking<'m, P: Platform, R: Protocol>(
+    pub(crate) fn asking<'m, P: Platform>(
         questions: &'m mut Questions,
         refusals: &'m mut Refusals,
-        owners: &'m mut dyn Migrate<'e, P, R>,
-    ) -> Asking<'m, 'e, P, R> {
+        owners: &'m mut dyn Migrate<'e, P>,
+    ) -> Asking<'m, 'e, P> {
         Asking { owners, refusals, questions }
     }
 
@@ -659,7 +658,7 @@ impl<'e, C: Channel> Driver<'e, C> {
 }
 
 /// What tells engines apart: a borrowed engine stays where it is.
-fn address_of<P: Platform, R: Protocol>(engine: &Engine<P, R>) -> usize {
+fn address_of<P: Platform>(engine: &Engine<P>) -> usize {
     core::ptr::from_ref(engine).addr()
 }
 

@@ -7,7 +7,6 @@ use core::ops::Range;
 use pagefold_engine::Platform;
 use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::{BlockId, Hotplug, Listener};
-use pagefold_engine::protocol::Protocol;
 use pagefold_virtio_mem_spec::Features;
 
 use crate::channel::{Channel, ChannelError};
@@ -63,7 +62,7 @@ pub struct Remains<'e>(Arc<dyn Listener + 'e>);
 
 impl<'e> Remains<'e> {
     /// Ends the watch, for a driver that is probed next, before anything else happens to the memory.
-    pub fn hand_over<P: Platform, R: Protocol>(self, hotplug: &mut Hotplug<'e, P, R>) {
+    pub fn hand_over<P: Platform>(self, hotplug: &mut Hotplug<'e, P>) {
         hotplug.unlisten(&self.0);
     }
 }
@@ -123,7 +122,7 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Ends the driver. Blocks that are added but offline are removed; memory in use stays in use. `hotplug` is that of
     /// the machine the driver was probed for; on any other nothing is done.
-    pub fn remove_driver<P: Platform, R: Protocol>(self, hotplug: &mut Hotplug<'e, P, R>) -> Removed<'e> {
+    pub fn remove_driver<P: Platform>(self, hotplug: &mut Hotplug<'e, P>) -> Removed<'e> {
         if !self.is_of(hotplug.engine()) {
             return Removed::InUse(Remains(Arc::clone(&self.listener)));
         }

@@ -9,7 +9,6 @@ use alloc::vec::Vec;
 
 use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::{Migrate, Migration};
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::rcu::OutOfMemory;
 use pagefold_engine::{Folio, Order, Pfn, Platform, Walker};
 
@@ -79,12 +78,7 @@ impl Refusals {
     }
 
     /// Whether something in sub-block `sub` of `unit` was refused and still is as it was then.
-    pub(crate) fn stands<P: Platform, R: Protocol>(
-        &mut self,
-        walker: &Walker<'_, P, R>,
-        unit: u64,
-        sub: u64,
-    ) -> bool {
+    pub(crate) fn stands<P: Platform>(&mut self, walker: &Walker<'_, P>, unit: u64, sub: u64) -> bool {
         let refusal = self.units.get_mut(unit as usize).and_then(|subs| subs.get_mut(sub as usize));
         let Some(refusal) = refusal.filter(|refusal| refusal.refs > 0) else { return false };
         let head = walker.peek(refusal.head).and_then(|peek| peek.head);
@@ -96,11 +90,7 @@ impl Refusals {
     }
 
     /// Whether one of `unit`'s stands.
-    pub(crate) fn any_stands<P: Platform, R: Protocol>(
-        &mut self,
-        walker: &Walker<'_, P, R>,
-        unit: u64,
-    ) -> bool {
+    pub(crate) fn any_stands<P: Platform>(&mut self, walker: &Walker<'_, P>, unit: u64) -> bool {
         let subs = self.units.get(unit as usize).map_or(0, |subs| subs.len() as u64);
         (0..subs).any(|sub| self.stands(walker, unit, sub))
     }
@@ -129,14 +119,14 @@ impl Questions {
 }
 
 /// Asks owners, and notes who refuses.
-pub(crate) struct Asking<'m, 'e, P: Platform, R: Protocol> {
-    pub(crate) owners: &'m mut dyn Migrate<'e, P, R>,
+pub(crate) struct Asking<'m, 'e, P: Platform> {
+    pub(crate) owners: &'m mut dyn Migrate<'e, P>,
     pub(crate) refusals: &'m mut Refusals,
     pub(crate) questions: &'m mut Questions,
 }
 
-impl<'e, P: Platform, R: Protocol> Migrate<'e, P, R> for Asking<'_, 'e, P, R> {
-    fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration {
+impl<'e, P: Platform> Migrate<'e, P> for Asking<'_, 'e, P> {
+    fn migrate(&mut self, folio: Folio<'e, P>) -> Migration {
         if self.questions.left == 0 {
             self.questions.are_spent = true;
             // What ends an attempt at once.

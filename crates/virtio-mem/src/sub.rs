@@ -12,7 +12,6 @@ use core::ops::Range;
 use pagefold_engine::Platform;
 use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::BlockId;
-use pagefold_engine::protocol::Protocol;
 
 use crate::adopt::Settling;
 use crate::channel::Channel;
@@ -39,9 +38,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     // ---- plugging ----------------------------------------------------------------------------------------------
 
     /// Plugs up to `subs` sub-blocks, in one memory block.
-    pub(crate) fn plug_sub_blocks<P: Platform, R: Protocol>(
+    pub(crate) fn plug_sub_blocks<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         subs: u64,
     ) -> Result<(), Trouble> {
         let usable = self.geometry.usable_units(self.limits.usable);
@@ -60,9 +59,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Plugs more of a block that is added.
-    fn fill<P: Platform, R: Protocol>(
+    fn fill<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
         subs: u64,
     ) -> Result<(), Trouble> {
@@ -103,9 +102,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Plugs the start of an unused block, adds it, and brings it online if that is our business.
-    fn plug_new<P: Platform, R: Protocol>(
+    fn plug_new<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
         subs: u64,
     ) -> Result<(), Trouble> {
@@ -139,9 +138,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     // ---- unplugging --------------------------------------------------------------------------------------------
 
     /// Looks at the next memory block of the pass, or goes on with it, and unplugs up to `subs` sub-blocks of it.
-    pub(crate) fn unplug_sub_blocks<P: Platform, R: Protocol>(
+    pub(crate) fn unplug_sub_blocks<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         subs: u64,
     ) -> Result<(), Trouble> {
         let mut pass = self.take_pass();
@@ -177,9 +176,9 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Unplugs what goes of a memory block, some sub-blocks of it at most, and removes it when none is left. Whether it is
     /// done with; what does not go is noted in the pass.
-    fn look_at<P: Platform, R: Protocol>(
+    fn look_at<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         within: &mut Within,
         pass: &mut Pass,
         subs: u64,
@@ -226,9 +225,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         Ok(false)
     }
 
-    fn unplug_online<P: Platform, R: Protocol>(
+    fn unplug_online<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         within: &mut Within,
         pass: &mut Pass,
         subs: u64,
@@ -293,9 +292,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Unplugs plugged sub-blocks of an online block: out of use first, then back to the host.
-    fn unplug_run<P: Platform, R: Protocol>(
+    fn unplug_run<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
         subs: Range<u64>,
     ) -> Result<(), Trouble> {
@@ -320,11 +319,7 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Takes a block out of the machine whose sub-blocks are all unplugged. If that fails it stays, empty.
-    fn remove<P: Platform, R: Protocol>(
-        &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
-        unit: u64,
-    ) -> Result<(), Trouble> {
+    fn remove<P: Platform>(&mut self, machine: &mut Machine<'_, 'e, P>, unit: u64) -> Result<(), Trouble> {
         let block = self.block(unit);
         if self.tracking.sub_state(unit).zone().is_some() {
             machine.hotplug.offline(
@@ -339,9 +334,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Removes a block that stayed behind, empty. Whether there was one.
-    pub(crate) fn remove_empty_block<P: Platform, R: Protocol>(
+    pub(crate) fn remove_empty_block<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
     ) -> Result<bool, Trouble> {
         let partial = [SubState::OfflinePartial, SubState::MovablePartial, SubState::KernelPartial];
         if partial.into_iter().all(|state| self.tracking.sub_count(state) == 0) {
@@ -360,9 +355,9 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Asks the device what is plugged of `unit`, and makes everything fit it again, some sub-blocks at a time. Whether
     /// that is done.
-    pub(crate) fn settle_sub_blocks<P: Platform, R: Protocol>(
+    pub(crate) fn settle_sub_blocks<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
     ) -> Result<bool, Trouble> {
         let all = self.geometry.per_unit();
@@ -412,9 +407,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         Ok(true)
     }
 
-    fn settle_sub_block<P: Platform, R: Protocol>(
+    fn settle_sub_block<P: Platform>(
         &mut self,
-        machine: &mut Machine<'_, 'e, P, R>,
+        machine: &mut Machine<'_, 'e, P>,
         unit: u64,
         sub: u64,
         uniform: Option<bool>,

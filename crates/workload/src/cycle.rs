@@ -3,7 +3,6 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::rcu::OutOfMemory;
 use pagefold_engine::{FoldBatch, Frozen, Kind, Order, Platform};
 
@@ -32,22 +31,22 @@ pub struct CycleCounts {
 /// the other: the heads of pieces are the descriptors that go, so a walker that comes late writes where nothing is.
 ///
 /// One grace period and one flush a round.
-pub struct CycleTask<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> {
-    index: &'a Index<'e, P, R>,
+pub struct CycleTask<'a, 'e, P: Platform<Owner = Stamp>> {
+    index: &'a Index<'e, P>,
     windows: Range<usize>,
-    batch: FoldBatch<'e, P, R>,
-    pieces: Vec<Frozen<'e, P, R>>,
+    batch: FoldBatch<'e, P>,
+    pieces: Vec<Frozen<'e, P>>,
     counts: CycleCounts,
 }
 
 const PIECES: usize = 64;
 
-impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
+impl<'a, 'e, P: Platform<Owner = Stamp>> CycleTask<'a, 'e, P> {
     /// Nothing yet. `windows` of the index are for this task alone: a folio each.
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn new(index: &'a Index<'e, P, R>, windows: Range<usize>) -> Result<Self, OutOfMemory> {
+    pub fn new(index: &'a Index<'e, P>, windows: Range<usize>) -> Result<Self, OutOfMemory> {
         let batch = index.engine().fold_batch(windows.len().max(1))?;
         Ok(Self { index, windows, batch, pieces: Vec::new(), counts: CycleCounts::default() })
     }
@@ -105,7 +104,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
     }
 
     /// Breaks a folio up into a window.
-    fn scatter(&mut self, whole: Frozen<'e, P, R>, number: usize) {
+    fn scatter(&mut self, whole: Frozen<'e, P>, number: usize) {
         let Some(piece) = Order::new(Order::AREA.get() - PIECES.ilog2()) else { return };
         match whole.split(piece) {
             Ok(pieces) => {
@@ -120,7 +119,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
     }
 
     /// The folio of a window's pieces, if no walker is on any of them.
-    fn gather(&mut self, number: usize) -> Option<Frozen<'e, P, R>> {
+    fn gather(&mut self, number: usize) -> Option<Frozen<'e, P>> {
         if !gather(self.index, self.index.window(number), &mut self.pieces) {
             self.counts.busy += 1;
             return None;
@@ -129,7 +128,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> CycleTask<'a, 'e, P, R> {
     }
 }
 
-impl<P: Platform<Owner = Stamp>, R: Protocol> core::fmt::Debug for CycleTask<'_, '_, P, R> {
+impl<P: Platform<Owner = Stamp>> core::fmt::Debug for CycleTask<'_, '_, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("CycleTask").field("counts", &self.counts).finish_non_exhaustive()
     }

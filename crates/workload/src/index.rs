@@ -5,16 +5,15 @@ use core::marker::PhantomData;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Folio, Order, Pfn, Platform, RawFolio};
 
 /// An array of slots. A slot is empty (0), or holds the reference of one folio: its head, plus one, and its order above.
-pub struct Index<'e, P: Platform, R: Protocol> {
-    engine: &'e Engine<P, R>,
+pub struct Index<'e, P: Platform> {
+    engine: &'e Engine<P>,
     slots: Vec<AtomicU64>,
     pinned: usize,
     windows: usize,
-    _references: PhantomData<Folio<'e, P, R>>,
+    _references: PhantomData<Folio<'e, P>>,
 }
 
 /// Slots in an owner's window.
@@ -40,14 +39,14 @@ impl Entry {
     }
 }
 
-impl<'e, P: Platform, R: Protocol> Index<'e, P, R> {
+impl<'e, P: Platform> Index<'e, P> {
     /// An index of three parts: a slot for each folio of `pinned`, which owners leave alone, so that whoever looks for
     /// one of those must find it; `slots` slots (at least one) for all owners; and `windows` windows of [`WINDOW`] slots
     /// for one owner each. `None` without memory for them.
     pub fn new(
-        engine: &'e Engine<P, R>,
+        engine: &'e Engine<P>,
         slots: usize,
-        pinned: Vec<Folio<'e, P, R>>,
+        pinned: Vec<Folio<'e, P>>,
         windows: usize,
     ) -> Option<Self> {
         let len = pinned.len() + slots.max(1) + windows * WINDOW;
@@ -84,7 +83,7 @@ impl<'e, P: Platform, R: Protocol> Index<'e, P, R> {
     }
 
     /// The engine whose folios these are.
-    pub fn engine(&self) -> &'e Engine<P, R> {
+    pub fn engine(&self) -> &'e Engine<P> {
         self.engine
     }
 
@@ -113,7 +112,7 @@ impl<'e, P: Platform, R: Protocol> Index<'e, P, R> {
     }
 
     /// Puts a folio into slot `at` and returns the one that was there.
-    pub fn put(&self, at: usize, folio: Folio<'e, P, R>) -> Option<Folio<'e, P, R>> {
+    pub fn put(&self, at: usize, folio: Folio<'e, P>) -> Option<Folio<'e, P>> {
         let order = folio.order();
         let Some(slot) = self.slot(at) else { return Some(folio) };
         let word = Entry::word(folio.into_raw(), order);
@@ -124,7 +123,7 @@ impl<'e, P: Platform, R: Protocol> Index<'e, P, R> {
     ///
     /// # Errors
     /// The folio, if it is not.
-    pub fn put_if_empty(&self, at: usize, folio: Folio<'e, P, R>) -> Result<(), Folio<'e, P, R>> {
+    pub fn put_if_empty(&self, at: usize, folio: Folio<'e, P>) -> Result<(), Folio<'e, P>> {
         let order = folio.order();
         let Some(slot) = self.slot(at) else { return Err(folio) };
         let raw = folio.into_raw();
@@ -137,12 +136,12 @@ impl<'e, P: Platform, R: Protocol> Index<'e, P, R> {
     }
 
     /// Takes the folio out of slot `at`.
-    pub fn take(&self, at: usize) -> Option<Folio<'e, P, R>> {
+    pub fn take(&self, at: usize) -> Option<Folio<'e, P>> {
         let slot = self.slot(at)?;
         self.adopt(slot.swap(0, Ordering::AcqRel))
     }
 
-    fn adopt(&self, word: u64) -> Option<Folio<'e, P, R>> {
+    fn adopt(&self, word: u64) -> Option<Folio<'e, P>> {
         if word == 0 {
             return None;
         }
@@ -151,7 +150,7 @@ impl<'e, P: Platform, R: Protocol> Index<'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Index<'_, P, R> {
+impl<P: Platform> Drop for Index<'_, P> {
     fn drop(&mut self) {
         for at in 0..self.slots.len() {
             drop(self.take(at));
@@ -159,7 +158,7 @@ impl<P: Platform, R: Protocol> Drop for Index<'_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> core::fmt::Debug for Index<'_, P, R> {
+impl<P: Platform> core::fmt::Debug for Index<'_, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Index").field("slots", &self.slots.len()).finish_non_exhaustive()
     }

@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use fastrand::Rng;
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::rcu::OutOfMemory;
 use pagefold_engine::{AllocError, FoldBatch, FoldReport, Folder, Folio, Frozen, Kind, Order, Platform};
 
@@ -73,31 +72,26 @@ const ALLOWANCE: i64 = 1 << 14;
 const FREEZE_TRIES: usize = 16;
 
 /// One owner.
-pub struct OwnerTask<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> {
-    index: &'a Index<'e, P, R>,
+pub struct OwnerTask<'a, 'e, P: Platform<Owner = Stamp>> {
+    index: &'a Index<'e, P>,
     window: Range<usize>,
     rng: Rng,
     shape: Shape,
-    batch: FoldBatch<'e, P, R>,
-    folder: Folder<'e, P, R>,
+    batch: FoldBatch<'e, P>,
+    folder: Folder<'e, P>,
     folding: bool,
-    pieces: Vec<Frozen<'e, P, R>>,
+    pieces: Vec<Frozen<'e, P>>,
     /// Pages it took more than it gave back. Kept near zero, so that the machine stays as full as it was found.
     balance: i64,
     counts: OwnerCounts,
 }
 
-impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
+impl<'a, 'e, P: Platform<Owner = Stamp>> OwnerTask<'a, 'e, P> {
     /// Owner `number`, which has that window of the index to itself; `seed` decides what it does.
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn new(
-        index: &'a Index<'e, P, R>,
-        number: usize,
-        shape: Shape,
-        seed: u64,
-    ) -> Result<Self, OutOfMemory> {
+    pub fn new(index: &'a Index<'e, P>, number: usize, shape: Shape, seed: u64) -> Result<Self, OutOfMemory> {
         let mut pieces = Vec::new();
         pieces.try_reserve_exact(1 << 9).map_err(|_| OutOfMemory)?;
         Ok(Self {
@@ -155,7 +149,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         Order::new(order.min(self.shape.largest.get())).unwrap_or(Order::ZERO)
     }
 
-    fn alloc(&mut self, order: Order) -> Option<Folio<'e, P, R>> {
+    fn alloc(&mut self, order: Order) -> Option<Folio<'e, P>> {
         let kind = if self.rng.bool() { Kind::Anon } else { Kind::File };
         match self.index.engine().alloc(order, kind) {
             Ok(frozen) => {
@@ -201,7 +195,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
         self.release(folio);
     }
 
-    fn release(&mut self, folio: Option<Folio<'e, P, R>>) {
+    fn release(&mut self, folio: Option<Folio<'e, P>>) {
         if let Some(folio) = folio {
             self.counts.freed += 1;
             self.balance -= folio.order().pages() as i64;
@@ -209,7 +203,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
     }
 
     /// Takes a folio out of the index and freezes it; puts it back if walkers hold on to it.
-    fn take_frozen(&mut self) -> Option<Frozen<'e, P, R>> {
+    fn take_frozen(&mut self) -> Option<Frozen<'e, P>> {
         let at = self.somewhere();
         match freeze(self.index.take(at)?) {
             Ok(frozen) => Some(frozen),
@@ -222,7 +216,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
     }
 
     /// Puts a folio into some empty slot; frees it if none is found soon.
-    fn store(&mut self, mut folio: Folio<'e, P, R>) {
+    fn store(&mut self, mut folio: Folio<'e, P>) {
         for _ in 0..32 {
             let at = self.somewhere();
             match self.index.put_if_empty(at, folio) {
@@ -308,7 +302,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
     }
 
     /// Into the batch, which is committed when it is full.
-    fn push(&mut self, frozen: Frozen<'e, P, R>) {
+    fn push(&mut self, frozen: Frozen<'e, P>) {
         if let Err((frozen, _)) = self.batch.push(frozen) {
             self.store(share(frozen));
         }
@@ -341,7 +335,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
     }
 
     /// The folio of the window's pieces, if no walker is on any of them.
-    fn gather(&mut self) -> Option<Frozen<'e, P, R>> {
+    fn gather(&mut self) -> Option<Frozen<'e, P>> {
         if !gather(self.index, self.window.clone(), &mut self.pieces) {
             self.counts.busy += 1;
             return None;
@@ -383,9 +377,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> OwnerTask<'a, 'e, P, R> {
 }
 
 /// Freezes a folio that walkers may be on for a moment.
-fn freeze<'e, P: Platform, R: Protocol>(
-    mut folio: Folio<'e, P, R>,
-) -> Result<Frozen<'e, P, R>, Folio<'e, P, R>> {
+fn freeze<'e, P: Platform>(mut folio: Folio<'e, P>) -> Result<Frozen<'e, P>, Folio<'e, P>> {
     for _ in 0..FREEZE_TRIES {
         match folio.freeze() {
             Ok(frozen) => return Ok(frozen),
@@ -398,10 +390,10 @@ fn freeze<'e, P: Platform, R: Protocol>(
 
 /// Takes every folio out of a window and freezes it, into `pieces`. If a walker holds on to one, everything is put back to
 /// its place: false.
-pub(crate) fn gather<'e, P: Platform<Owner = Stamp>, R: Protocol>(
-    index: &Index<'e, P, R>,
+pub(crate) fn gather<'e, P: Platform<Owner = Stamp>>(
+    index: &Index<'e, P>,
     window: Range<usize>,
-    pieces: &mut Vec<Frozen<'e, P, R>>,
+    pieces: &mut Vec<Frozen<'e, P>>,
 ) -> bool {
     for at in window.clone() {
         // No slot of a full window is empty: nobody else takes from it.
@@ -421,13 +413,13 @@ pub(crate) fn gather<'e, P: Platform<Owner = Stamp>, R: Protocol>(
 }
 
 /// Seals a folio and shares it.
-pub fn share<P: Platform<Owner = Stamp>, R: Protocol>(mut frozen: Frozen<'_, P, R>) -> Folio<'_, P, R> {
+pub fn share<P: Platform<Owner = Stamp>>(mut frozen: Frozen<'_, P>) -> Folio<'_, P> {
     let head = frozen.pfn();
     frozen.owner_mut().seal(head);
     frozen.share()
 }
 
-impl<P: Platform<Owner = Stamp>, R: Protocol> core::fmt::Debug for OwnerTask<'_, '_, P, R> {
+impl<P: Platform<Owner = Stamp>> core::fmt::Debug for OwnerTask<'_, '_, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("OwnerTask").field("counts", &self.counts).finish_non_exhaustive()
     }

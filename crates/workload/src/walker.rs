@@ -65,10 +65,10 @@ const HOTTEST: usize = WINDOW / 2 + 5;
 const STALE: usize = 64;
 
 /// One walker.
-pub struct WalkerTask<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> {
+pub struct WalkerTask<'a, 'e, P: Platform<Owner = Stamp>> {
     kind: WalkerKind,
-    walker: Walker<'e, P, R>,
-    index: &'a Index<'e, P, R>,
+    walker: Walker<'e, P>,
+    index: &'a Index<'e, P>,
     log: &'a Log,
     rng: Rng,
     cursor: u64,
@@ -76,14 +76,14 @@ pub struct WalkerTask<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> {
     counts: WalkerCounts,
 }
 
-impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
+impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
     /// A walker; `seed` decides what it looks at.
     ///
     /// # Errors
     /// [`pagefold_engine::rcu::OutOfMemory`] when no reader can be registered.
     pub fn new(
         kind: WalkerKind,
-        index: &'a Index<'e, P, R>,
+        index: &'a Index<'e, P>,
         log: &'a Log,
         seed: u64,
     ) -> Result<Self, pagefold_engine::rcu::OutOfMemory> {
@@ -129,7 +129,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
     }
 
     /// Takes the folio of `pfn`, and checks what it got.
-    fn get(&mut self, pfn: Pfn) -> Option<Folio<'e, P, R>> {
+    fn get(&mut self, pfn: Pfn) -> Option<Folio<'e, P>> {
         self.counts.looks += 1;
         match self.walker.try_get(pfn) {
             Ok(folio) => {
@@ -186,7 +186,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
             Some(folio) if folio.pfn() != entry.head() => self.note(Violation::NotItsPage, pfn),
             Some(_) => {}
             // A folio that nobody moves is always found; but without a class table, not by its folded tails.
-            None if self.index.is_pinned(at) && R::ASKS_CLASS => self.note(Violation::Missed, pfn),
+            None if self.index.is_pinned(at) && P::Rules::ASKS_CLASS => self.note(Violation::Missed, pfn),
             None => {}
         }
     }
@@ -263,7 +263,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, R: Protocol> WalkerTask<'a, 'e, P, R> {
     }
 }
 
-impl<P: Platform<Owner = Stamp>, R: Protocol> core::fmt::Debug for WalkerTask<'_, '_, P, R> {
+impl<P: Platform<Owner = Stamp>> core::fmt::Debug for WalkerTask<'_, '_, P> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("WalkerTask")
             .field("kind", &self.kind)

@@ -20,7 +20,6 @@ use crate::engine::Engine;
 use crate::geometry::{MapPage, Order, Pfn};
 use crate::page::State;
 use crate::platform::Platform;
-use crate::protocol::Protocol;
 use crate::rcu::Reader;
 
 /// A fake-offline page with a reference too many, as it was found.
@@ -64,14 +63,14 @@ impl From<DropError> for FakeError {
 
 /// The engine's references on the fake-offline pages of a range, dropped. Taken again when this is dropped, unless
 /// [`keep`](Self::keep) says that the pages are something else by now.
-pub(crate) struct Dropped<'e, P: Platform, R: Protocol> {
-    engine: &'e Engine<P, R>,
+pub(crate) struct Dropped<'e, P: Platform> {
+    engine: &'e Engine<P>,
     reader: Reader<'e, P::Barrier>,
     /// Whole areas of an online block.
     pages: Range<u64>,
 }
 
-impl<P: Platform, R: Protocol> Dropped<'_, P, R> {
+impl<P: Platform> Dropped<'_, P> {
     /// The fake-offline areas of the range: an area is as a whole, or not at all.
     fn areas(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.pages.clone().step_by(Order::AREA.pages() as usize).filter_map(|first| {
@@ -96,7 +95,7 @@ impl<P: Platform, R: Protocol> Dropped<'_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Dropped<'_, P, R> {
+impl<P: Platform> Drop for Dropped<'_, P> {
     fn drop(&mut self) {
         for area in self.areas() {
             area.for_each(|pfn| self.engine.map.retake_offline(Pfn(pfn)));
@@ -105,7 +104,7 @@ impl<P: Platform, R: Protocol> Drop for Dropped<'_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// Drops the engine's references on all fake-offline pages of `pages` (whole areas of an online block, which the
     /// caller alone changes). With `rcu`, after telling walkers by the class and waiting for those who looked before. Must
     /// not be called inside a section.
@@ -113,7 +112,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         &self,
         pages: Range<u64>,
         rcu: bool,
-    ) -> Result<Dropped<'_, P, R>, DropError> {
+    ) -> Result<Dropped<'_, P>, DropError> {
         let reader = self.rcu.reader().map_err(|_| DropError::NoFrames)?;
         let dropped = Dropped { engine: self, reader, pages };
         if rcu && dropped.hide(true) {
@@ -130,7 +129,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     pub(crate) fn hold_offline<'e>(
         &'e self,
         pages: &Range<u64>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        migrate: &mut dyn Migrate<'e, P>,
         passes: usize,
     ) -> Result<u64, FakeError> {
         let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;

@@ -47,7 +47,6 @@ use crate::class::{Class, ClassByte};
 use crate::engine::{Engine, OnlineError};
 use crate::geometry::{AREA_ORDER, MapPage, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn};
 use crate::platform::{NoFrames, Platform};
-use crate::protocol::{Fold, Protocol};
 use crate::rcu::OutOfMemory;
 use crate::sync::Ordering;
 use crate::zone::{BlockState, Record, Zone, sections_of};
@@ -271,8 +270,8 @@ pub struct BlockInfo {
 
 /// Memory hotplug of one engine. There is one, and its exclusive borrow is the lock under which memory is
 /// added, removed, and changes between online and offline.
-pub struct Hotplug<'e, P: Platform, R: Protocol = Fold> {
-    engine: &'e Engine<P, R>,
+pub struct Hotplug<'e, P: Platform> {
+    engine: &'e Engine<P>,
     config: HotplugConfig,
     chain: Chain<'e>,
     counts: Counts,
@@ -280,12 +279,12 @@ pub struct Hotplug<'e, P: Platform, R: Protocol = Fold> {
     end: BlockId,
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// Creates the one owner of this engine's memory hotplug.
     ///
     /// # Errors
     /// [`HotplugError`].
-    pub fn hotplug(&self, config: HotplugConfig) -> Result<Hotplug<'_, P, R>, HotplugError> {
+    pub fn hotplug(&self, config: HotplugConfig) -> Result<Hotplug<'_, P>, HotplugError> {
         let size = config.block_pages;
         if !size.is_power_of_two() || size < PAGES_PER_SECTION || size > self.pages() {
             return Err(HotplugError::BlockSize);
@@ -298,9 +297,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     }
 }
 
-impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
+impl<'e, P: Platform> Hotplug<'e, P> {
     /// The engine.
-    pub fn engine(&self) -> &'e Engine<P, R> {
+    pub fn engine(&self) -> &'e Engine<P> {
         self.engine
     }
     /// As it was configured.
@@ -452,7 +451,7 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     ///
     /// # Errors
     /// [`BlockError`].
-    pub fn offline(&mut self, block: BlockId, migrate: &mut dyn Migrate<'e, P, R>) -> Result<(), BlockError> {
+    pub fn offline(&mut self, block: BlockId, migrate: &mut dyn Migrate<'e, P>) -> Result<(), BlockError> {
         let record = self.in_state(block, BlockState::Online)?;
         let zone = record.zone();
         let change = Change { pages: self.pages(block), zone, node: record.node() };
@@ -468,11 +467,7 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     }
 
     /// Takes every page of an online block. Returns how many the allocator had. On an error all are as before.
-    fn take_offline(
-        &self,
-        pages: &Range<u64>,
-        migrate: &mut dyn Migrate<'e, P, R>,
-    ) -> Result<u64, BlockError> {
+    fn take_offline(&self, pages: &Range<u64>, migrate: &mut dyn Migrate<'e, P>) -> Result<u64, BlockError> {
         let HotplugConfig { passes, fake_offline, .. } = self.config;
         let FakeOffline::Classic { rcu } = fake_offline else {
             return Ok(self.engine.withdraw(pages, migrate, passes)?);
@@ -513,7 +508,7 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
     pub fn fake_offline(
         &mut self,
         pages: Range<u64>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        migrate: &mut dyn Migrate<'e, P>,
     ) -> Result<(), FakeError> {
         let record = self.online_areas(&pages)?;
         if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::NoFrames)? {
@@ -645,8 +640,8 @@ impl<'e, P: Platform, R: Protocol> Hotplug<'e, P, R> {
 
 /// A block on its way from one state to another. Unless it arrives (an error, or a panic of a listener or of an owner who
 /// was asked to move), it is in its old state again, and listeners are told that the change is cancelled.
-struct Way<'h, 'c, 'e, P: Platform, R: Protocol> {
-    hotplug: &'h mut Hotplug<'e, P, R>,
+struct Way<'h, 'c, 'e, P: Platform> {
+    hotplug: &'h mut Hotplug<'e, P>,
     block: BlockId,
     /// As it was before, and is again if this is dropped.
     before: Record,
@@ -655,9 +650,9 @@ struct Way<'h, 'c, 'e, P: Platform, R: Protocol> {
     has_arrived: bool,
 }
 
-impl<'h, 'c, 'e, P: Platform, R: Protocol> Way<'h, 'c, 'e, P, R> {
+impl<'h, 'c, 'e, P: Platform> Way<'h, 'c, 'e, P> {
     fn begin(
-        hotplug: &'h mut Hotplug<'e, P, R>,
+        hotplug: &'h mut Hotplug<'e, P>,
         block: BlockId,
         going: Record,
         cancel: Event,
@@ -674,7 +669,7 @@ impl<'h, 'c, 'e, P: Platform, R: Protocol> Way<'h, 'c, 'e, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Drop for Way<'_, '_, '_, P, R> {
+impl<P: Platform> Drop for Way<'_, '_, '_, P> {
     fn drop(&mut self) {
         if !self.has_arrived {
             self.hotplug.set_record(self.block, self.before);
@@ -683,7 +678,7 @@ impl<P: Platform, R: Protocol> Drop for Way<'_, '_, '_, P, R> {
     }
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// Gives areas of class `Offline` to a zone as free memory. Everything it needs was prepared.
     pub(crate) fn enlist(&self, pages: Range<u64>, zone: Zone) {
         let map_pages = map_pages_of(&pages);
@@ -697,7 +692,7 @@ pub(crate) fn map_pages_of(pages: &Range<u64>) -> Range<u64> {
     pages.start / PAGES_PER_MAP_PAGE..pages.end / PAGES_PER_MAP_PAGE
 }
 
-impl<P: Platform, R: Protocol> fmt::Debug for Hotplug<'_, P, R> {
+impl<P: Platform> fmt::Debug for Hotplug<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hotplug")
             .field("config", &self.config)

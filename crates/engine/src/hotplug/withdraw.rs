@@ -14,7 +14,7 @@ use crate::geometry::{MAP_PAGES_PER_AREA, MapPage, Order, Pfn};
 use crate::isolate::Isolated;
 use crate::map::Miss;
 use crate::platform::{NoFrames, Platform};
-use crate::protocol::{Fold, Protocol};
+use crate::protocol::Protocol;
 use crate::walk::Walker;
 
 /// What an owner says of a folio it was asked to move.
@@ -36,19 +36,19 @@ pub enum Migration {
 ///
 /// Whatever an owner answers, memory is safe: what is left in the range is looked up afterwards, and a folio that was said to
 /// have moved and is still there is in use.
-pub trait Migrate<'e, P: Platform, R: Protocol = Fold> {
+pub trait Migrate<'e, P: Platform> {
     /// Moves what `folio` holds to another folio and gives up the owner's references on it. `folio` itself is one more
     /// reference, taken to find out what is there; it ends with this call. Nothing is allocated in the range that is to
     /// be emptied. Must not wait for a grace period.
-    fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration;
+    fn migrate(&mut self, folio: Folio<'e, P>) -> Migration;
 }
 
 /// Nothing can be moved: for machines whose owners cannot do it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unmovable;
 
-impl<'e, P: Platform, R: Protocol> Migrate<'e, P, R> for Unmovable {
-    fn migrate(&mut self, _: Folio<'e, P, R>) -> Migration {
+impl<'e, P: Platform> Migrate<'e, P> for Unmovable {
+    fn migrate(&mut self, _: Folio<'e, P>) -> Migration {
         Migration::Unmovable
     }
 }
@@ -105,8 +105,8 @@ impl From<WithdrawError> for FakeError {
 }
 
 /// A range that has been emptied. Dropping it puts it back into circulation.
-pub(crate) struct Withdrawal<'e, P: Platform, R: Protocol> {
-    pub(crate) isolated: Isolated<'e, P, R>,
+pub(crate) struct Withdrawal<'e, P: Platform> {
+    pub(crate) isolated: Isolated<'e, P>,
     /// Pages of it that the allocator had.
     pub(crate) pages: u64,
 }
@@ -157,13 +157,13 @@ impl Refused {
     }
 }
 
-impl<P: Platform, R: Protocol> Engine<P, R> {
+impl<P: Platform> Engine<P> {
     /// Takes `pages` (whole areas of one zone) away from the allocator and folds their descriptors to `Offline`. Returns
     /// how many pages the allocator had. On an error the range is in circulation again, but for what owners have moved.
     pub(crate) fn withdraw<'e>(
         &'e self,
         pages: &Range<u64>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        migrate: &mut dyn Migrate<'e, P>,
         passes: usize,
     ) -> Result<u64, WithdrawError> {
         let map_pages = map_pages_of(pages);
@@ -171,7 +171,7 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
         self.map.classes.prepare_uniform(map_pages.clone())?;
         let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
         if self.map.publish_offline(map_pages.clone(), ClassByte::OFFLINE) {
-            if R::WAITS {
+            if P::Rules::WAITS {
                 self.rcu.synchronize();
             }
             // SAFETY: published just above by the owner of all of it (everything was collected), and waited for.
@@ -185,9 +185,9 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     pub(crate) fn clear_out<'e>(
         &'e self,
         pages: &Range<u64>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        migrate: &mut dyn Migrate<'e, P>,
         passes: usize,
-    ) -> Result<Withdrawal<'e, P, R>, WithdrawError> {
+    ) -> Result<Withdrawal<'e, P>, WithdrawError> {
         // Whatever ends this early (an error, a panic of an owner's) puts the range back into circulation.
         let zone = self.zone_of(Pfn(pages.start));
         let mut isolated = self.isolate_in(zone, pages.clone()).map_err(|error| match error {
@@ -245,12 +245,12 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
 
     /// Whether `pfn`, which was not collected, is in use. If not it is withheld, or given up by a driver. (A broken page
     /// that somebody is just about to withhold counts as in use: it is theirs until they have noted it.)
-    fn is_in_use(&self, pfn: Pfn, walker: &Walker<'_, P, R>) -> bool {
+    fn is_in_use(&self, pfn: Pfn, walker: &Walker<'_, P>) -> bool {
         let _section = walker.section();
         !self.map.withheld.contains(pfn) && !self.map.is_given_up(pfn)
     }
 
-    fn left_in(&self, isolation: &Isolation<'_, P::Mapping>, walker: &Walker<'_, P, R>) -> Left {
+    fn left_in(&self, isolation: &Isolation<'_, P::Mapping>, walker: &Walker<'_, P>) -> Left {
         let mut left = Left::default();
         for pfn in self.uncollected(isolation) {
             // Owners may still fold the tails of what they have here.
@@ -270,8 +270,8 @@ impl<P: Platform, R: Protocol> Engine<P, R> {
     fn ask_to_move<'e>(
         &'e self,
         isolation: &Isolation<'_, P::Mapping>,
-        walker: &Walker<'e, P, R>,
-        migrate: &mut dyn Migrate<'e, P, R>,
+        walker: &Walker<'e, P>,
+        migrate: &mut dyn Migrate<'e, P>,
         refused: &mut Refused,
     ) -> Left {
         let mut left = Left::default();

@@ -10,12 +10,17 @@ use pagefold_host::{Host, Membarrier};
 
 /// What tests keep in descriptors.
 pub type Owner = [u64; 7];
-pub type TestHost = Host<Membarrier, Owner>;
-pub type TestEngine<R = Fold> = Engine<TestHost, R>;
+pub type TestHost<R = Fold> = Host<Membarrier, Owner, R>;
+pub type TestEngine<R = Fold> = Engine<TestHost<R>>;
 
 pub const MIB: u64 = 256;
 
 pub fn host() -> TestHost {
+    host_under()
+}
+
+/// The same under any rules.
+pub fn host_under<R: Protocol>() -> TestHost<R> {
     Host::new(Membarrier::register().unwrap()).unwrap()
 }
 
@@ -31,7 +36,7 @@ impl Drop for SetOnDrop<'_> {
 /// A machine with `pages` pages of free memory from page 0 on.
 pub fn machine<R: Protocol>(pages: u64, layout: Layout) -> TestEngine<R> {
     // SAFETY: the tests come with rules that keep the promises, if they look at more than what is reported.
-    let mut engine = unsafe { Engine::with_protocol(host(), Config { pages, layout }) }.unwrap();
+    let mut engine = unsafe { Engine::with_rules(host_under(), Config { pages, layout }) }.unwrap();
     engine.online(0..pages).unwrap();
     engine
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use pagefold_engine::{FoldBatch, Folder, Isolated, Kind, Order, RawFolio, Walker};
 
 use crate::blocks::Blocks;
-use crate::failing::{Failing, Machine, Rules, armed};
+use crate::failing::{Failing, Machine, armed};
 use crate::ledger::{Ledger, Number, Outcome, Shared, Status, Whole};
 use crate::program::{Op, Place, Step, Which};
 use crate::run::Pulse;
@@ -92,14 +92,14 @@ impl<'e> Held<'e> {
 pub struct Actor<'w, 'e> {
     pub world: &'w World<'e>,
     pub held: Vec<Held<'e>>,
-    pub walkers: Vec<Walker<'e, Failing, Rules>>,
-    pub batch: Option<FoldBatch<'e, Failing, Rules>>,
+    pub walkers: Vec<Walker<'e, Failing>>,
+    pub batch: Option<FoldBatch<'e, Failing>>,
     /// The folios in the batch.
     pub batched: Vec<Number>,
-    pub folder: Option<Folder<'e, Failing, Rules>>,
+    pub folder: Option<Folder<'e, Failing>>,
     /// Whether the folder has a batch under way.
     pub is_folding: bool,
-    pub isolated: Option<Isolated<'e, Failing, Rules>>,
+    pub isolated: Option<Isolated<'e, Failing>>,
 }
 
 impl<'w, 'e> Actor<'w, 'e> {

@@ -19,7 +19,7 @@ use pagefold_host::{Host, HostError, Membarrier, Preempted, Region};
 pub type Owner = [u64; 7];
 /// The protocol, with walkers that lose their CPU at the worst moment.
 pub type Rules = Preempted<Fold>;
-pub type Machine = Engine<Failing, Rules>;
+pub type Machine = Engine<Failing>;
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +159,7 @@ impl Platform for Failing {
     type Mapping = FailingRegion;
     type Barrier = Membarrier;
     type Owner = Owner;
+    type Rules = Rules;
     type Error = HostError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<FailingRegion, HostError> {

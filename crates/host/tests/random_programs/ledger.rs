@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use pagefold_engine::{Folio, Frozen, Kind, Order, Pfn};
 
-use crate::failing::{Failing, Owner, Rules};
+use crate::failing::{Failing, Owner};
 
 /// What is wrong, if something is.
 pub type Outcome<T = ()> = Result<T, String>;
 
-pub type Shared<'e> = Folio<'e, Failing, Rules>;
-pub type Whole<'e> = Frozen<'e, Failing, Rules>;
+pub type Shared<'e> = Folio<'e, Failing>;
+pub type Whole<'e> = Frozen<'e, Failing>;
 
 /// The number of a folio; 0 is none.
 pub type Number = u32;

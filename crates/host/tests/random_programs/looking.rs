@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use pagefold_engine::{Miss, PageKind, Pfn, Poisoned, Walker};
 
 use crate::actor::Actor;
-use crate::failing::{Failing, Rules, armed, has_struck};
+use crate::failing::{Failing, armed, has_struck};
 use crate::ledger::{Outcome, Status, ensure};
 use crate::program::Place;
 
@@ -20,7 +20,7 @@ impl<'e> Actor<'_, 'e> {
     }
 
     /// Takes a walker, to be put back; a new one if there is none.
-    fn walker(&mut self) -> Option<Walker<'e, Failing, Rules>> {
+    fn walker(&mut self) -> Option<Walker<'e, Failing>> {
         self.walkers.pop().or_else(|| self.world.engine.walker().ok())
     }
 
@@ -32,7 +32,7 @@ impl<'e> Actor<'_, 'e> {
         done
     }
 
-    fn look(&mut self, walker: &Walker<'e, Failing, Rules>, pfn: u64, keep: bool) -> Outcome {
+    fn look(&mut self, walker: &Walker<'e, Failing>, pfn: u64, keep: bool) -> Outcome {
         let expected = self.ledger().owner(pfn).map(|number| (number, self.ledger().status(number)));
         match armed(|| walker.try_get(Pfn(pfn))) {
             Ok(folio) if folio.kind() == PageKind::Offline => {

@@ -198,7 +198,7 @@ fn an_engine_is_made_with_all_of_its_tables_or_not_at_all() {
         failing::plan(Some(failing::Fault { what: failing::Scarce::Tables, after, times: 1 }));
         // SAFETY: the rules are those of `Fold`.
         let engine = failing::armed(|| unsafe {
-            failing::Machine::with_protocol(failing::Failing::new(), Config::new(1 << 20))
+            failing::Machine::with_rules(failing::Failing::new(), Config::new(1 << 20))
         });
         (engine.is_ok(), failing::has_struck())
     };

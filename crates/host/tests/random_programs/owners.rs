@@ -3,7 +3,7 @@
 use pagefold_engine::{AllocError, Frozen, Order, Pfn, Pieces, ReshapeError, Zone};
 
 use crate::actor::{Actor, Handle, Held, kind, order};
-use crate::failing::{Failing, Rules, armed, has_struck};
+use crate::failing::{Failing, armed, has_struck};
 use crate::ledger::{Number, Outcome, Status, Whole, ensure};
 use crate::program::{Place, Which};
 
@@ -224,7 +224,7 @@ impl<'e> Actor<'_, 'e> {
 
     fn pieces(
         &mut self,
-        mut pieces: Pieces<'e, Failing, Rules>,
+        mut pieces: Pieces<'e, Failing>,
         (number, whole, to): (Number, Order, Order),
         keep: u16,
         forget_rest: bool,

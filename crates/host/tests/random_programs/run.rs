@@ -37,7 +37,7 @@ pub fn run(program: &Program, pulse: &Pulse) -> Outcome {
     let pages = program.setup.sections * PAGES_PER_SECTION;
     let config = Config { pages, layout: program.setup.layout };
     // SAFETY: the rules are those of `Fold`; that walkers lose their CPU changes none.
-    let engine = unsafe { Machine::with_protocol(Failing::new(), config) };
+    let engine = unsafe { Machine::with_rules(Failing::new(), config) };
     let engine = engine.map_err(|error| error.to_string())?;
     let ledger = Ledger::new(pages);
     let world = World {

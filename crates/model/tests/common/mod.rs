@@ -83,6 +83,7 @@ impl<R: Protocol> Platform for Model<R> {
     type Mapping = NoMemory<R>;
     type Barrier = Fences;
     type Owner = u64;
+    type Rules = R;
     type Error = ();
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<NoMemory<R>, ()> {
@@ -96,7 +97,7 @@ impl<R: Protocol> Platform for Model<R> {
     }
 }
 
-pub type ModelEngine<R = Fold> = Engine<Model<R>, R>;
+pub type ModelEngine<R = Fold> = Engine<Model<R>>;
 
 pub fn platform<R: Protocol>() -> Model<R> {
     let faults = Faults { memory: Mutex::new(None), folds: AtomicUsize::new(usize::MAX) };
@@ -111,7 +112,7 @@ pub fn room(pages: u64) -> ModelEngine {
 /// Room for eight pages, and no memory, under any rules.
 pub fn empty<R: Protocol>() -> ModelEngine<R> {
     // SAFETY: the checker's descriptors are no memory; what wrong rules do to them ends the model.
-    unsafe { Engine::with_protocol(platform(), Config::new(8)) }.unwrap()
+    unsafe { Engine::with_rules(platform(), Config::new(8)) }.unwrap()
 }
 
 /// The pages of `memory`, all free, in a machine that has room up to the end of their section.
@@ -145,7 +146,7 @@ pub fn order(order: u32) -> Order {
 }
 
 /// A frozen folio at a particular place.
-pub fn frozen_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> Frozen<'_, Model<R>, R> {
+pub fn frozen_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> Frozen<'_, Model<R>> {
     engine.alloc_at(Pfn(pfn), order(bits), Kind::Anon).unwrap()
 }
 
@@ -155,13 +156,13 @@ pub fn folio_at<R: Protocol>(engine: &ModelEngine<R>, pfn: u64, bits: u32) -> Ra
 }
 
 /// Takes the handle up again that was left as a number.
-pub fn take<R: Protocol>(engine: &ModelEngine<R>, raw: RawFolio) -> Folio<'_, Model<R>, R> {
+pub fn take<R: Protocol>(engine: &ModelEngine<R>, raw: RawFolio) -> Folio<'_, Model<R>> {
     // SAFETY: every raw folio of these tests is taken up once.
     unsafe { engine.from_raw(raw) }
 }
 
 /// Freezes a folio as soon as no walker is on it.
-pub fn freeze<R: Protocol>(mut folio: Folio<'_, Model<R>, R>) -> Frozen<'_, Model<R>, R> {
+pub fn freeze<R: Protocol>(mut folio: Folio<'_, Model<R>>) -> Frozen<'_, Model<R>> {
     loop {
         match folio.freeze() {
             Ok(frozen) => return frozen,

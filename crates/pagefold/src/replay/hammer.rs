@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, FoldReport, Folio, Frozen, Platform, RawFolio};
 use pagefold_workload::{Index, Log, OwnerCounts, OwnerTask, Shape, Stamp, WalkerKind};
 
@@ -46,8 +45,8 @@ pub struct Folding {
 const BATCH: usize = 512;
 
 /// Lives with the index's folios. `folded` runs when everything is folded, while the walkers go on.
-pub fn live<'e, P: Platform<Owner = Stamp>, R: Protocol>(
-    index: &Index<'e, P, R>,
+pub fn live<'e, P: Platform<Owner = Stamp>>(
+    index: &Index<'e, P>,
     fixed: &[RawFolio],
     plan: Plan,
     log: &Log,
@@ -74,8 +73,8 @@ pub fn live<'e, P: Platform<Owner = Stamp>, R: Protocol>(
 }
 
 /// Owners, a thread each, for as long as planned.
-fn own<P: Platform<Owner = Stamp>, R: Protocol>(
-    index: &Index<'_, P, R>,
+fn own<P: Platform<Owner = Stamp>>(
+    index: &Index<'_, P>,
     plan: Plan,
     enlist: &(impl Fn(String) + Sync),
     interrupted: &AtomicBool,
@@ -124,16 +123,13 @@ fn wait(seconds: f64, interrupted: &AtomicBool) {
 }
 
 /// Folds all tails and all free memory, in batches, each for one grace period.
-fn fold_everything<P: Platform<Owner = Stamp>, R: Protocol>(
-    index: &Index<'_, P, R>,
-    fixed: &[RawFolio],
-) -> Result<Folding> {
+fn fold_everything<P: Platform<Owner = Stamp>>(index: &Index<'_, P>, fixed: &[RawFolio]) -> Result<Folding> {
     let engine = index.engine();
     let begun = Instant::now();
     let mut folding = Folding::default();
     let mut batch = engine.fold_batch(BATCH)?;
     let mut slots = Vec::with_capacity(BATCH);
-    let mut commit = |batch: &mut pagefold_engine::FoldBatch<'_, P, R>, slots: &mut Vec<Option<usize>>| {
+    let mut commit = |batch: &mut pagefold_engine::FoldBatch<'_, P>, slots: &mut Vec<Option<usize>>| {
         folding.folios += batch.len() as u64;
         folding.report += batch.commit();
         for (slot, frozen) in slots.drain(..).zip(batch.drain()) {
@@ -173,7 +169,7 @@ fn fold_everything<P: Platform<Owner = Stamp>, R: Protocol>(
 }
 
 /// Freezes a folio that walkers hold for moments only.
-fn freeze<'e, P: Platform, R: Protocol>(mut folio: Folio<'e, P, R>) -> Frozen<'e, P, R> {
+fn freeze<'e, P: Platform>(mut folio: Folio<'e, P>) -> Frozen<'e, P> {
     loop {
         match folio.freeze() {
             Ok(frozen) => return frozen,
@@ -184,10 +180,10 @@ fn freeze<'e, P: Platform, R: Protocol>(mut folio: Folio<'e, P, R>) -> Frozen<'e
 }
 
 /// Folds folios that nobody looks at yet.
-pub fn fold_quietly<'e, P: Platform, R: Protocol>(
-    engine: &'e Engine<P, R>,
-    folios: Vec<Folio<'e, P, R>>,
-) -> Result<Vec<Folio<'e, P, R>>> {
+pub fn fold_quietly<'e, P: Platform>(
+    engine: &'e Engine<P>,
+    folios: Vec<Folio<'e, P>>,
+) -> Result<Vec<Folio<'e, P>>> {
     let mut batch = engine.fold_batch(folios.len())?;
     for folio in folios {
         batch.push(freeze(folio)).ok().context("no memory for a batch of folds")?;

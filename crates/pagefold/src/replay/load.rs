@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Folio, Kind, Order, Pfn, Platform, RawFolio};
 use pagefold_machine::{Extent, PageState};
 use pagefold_workload::{Stamp, share};
@@ -12,9 +11,9 @@ use pagefold_workload::{Stamp, share};
 use crate::tiles::Tiles;
 
 /// What was loaded.
-pub struct Loaded<'e, P: Platform, R: Protocol> {
+pub struct Loaded<'e, P: Platform> {
     /// Folios that owners may move, free and split.
-    pub movable: Vec<Folio<'e, P, R>>,
+    pub movable: Vec<Folio<'e, P>>,
     /// Folios that stay: kernel memory of all sorts. Their references are nobody's to put.
     pub fixed: u64,
     /// Those of them that are large enough to fold.
@@ -42,10 +41,10 @@ fn kind_of(state: PageState) -> Option<Kind> {
 }
 
 /// Brings the machine's memory online: all of it but the gaps.
-pub fn online<P: Platform, R: Protocol>(engine: &mut Engine<P, R>, tiles: &Tiles<'_>) -> Result<()> {
+pub fn online<P: Platform>(engine: &mut Engine<P>, tiles: &Tiles<'_>) -> Result<()> {
     let gaps = tiles.gaps();
     let mut gaps_left = gaps.iter().peekable();
-    let add = |engine: &mut Engine<P, R>, start: u64, end: u64| -> Result<()> {
+    let add = |engine: &mut Engine<P>, start: u64, end: u64| -> Result<()> {
         if start < end {
             engine.online(start..end).with_context(|| format!("adding memory at {}", Pfn(start)))?;
         }
@@ -66,12 +65,12 @@ pub fn online<P: Platform, R: Protocol>(engine: &mut Engine<P, R>, tiles: &Tiles
 }
 
 /// Makes the machine's folios. Free memory needs nothing. `tile_done` is asked after every tile whether to go on.
-pub fn load<'e, P: Platform<Owner = Stamp>, R: Protocol>(
-    engine: &'e Engine<P, R>,
+pub fn load<'e, P: Platform<Owner = Stamp>>(
+    engine: &'e Engine<P>,
     tiles: &Tiles<'_>,
     bar: &ProgressBar,
-    mut tile_done: impl FnMut(&Loaded<'e, P, R>) -> Result<()>,
-) -> Result<Loaded<'e, P, R>> {
+    mut tile_done: impl FnMut(&Loaded<'e, P>) -> Result<()>,
+) -> Result<Loaded<'e, P>> {
     let mut tile_end = tiles.span();
     let mut loaded =
         Loaded { movable: Vec::new(), fixed: 0, fixed_large: Vec::new(), pages: HashMap::new(), hugetlb: 0 };
@@ -147,10 +146,7 @@ fn folios(extent: &Extent) -> impl Iterator<Item = (Pfn, Order)> {
 
 /// Bytes of materialised map pages by the states of the pages they describe. A map page that describes pages of several
 /// states is shared out by the pages in use (or, if none is, by all).
-pub fn attribute<P: Platform, R: Protocol>(
-    engine: &Engine<P, R>,
-    tiles: &Tiles<'_>,
-) -> HashMap<PageState, f64> {
+pub fn attribute<P: Platform>(engine: &Engine<P>, tiles: &Tiles<'_>) -> HashMap<PageState, f64> {
     let mut bytes = HashMap::new();
     // The map page being summed up, and its pages by state.
     let mut current = (0, Vec::<(PageState, u64)>::new());

@@ -93,7 +93,7 @@ impl Job<'_> {
 
     fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
         let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
-        let mut host: Host<B, Stamp> = Host::new(barrier)?;
+        let mut host: Host<B, Stamp, R> = Host::new(barrier)?;
         host.features().missing().iter().for_each(say);
         if self.args.strict {
             host = host.strict()?;
@@ -106,7 +106,7 @@ impl Job<'_> {
         // SAFETY: `Fold` and `RefcountFirst` keep the promises, and taking the CPU away breaks none. The other two are
         // here to be seen: the kernel backs what a stray compare-and-swap reaches with zeros (the strict mode notes it
         // first), and the report counts what that brought back.
-        let mut engine: Engine<_, R> = unsafe { Engine::with_protocol(host, config) }?;
+        let mut engine = unsafe { Engine::with_rules(host, config) }?;
         load::online(&mut engine, &self.tiles)?;
         let engine = engine;
         let created_seconds = begun.elapsed().as_secs_f64();
@@ -262,8 +262,8 @@ impl Job<'_> {
 
     fn violations<B: Barrier + Clone, R: Protocol>(
         &self,
-        engine: &Engine<Host<B, Stamp>, R>,
-        index: &Index<'_, Host<B, Stamp>, R>,
+        engine: &Engine<Host<B, Stamp, R>>,
+        index: &Index<'_, Host<B, Stamp, R>>,
         log: &Log,
         lived: &Lived,
     ) -> Result<Violations> {
@@ -328,11 +328,7 @@ impl Job<'_> {
 }
 
 /// References that no slot of the index holds: those on the kernel's own folios, one each.
-fn lived_fixed<P, R>(audit: &pagefold_engine::Audit, index: &Index<'_, P, R>) -> u64
-where
-    P: pagefold_engine::Platform,
-    R: Protocol,
-{
+fn lived_fixed<P: pagefold_engine::Platform>(audit: &pagefold_engine::Audit, index: &Index<'_, P>) -> u64 {
     audit.folios.saturating_sub(index.occupied())
 }
 

@@ -5,7 +5,6 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Folio, Frozen, Order, Pfn, Platform};
 use pagefold_workload::Contents;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -74,18 +73,18 @@ impl SparseMemory {
     }
 }
 
-impl<P: Platform, R: Protocol> Contents<P, R> for SparseMemory {
+impl<P: Platform> Contents<P> for SparseMemory {
     type Error = io::Error;
 
-    fn mark(&self, folio: &mut Frozen<'_, P, R>, mark: u64) -> io::Result<()> {
+    fn mark(&self, folio: &mut Frozen<'_, P>, mark: u64) -> io::Result<()> {
         self.write(folio.pfn(), folio.order(), mark)
     }
 
-    fn holds(&self, folio: &Folio<'_, P, R>, mark: u64) -> io::Result<bool> {
+    fn holds(&self, folio: &Folio<'_, P>, mark: u64) -> io::Result<bool> {
         self.reads(folio.pfn(), folio.order(), mark)
     }
 
-    fn copy(&self, from: &Folio<'_, P, R>, to: &mut Frozen<'_, P, R>) -> io::Result<()> {
+    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> io::Result<()> {
         self.transfer(from.pfn(), to.pfn(), from.order())
     }
 }

@@ -9,7 +9,6 @@ use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
 use pagefold_engine::hotplug::{Hotplug, HotplugConfig};
 use pagefold_engine::platform::{Barrier, TableKind};
-use pagefold_engine::protocol::Fold;
 use pagefold_engine::{BlockState, Config, Engine};
 use pagefold_host::{Host, measure};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
@@ -39,7 +38,7 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
     let grace_periods = barrier.count();
     let host: Machine<Counted<B>> = Host::new(barrier)?;
     host.features().missing().iter().for_each(say);
-    let engine: Engine<_, Fold> = Engine::new(host, Config::new(plan.end() / 4096))?;
+    let engine = Engine::new(host, Config::new(plan.end() / 4096))?;
     let mut memory = SparseMemory::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;
     let devices = plan.devices.iter().map(|device| make_device(plan, device)).collect::<Result<Vec<_>>>()?;
     for (device, plan) in devices.iter().zip(&plan.devices) {

@@ -2,7 +2,6 @@
 
 use core::fmt;
 
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Folio, Frozen, Platform};
 
 /// The memory that page numbers stand for: sparse files in a process, the direct map in a kernel.
@@ -13,7 +12,7 @@ use pagefold_engine::{Folio, Frozen, Platform};
 /// Folios are named by their handles, because these are what gives the right to their pages. Who holds one frozen is alone
 /// with it and may write; who holds a shared one may read, and nobody writes meanwhile, since a population writes to
 /// frozen folios only.
-pub trait Contents<P: Platform, R: Protocol> {
+pub trait Contents<P: Platform> {
     /// Why memory could not be reached; a host may have none left for it.
     type Error: fmt::Debug;
 
@@ -21,17 +20,17 @@ pub trait Contents<P: Platform, R: Protocol> {
     ///
     /// # Errors
     /// The folio is not marked; it may be in part.
-    fn mark(&self, folio: &mut Frozen<'_, P, R>, mark: u64) -> Result<(), Self::Error>;
+    fn mark(&self, folio: &mut Frozen<'_, P>, mark: u64) -> Result<(), Self::Error>;
 
     /// Whether the first and the last word of a folio, at least, say `mark`.
     ///
     /// # Errors
     /// That cannot be told.
-    fn holds(&self, folio: &Folio<'_, P, R>, mark: u64) -> Result<bool, Self::Error>;
+    fn holds(&self, folio: &Folio<'_, P>, mark: u64) -> Result<bool, Self::Error>;
 
     /// Copies what one folio holds to another of the same order.
     ///
     /// # Errors
     /// It is not copied; it may be in part.
-    fn copy(&self, from: &Folio<'_, P, R>, to: &mut Frozen<'_, P, R>) -> Result<(), Self::Error>;
+    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> Result<(), Self::Error>;
 }

@@ -11,7 +11,6 @@ use core::ops::{ControlFlow, Range};
 
 use fastrand::Rng;
 use pagefold_engine::hotplug::{Migrate, Migration};
-use pagefold_engine::protocol::{Fold, Protocol};
 use pagefold_engine::{AllocError, Engine, Folio, Frozen, Order, Pfn, Platform, Zone};
 
 use self::slots::Slots;
@@ -81,8 +80,8 @@ fn hvo_saving(usage: Use, order: Order) -> u64 {
 /// All folios of all workloads.
 ///
 /// Their references are in the index: walkers find them there, and they outlive this.
-pub struct Population<'a, 'e, P: Platform<Owner = Stamp>, C, R: Protocol = Fold> {
-    index: &'a Index<'e, P, R>,
+pub struct Population<'a, 'e, P: Platform<Owner = Stamp>, C> {
+    index: &'a Index<'e, P>,
     contents: &'a C,
     workloads: &'a [Workload],
     slots: Slots,
@@ -94,14 +93,14 @@ pub struct Population<'a, 'e, P: Platform<Owner = Stamp>, C, R: Protocol = Fold>
     lost: u64,
 }
 
-impl<'a, 'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Population<'a, 'e, P, C, R> {
+impl<'a, 'e, P: Platform<Owner = Stamp>, C: Contents<P>> Population<'a, 'e, P, C> {
     /// Nothing yet, with room in `index` for all of `workloads`. `seed` decides all random choices. Nobody else may put
     /// folios into the index's shared slots.
     ///
     /// # Errors
     /// [`PopulationError`].
     pub fn new(
-        index: &'a Index<'e, P, R>,
+        index: &'a Index<'e, P>,
         contents: &'a C,
         workloads: &'a [Workload],
         seed: u64,
@@ -119,7 +118,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Populat
         })
     }
 
-    fn engine(&self) -> &'e Engine<P, R> {
+    fn engine(&self) -> &'e Engine<P> {
         self.index.engine()
     }
 
@@ -269,7 +268,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Populat
         workload: &Workload,
         order: Order,
         blocks: &[Range<u64>],
-    ) -> Result<Frozen<'e, P, R>, AllocError> {
+    ) -> Result<Frozen<'e, P>, AllocError> {
         let kind = workload.usage().kind();
         let first = (turn as usize).checked_rem(blocks.len()).unwrap_or(0);
         for block in blocks.iter().cycle().skip(first).take(blocks.len().min(BLOCKS_TRIED)) {
@@ -298,7 +297,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Populat
     }
 
     /// Looks whether a folio holds what it was given.
-    fn check(&mut self, workload: &Workload, slot: usize, folio: &Folio<'e, P, R>) {
+    fn check(&mut self, workload: &Workload, slot: usize, folio: &Folio<'e, P>) {
         if workload.touches() {
             let holds = self.contents.holds(folio, Self::mark(slot));
             self.lost += u64::from(!matches!(holds, Ok(true)));
@@ -307,18 +306,13 @@ impl<'a, 'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Populat
 }
 
 /// Shares a folio whose reference goes into `slot`.
-fn keep<P: Platform<Owner = Stamp>, R: Protocol>(
-    mut frozen: Frozen<'_, P, R>,
-    slot: usize,
-) -> Folio<'_, P, R> {
+fn keep<P: Platform<Owner = Stamp>>(mut frozen: Frozen<'_, P>, slot: usize) -> Folio<'_, P> {
     frozen.owner_mut().slot = slot as u64;
     share(frozen)
 }
 
-impl<'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Migrate<'e, P, R>
-    for Population<'_, 'e, P, C, R>
-{
-    fn migrate(&mut self, folio: Folio<'e, P, R>) -> Migration {
+impl<'e, P: Platform<Owner = Stamp>, C: Contents<P>> Migrate<'e, P> for Population<'_, 'e, P, C> {
+    fn migrate(&mut self, folio: Folio<'e, P>) -> Migration {
         let (old, order) = (folio.pfn(), folio.order());
         let Some(kind) = folio.kind().owned() else { return Migration::Unmovable };
         let slot = folio.owner().slot as usize;
@@ -347,7 +341,7 @@ impl<'e, P: Platform<Owner = Stamp>, C: Contents<P, R>, R: Protocol> Migrate<'e,
     }
 }
 
-impl<P: Platform<Owner = Stamp>, C, R: Protocol> fmt::Debug for Population<'_, '_, P, C, R> {
+impl<P: Platform<Owner = Stamp>, C> fmt::Debug for Population<'_, '_, P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Population").field("folios", &self.slots.held()).finish_non_exhaustive()
     }

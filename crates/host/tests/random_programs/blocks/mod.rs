@@ -20,7 +20,7 @@ use listener::{Now, Reporter};
 use mover::Mover;
 
 use crate::actor::{Actor, World};
-use crate::failing::{Failing, Machine, Rules, armed, has_struck};
+use crate::failing::{Failing, Machine, armed, has_struck};
 use crate::ledger::{Ledger, Outcome, ensure};
 use crate::program::{Op, Report, Setup};
 use crate::run::Pulse;
@@ -56,7 +56,7 @@ pub struct Block {
 
 /// Memory hotplug, and what programs know of it.
 pub struct Blocks<'e> {
-    hotplug: Hotplug<'e, Failing, Rules>,
+    hotplug: Hotplug<'e, Failing>,
     size: u64,
     boot: Range<u64>,
     known: BTreeMap<u64, Block>,

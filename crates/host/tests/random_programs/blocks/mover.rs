@@ -7,7 +7,7 @@ use pagefold_engine::hotplug::{Migrate, Migration};
 
 use super::OnPurpose;
 use crate::actor::{Handle, Held, World};
-use crate::failing::{Failing, Rules, spared};
+use crate::failing::{Failing, spared};
 use crate::ledger::{Outcome, Shared, Status};
 use crate::program::Answer;
 
@@ -89,7 +89,7 @@ impl<'a, 'e> Mover<'a, 'e> {
     }
 }
 
-impl<'e> Migrate<'e, Failing, Rules> for Mover<'_, 'e> {
+impl<'e> Migrate<'e, Failing> for Mover<'_, 'e> {
     fn migrate(&mut self, folio: Shared<'e>) -> Migration {
         spared(|| {
             self.asked(folio).unwrap_or_else(|wrong| {
