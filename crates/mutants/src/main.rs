@@ -29,7 +29,7 @@ struct Arguments {
     /// In an order that this number decides, so that a budget ends at other mutants each time.
     #[arg(long)]
     seed: Option<u64>,
-    /// Begin no mutant after so many seconds.
+    /// Begin no mutant after so many seconds of trying; building comes before.
     #[arg(long, value_parser = seconds)]
     budget: Option<Duration>,
     /// See only that each mutant has exactly one place in the source.
@@ -233,10 +233,11 @@ fn bench(arguments: &Arguments, mutants: &[(usize, Mutant)], binaries: &BTreeSet
 }
 
 fn judge(arguments: &Arguments, mutants: &[(usize, Mutant)]) -> Result<Vec<Report>> {
-    let end = arguments.budget.map(|budget| Instant::now() + budget);
-    let is_over = || end.is_some_and(|end| Instant::now() >= end);
     let tests: BTreeSet<&Test> = mutants.iter().filter_map(|(_, mutant)| test_of(mutant)).collect();
     let bench = bench(arguments, mutants, &tests.iter().map(|test| test.binary.clone()).collect())?;
+    // From here on: a slow build must not leave all of them out.
+    let end = arguments.budget.map(|budget| Instant::now() + budget);
+    let is_over = || end.is_some_and(|end| Instant::now() >= end);
     // With a budget, tests are tried on the unchanged source as they come up; without one, all of them first.
     let unchanged: Mutex<BTreeMap<Test, bool>> = Mutex::default();
     let passes_unchanged = |test: &Test| -> Result<bool> {
