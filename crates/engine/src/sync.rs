@@ -1,21 +1,23 @@
 //! The shim between the engine and the atomics it runs on: `core`'s, or loom's under `cfg(loom)`.
 //!
 //! The whole engine uses the names of this module, so that the code the checker explores is the code that ships. What
-//! differs under loom is in the module `checked`, and nowhere else: state words that know whether they are folded,
-//! entries of tables that know whether they were made writable, owners' data that knows who may touch it. Spinning yields
-//! to loom's scheduler.
+//! differs under loom is in the modules `remembering` and `checked`, and nowhere else: atomics that remember their
+//! readers, state words that know whether they are folded, entries of tables that know whether they were made writable,
+//! owners' data that knows who may touch it. Spinning yields to loom's scheduler.
 
 #[cfg(loom)]
 mod checked;
 #[cfg(loom)]
-mod readers;
+mod remembering;
 
 #[cfg(loom)]
-pub(crate) use checked::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, MapWord, OwnerCell};
+pub(crate) use checked::{AtomicU8, AtomicU32, AtomicU64, MapWord, OwnerCell};
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{Ordering, fence};
+#[cfg(loom)]
+pub(crate) use remembering::{AtomicBool, AtomicPtr};
 
 /// One turn of a wait that another CPU will end soon.
 #[inline]

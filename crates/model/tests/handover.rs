@@ -6,7 +6,9 @@
 
 mod common;
 
-use common::{ModelEngine, beside, explore, flat_machine, folio_at, freeze, frozen_at, machine, order, take};
+use common::{
+    ModelEngine, beside, explore, flat_machine, folio_at, freeze, frozen_at, machine, order, take, use_at,
+};
 use loom::sync::Arc;
 use pagefold_model::{Kind, PageKind, Pfn};
 
@@ -125,15 +127,6 @@ fn freed_then_allocated(
     again(&engine);
     freer.join().unwrap();
     engine.audit().unwrap();
-}
-
-/// Takes the block at `pfn` if it is free, and writes.
-fn use_at(engine: &ModelEngine, pfn: u64, bits: u32) {
-    if let Ok(mut next) = engine.alloc_at(Pfn(pfn), order(bits), Kind::File) {
-        assert_eq!(*next.owner(), 0, "an owner's data begins as zero");
-        *next.owner_mut() = 2;
-        drop(next.share());
-    }
 }
 
 /// Takes any block, and writes.

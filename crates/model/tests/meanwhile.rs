@@ -5,22 +5,13 @@
 
 mod common;
 
-use common::{ModelEngine, beside, explore, folio_at, machine, order, room, take};
+use common::{ModelEngine, beside, explore, folio_at, machine, order, room, take, use_at};
 use loom::sync::Arc;
 use pagefold_model::hotplug::{BlockError, BlockId, FakeOffline, Group, HotplugConfig, OnlineTo, Unmovable};
 use pagefold_model::{Kind, Pfn, Zone};
 
 /// One forced switch: to the other thread, between the look and the change. It runs to its end.
 const BOUND: usize = 1;
-
-/// Takes the block at `pfn` if it is free, writes, and frees it.
-fn use_at(engine: &ModelEngine, pfn: u64, bits: u32) {
-    if let Ok(mut folio) = engine.alloc_at(Pfn(pfn), order(bits), Kind::File) {
-        assert_eq!(*folio.owner(), 0, "an owner's data begins as zero");
-        *folio.owner_mut() = 2;
-        drop(folio.share());
-    }
-}
 
 /// Two at once, and a look at all of it in the end.
 fn both(

@@ -22,10 +22,9 @@ use core::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Ordering;
-use super::readers::Readers;
+use super::{Ordering, remembering};
 use loom::cell::UnsafeCell;
-use loom::sync::{Condvar, atomic};
+use loom::sync::Condvar;
 use loom::thread::{ThreadId, current};
 
 /// Whether an entry of a table may be written, and by whom.
@@ -90,8 +89,7 @@ macro_rules! entries {
         /// An atomic integer; as an entry of a table it knows whether it may be written.
         #[derive(Debug)]
         pub(crate) struct $name {
-            word: atomic::$name,
-            readers: Readers,
+            word: remembering::$name,
             /// `None` for what is no entry of a table.
             backing: Option<Box<Backing>>,
         }
@@ -99,11 +97,11 @@ macro_rules! entries {
         #[allow(dead_code)]
         impl $name {
             pub(crate) fn new(value: $value) -> Self {
-                Self { word: atomic::$name::new(value), readers: Readers::default(), backing: None }
+                Self { word: remembering::$name::new(value), backing: None }
             }
             /// An entry of a table with no memory behind it.
             pub(crate) fn unbacked() -> Self {
-                Self { word: atomic::$name::new(0), readers: Readers::default(), backing: Some(Box::default()) }
+                Self { word: remembering::$name::new(0), backing: Some(Box::default()) }
             }
             /// The platform puts memory behind the entry. What is there already keeps its content.
             pub(crate) fn materialise(&self) {
@@ -112,22 +110,22 @@ macro_rules! entries {
                 }
             }
             #[track_caller]
-            fn write<T>(&self, write: impl FnOnce(&atomic::$name) -> T) -> T {
+            fn written(&self) -> &remembering::$name {
                 if let Some(backing) = &self.backing {
                     assert!(backing.is_writable(), "stray write: an entry of a table was not made writable before");
                 }
-                self.readers.write(|| write(&self.word))
+                &self.word
             }
             pub(crate) fn load(&self, order: Ordering) -> $value {
-                self.readers.load(|| self.word.load(order))
+                self.word.load(order)
             }
             #[track_caller]
             pub(crate) fn store(&self, value: $value, order: Ordering) {
-                self.write(|word| word.store(value, order));
+                self.written().store(value, order);
             }
             #[track_caller]
             pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                self.write(|word| word.swap(value, order))
+                self.written().swap(value, order)
             }
             #[track_caller]
             pub(crate) fn compare_exchange(
@@ -137,23 +135,23 @@ macro_rules! entries {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                self.write(|word| word.compare_exchange(current, new, success, failure))
+                self.written().compare_exchange(current, new, success, failure)
             }
             #[track_caller]
             pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                self.write(|word| word.fetch_add(value, order))
+                self.written().fetch_add(value, order)
             }
             #[track_caller]
             pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                self.write(|word| word.fetch_sub(value, order))
+                self.written().fetch_sub(value, order)
             }
             #[track_caller]
             pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                self.write(|word| word.fetch_or(value, order))
+                self.written().fetch_or(value, order)
             }
             #[track_caller]
             pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                self.write(|word| word.fetch_and(value, order))
+                self.written().fetch_and(value, order)
             }
         }
     )*};
@@ -188,8 +186,7 @@ impl<O> OwnerCell<O> {
 /// The state word of a descriptor. See the module's text.
 #[derive(Debug)]
 pub(crate) struct MapWord {
-    word: atomic::AtomicU64,
-    readers: Readers,
+    word: remembering::AtomicU64,
     /// Where folding has a gap: the memory behind the word. Who loads or writes the word reads the memory, the platform
     /// writes it.
     memory: Option<UnsafeCell<()>>,
@@ -203,8 +200,7 @@ impl MapWord {
 
     pub(crate) fn folded(has_gap: bool) -> Self {
         Self {
-            word: atomic::AtomicU64::new(if has_gap { Self::GONE } else { Self::FOLDED }),
-            readers: Readers::default(),
+            word: remembering::AtomicU64::new(if has_gap { Self::GONE } else { Self::FOLDED }),
             memory: has_gap.then(UnsafeCell::default),
         }
     }
@@ -213,17 +209,14 @@ impl MapWord {
     #[track_caller]
     pub(crate) fn fold(&self, has_gap: bool) {
         self.remap();
-        self.readers
-            .write(|| self.word.swap(if has_gap { Self::GONE } else { Self::FOLDED }, Ordering::Relaxed));
+        self.word.swap(if has_gap { Self::GONE } else { Self::FOLDED }, Ordering::Relaxed);
     }
     /// The platform puts zeroed memory behind the word; whether there was none. Memory that is there already keeps its
     /// content.
     #[track_caller]
     pub(crate) fn materialise(&self) -> bool {
         let is_new = [Self::FOLDED, Self::GONE].into_iter().any(|folded| {
-            self.readers
-                .write(|| self.word.compare_exchange(folded, 0, Ordering::Relaxed, Ordering::Relaxed))
-                .is_ok()
+            self.word.compare_exchange(folded, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         });
         if is_new {
             self.remap();
@@ -236,17 +229,13 @@ impl MapWord {
             memory.with_mut(|_| ());
         }
     }
-    /// Loads or writes need the memory.
+    /// The word, to be loaded or written.
     #[track_caller]
-    fn needs_memory(&self) {
+    fn access(&self) -> &remembering::AtomicU64 {
         if let Some(memory) = &self.memory {
             memory.with(|_| ());
         }
-    }
-    #[track_caller]
-    fn write<T>(&self, write: impl FnOnce(&atomic::AtomicU64) -> T) -> T {
-        self.needs_memory();
-        self.readers.write(|| write(&self.word))
+        &self.word
     }
     #[track_caller]
     fn written(old: u64) -> u64 {
@@ -255,8 +244,7 @@ impl MapWord {
     }
     #[track_caller]
     pub(crate) fn load(&self, order: Ordering) -> u64 {
-        self.needs_memory();
-        let word = self.readers.load(|| self.word.load(order));
+        let word = self.access().load(order);
         assert!(
             word != Self::GONE,
             "stray read: a read reached a folded descriptor on a platform with a gap"
@@ -266,7 +254,7 @@ impl MapWord {
     #[track_caller]
     pub(crate) fn store(&self, value: u64, order: Ordering) {
         // A swap, so that the model sees what the store landed on.
-        Self::written(self.write(|word| word.swap(value, order)));
+        Self::written(self.access().swap(value, order));
     }
     #[track_caller]
     pub(crate) fn compare_exchange(
@@ -276,56 +264,18 @@ impl MapWord {
         success: Ordering,
         failure: Ordering,
     ) -> Result<u64, u64> {
-        self.write(|word| word.compare_exchange(current, new, success, failure)).map_err(Self::written)
+        self.access().compare_exchange(current, new, success, failure).map_err(Self::written)
     }
     #[track_caller]
     pub(crate) fn fetch_add(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.write(|word| word.fetch_add(value, order)))
+        Self::written(self.access().fetch_add(value, order))
     }
     #[track_caller]
     pub(crate) fn fetch_sub(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.write(|word| word.fetch_sub(value, order)))
+        Self::written(self.access().fetch_sub(value, order))
     }
     #[track_caller]
     pub(crate) fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
-        Self::written(self.write(|word| word.fetch_or(value, order)))
+        Self::written(self.access().fetch_or(value, order))
     }
 }
-
-macro_rules! remembering {
-    ($name:ident$(<$t:ident>)?: $value:ty) => {
-        /// An atomic that remembers its readers.
-        #[derive(Debug)]
-        pub(crate) struct $name$(<$t>)? {
-            word: atomic::$name$(<$t>)?,
-            readers: Readers,
-        }
-
-        #[allow(dead_code)]
-        impl$(<$t>)? $name$(<$t>)? {
-            pub(crate) fn new(value: $value) -> Self {
-                Self { word: atomic::$name::new(value), readers: Readers::default() }
-            }
-            pub(crate) fn load(&self, order: Ordering) -> $value {
-                self.readers.load(|| self.word.load(order))
-            }
-            pub(crate) fn store(&self, value: $value, order: Ordering) {
-                self.readers.write(|| self.word.store(value, order));
-            }
-            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
-                self.readers.write(|| self.word.swap(value, order))
-            }
-            pub(crate) fn compare_exchange(
-                &self,
-                current: $value,
-                new: $value,
-                success: Ordering,
-                failure: Ordering,
-            ) -> Result<$value, $value> {
-                self.readers.write(|| self.word.compare_exchange(current, new, success, failure))
-            }
-        }
-    };
-}
-remembering!(AtomicBool: bool);
-remembering!(AtomicPtr<T>: *mut T);

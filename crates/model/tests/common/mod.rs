@@ -172,6 +172,15 @@ pub fn freeze<R: Protocol>(mut folio: Folio<'_, Model<R>>) -> Frozen<'_, Model<R
     }
 }
 
+/// Takes the block at `pfn` if it is free, writes, and frees it.
+pub fn use_at(engine: &ModelEngine, pfn: u64, bits: u32) {
+    if let Ok(mut next) = engine.alloc_at(Pfn(pfn), order(bits), Kind::File) {
+        assert_eq!(*next.owner(), 0, "an owner's data begins as zero");
+        *next.owner_mut() = 2;
+        drop(next.share());
+    }
+}
+
 /// A thread with the machine.
 pub fn beside<R: Protocol, T: 'static>(
     engine: &Arc<ModelEngine<R>>,

@@ -1,4 +1,4 @@
-//! Every load is remembered, so that the checker tries each write before it.
+//! Atomics that remember their readers, so that the checker tries each write before each load.
 //!
 //! Loom keeps *one* last access of an atomic, and two loads do not count against each other. When thread A has loaded a
 //! word, and thread B loads it and then writes it, the last access that loom sees at B's write is B's own load. So it
@@ -10,8 +10,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use std::sync::{Mutex, PoisonError};
 
-use loom::sync::Condvar;
+use loom::sync::{Condvar, atomic};
 use loom::thread::{ThreadId, current};
+
+use super::Ordering;
 
 /// Who loaded an atomic since the last write of it.
 ///
@@ -20,7 +22,7 @@ use loom::thread::{ThreadId, current};
 /// The objects are condition variables on which nobody waits: loom counts their notifications as accesses, and they
 /// order nothing in the code under test. In a box: engines are moved about on the checker's small stacks.
 #[derive(Debug, Default)]
-pub(super) struct Readers(Box<Mutex<State>>);
+struct Readers(Box<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -35,7 +37,7 @@ impl Readers {
     }
 
     /// The current thread loads. No lock is held in `load`, nor at the access before: other threads run there.
-    pub(super) fn load<T>(&self, load: impl FnOnce() -> T) -> T {
+    fn load<T>(&self, load: impl FnOnce() -> T) -> T {
         let thread = current().id();
         let known = self.state(|state| state.seen.iter().find(|(reader, _)| *reader == thread).cloned());
         let (_, accessed) = known.unwrap_or_else(|| (thread, Arc::default()));
@@ -50,7 +52,7 @@ impl Readers {
     }
 
     /// The current thread writes, or reads and writes.
-    pub(super) fn write<T>(&self, write: impl FnOnce() -> T) -> T {
+    fn write<T>(&self, write: impl FnOnce() -> T) -> T {
         let thread = current().id();
         let hides = self.state(|state| state.last == Some(thread));
         let hidden = self.state(|state| if hides { core::mem::take(&mut state.seen) } else { Vec::new() });
@@ -62,3 +64,49 @@ impl Readers {
         value
     }
 }
+
+macro_rules! remembering {
+    ($name:ident$(<$t:ident>)?: $value:ty $(, $fetch:ident)*) => {
+        /// An atomic that remembers its readers.
+        #[derive(Debug)]
+        pub(crate) struct $name$(<$t>)? {
+            word: atomic::$name$(<$t>)?,
+            readers: Readers,
+        }
+
+        #[allow(dead_code)]
+        impl$(<$t>)? $name$(<$t>)? {
+            pub(crate) fn new(value: $value) -> Self {
+                Self { word: atomic::$name::new(value), readers: Readers::default() }
+            }
+            pub(crate) fn load(&self, order: Ordering) -> $value {
+                self.readers.load(|| self.word.load(order))
+            }
+            pub(crate) fn store(&self, value: $value, order: Ordering) {
+                self.readers.write(|| self.word.store(value, order));
+            }
+            pub(crate) fn swap(&self, value: $value, order: Ordering) -> $value {
+                self.readers.write(|| self.word.swap(value, order))
+            }
+            pub(crate) fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.readers.write(|| self.word.compare_exchange(current, new, success, failure))
+            }
+            $(
+                pub(crate) fn $fetch(&self, value: $value, order: Ordering) -> $value {
+                    self.readers.write(|| self.word.$fetch(value, order))
+                }
+            )*
+        }
+    };
+}
+remembering!(AtomicBool: bool);
+remembering!(AtomicPtr<T>: *mut T);
+remembering!(AtomicU8: u8, fetch_add, fetch_sub, fetch_or, fetch_and);
+remembering!(AtomicU32: u32, fetch_add, fetch_sub, fetch_or, fetch_and);
+remembering!(AtomicU64: u64, fetch_add, fetch_sub, fetch_or, fetch_and);
