@@ -188,6 +188,8 @@ fn it_ends_in_order_when_it_is_told_to_and_when_its_vmm_goes() {
 #[test]
 fn a_device_that_was_ended_goes_on_where_it_was() {
     let dir = dir();
+    // The link stays, and what it leads to is written.
+    std::os::unix::fs::symlink("kept.state", dir.path().join("vm.state")).unwrap();
     let mut device = Device::new(&dir, &["--state", "vm.state"]);
     device.type_line("resize 64M");
     let mut vmm = device.vmm();
@@ -196,6 +198,7 @@ fn a_device_that_was_ended_goes_on_where_it_was() {
     vmm.memory.write_obj(42u64, GuestAddress(ADDR + 2 * BLOCK)).unwrap();
     device.signal(Signal::TERM);
     assert_eq!(device.code(), Some(0));
+    assert!(dir.path().join("vm.state").is_symlink() && dir.path().join("kept.state").is_file());
     let mut device = Device::new(&dir, &["--state", "vm.state"]);
     let status = device.status();
     assert_eq!(
@@ -303,6 +306,7 @@ fn what_does_not_fit_is_one_line_and_an_exit_code() {
         (&[("--block", "3M")], "a device block of 3145728 bytes"),
         (&[("--requested", "1G")], "more than the device's region"),
         (&[("--state", "nonsense")], "nonsense is no device's state"),
+        (&[("--state", "no/dir/state")], "there is no directory no/dir"),
     ] {
         let text = with(changes);
         assert!(text.contains(why), "{changes:?}: {text}");

@@ -56,7 +56,7 @@ pub fn from_socket(backend: &Backend, stop: &Stop, socket: Arc<Socket>) -> io::R
             let Ok(client) = client else { continue };
             let (backend, stop) = (backend.clone(), stop.clone());
             let spawned = thread::Builder::new().name("control".into()).spawn(move || {
-                // Whoever hangs up does not want the answer.
+                // A client that hangs up does not want the answer.
                 let _ = talk(&backend, &stop, &client);
             });
             if spawned.is_err() {

@@ -7,7 +7,7 @@ mod memory;
 mod metrics;
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 
 pub use self::args::DeviceArgs;
 use crate::interrupt;
+use crate::place::Place;
 
 /// Serves the device until its VMM goes, or somebody ends it.
 ///
@@ -40,6 +41,8 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     let socket = Socket::new(socket)?;
     let control = args.control.as_deref().map(Socket::new).transpose()?;
     let saved = args.state.as_deref().map(read_state).transpose()?.flatten();
+    // Looked at before the device serves: at the end it would be too late to choose another.
+    let state = args.state.as_deref().map(|path| Place::private(path, true)).transpose()?;
     let memory = memory::open(file, size)?.with_prealloc(args.prealloc);
     let settings = Settings {
         block_size: args.block,
@@ -64,18 +67,23 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
         let control = Arc::new(control);
         control::from_socket(&backend, &server.stopper(), Arc::clone(&control))?;
         // The thread that listens has it for ever, so its name is taken away here.
-        let done = serve(args, &backend, &mut server);
+        let done = serve(args, &backend, &mut server, state.as_ref());
         let _ = fs::remove_file(control.path());
         return done;
     }
-    serve(args, &backend, &mut server)
+    serve(args, &backend, &mut server, state.as_ref())
 }
 
-fn serve(args: &DeviceArgs, backend: &Backend, server: &mut Server) -> Result<ExitCode> {
+fn serve(
+    args: &DeviceArgs,
+    backend: &Backend,
+    server: &mut Server,
+    state: Option<&Place>,
+) -> Result<ExitCode> {
     crate::say("ready");
     let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
-    if let Some(path) = &args.state {
-        write_state(path, &backend.snapshot())?;
+    if let Some(place) = state {
+        place.write_all(&serde_json::to_vec(&backend.snapshot())?)?;
     }
     served?;
     Ok(ExitCode::SUCCESS)
@@ -110,17 +118,4 @@ fn read_state(path: &Path) -> Result<Option<Snapshot>> {
     let saved = serde_json::from_slice(&text)
         .with_context(|| format!("{} is no device's state: take another file", path.display()))?;
     Ok(Some(saved))
-}
-
-/// Writes the state, whole or not at all.
-fn write_state(path: &Path, state: &Snapshot) -> Result<()> {
-    let write = || -> Result<()> {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(&serde_json::to_vec(state)?)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("the device's state cannot be written to {}", path.display()))
 }
