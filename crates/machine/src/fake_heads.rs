@@ -77,6 +77,15 @@ pub fn are_shown(machine: &Machine) -> bool {
 
 /// How many of the optimised huge pages are of 1 GiB.
 pub(crate) fn gigantic_pages(machine: &Machine) -> u64 {
+    let header = &machine.header;
+    // Nothing would tell them, or there are none: no reason to look at every page.
+    let is_told = match header.pools[..] {
+        [] => header.memmap_pages.is_some(),
+        _ => header.pools.iter().any(|pool| pool.size == GIGANTIC * 4096 && pool.pages > 0),
+    };
+    if !is_told {
+        return 0;
+    }
     let (mut large, mut candidates) = (0, 0);
     // Pieces of a GiB that goes on from the last stretch.
     let mut row = 0u64..0;
@@ -90,7 +99,6 @@ pub(crate) fn gigantic_pages(machine: &Machine) -> u64 {
     if candidates == 0 {
         return 0;
     }
-    let header = &machine.header;
     let known = if header.pools.is_empty() { by_count(machine, large) } else { by_pools(machine) };
     known.unwrap_or(0).min(candidates)
 }

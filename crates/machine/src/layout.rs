@@ -2,6 +2,8 @@
 //!
 //! They take what they know and skip what they do not: these files grow with every kernel.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 /// A range of page numbers that has memory.
@@ -39,20 +41,26 @@ impl Zone {
     }
 }
 
+/// What `/proc/iomem` lists: addresses, and a name.
+pub(crate) fn resources(iomem: &str) -> impl Iterator<Item = (RangeInclusive<u64>, &str)> {
+    iomem.lines().filter_map(|line| {
+        let (addresses, name) = line.split_once(" : ")?;
+        let (start, end) = addresses.trim_start().split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        Some((number(start)?..=number(end)?, name.trim()))
+    })
+}
+
 /// The `System RAM` ranges of `/proc/iomem`, in pages, those only partly RAM left out; also those that a driver added
 /// (`System RAM (virtio_mem)`, `System RAM (kmem)`), which stand inside the driver's own range. Empty if the file hides
 /// addresses (it does without root).
 pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
     let mut ranges: Vec<MemoryRange> = Vec::new();
-    for line in text.lines() {
-        let Some((addresses, name)) = line.split_once(" : ") else { continue };
-        if name.trim() != "System RAM" && !name.trim().starts_with("System RAM (") {
+    for (addresses, name) in resources(text) {
+        if name != "System RAM" && !name.starts_with("System RAM (") {
             continue;
         }
-        let Some((start, end)) = addresses.trim_start().split_once('-') else { continue };
-        let (Ok(start), Ok(end)) = (u64::from_str_radix(start, 16), u64::from_str_radix(end, 16)) else {
-            continue;
-        };
+        let (start, end) = addresses.into_inner();
         let (start, end) = (start.div_ceil(4096), end.saturating_add(1) / 4096);
         if start >= end {
             continue;

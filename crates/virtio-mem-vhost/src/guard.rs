@@ -39,7 +39,7 @@ extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: the page that is replaced is one of a mapped file that has no byte there, so that nobody can have read or
-        // written it; whoever looks at it takes any bytes, because a guest may write them at any time.
+        // written it; every reader of it takes any bytes, because a guest may write them at any time.
         let put = unsafe { libc::mmap(page, size as usize, access, flags, -1, 0) };
         if put == page {
             PAGES.fetch_add(1, Ordering::Relaxed);

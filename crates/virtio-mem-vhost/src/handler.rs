@@ -234,7 +234,7 @@ impl VhostUserBackend for Handler {
     }
 
     fn stop_vring(&self, _queue: u32) -> io::Result<()> {
-        // Whoever serves has the device: when we have it, every chain that was taken has come back.
+        // The thread that serves holds the device: when it is held here, every chain that was taken has come back.
         self.reset();
         Ok(())
     }

@@ -83,7 +83,7 @@ fn a_doorbell_that_never_comes_through_keeps_nobody_from_the_next_vmm() {
     served(|path, file, _| {
         let mut vmm = Vmm::connect(path, memory(file, ADDR, SIZE));
         vmm.start(WANTED).unwrap();
-        // A byte of eight: whoever reads a doorbell from it waits for ever.
+        // A byte of eight: a thread that reads a doorbell from it waits for ever.
         let (reader, mut writer) = std::io::pipe().unwrap();
         std::io::Write::write_all(&mut writer, &[1]).unwrap();
         std::mem::forget(writer);

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
+use crate::layout::resources;
 
 const TELLS: &str = "where memory went before MemTotal";
 
@@ -30,6 +31,13 @@ pub struct Modules {
     pub count: u64,
     /// Bytes in all of them.
     pub bytes: u64,
+}
+
+impl Modules {
+    fn add(&mut self, bytes: u64) {
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
 }
 
 /// Ranges of the firmware's map that are of one kind.
@@ -86,7 +94,7 @@ fn in_dmi(mut table: &[u8]) -> Option<Modules> {
         if kind == 17
             && let Some(bytes) = module(formatted)
         {
-            found = Modules { count: found.count + 1, bytes: found.bytes.saturating_add(bytes) };
+            found.add(bytes);
         }
         // Texts follow, each with a zero byte behind it, and one more at the end.
         let texts = table.get(formatted.len()..)?;
@@ -134,8 +142,7 @@ fn in_dmidecode(text: &str) -> Option<Modules> {
             _ => continue,
         };
         if let Ok(number) = number.parse::<u64>() {
-            let bytes = number.saturating_mul(1 << shift);
-            found = Modules { count: found.count + 1, bytes: found.bytes.saturating_add(bytes) };
+            found.add(number.saturating_mul(1 << shift));
         }
     }
     (found.count > 0).then_some(found)
@@ -167,13 +174,9 @@ fn map(files: &mut Files) -> Vec<Kind> {
 
 /// Bytes of all resources of `/proc/iomem` whose names begin so; `None` if there are none, or addresses are hidden.
 fn resource(iomem: &str, name: &str) -> Option<u64> {
-    let bytes = iomem.lines().filter_map(|line| {
-        let (range, resource) = line.trim().split_once(" : ")?;
-        let (start, end) = range.split_once('-')?;
-        let number = |text: &str| u64::from_str_radix(text, 16).ok();
-        let (start, end) = (number(start)?, number(end)?);
-        (resource.starts_with(name) && end > start).then(|| end - start + 1)
-    });
+    let wanted = resources(iomem)
+        .filter(|(addresses, resource)| resource.starts_with(name) && addresses.end() > addresses.start());
+    let bytes = wanted.map(|(addresses, _)| (addresses.end() - addresses.start()).saturating_add(1));
     Some(bytes.fold(0u64, u64::saturating_add)).filter(|&bytes| bytes > 0)
 }
 

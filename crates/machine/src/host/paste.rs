@@ -29,7 +29,7 @@ impl Of {
 /// any order, with anything in between (prompts, commands, empty lines). Empty if it is none of them.
 pub fn parts(text: &str) -> Pasted {
     let mut files = Pasted::new();
-    // Whoever pasted it may have lost the spaces at the beginning of lines.
+    // Spaces at the beginning of lines may have been lost on the way here.
     let is_indented = |line: &str| line.starts_with([' ', '\t']);
     let keeps_indents = text.lines().any(is_indented);
     let mut in_zone = false;

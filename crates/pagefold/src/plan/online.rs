@@ -1,6 +1,6 @@
 //! What happens to memory that is added: which zone it goes to, and whether it is used at all.
 //!
-//! Whoever adds memory may bring it online (`memhp_default_state`, udev), else `auto_online_blocks` says what happens to it. If
+//! The program that adds memory may bring it online (`memhp_default_state`, udev), else `auto_online_blocks` says what happens. If
 //! that is `online`, the kernel chooses the zone: by `online_policy`, and `auto_movable_ratio` (mm/memory_hotplug.c).
 
 use pagefold_machine::Host;
