@@ -13,7 +13,7 @@
 //! * [`Engine::audit`] checks every promise, for tests.
 //!
 //! The crate is `no_std` (with `alloc`), never logs and never panics. It reaches the machine through two traits,
-//! [`platform::Mapping`] and [`platform::Barrier`]. `pagefold-host` implements them for Linux user space.
+//! [`platform::Mapping`] and [`platform::Barrier`]. `pagefold-linux` implements them for Linux user space.
 //!
 //! The protocol, its promises and why they hold: [`map`]. The grace periods: [`rcu`].
 

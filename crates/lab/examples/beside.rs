@@ -1,4 +1,4 @@
-//! Guests side by side, as Markdown tables: `cargo run --release -p vm-lab --example beside`.
+//! Guests side by side, as Markdown tables: `cargo run --release -p pagefold-lab --example beside`.
 //!
 //! Words behind `--` choose tables: `plug`, `small`, `pinned`.
 
@@ -6,8 +6,8 @@ use std::env;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use vm_lab::beside::{Linux, LinuxGuest, Pagefold, Row, Step, play, table};
-use vm_lab::{GIB, Kernel, MIB};
+use pagefold_lab::beside::{Linux, LinuxGuest, Pagefold, Row, Step, play, table};
+use pagefold_lab::{GIB, Kernel, MIB};
 
 /// No page is cleared when it is allocated or freed.
 const NO_CLEARING: &str = "memhp_default_state=online_movable init_on_alloc=0 init_on_free=0";

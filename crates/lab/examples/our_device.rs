@@ -1,15 +1,15 @@
 //! Our virtio-mem device beside QEMU's own: the same QEMU, the same kernel, the same driver. Prints what 128 MiB cost to plug
 //! and to unplug, and which requests the driver makes.
 //!
-//! `cargo run --release -p vm-lab --example our_device -- [cycles]`
+//! `cargo run --release -p pagefold-lab --example our_device -- [cycles]`
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pagefold_lab::our_device::{Driven, Wanted, boot_on_qemus_own, qemu_for};
+use pagefold_lab::{Kernel, MIB, Machine, newer_counting_plugin};
 use pagefold_virtio_mem_spec::{RequestType, ResponseType};
 use pagefold_virtio_mem_vhost::Event;
-use vm_lab::our_device::{Driven, Wanted, boot_on_qemus_own, qemu_for};
-use vm_lab::{Kernel, MIB, Machine, newer_counting_plugin};
 
 /// A machine with one of the devices.
 trait Guest {

@@ -1,10 +1,10 @@
 //! Boots a kernel, plugs some memory, runs commands in the guest, and prints what they say:
-//! `cargo run -p vm-lab --example run -- 6.12 64 'cat /proc/iomem'`.
+//! `cargo run -p pagefold-lab --example run -- 6.12 64 'cat /proc/iomem'`.
 
 use std::env;
 
 use anyhow::{Context, Result};
-use vm_lab::{GIB, Kernel, MIB, Machine, static_pagefold};
+use pagefold_lab::{GIB, Kernel, MIB, Machine, static_pagefold};
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);

@@ -9,6 +9,8 @@ use pagefold_qemu::spawn_bound;
 
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+const PLUGIN: &[&str] = &["--package", "pagefold-qemu", "--example", "insn_count"];
+const PLUGIN_FILE: &str = "examples/libinsn_count.so";
 const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Builds `pagefold`, statically linked, in a target directory of its own, and returns its path. Quick if nothing has
@@ -25,7 +27,7 @@ pub fn static_pagefold() -> Result<PathBuf> {
 /// # Errors
 /// It does not build.
 pub fn static_pin() -> Result<PathBuf> {
-    build(&["--package", "vm-lab", "--bin", "lab-pin"], STATIC, "lab-pin")
+    build(&["--package", "pagefold-lab", "--bin", "lab-pin"], STATIC, "lab-pin")
 }
 
 /// As [`static_pagefold`], the plugin for [`Builder::count_instructions`](crate::Builder::count_instructions).
@@ -33,7 +35,7 @@ pub fn static_pin() -> Result<PathBuf> {
 /// # Errors
 /// It does not build.
 pub fn counting_plugin() -> Result<PathBuf> {
-    build(&["--package", "pagefold-insn-count"], "", "libpagefold_insn_count.so")
+    build(PLUGIN, "", PLUGIN_FILE)
 }
 
 /// As [`counting_plugin`], for QEMU 11.1.
@@ -41,9 +43,9 @@ pub fn counting_plugin() -> Result<PathBuf> {
 /// # Errors
 /// It does not build.
 pub fn newer_counting_plugin() -> Result<PathBuf> {
-    let what = ["--package", "pagefold-insn-count", "--features", "newer"];
+    let what = [PLUGIN, &["--features", "newer-plugin"]].concat();
     // In a directory of its own: the file has the other one's name.
-    build_in("target/lab/build-newer", &what, "", "libpagefold_insn_count.so")
+    build_in("target/lab/build-newer", &what, "", PLUGIN_FILE)
 }
 
 fn build(what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {

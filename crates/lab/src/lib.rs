@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
-//! use vm_lab::{GIB, Kernel, MIB, Machine};
+//! use pagefold_lab::{GIB, Kernel, MIB, Machine};
 //!
 //! let kernels = Kernel::all()?;
 //! let mut machine = Machine::builder()

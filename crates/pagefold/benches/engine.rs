@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pagefold_engine::{Config, Engine, FrameAllocator, Kind, Layout, Order, Pfn, Walker};
-use pagefold_host::{Host, Membarrier};
+use pagefold_linux::{Linux, Membarrier};
 use pairs::{Bar, Row, pair, print, time};
 use rustix::thread::{MembarrierCommand, membarrier};
 
-type BenchEngine = Engine<Host<Membarrier>>;
+type BenchEngine = Engine<Linux<Membarrier>>;
 
 fn engine(pages: u64, layout: Layout) -> BenchEngine {
-    let host = Host::new(Membarrier::register().expect("membarrier")).expect("a host");
+    let host = Linux::new(Membarrier::register().expect("membarrier")).expect("a host");
     let mut engine = Engine::new(host, Config { pages, layout }).expect("an engine");
     engine.online(0..pages).expect("memory");
     engine
@@ -94,7 +94,7 @@ impl<'e> Words<'e> {
 }
 
 #[inline]
-fn try_get_and_put(walker: &Walker<'_, Host<Membarrier>>, pfn: u64) -> bool {
+fn try_get_and_put(walker: &Walker<'_, Linux<Membarrier>>, pfn: u64) -> bool {
     walker.try_get(Pfn(pfn)).is_ok()
 }
 
@@ -247,7 +247,7 @@ fn misses(rows: &mut Vec<Row>) {
     rows.push(miss("the same, where a region's class stands for all", &walker, &pages, Bar::None));
 }
 
-fn miss(what: &str, walker: &Walker<'_, Host<Membarrier>>, pages: &[u64], bar: Bar) -> Row {
+fn miss(what: &str, walker: &Walker<'_, Linux<Membarrier>>, pages: &[u64], bar: Bar) -> Row {
     pair(
         what,
         &mut || {
@@ -518,7 +518,7 @@ fn allocations(rows: &mut Vec<Row>) {
     let bitmap = Bitmap((0..1 << 14).map(|_| AtomicU64::new(0)).collect());
     let mut bare =
         || time(|| (0..TIMES).for_each(|_| bitmap.free(black_box(bitmap.alloc(0).expect("a page")))));
-    let host = Host::<Membarrier>::new(Membarrier::register().expect("membarrier")).expect("a host");
+    let host = Linux::<Membarrier>::new(Membarrier::register().expect("membarrier")).expect("a host");
     let mut frames = FrameAllocator::new(host, 1 << 20).expect("an allocator");
     frames.online(0..1 << 20).expect("memory");
     let mut frame = || {

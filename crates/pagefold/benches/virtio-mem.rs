@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, OnlinePolicy, Unmovable};
 use pagefold_engine::{Config, Engine, Zone};
-use pagefold_host::{Host, Membarrier};
+use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem::{Driver, Settings, Step, VirtioChannel};
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
@@ -25,7 +25,7 @@ const BLOCK: u64 = 128 * MIB;
 /// Where regions begin.
 const ADDR: u64 = 4 * GIB;
 
-type BenchHost = Host<Membarrier, [u64; 7]>;
+type BenchPlatform = Linux<Membarrier, [u64; 7]>;
 type BenchDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
 
 /// Linux's virtio-mem guest, a 128 MiB block of untouched memory: HyperAlloc (EuroSys '25), raw data, Linux 6.1.
@@ -35,17 +35,17 @@ const LINUX_UNPLUG: Duration = Duration::from_micros(3300);
 /// A machine with a device, and a second one that is used to measure a peer.
 struct Rig<'e> {
     device: Loopback<Device<Memfd>>,
-    hotplug: Hotplug<'e, BenchHost>,
+    hotplug: Hotplug<'e, BenchPlatform>,
     driver: BenchDriver<'e>,
 }
 
-fn engine(end: u64) -> Engine<BenchHost> {
-    let host = Host::new(Membarrier::register().expect("membarrier")).expect("a platform");
+fn engine(end: u64) -> Engine<BenchPlatform> {
+    let host = Linux::new(Membarrier::register().expect("membarrier")).expect("a platform");
     Engine::new(host, Config::new(end >> 12)).expect("an engine")
 }
 
 impl<'e> Rig<'e> {
-    fn new(engine: &'e Engine<BenchHost>, size: u64, fake_offline: FakeOffline) -> Self {
+    fn new(engine: &'e Engine<BenchPlatform>, size: u64, fake_offline: FakeOffline) -> Self {
         let config = HotplugConfig {
             policy: OnlinePolicy::Zone(Zone::Movable),
             fake_offline,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use pagefold_engine::platform::{Barrier, TableKind};
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Pfn};
-use pagefold_host::{Host, Region, measure};
+use pagefold_linux::{Linux, Region, measure};
 use pagefold_workload::Stamp;
 use serde::Serialize;
 
@@ -91,11 +91,11 @@ impl Baseline {
     }
 }
 
-type HostEngine<B, R> = Engine<Host<B, Stamp, R>>;
+type LinuxEngine<B, R> = Engine<Linux<B, Stamp, R>>;
 
 /// Asks the system, and counts.
 pub fn measure<B: Barrier + Clone, R: Protocol>(
-    engine: &HostEngine<B, R>,
+    engine: &LinuxEngine<B, R>,
     baseline: Baseline,
 ) -> io::Result<Cost> {
     let mut cost = Cost::ZERO;
@@ -148,13 +148,13 @@ fn if_possible<T>(measured: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// Bytes the engine and its platform keep outside of the tables, at most.
-pub fn bookkeeping<B: Barrier + Clone, R: Protocol>(engine: &HostEngine<B, R>) -> u64 {
+pub fn bookkeeping<B: Barrier + Clone, R: Protocol>(engine: &LinuxEngine<B, R>) -> u64 {
     let regions = engine.tables().iter().map(|(_, region)| Region::bookkeeping(region)).sum::<u64>();
     size_of_val(engine) as u64 + regions
 }
 
 /// Map pages that are folded by their class, but have memory of their own: somebody wrote to them.
-pub fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &HostEngine<B, R>) -> Result<Vec<u64>> {
+pub fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &LinuxEngine<B, R>) -> Result<Vec<u64>> {
     let (_, map) = engine.tables()[0];
     let base = map.addresses().start;
     let mut back = Vec::new();

@@ -173,7 +173,7 @@ impl Builder {
     }
 
     /// Counts what the guest executes ([`Qemu::executed`]) with this plugin: the shared object that the crate
-    /// `pagefold-insn-count` is built to. The guest runs slower by it.
+    /// the example `insn_count` is built to. The guest runs slower by it.
     pub fn count_instructions(mut self, plugin: impl AsRef<Path>) -> Self {
         self.counter = Some(plugin.as_ref().to_owned());
         self

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// How much a guest has executed: counted, not estimated. See the crate `pagefold-insn-count` for what exactly.
+/// How much a guest has executed: counted, not estimated. `plugin/lib.rs` says what exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Executed {
     /// Instructions, without repeated string instructions.

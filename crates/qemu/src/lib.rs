@@ -38,6 +38,7 @@ mod error;
 mod exit;
 mod process;
 mod qmp;
+mod repeat;
 mod settle;
 mod version;
 
@@ -50,6 +51,7 @@ pub use error::Error;
 pub use exit::Exit;
 pub use process::Qemu;
 pub use qmp::Qmp;
+pub use repeat::is_repeated;
 pub use settle::Settled;
 pub use version::Version;
 

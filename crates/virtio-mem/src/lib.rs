@@ -20,7 +20,7 @@
 //! ```
 //! use pagefold_engine::hotplug::{HotplugConfig, Unmovable};
 //! use pagefold_engine::{Config, Engine};
-//! use pagefold_host::{Host, Membarrier};
+//! use pagefold_linux::{Linux, Membarrier};
 //! use pagefold_virtio_loopback::{Loopback, LoopbackHal};
 //! use pagefold_virtio_mem::{Driver, Settings, Step, VirtioChannel};
 //! use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
@@ -29,7 +29,7 @@
 //! let device = DeviceSettings::new(4 << 30, 2 << 30);
 //! let device = Loopback::new(Device::new(device, Memfd::new(2 << 30, Pages::Normal)?, ())?);
 //!
-//! let host: Host<_, ()> = Host::new(Membarrier::register()?)?;
+//! let host: Linux<_, ()> = Linux::new(Membarrier::register()?)?;
 //! let engine = Engine::<_>::new(host, Config::new((8 << 30) / 4096))?;
 //! let mut hotplug = engine.hotplug(HotplugConfig::default())?;
 //! hotplug.boot(0..(512 << 20) / 4096, 0)?;

@@ -73,7 +73,8 @@ fn blocks_out_of_the_normal_zone_go_first() {
     let driver = &mut Driver::probe(channel(&device), hotplug, settings()).unwrap();
     let cache = &mut Cache::default();
     resize(&device, driver, hotplug, cache, 8 * GIB);
-    let normal = |hotplug: &mut pagefold_engine::Hotplug<'_, TestHost>| hotplug.zone(Zone::Normal).present;
+    let normal =
+        |hotplug: &mut pagefold_engine::Hotplug<'_, TestPlatform>| hotplug.zone(Zone::Normal).present;
     let before = normal(hotplug);
     assert!(before > 512 * PAGES, "some of it serves the kernel");
     resize(&device, driver, hotplug, cache, 7 * GIB);

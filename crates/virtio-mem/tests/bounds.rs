@@ -6,7 +6,7 @@ mod model;
 
 use std::collections::HashMap;
 
-use common::{ADDR, GIB, MIB, PAGES, TestEngine, TestHost, engine, hotplug};
+use common::{ADDR, GIB, MIB, PAGES, TestEngine, TestPlatform, engine, hotplug};
 use model::Model;
 use pagefold_engine::hotplug::{FakeOffline, Migrate, Migration, Unmovable};
 use pagefold_engine::{Folio, Kind, Order, Pfn};
@@ -21,7 +21,7 @@ const QUESTIONS: u64 = 4096;
 /// Keeps folios by their page number, moves them, and counts.
 #[derive(Default)]
 struct Owner<'e> {
-    folios: HashMap<Pfn, Folio<'e, TestHost>>,
+    folios: HashMap<Pfn, Folio<'e, TestPlatform>>,
     /// Nothing of it moves.
     is_pinned: bool,
     asked: u64,
@@ -29,7 +29,7 @@ struct Owner<'e> {
 }
 
 impl<'e> Owner<'e> {
-    fn keep(&mut self, folio: Folio<'e, TestHost>) {
+    fn keep(&mut self, folio: Folio<'e, TestPlatform>) {
         self.folios.insert(folio.pfn(), folio);
     }
 
@@ -46,8 +46,8 @@ impl<'e> Owner<'e> {
     }
 }
 
-impl<'e> Migrate<'e, TestHost> for Owner<'e> {
-    fn migrate(&mut self, folio: Folio<'e, TestHost>) -> Migration {
+impl<'e> Migrate<'e, TestPlatform> for Owner<'e> {
+    fn migrate(&mut self, folio: Folio<'e, TestPlatform>) -> Migration {
         self.asked += 1;
         if self.is_pinned || !self.folios.contains_key(&folio.pfn()) {
             return Migration::Unmovable;
@@ -155,8 +155,8 @@ fn without_memory_for_copies_a_step_ends_at_once_and_says_so() {
 /// Says that everything moves, and moves nothing; or that it would move some time.
 struct Promises(Migration, u64);
 
-impl<'e> Migrate<'e, TestHost> for Promises {
-    fn migrate(&mut self, _: Folio<'e, TestHost>) -> Migration {
+impl<'e> Migrate<'e, TestPlatform> for Promises {
+    fn migrate(&mut self, _: Folio<'e, TestPlatform>) -> Migration {
         self.1 += 1;
         self.0
     }

@@ -71,7 +71,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 struct World<'e> {
     device: &'e TestDevice,
-    hotplug: Hotplug<'e, TestHost>,
+    hotplug: Hotplug<'e, TestPlatform>,
     driver: Option<FaultyDriver<'e>>,
     settings: Settings,
     plan: Plan,

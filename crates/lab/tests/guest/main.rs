@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use vm_lab::{QEMU, Version, static_pagefold};
+use pagefold_lab::{QEMU, Version, static_pagefold};
 
 /// The command.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Sizes that change while memory is in use.
 
-use vm_lab::our_device::{Driven, Wanted};
-use vm_lab::{GIB, Kernel, MIB, static_pin};
+use pagefold_lab::our_device::{Driven, Wanted};
+use pagefold_lab::{GIB, Kernel, MIB, static_pin};
 
 /// Random sizes between what is in use and 2 GiB, with page cache, anonymous memory and pinned pages in what was plugged:
 /// after each, all accounts agree, and nothing that the guest had is lost.

@@ -1,9 +1,9 @@
 //! Drivers and guests that go and come back.
 
+use pagefold_lab::our_device::{Driven, Wanted};
+use pagefold_lab::{Kernel, MIB};
 use pagefold_virtio_mem_spec::RequestType;
 use pagefold_virtio_mem_vhost::Event;
-use vm_lab::our_device::{Driven, Wanted};
-use vm_lab::{Kernel, MIB};
 
 /// How often a driver has become ready.
 fn drivers(driven: &Driven) -> usize {

@@ -1,7 +1,7 @@
 //! Requests that cannot be met.
 
-use vm_lab::our_device::{Driven, Wanted};
-use vm_lab::{GIB, Kernel, MIB};
+use pagefold_lab::our_device::{Driven, Wanted};
+use pagefold_lab::{GIB, Kernel, MIB};
 
 /// More than the region has is refused on the host. Less than what is in use is tried, and what is in use stays.
 pub fn cannot_be_met(kernel: &Kernel) {

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use vm_lab::our_device::qemu_for;
-use vm_lab::{BUSYBOX, Kernel};
+use pagefold_lab::our_device::qemu_for;
+use pagefold_lab::{BUSYBOX, Kernel};
 
 /// Kernels that a test runs on when time is short.
 #[derive(Clone, Copy, PartialEq)]

@@ -1,7 +1,7 @@
 //! Growing and shrinking.
 
-use vm_lab::our_device::{Driven, Wanted};
-use vm_lab::{GIB, Kernel, MIB};
+use pagefold_lab::our_device::{Driven, Wanted};
+use pagefold_lab::{GIB, Kernel, MIB};
 
 /// 0, 1, 2 GiB, and back: after each step all accounts agree.
 pub fn up_and_down(kernel: &Kernel) {

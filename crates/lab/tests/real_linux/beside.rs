@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use vm_lab::beside::{Account, Linux, Row, Settled, Source, Step, play};
-use vm_lab::{GIB, Kernel, MIB};
+use pagefold_lab::beside::{Account, Linux, Row, Settled, Source, Step, play};
+use pagefold_lab::{GIB, Kernel, MIB};
 
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Descriptors of 1 GiB: 262,144 of 64 bytes.

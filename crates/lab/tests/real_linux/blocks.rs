@@ -1,7 +1,7 @@
 //! Memory blocks that are taken offline and brought back by hand.
 
+use pagefold_lab::{GIB, Kernel, MIB};
 use pagefold_machine::PageState;
-use vm_lab::{GIB, Kernel, MIB};
 
 use crate::guest::{self, BLOCK};
 

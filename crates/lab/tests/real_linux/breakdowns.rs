@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use vm_lab::{Kernel, Machine};
+use pagefold_lab::{Kernel, Machine};
 
 pub fn end_soon(kernel: &Kernel) {
     let panics = Machine::builder().kernel(kernel).command_line("rdinit=/none");

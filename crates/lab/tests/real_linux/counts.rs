@@ -1,7 +1,7 @@
 //! Pages without `KPF_MMAP` have a map count of zero: what spares the scan most of `/proc/kpagecount`.
 
+use pagefold_lab::{Kernel, MIB};
 use pagefold_machine::flags::MMAP;
-use vm_lab::{Kernel, MIB};
 
 use crate::guest;
 

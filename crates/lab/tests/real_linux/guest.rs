@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use pagefold_lab::{Builder, GIB, Kernel, Machine, static_pagefold};
 use pagefold_machine::{PageState, snapshot};
 use serde_json::Value;
-use vm_lab::{Builder, GIB, Kernel, Machine, static_pagefold};
 
 /// Pages in a memory block of these guests: 128 MiB.
 pub const BLOCK: u64 = 1 << 15;

@@ -3,8 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pagefold_lab::{GIB, Kernel, MIB, Machine};
 use serde_json::Value;
-use vm_lab::{GIB, Kernel, MIB, Machine};
 
 use crate::guest;
 

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use pagefold_lab::{Kernel, Machine};
 use serde_json::Value;
-use vm_lab::{Kernel, Machine};
 
 use crate::guest;
 

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use vm_lab::{BUSYBOX, Kernel, QEMU, Version};
+use pagefold_lab::{BUSYBOX, Kernel, QEMU, Version};
 
 /// A test, by name, on a kernel.
 type Test = (&'static str, fn(&Kernel));

@@ -1,8 +1,8 @@
 //! `memory_hotplug.memmap_on_memory=1` puts the descriptors of a DIMM on the DIMM itself, but not those of virtio-mem
 //! memory: they come out of memory that the machine has already.
 
+use pagefold_lab::{GIB, Kernel, MIB, Machine};
 use pagefold_machine::Zone;
-use vm_lab::{GIB, Kernel, MIB, Machine};
 
 use crate::guest::{self, BLOCK};
 

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use pagefold_lab::{GIB, Kernel};
 use serde_json::Value;
-use vm_lab::{GIB, Kernel};
 
 use crate::guest;
 

@@ -2,9 +2,9 @@
 
 use std::process::Command;
 
+use pagefold_lab::{GIB, Kernel, MIB};
 use pagefold_machine::PageState;
 use serde_json::Value;
-use vm_lab::{GIB, Kernel, MIB};
 
 use crate::guest;
 

@@ -19,7 +19,7 @@ Examples:
   pagefold export > host.json
   pagefold export --format prometheus --no-scan --output /var/lib/node_exporter/pagefold.prom
   pagefold export --format csv web7.pgf
-  pagefold export --format parquet --output /srv/fleet/          as date=.../host=.../TIME.parquet
+  pagefold export --format parquet --output /srv/fleet/          as date=.../linux=.../TIME.parquet
   pagefold export --format parquet web7.pgf --output web7.parquet
   pagefold export --schema > report.schema.json
 ")]

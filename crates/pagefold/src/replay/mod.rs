@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use pagefold_engine::platform::Barrier;
 use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
 use pagefold_engine::{Config, Engine, Layout, Pfn};
-use pagefold_host::{Host, Preempted, preempt_every};
+use pagefold_linux::{Linux, Preempted, preempt_every};
 use pagefold_machine::{Header, Machine, MemoryRange, PageState};
 use pagefold_workload::{Index, Log, Shape, Stamp, Violation, WalkerKind};
 
@@ -93,7 +93,7 @@ impl Job<'_> {
 
     fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
         let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
-        let mut host: Host<B, Stamp, R> = Host::new(barrier)?;
+        let mut host: Linux<B, Stamp, R> = Linux::new(barrier)?;
         host.features().missing().iter().for_each(say);
         if self.args.strict {
             host = host.strict()?;
@@ -262,8 +262,8 @@ impl Job<'_> {
 
     fn violations<B: Barrier + Clone, R: Protocol>(
         &self,
-        engine: &Engine<Host<B, Stamp, R>>,
-        index: &Index<'_, Host<B, Stamp, R>>,
+        engine: &Engine<Linux<B, Stamp, R>>,
+        index: &Index<'_, Linux<B, Stamp, R>>,
         log: &Log,
         lived: &Lived,
     ) -> Result<Violations> {

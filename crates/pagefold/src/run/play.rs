@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use pagefold_engine::hotplug::{Hotplug, HotplugConfig};
 use pagefold_engine::platform::{Barrier, TableKind};
 use pagefold_engine::{BlockState, Config, Engine};
-use pagefold_host::{Host, measure};
+use pagefold_linux::{Linux, measure};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem::{Driver, Settings, Shortfall, Status, Step, VirtioChannel};
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
@@ -27,7 +27,7 @@ use crate::source::bar;
 use crate::walkers::with_walkers;
 
 /// The platform of a run.
-type Machine<B> = Host<B, Stamp>;
+type Machine<B> = Linux<B, Stamp>;
 type TheDevice = Loopback<Device<Memfd>>;
 type TheDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
 
@@ -36,7 +36,7 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
     let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
     let barrier = Counted::new(barrier);
     let grace_periods = barrier.count();
-    let host: Machine<Counted<B>> = Host::new(barrier)?;
+    let host: Machine<Counted<B>> = Linux::new(barrier)?;
     host.features().missing().iter().for_each(say);
     let engine = Engine::new(host, Config::new(plan.end() / 4096))?;
     let mut memory = SparseMemory::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, Migrate, Migration, OnlinePolicy};
 use pagefold_engine::{BlockState, Config as Machine, Engine, Folio, Kind, Order, Pfn, Zone};
-use pagefold_host::{Host, Membarrier};
+use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_mem::{
     Channel, ChannelError, ConfigError, Driver, Leftovers, Removed, Settings, Shortfall, Step,
 };
@@ -14,7 +14,7 @@ use pagefold_virtio_mem_spec::{
     BlockState as Plugged, Config, Features, Request, RequestType, Response, ResponseType,
 };
 
-type TheHost = Host<Membarrier, [u64; 7]>;
+type HostilePlatform = Linux<Membarrier, [u64; 7]>;
 
 const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 2 * MIB;
@@ -180,7 +180,7 @@ impl Channel for Hostile {
 /// Keeps folios with something in them that nobody else may touch, and moves them when asked.
 #[derive(Default)]
 struct Owner<'e> {
-    folios: Vec<Folio<'e, TheHost>>,
+    folios: Vec<Folio<'e, HostilePlatform>>,
     /// How often it was asked since that was last looked at.
     asked: u64,
 }
@@ -190,7 +190,7 @@ impl<'e> Owner<'e> {
         core::array::from_fn(|word| (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ word as u64)
     }
 
-    fn fill(&mut self, engine: &'e Engine<TheHost>, count: usize, order: u32) {
+    fn fill(&mut self, engine: &'e Engine<HostilePlatform>, count: usize, order: u32) {
         for _ in 0..count {
             let Ok(mut folio) = engine.alloc_movable(Order::new(order).expect("an order"), Kind::File) else {
                 return;
@@ -209,8 +209,8 @@ impl<'e> Owner<'e> {
     }
 }
 
-impl<'e> Migrate<'e, TheHost> for Owner<'e> {
-    fn migrate(&mut self, folio: Folio<'e, TheHost>) -> Migration {
+impl<'e> Migrate<'e, HostilePlatform> for Owner<'e> {
+    fn migrate(&mut self, folio: Folio<'e, HostilePlatform>) -> Migration {
         self.asked += 1;
         let Some(number) = self.folios.iter().position(|mine| mine.pfn() == folio.pfn()) else {
             return Migration::Unmovable;
@@ -246,7 +246,7 @@ pub fn survive(bytes: &[u8]) {
         told: false,
         requests: 0,
     })));
-    let host = TheHost::new(Membarrier::register().expect("membarrier")).expect("a platform");
+    let host = HostilePlatform::new(Membarrier::register().expect("membarrier")).expect("a platform");
     let engine = Engine::<_>::new(host, Machine::new((4u64 << 30) >> 12)).expect("an engine");
     let policy = OnlinePolicy::Zone(Zone::Movable);
     let config = HotplugConfig { policy, fake_offline, ..HotplugConfig::default() };
@@ -312,7 +312,7 @@ pub fn survive(bytes: &[u8]) {
 /// Steps until the driver rests.
 fn rest_of<'e>(
     driver: &mut Driver<'e, Hostile>,
-    hotplug: &mut Hotplug<'e, TheHost>,
+    hotplug: &mut Hotplug<'e, HostilePlatform>,
     owner: &mut Owner<'e>,
     device: &Hostile,
 ) -> Step {

@@ -5,7 +5,7 @@ use pagefold_engine::hotplug::{
     FakeOffline, Hotplug, HotplugConfig, Migrate, Migration, OnlinePolicy, OnlineTo,
 };
 use pagefold_engine::{Config, Engine, Folio, Kind, Order, Pfn, Zone};
-use pagefold_host::{Host, Membarrier};
+use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem::{Driver, Settings, Status, Step, VirtioChannel};
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
@@ -18,18 +18,18 @@ pub const PAGES: u64 = 256;
 /// Where the device's region begins.
 pub const ADDR: u64 = 4 * GIB;
 
-pub type TestHost = Host<Membarrier, [u64; 7]>;
-pub type TestEngine = Engine<TestHost>;
+pub type TestPlatform = Linux<Membarrier, [u64; 7]>;
+pub type TestEngine = Engine<TestPlatform>;
 pub type TestDevice = Loopback<Device<Memfd>>;
 pub type TestChannel = VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>;
 
 /// A machine whose physical address space ends at `end` bytes.
 pub fn engine(end: u64) -> TestEngine {
-    Engine::new(Host::new(Membarrier::register().unwrap()).unwrap(), Config::new(end >> 12)).unwrap()
+    Engine::new(Linux::new(Membarrier::register().unwrap()).unwrap(), Config::new(end >> 12)).unwrap()
 }
 
 /// Its memory hotplug, with 512 MiB of boot memory.
-pub fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestHost> {
+pub fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
     hotplug_of(engine, HotplugConfig { fake_offline, ..config() })
 }
 
@@ -37,7 +37,7 @@ pub fn config() -> HotplugConfig {
     HotplugConfig { policy: OnlinePolicy::Zone(Zone::Movable), ..HotplugConfig::default() }
 }
 
-pub fn hotplug_of(engine: &TestEngine, config: HotplugConfig) -> Hotplug<'_, TestHost> {
+pub fn hotplug_of(engine: &TestEngine, config: HotplugConfig) -> Hotplug<'_, TestPlatform> {
     let mut hotplug = engine.hotplug(config).unwrap();
     hotplug.boot(0..512 * PAGES, 0).unwrap();
     hotplug
@@ -60,7 +60,7 @@ pub fn channel(device: &TestDevice) -> TestChannel {
     VirtioChannel::new(device.connect().unwrap(), u64::MAX).unwrap()
 }
 
-pub fn probe<'e>(device: &TestDevice, hotplug: &mut Hotplug<'e, TestHost>) -> Driver<'e, TestChannel> {
+pub fn probe<'e>(device: &TestDevice, hotplug: &mut Hotplug<'e, TestPlatform>) -> Driver<'e, TestChannel> {
     Driver::probe(channel(device), hotplug, settings()).unwrap()
 }
 
@@ -72,7 +72,7 @@ pub fn settings() -> Settings {
 pub fn resize<'e>(
     device: &TestDevice,
     driver: &mut Driver<'e, TestChannel>,
-    hotplug: &mut Hotplug<'e, TestHost>,
+    hotplug: &mut Hotplug<'e, TestPlatform>,
     cache: &mut Cache<'e>,
     bytes: u64,
 ) -> (Step, Status) {
@@ -83,7 +83,7 @@ pub fn resize<'e>(
 }
 
 /// What must hold whenever nothing moves.
-pub fn check<'e>(device: &TestDevice, driver: &Driver<'e, TestChannel>, hotplug: &Hotplug<'e, TestHost>) {
+pub fn check<'e>(device: &TestDevice, driver: &Driver<'e, TestChannel>, hotplug: &Hotplug<'e, TestPlatform>) {
     hotplug.engine().audit().unwrap();
     let status = driver.status();
     device.with(|device, _| {
@@ -112,7 +112,7 @@ pub fn check<'e>(device: &TestDevice, driver: &Driver<'e, TestChannel>, hotplug:
 /// Keeps folios, and moves them when asked, but for those that are pinned.
 #[derive(Default)]
 pub struct Cache<'e> {
-    pub folios: Vec<Folio<'e, TestHost>>,
+    pub folios: Vec<Folio<'e, TestPlatform>>,
     pub pinned: Vec<Pfn>,
 }
 
@@ -126,8 +126,8 @@ impl<'e> Cache<'e> {
     }
 }
 
-impl<'e> Migrate<'e, TestHost> for Cache<'e> {
-    fn migrate(&mut self, folio: Folio<'e, TestHost>) -> Migration {
+impl<'e> Migrate<'e, TestPlatform> for Cache<'e> {
+    fn migrate(&mut self, folio: Folio<'e, TestPlatform>) -> Migration {
         let Some(slot) = self.folios.iter_mut().find(|mine| mine.pfn() == folio.pfn()) else {
             return Migration::Unmovable;
         };

@@ -1,1 +1,0 @@
-//! Nothing but tests: `cargo test --manifest-path crates/fleet-test/Cargo.toml`.

@@ -1,0 +1,63 @@
+//! A machine for tests.
+
+#![allow(dead_code)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pagefold_engine::protocol::{Fold, Protocol};
+use pagefold_engine::{Class, Config, Engine, Layout, Order, Pfn};
+use pagefold_linux::{Linux, Membarrier};
+
+/// What tests keep in descriptors.
+pub type Owner = [u64; 7];
+pub type TestPlatform<R = Fold> = Linux<Membarrier, Owner, R>;
+pub type TestEngine<R = Fold> = Engine<TestPlatform<R>>;
+
+pub const MIB: u64 = 256;
+
+pub fn host() -> TestPlatform {
+    host_under()
+}
+
+/// The same under any rules.
+pub fn host_under<R: Protocol>() -> TestPlatform<R> {
+    Linux::new(Membarrier::register().unwrap()).unwrap()
+}
+
+/// Tells threads to stop when it is dropped, also by a panic: a test that fails must not wait for them for ever.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// A machine with `pages` pages of free memory from page 0 on.
+pub fn machine<R: Protocol>(pages: u64, layout: Layout) -> TestEngine<R> {
+    // SAFETY: the tests come with rules that keep the promises, if they look at more than what is reported.
+    let mut engine = unsafe { Engine::with_rules(host_under(), Config { pages, layout }) }.unwrap();
+    engine.online(0..pages).unwrap();
+    engine
+}
+
+pub fn folded(pages: u64) -> TestEngine {
+    machine(pages, Layout::Folded)
+}
+
+pub fn order(order: u32) -> Order {
+    Order::new(order).unwrap()
+}
+
+/// Pages behind the memory map: the system's count, after checking that it is ours.
+pub fn map_pages_measured<R: Protocol>(engine: &TestEngine<R>) -> u64 {
+    let (_, map) = engine.tables()[0];
+    let measured = map.measured_pages().unwrap();
+    assert_eq!(measured, map.counted_pages(), "the system and the platform disagree");
+    assert_eq!(measured, engine.materialised_map_pages(), "the system and the engine disagree");
+    measured
+}
+
+pub fn classes<R: Protocol>(engine: &TestEngine<R>, first: Pfn, map_pages: u64) -> Vec<Class> {
+    (0..map_pages).map(|i| engine.class(Pfn(first.0 + i * 64)).0).collect()
+}
