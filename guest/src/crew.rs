@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::Walks;
+use pagefold_engine::OutOfMemory;
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::rcu::OutOfMemory;
 use pagefold_workload::{Index, Log, OwnerTask, Shape, WalkerCounts, WalkerKind, WalkerTask};
 use spin::Mutex;
 use x86_64::instructions::interrupts;

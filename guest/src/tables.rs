@@ -33,7 +33,7 @@ use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pagefold_engine::NoFrames;
+use pagefold_engine::OutOfMemory;
 use pagefold_engine::platform::{FoldRange, Mapping, TableKind};
 use spin::{Mutex, Once};
 use x86_64::structures::paging::PageTableFlags as Flags;
@@ -246,8 +246,8 @@ unsafe impl Mapping for Table {
         self.len
     }
 
-    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
-        let shared = SHARED.get().ok_or(NoFrames)?;
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory> {
+        let shared = SHARED.get().ok_or(OutOfMemory)?;
         let start = self.base + bytes.start / PAGE * PAGE;
         let end = self.base + bytes.end.min(self.len).next_multiple_of(PAGE);
         if start >= end {
@@ -259,7 +259,7 @@ unsafe impl Mapping for Table {
             return Ok(());
         }
         // All at once, so that nothing has to be undone.
-        let mut chain = frames::take_chain(needed).ok_or(NoFrames)?;
+        let mut chain = frames::take_chain(needed).ok_or(OutOfMemory)?;
         let mut is_remembered = false;
         let mut pages = 0;
         for page in (start..end).step_by(PAGE as usize) {

@@ -40,7 +40,8 @@
 use core::ops::Range;
 
 use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, SECTIONS_PER_REGION};
-use crate::platform::{Mapping, NoFrames};
+use crate::heap::OutOfMemory;
+use crate::platform::Mapping;
 use crate::sync::{AtomicU8, Ordering};
 use crate::table::{Table, View};
 
@@ -225,7 +226,7 @@ impl<M: Mapping> Classes<M> {
     }
 
     /// Makes the bytes of `map_pages` writable, and the sections and regions around them explicit.
-    pub(crate) fn ensure(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn ensure(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         if map_pages.start >= map_pages.end {
             return Ok(());
         }
@@ -246,7 +247,7 @@ impl<M: Mapping> Classes<M> {
     }
 
     /// Makes the bytes of `sections` writable, and their regions explicit.
-    fn ensure_sections(&self, sections: Range<u64>) -> Result<(), NoFrames> {
+    fn ensure_sections(&self, sections: Range<u64>) -> Result<(), OutOfMemory> {
         if sections.start >= sections.end {
             return Ok(());
         }
@@ -318,7 +319,7 @@ impl<M: Mapping> Classes<M> {
 
     /// Makes sure that [`fill_uniform`](Self::fill_uniform) of `map_pages`, or of whole sections of it, has all bytes it
     /// may write.
-    pub(crate) fn prepare_uniform(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn prepare_uniform(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
         let mut next = sections.start;
         self.ensure(before)?;

@@ -10,17 +10,18 @@ use core::ops::Range;
 use crate::class::{Class, ClassByte, Classes};
 use crate::fold::{FoldBatch, Folder};
 use crate::folio::{Folio, Frozen, RawFolio};
-use crate::frames::{Claim, FrameError, Frames};
+use crate::frames::{AllocError, Claim, Frames};
 use crate::geometry::{
     ALL_PAGES, AREA_ORDER, MAP_PAGES_PER_SECTION, MAX_PAGES, MapPage, Order, PAGES_PER_MAP_PAGE,
     PAGES_PER_SECTION, Pfn, SECTION_ORDER, SECTIONS_PER_REGION,
 };
+use crate::heap::OutOfMemory;
 use crate::map::{Layout, MemoryMap};
 use crate::marks::Marks;
 use crate::page::{Kind, Page};
-use crate::platform::{FoldRange, Mapping, NoFrames, Platform, TableKind};
+use crate::platform::{FoldRange, Mapping, Platform, TableKind};
 use crate::protocol::{Fold, Protocol, reads_folded};
-use crate::rcu::{OutOfMemory, Rcu};
+use crate::rcu::Rcu;
 use crate::sync::AtomicBool;
 use crate::table::{Entry, Table};
 use crate::walk::{Peek, PoisonError, Poisoned, Walker};
@@ -76,79 +77,36 @@ impl<E: fmt::Display> fmt::Display for NewError<E> {
 }
 impl<E: fmt::Debug + fmt::Display> core::error::Error for NewError<E> {}
 
-/// Why memory could not be allocated. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AllocError {
-    /// No free block of that order: free something, or ask for a smaller order.
-    NoMemory,
-    /// The block asked for is not all free.
-    Busy,
-    /// There is no memory at that page number.
-    Absent,
-    /// The page number is not a multiple of the block's size.
-    Misaligned,
-    /// The block is free, but there is no memory for its descriptor or the allocator's tables: free some and retry.
-    NoFrames,
-}
-
-impl From<FrameError> for AllocError {
-    fn from(error: FrameError) -> Self {
-        match error {
-            FrameError::NoMemory => AllocError::NoMemory,
-            FrameError::Busy => AllocError::Busy,
-            FrameError::Absent => AllocError::Absent,
-            FrameError::Misaligned => AllocError::Misaligned,
-            FrameError::NoFrames => AllocError::NoFrames,
-        }
-    }
-}
-
-impl From<NoFrames> for AllocError {
-    fn from(_: NoFrames) -> Self {
-        AllocError::NoFrames
-    }
-}
-
-impl fmt::Display for AllocError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            AllocError::NoMemory => "no free block of that order: free something or ask for less",
-            AllocError::Busy => "the block is not free",
-            AllocError::Absent => "no memory at that page number",
-            AllocError::Misaligned => "the page number is not a multiple of the block's size",
-            AllocError::NoFrames => "no memory for the descriptor of the block: free some and retry",
-        })
-    }
-}
-impl core::error::Error for AllocError {}
-
 /// Why memory could not be added. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnlineError {
-    /// The range is empty or ends beyond the machine.
+pub enum AddError {
+    /// The range is empty, or does not begin and end at multiples of the block size.
+    Misaligned,
+    /// The range ends beyond the machine.
     OutOfRange,
     /// Memory was added there before.
     Overlap,
-    /// No memory for the tables that describe it: free some and retry.
-    NoFrames,
+    /// No memory to note it: free some and retry.
+    OutOfMemory,
 }
 
-impl From<NoFrames> for OnlineError {
-    fn from(_: NoFrames) -> Self {
-        OnlineError::NoFrames
+impl From<OutOfMemory> for AddError {
+    fn from(_: OutOfMemory) -> Self {
+        AddError::OutOfMemory
     }
 }
 
-impl fmt::Display for OnlineError {
+impl fmt::Display for AddError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            OnlineError::OutOfRange => "the range is empty or ends beyond the machine",
-            OnlineError::Overlap => "memory was added there before",
-            OnlineError::NoFrames => "no memory for the tables of the new memory: free some and retry",
+            AddError::Misaligned => "the range is not a multiple of the memory block size",
+            AddError::OutOfRange => "the range ends beyond the machine",
+            AddError::Overlap => "memory was added there before",
+            AddError::OutOfMemory => "no memory to note the new memory: free some and retry",
         })
     }
 }
-impl core::error::Error for OnlineError {}
+impl core::error::Error for AddError {}
 
 /// The engine. See the [crate](crate) for what it does, and [`crate::map`] for what it promises.
 pub struct Engine<P: Platform> {
@@ -311,15 +269,15 @@ impl<P: Platform> Engine<P> {
     /// ([`boot`](crate::hotplug::Hotplug::boot)).
     ///
     /// ```
-    /// # use pagefold_engine::{Engine, OnlineError, Platform};
-    /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), OnlineError> {
+    /// # use pagefold_engine::{Engine, AddError, Platform};
+    /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), AddError> {
     /// engine.online(0..1 << 15)?;
     /// engine.online(1 << 15..1 << 16)?;
     /// # Ok(()) }
     /// ```
     /// ```compile_fail,E0499
-    /// # use pagefold_engine::{Engine, OnlineError, Platform};
-    /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), OnlineError> {
+    /// # use pagefold_engine::{Engine, AddError, Platform};
+    /// # fn boot<P: Platform>(mut engine: Engine<P>) -> Result<(), AddError> {
     /// std::thread::scope(|scope| {
     ///     scope.spawn(|| engine.online(0..1 << 15));
     ///     scope.spawn(|| engine.online(1 << 15..1 << 16));
@@ -328,14 +286,14 @@ impl<P: Platform> Engine<P> {
     /// ```
     ///
     /// # Errors
-    /// [`OnlineError`].
-    pub fn online(&mut self, pages: Range<u64>) -> Result<(), OnlineError> {
+    /// [`AddError`].
+    pub fn online(&mut self, pages: Range<u64>) -> Result<(), AddError> {
         self.add_boot(pages)
     }
 
     /// As [`online`](Self::online). The caller is the only one who adds or removes memory: it has the engine alone, or it
     /// has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which nobody has the engine alone.
-    pub(crate) fn add_boot(&self, pages: Range<u64>) -> Result<(), OnlineError> {
+    pub(crate) fn add_boot(&self, pages: Range<u64>) -> Result<(), AddError> {
         let map_pages = self.absent_map_pages(&pages)?;
         // The pages of the first and the last map page that lie outside.
         let before = (1u64 << (pages.start % PAGES_PER_MAP_PAGE)) - 1;
@@ -367,8 +325,8 @@ impl<P: Platform> Engine<P> {
     /// [`online`](Self::online), this needs the engine alone.
     ///
     /// # Errors
-    /// [`OnlineError`].
-    pub fn add_offline(&mut self, pages: Range<u64>) -> Result<(), OnlineError> {
+    /// [`AddError`].
+    pub fn add_offline(&mut self, pages: Range<u64>) -> Result<(), AddError> {
         self.absent_map_pages(&pages)?;
         let whole = pages.start.div_ceil(PAGES_PER_MAP_PAGE)..pages.end / PAGES_PER_MAP_PAGE;
         if whole.start < whole.end {
@@ -378,9 +336,9 @@ impl<P: Platform> Engine<P> {
         Ok(())
     }
 
-    pub(crate) fn absent_map_pages(&self, pages: &Range<u64>) -> Result<Range<u64>, OnlineError> {
+    pub(crate) fn absent_map_pages(&self, pages: &Range<u64>) -> Result<Range<u64>, AddError> {
         if pages.start >= pages.end || pages.end > self.pages() {
-            return Err(OnlineError::OutOfRange);
+            return Err(AddError::OutOfRange);
         }
         let map_pages = pages.start / PAGES_PER_MAP_PAGE..pages.end.div_ceil(PAGES_PER_MAP_PAGE);
         let mut next = map_pages.start;
@@ -391,7 +349,7 @@ impl<P: Platform> Engine<P> {
                 None => (self.map.classes.get(MapPage(next)), next + 1),
             };
             if class.unbacked() != ClassByte::ABSENT {
-                return Err(OnlineError::Overlap);
+                return Err(AddError::Overlap);
             }
             next = after;
         }
@@ -402,8 +360,8 @@ impl<P: Platform> Engine<P> {
     /// alone, and so is what is being allocated, freed, folded or isolated meanwhile.
     ///
     /// # Errors
-    /// [`NoFrames`]; what was done so far stays.
-    pub fn materialise_free(&self, pages: Range<u64>) -> Result<(), NoFrames> {
+    /// [`OutOfMemory`]; what was done so far stays.
+    pub fn materialise_free(&self, pages: Range<u64>) -> Result<(), OutOfMemory> {
         let end = pages.end.min(self.pages()).div_ceil(PAGES_PER_MAP_PAGE);
         let mut next = pages.start / PAGES_PER_MAP_PAGE;
         while next < end {
@@ -487,7 +445,7 @@ impl<P: Platform> Engine<P> {
     /// [`AllocError`], of the normal zone.
     pub fn alloc_movable(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         match self.alloc_in(Zone::Movable, order, kind) {
-            Err(AllocError::NoMemory | AllocError::NoFrames) => self.alloc_in(Zone::Normal, order, kind),
+            Err(AllocError::NoBlock | AllocError::OutOfMemory) => self.alloc_in(Zone::Normal, order, kind),
             done => done,
         }
     }
@@ -521,9 +479,9 @@ impl<P: Platform> Engine<P> {
     }
 
     fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
-        if let Err(no_frames) = self.map.claim(pfn, order, kind) {
+        if let Err(out_of_memory) = self.map.claim(pfn, order, kind) {
             self.give_back(pfn, order);
-            return Err(no_frames.into());
+            return Err(out_of_memory.into());
         }
         // The claim has just written it.
         self.map.page(pfn).map(|page| Frozen::adopt(self, page, order)).ok_or(AllocError::Absent)
@@ -624,7 +582,7 @@ impl<P: Platform> Engine<P> {
 
     // ---- for the handles ---------------------------------------------------------------------------------------
 
-    pub(crate) fn split_block(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), NoFrames> {
+    pub(crate) fn split_block(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), OutOfMemory> {
         let breaks_areas = order.get() >= AREA_ORDER && to.get() < AREA_ORDER;
         if breaks_areas {
             self.frames(pfn.map_page()).prepare_split(pfn, order)?;

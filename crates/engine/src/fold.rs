@@ -13,10 +13,10 @@ use crate::engine::Engine;
 use crate::folio::Frozen;
 use crate::frames::Claim;
 use crate::geometry::{MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MapPage};
-use crate::map::try_vec;
+use crate::heap::{OutOfMemory, try_vec};
 use crate::platform::{Barrier, FoldRange, Platform};
 use crate::protocol::Protocol;
-use crate::rcu::{OutOfMemory, Ticket};
+use crate::rcu::Ticket;
 
 /// What folding did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use core::mem::ManuallyDrop;
 
 use crate::engine::Engine;
 use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
+use crate::heap::OutOfMemory;
 use crate::page::{Kind, MAX_REFS, Page, PageKind, State};
-use crate::platform::{NoFrames, Platform};
+use crate::platform::Platform;
 use crate::sync::{Ordering, fence};
 
 /// A folio has [`MAX_REFS`] references: no more can be taken until some are put.
@@ -174,12 +175,12 @@ pub enum ReshapeError {
     /// The folios lie in different zones (collapse): a folio belongs to one zone's allocator.
     TwoZones,
     /// No memory for the descriptors that would be needed: free some and retry.
-    NoFrames,
+    OutOfMemory,
 }
 
-impl From<NoFrames> for ReshapeError {
-    fn from(_: NoFrames) -> Self {
-        ReshapeError::NoFrames
+impl From<OutOfMemory> for ReshapeError {
+    fn from(_: OutOfMemory) -> Self {
+        ReshapeError::OutOfMemory
     }
 }
 
@@ -189,7 +190,7 @@ impl fmt::Display for ReshapeError {
             ReshapeError::NotSmaller => "split to a smaller order than the folio has",
             ReshapeError::NotABlock => "collapse adjacent folios that fill one aligned block",
             ReshapeError::TwoZones => "collapse folios of one zone: a folio cannot lie in two",
-            ReshapeError::NoFrames => "no memory for the new descriptors: free some and retry",
+            ReshapeError::OutOfMemory => "no memory for the new descriptors: free some and retry",
         })
     }
 }
@@ -253,8 +254,8 @@ impl<'e, P: Platform> Frozen<'e, P> {
     /// Materialises and writes every descriptor of the folio: what Linux does before it hands a huge page back.
     ///
     /// # Errors
-    /// [`NoFrames`]; the folio is as it was.
-    pub fn unfold(&mut self) -> Result<(), NoFrames> {
+    /// [`OutOfMemory`]; the folio is as it was.
+    pub fn unfold(&mut self) -> Result<(), OutOfMemory> {
         self.engine.map.unfold(self.pfn(), self.order)
     }
 
@@ -268,8 +269,8 @@ impl<'e, P: Platform> Frozen<'e, P> {
         if to >= self.order {
             return Err((self, ReshapeError::NotSmaller));
         }
-        if let Err(no_frames) = self.engine.split_block(self.pfn(), self.order, to) {
-            return Err((self, no_frames.into()));
+        if let Err(out_of_memory) = self.engine.split_block(self.pfn(), self.order, to) {
+            return Err((self, out_of_memory.into()));
         }
         let this = ManuallyDrop::new(self);
         let head = this.pfn().0;

@@ -5,43 +5,10 @@ use core::ops::Range;
 
 use crate::class::Class;
 use crate::engine::Engine;
-use crate::frames::{Isolation, IsolationError};
+use crate::frames::{IsolateError, Isolation};
 use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::platform::Platform;
 use crate::zone::Zone;
-
-/// Why a range could not be isolated. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IsolateError {
-    /// The range is empty, ends beyond the machine, does not begin and end at multiples of 2 MiB, or lies in several zones.
-    BadRange,
-    /// No memory to note what is collected: free some and retry.
-    OutOfMemory,
-    /// A part of the range is isolated already, or being taken offline: retry when that is over.
-    Isolated,
-}
-
-impl From<IsolationError> for IsolateError {
-    fn from(error: IsolationError) -> Self {
-        match error {
-            IsolationError::OutOfMemory => IsolateError::OutOfMemory,
-            IsolationError::Isolated => IsolateError::Isolated,
-        }
-    }
-}
-
-impl fmt::Display for IsolateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            IsolateError::BadRange => {
-                "the range must lie in one zone of the machine and be a multiple of 2 MiB"
-            }
-            IsolateError::Isolated => "a part of the range is isolated already: retry later",
-            IsolateError::OutOfMemory => "no memory to note what is collected: free some and retry",
-        })
-    }
-}
-impl core::error::Error for IsolateError {}
 
 /// A range in which nothing new is allocated. What is free there is held; what is in use stays with its owners until
 /// they free it. Dropping it puts the range back into circulation; one that is forgotten keeps it for good. It has a say
@@ -70,15 +37,11 @@ impl<P: Platform> Engine<P> {
         if !(Pfn(pages.start).section()..=last).all(|section| self.records.zone(section) == zone) {
             return Err(IsolateError::BadRange);
         }
-        Ok(self.isolate_in(zone, pages)?)
+        self.isolate_in(zone, pages)
     }
 
     /// As [`isolate`](Self::isolate), for whole areas of `zone`.
-    pub(crate) fn isolate_in(
-        &self,
-        zone: Zone,
-        pages: Range<u64>,
-    ) -> Result<Isolated<'_, P>, IsolationError> {
+    pub(crate) fn isolate_in(&self, zone: Zone, pages: Range<u64>) -> Result<Isolated<'_, P>, IsolateError> {
         let isolation = self.zone(zone).isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
         Ok(Isolated { engine: self, isolation, pages })
     }

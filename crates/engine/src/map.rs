@@ -56,14 +56,14 @@
 
 mod offline;
 
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::class::{Class, ClassByte, Classes};
 use crate::geometry::{MAP_PAGE_ORDER, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::heap::OutOfMemory;
 use crate::marks::Marks;
 use crate::page::{Kind, MAX_REFS, POISON, Page, State, fresh_owner};
-use crate::platform::{FoldRange, Mapping, NoFrames, Owner};
+use crate::platform::{FoldRange, Mapping, Owner};
 use crate::protocol::Protocol;
 use crate::sync::{AtomicBool, AtomicU8, AtomicU64, Ordering, spin_loop};
 use crate::table::{Table, View};
@@ -366,7 +366,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     /// Memory behind `map_pages`, all of them folded and the caller's alone. Nothing is changed on an error.
-    fn materialise(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+    fn materialise(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
         self.pages.materialise(entries)?;
         self.materialised.fetch_add(map_pages.end - map_pages.start, Ordering::Relaxed);
@@ -378,15 +378,15 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Memory behind those of `map_pages` that have none, run by run. On an error those that were added are folded
     /// again: nothing is changed. The caller owns them all, and their classes stay as they are.
-    fn materialise_missing(&self, map_pages: impl Iterator<Item = u64> + Clone) -> Result<(), NoFrames> {
+    fn materialise_missing(&self, map_pages: impl Iterator<Item = u64> + Clone) -> Result<(), OutOfMemory> {
         let missing =
             || map_pages.clone().filter(|&map_page| !self.classes.get(MapPage(map_page)).is_backed());
         for run in runs(missing()) {
-            if let Err(no_frames) = self.materialise(run.clone()) {
+            if let Err(out_of_memory) = self.materialise(run.clone()) {
                 for done in self::runs(missing()).take_while(|done| done.start < run.start) {
                     self.fold_unpublished(done);
                 }
-                return Err(no_frames);
+                return Err(out_of_memory);
             }
         }
         Ok(())
@@ -419,7 +419,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Unfolds one map page of which the caller owns at least one page. Owners of other pages of it may do the same at
     /// the same time. Nothing is changed on an error.
-    pub(crate) fn ensure_mapped(&self, map_page: MapPage) -> Result<(), NoFrames> {
+    pub(crate) fn ensure_mapped(&self, map_page: MapPage) -> Result<(), OutOfMemory> {
         loop {
             match self.classes.get(map_page) {
                 ClassByte::MAPPED => return Ok(()),
@@ -436,7 +436,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                 }
                 // Nobody can own a page here: the allocator has none to give. Should it happen all the same, waiting
                 // would not end, and refusing changes nothing.
-                _ => return Err(NoFrames),
+                _ => return Err(OutOfMemory),
             }
         }
     }
@@ -444,7 +444,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     // ---- owners: a folio's life --------------------------------------------------------------------------------
 
     /// Makes the free block at `pfn` a frozen folio. The caller owns its pages. Nothing is changed on an error.
-    pub(crate) fn claim(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<(), NoFrames> {
+    pub(crate) fn claim(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<(), OutOfMemory> {
         let first = pfn.map_page();
         match self.layout() {
             Layout::Folded => {
@@ -517,7 +517,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Materialises every descriptor of a frozen folio and writes its tails (Linux: restoring the vmemmap). Nothing is
     /// changed on an error.
-    pub(crate) fn unfold(&self, pfn: Pfn, order: Order) -> Result<(), NoFrames> {
+    pub(crate) fn unfold(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory> {
         if !order.is_foldable() {
             return Ok(());
         }
@@ -586,7 +586,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     /// Makes a frozen folio into frozen folios of order `to`. Nothing is changed on an error.
-    pub(crate) fn split(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), NoFrames> {
+    pub(crate) fn split(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), OutOfMemory> {
         let kind = State(self.pages.get(pfn.0).map_or(0, |page| page.state.load(Ordering::Relaxed))).kind();
         let first = pfn.map_page().0;
         let all = first..first + order.map_pages();
@@ -648,7 +648,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Materialises the descriptors of free memory, as a flat memory map has them. The caller owns every page, so nobody
     /// else is unfolding any of it. Nothing is changed on an error.
-    pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         self.classes.ensure(map_pages.clone())?;
         self.materialise_missing(map_pages.clone())?;
         map_pages.for_each(|map_page| self.classes.set(MapPage(map_page), ClassByte::MAPPED));
@@ -672,11 +672,4 @@ fn runs(numbers: impl Iterator<Item = u64>) -> impl Iterator<Item = Range<u64>> 
         }
         Some(start..end)
     })
-}
-
-/// Room for `capacity` items, or an error.
-pub(crate) fn try_vec<T>(capacity: usize) -> Result<Vec<T>, crate::rcu::OutOfMemory> {
-    let mut items = Vec::new();
-    items.try_reserve_exact(capacity).map_err(|_| crate::rcu::OutOfMemory)?;
-    Ok(items)
 }

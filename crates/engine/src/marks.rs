@@ -29,7 +29,8 @@
 //! Recording makes room for all that withholding needs, in both zones, so that withholding cannot fail for lack of memory.
 
 use crate::geometry::{MapPage, PAGES_PER_MAP_PAGE, Pfn};
-use crate::platform::{Mapping, NoFrames};
+use crate::heap::OutOfMemory;
+use crate::platform::Mapping;
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::Table;
 
@@ -68,7 +69,7 @@ impl<M: Mapping> Marks<M> {
     }
 
     /// Makes room for marks in `map_page`, so that marking cannot fail.
-    pub(crate) fn ensure(&self, map_page: MapPage) -> Result<(), NoFrames> {
+    pub(crate) fn ensure(&self, map_page: MapPage) -> Result<(), OutOfMemory> {
         self.rows.materialise(map_page.0..map_page.0 + 1)
     }
 

@@ -5,18 +5,8 @@ use core::ptr::NonNull;
 
 use zerocopy::FromZeros;
 
+use crate::heap::OutOfMemory;
 use crate::protocol::Protocol;
-
-/// The machine had no frames (or no page tables) left to back a range. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoFrames;
-
-impl core::fmt::Display for NoFrames {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("no frames left to back a table: free memory or raise the limit, then retry")
-    }
-}
-impl core::error::Error for NoFrames {}
 
 /// Which of the engine's tables a range is for. Sizes per page of memory described are at each entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,8 +127,8 @@ pub unsafe trait Mapping: Send + Sync {
     /// threads may ask for overlapping ranges at once.
     ///
     /// # Errors
-    /// [`NoFrames`]: the machine cannot back the range now.
-    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames>;
+    /// [`OutOfMemory`]: the machine cannot back the range now.
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory>;
 
     /// Takes the memory behind each of `ranges` away again, in order, and returns how many of them are folded. It flushes
     /// once for all of them. A range it could not fold stays as it was. Between start and end of the call the ranges may

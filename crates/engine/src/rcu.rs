@@ -35,7 +35,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::ptr;
 
-use crate::memory::try_box;
+use crate::heap::{OutOfMemory, try_box};
 use crate::platform::Barrier;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, CachePadded, Ordering};
 
@@ -46,17 +46,6 @@ const EPOCH: u64 = NEST_MASK + 1;
 
 /// Slots in a block. Blocks are added when all are taken and live as long as the [`Rcu`].
 const SLOTS: usize = if cfg!(loom) { 2 } else { 16 };
-
-/// The memory for one more reader, or one more deferred callback, could not be had. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfMemory;
-
-impl core::fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("out of memory: free some and retry")
-    }
-}
-impl core::error::Error for OutOfMemory {}
 
 struct Slot {
     /// Epoch above, nesting count in the low 16 bits; a nesting count of 0 means idle, whatever the epoch.

@@ -8,7 +8,8 @@ use core::marker::PhantomData;
 use core::ops::Range;
 
 use crate::geometry::PAGE_SIZE;
-use crate::platform::{FoldRange, Mapping, NoFrames};
+use crate::heap::OutOfMemory;
+use crate::platform::{FoldRange, Mapping};
 #[cfg(not(loom))]
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 
@@ -145,7 +146,7 @@ impl<T: Entry, M: Mapping> Table<T, M> {
     ///
     /// Of the table of descriptors, the caller owns the map pages of `entries`, and they are folded. Of other tables anyone
     /// may ask.
-    pub(crate) fn materialise(&self, entries: Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn materialise(&self, entries: Range<u64>) -> Result<(), OutOfMemory> {
         if entries.start >= entries.end {
             return Ok(());
         }

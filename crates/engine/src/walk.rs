@@ -6,9 +6,10 @@ use crate::class::Class;
 use crate::engine::Engine;
 use crate::folio::Folio;
 use crate::geometry::Pfn;
+use crate::heap::OutOfMemory;
 use crate::map::{MapView, MemoryMap, Miss};
 use crate::page::{Page, State};
-use crate::platform::{NoFrames, Platform};
+use crate::platform::Platform;
 use crate::protocol::Protocol;
 use crate::rcu::{Reader, Section};
 
@@ -70,12 +71,12 @@ pub enum PoisonError {
     /// There is no memory at that page number.
     Absent,
     /// The record needs memory and there is none: free some and retry.
-    NoFrames,
+    OutOfMemory,
 }
 
-impl From<NoFrames> for PoisonError {
-    fn from(_: NoFrames) -> Self {
-        PoisonError::NoFrames
+impl From<OutOfMemory> for PoisonError {
+    fn from(_: OutOfMemory) -> Self {
+        PoisonError::OutOfMemory
     }
 }
 
@@ -83,7 +84,7 @@ impl fmt::Display for PoisonError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PoisonError::Absent => "no memory at that page number",
-            PoisonError::NoFrames => "no memory to record the poisoned page: free some and retry",
+            PoisonError::OutOfMemory => "no memory to record the poisoned page: free some and retry",
         })
     }
 }

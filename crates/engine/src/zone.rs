@@ -3,7 +3,8 @@
 use core::ops::Range;
 
 use crate::geometry::PAGES_PER_SECTION;
-use crate::platform::{Mapping, NoFrames};
+use crate::heap::OutOfMemory;
+use crate::platform::Mapping;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::table::Table;
 
@@ -130,7 +131,7 @@ impl<M: Mapping> Records<M> {
     }
 
     /// Makes the words of `sections` writable.
-    pub(crate) fn ensure(&self, sections: Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn ensure(&self, sections: Range<u64>) -> Result<(), OutOfMemory> {
         self.words.materialise(sections)
     }
 

@@ -15,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pagefold_engine::NoFrames;
+use pagefold_engine::OutOfMemory;
 use pagefold_engine::platform::{FoldRange, Mapping, TableKind};
 use rustix::io::Errno;
 use rustix::mm::{
@@ -282,7 +282,7 @@ unsafe impl Mapping for Region {
         self.len
     }
 
-    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory> {
         let pages = bytes.start / PAGE..bytes.end.min(self.len).div_ceil(PAGE);
         if pages.start >= pages.end {
             return Ok(());
@@ -293,7 +293,7 @@ unsafe impl Mapping for Region {
             return Ok(());
         }
         if !self.budget.take(wanted) {
-            return Err(NoFrames);
+            return Err(OutOfMemory);
         }
         let range = pages.start * PAGE..pages.end * PAGE;
         if self.populate(&range).is_err() {
@@ -302,7 +302,7 @@ unsafe impl Mapping for Region {
                 // It may have got half-way. All of the range was folded, and is the caller's.
                 let _ = self.discard(&range);
             }
-            return Err(NoFrames);
+            return Err(OutOfMemory);
         }
         let mut fresh = wanted;
         if self.kind != TableKind::Map {

@@ -15,7 +15,7 @@ use pagefold_engine::hotplug::{
 use pagefold_engine::platform::{FoldRange, Mapping, Platform, TableKind};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    Class, Config, Engine, Frozen, Kind, Layout, NoFrames, Order, Pfn, ReshapeError, Zone,
+    Class, Config, Engine, Frozen, Kind, Layout, Order, OutOfMemory, Pfn, ReshapeError, Zone,
 };
 use pagefold_linux::{LinuxError, Membarrier, Region};
 
@@ -249,7 +249,7 @@ unsafe impl Mapping for MoodyRegion {
     fn len(&self) -> u64 {
         self.0.len()
     }
-    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory> {
         // SAFETY: the caller's promise.
         unsafe { self.0.materialise(bytes) }
     }

@@ -7,8 +7,8 @@ use common::{MIB, classes, folded, host, machine, map_pages_measured, order};
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    AllocError, Class, Config, Engine, FrameAllocator, FrameError, Frozen, Kind, Layout, Miss, Order, Pfn,
-    Poisoned, ReshapeError, Zone,
+    AllocError, Class, Config, Engine, FrameAllocator, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned,
+    ReshapeError, Zone,
 };
 
 const AREA: u64 = 2 * MIB;
@@ -46,7 +46,7 @@ fn a_search_that_finds_no_run_of_areas_hides_none() {
         .step_by(2)
         .map(|area| engine.alloc_at(Pfn(area * AREA), Order::AREA, Kind::Anon).unwrap())
         .collect();
-    assert_eq!(engine.alloc(order(10), Kind::Anon).unwrap_err(), AllocError::NoMemory);
+    assert_eq!(engine.alloc(order(10), Kind::Anon).unwrap_err(), AllocError::NoBlock);
     engine.audit().unwrap();
     let others: Vec<_> = (0..16).map(|_| engine.alloc(Order::AREA, Kind::Anon).unwrap()).collect();
     assert_eq!(engine.free_pages(), 0);
@@ -97,7 +97,7 @@ fn an_empty_area_that_a_cpu_reserves_is_found_when_nothing_else_is_free() {
     let mut frames = FrameAllocator::new(host(), 2 * MIB).unwrap();
     frames.online(0..2 * MIB).unwrap();
     let page = frames.alloc(Order::ZERO).unwrap();
-    assert_eq!(frames.alloc(Order::AREA), Err(FrameError::NoMemory));
+    assert_eq!(frames.alloc(Order::AREA), Err(AllocError::NoBlock));
     frames.free(page, Order::ZERO).unwrap();
     assert_eq!(frames.alloc(Order::AREA), Ok(Pfn(0)));
 }
@@ -112,7 +112,7 @@ fn isolated_areas_do_not_stand_in_the_way_of_others() {
     assert_eq!(engine.alloc_at(Pfn(0), Order::AREA, Kind::Anon).unwrap_err(), AllocError::Busy);
     let outside: Vec<_> = (0..2).map(|_| engine.alloc(Order::AREA, Kind::Anon).unwrap()).collect();
     assert!(outside.iter().all(|folio| folio.pfn().0 >= 2 * AREA));
-    assert_eq!(engine.alloc(Order::ZERO, Kind::Anon).unwrap_err(), AllocError::NoMemory);
+    assert_eq!(engine.alloc(Order::ZERO, Kind::Anon).unwrap_err(), AllocError::NoBlock);
     drop((isolated, outside));
     assert_eq!(engine.free_pages(), 8 * MIB);
     engine.audit().unwrap();
@@ -128,7 +128,7 @@ fn what_is_split_or_collapsed_under_isolation_stays_out_of_circulation() {
     drop(whole.split(order(3)).unwrap());
     drop(Frozen::collapse(small).unwrap());
     for bits in [0, 3, 9] {
-        assert_eq!(engine.alloc(order(bits), Kind::Anon).unwrap_err(), AllocError::NoMemory, "order {bits}");
+        assert_eq!(engine.alloc(order(bits), Kind::Anon).unwrap_err(), AllocError::NoBlock, "order {bits}");
     }
     assert_eq!(isolated.collect(), 0);
     drop(isolated);

@@ -5,8 +5,8 @@ mod common;
 use common::{MIB, classes, folded, host, machine, map_pages_measured, order};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    AllocError, Class, Config, Engine, FrameAllocator, IsolateError, Kind, Layout, Miss, NotOwned,
-    OnlineError, Order, Pfn, Poisoned, ReshapeError,
+    AddError, AllocError, Class, Config, Engine, FrameAllocator, IsolateError, Kind, Layout, Miss, NotOwned,
+    Order, Pfn, Poisoned, ReshapeError,
 };
 
 #[test]
@@ -209,7 +209,11 @@ fn a_failed_allocation_leaves_no_trace() {
     let engine = folded(64 * MIB);
     engine.platform().budget().refuse_all();
     for bits in [0, 5, 6, 7, 9, 12] {
-        assert_eq!(engine.alloc(order(bits), Kind::Anon).unwrap_err(), AllocError::NoFrames, "order {bits}");
+        assert_eq!(
+            engine.alloc(order(bits), Kind::Anon).unwrap_err(),
+            AllocError::OutOfMemory,
+            "order {bits}"
+        );
     }
     assert_eq!(engine.free_pages(), 64 * MIB);
     assert_eq!(map_pages_measured(&engine), 0);
@@ -235,7 +239,7 @@ fn a_failed_unfold_or_split_leaves_the_folio_as_it_was() {
     budget.set_limit(budget.used() + 3);
     frozen.unfold().unwrap_err();
     let (frozen, error) = frozen.split(Order::ZERO).unwrap_err();
-    assert_eq!(error, ReshapeError::NoFrames);
+    assert_eq!(error, ReshapeError::OutOfMemory);
     assert_eq!(map_pages_measured(&engine), 1);
     let seen = classes(&engine, frozen.pfn(), 8);
     assert!(seen[1..].iter().all(|&class| class == Class::Tail(order(9))));
@@ -311,11 +315,11 @@ fn pieces_that_nobody_takes_are_freed() {
 fn memory_comes_back_in_blocks_of_every_order() {
     let engine = folded(1024 * MIB);
     let pages: Vec<_> = (0..1024 * MIB).map(|_| engine.alloc(Order::ZERO, Kind::Anon).unwrap()).collect();
-    assert_eq!(engine.alloc(Order::ZERO, Kind::Anon).unwrap_err(), AllocError::NoMemory);
+    assert_eq!(engine.alloc(Order::ZERO, Kind::Anon).unwrap_err(), AllocError::NoBlock);
     engine.audit().unwrap();
     drop(pages);
     let whole = engine.alloc(Order::MAX, Kind::Anon).unwrap();
-    assert_eq!(engine.alloc(Order::ZERO, Kind::Anon).unwrap_err(), AllocError::NoMemory);
+    assert_eq!(engine.alloc(Order::ZERO, Kind::Anon).unwrap_err(), AllocError::NoBlock);
     drop(whole);
     engine.audit().unwrap();
 }
@@ -346,14 +350,14 @@ fn memory_that_begins_and_ends_anywhere() {
 fn memory_cannot_be_added_twice_or_nowhere() {
     let mut engine = Engine::<common::TestPlatform>::new(host(), Config::new(1024 * MIB)).unwrap();
     engine.online(0..512 * MIB).unwrap();
-    assert_eq!(engine.online(511 * MIB..600 * MIB), Err(OnlineError::Overlap));
-    assert_eq!(engine.online(0..1), Err(OnlineError::Overlap));
-    assert_eq!(engine.online(600 * MIB..1025 * MIB), Err(OnlineError::OutOfRange));
+    assert_eq!(engine.online(511 * MIB..600 * MIB), Err(AddError::Overlap));
+    assert_eq!(engine.online(0..1), Err(AddError::Overlap));
+    assert_eq!(engine.online(600 * MIB..1025 * MIB), Err(AddError::OutOfRange));
     #[allow(clippy::reversed_empty_ranges)]
     let reversed = 8..7;
-    assert_eq!(engine.online(reversed), Err(OnlineError::OutOfRange));
+    assert_eq!(engine.online(reversed), Err(AddError::OutOfRange));
     engine.add_offline(600 * MIB..700 * MIB).unwrap();
-    assert_eq!(engine.online(650 * MIB..651 * MIB), Err(OnlineError::Overlap));
+    assert_eq!(engine.online(650 * MIB..651 * MIB), Err(AddError::Overlap));
     let walker = engine.walker().unwrap();
     assert_eq!(walker.try_get(Pfn(650 * MIB)).unwrap_err(), Miss::Offline);
     assert_eq!(walker.try_get(Pfn(800 * MIB)).unwrap_err(), Miss::Absent);
@@ -421,7 +425,7 @@ fn free_pages_that_break_are_withheld() {
     assert_eq!(walker.poison(Pfn(777)), Ok(Poisoned::Withheld));
     assert!(walker.poison(Pfn(1 << 40)).is_err());
     assert_eq!(engine.free_pages(), 1024 * MIB - 1);
-    assert_eq!(engine.alloc(Order::MAX, Kind::Anon).unwrap_err(), AllocError::NoMemory);
+    assert_eq!(engine.alloc(Order::MAX, Kind::Anon).unwrap_err(), AllocError::NoBlock);
     assert_eq!(engine.alloc_at(Pfn(777), Order::ZERO, Kind::Anon).unwrap_err(), AllocError::Busy);
     // Large folios around it still work, and so does freeing a huge one that broke in use.
     let huge = engine.alloc(order(13), Kind::Anon).unwrap().share();

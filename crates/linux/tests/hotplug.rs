@@ -9,10 +9,10 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use common::{MIB, SetOnDrop, TestEngine, TestPlatform, host, map_pages_measured, order};
 use pagefold_engine::hotplug::{
-    AddError, BlockError, BlockId, Busy, Change, Event, FakeError, FakeOffline, Group, Hotplug,
-    HotplugConfig, HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
+    BlockError, BlockId, Busy, Change, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
+    HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
-use pagefold_engine::{Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
+use pagefold_engine::{AddError, Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
 
 const BLOCK: u64 = 128 * MIB;
 const CLASSIC: FakeOffline = FakeOffline::Classic { rcu: true };

@@ -121,7 +121,7 @@ fn poison_that_cannot_be_recorded_changes_nothing() {
     for spare in 0.. {
         budget.set_limit(budget.used() + spare);
         match walker.poison(Pfn(1000)) {
-            Err(PoisonError::NoFrames) => {
+            Err(PoisonError::OutOfMemory) => {
                 assert!(!engine.is_poisoned(Pfn(1000)));
                 assert_eq!((engine.poisoned_pages(), engine.free_pages()), (0, 128 * MIB));
                 engine.audit().unwrap();
@@ -174,7 +174,7 @@ fn take_all(engine: &TestEngine, inside: Range<u64>) -> Vec<Pfn> {
     loop {
         match engine.alloc_movable(Order::ZERO, Kind::Anon) {
             Ok(page) => folios.push(page),
-            Err(AllocError::NoMemory | AllocError::NoFrames) => break,
+            Err(AllocError::NoBlock | AllocError::OutOfMemory) => break,
             Err(other) => panic!("{other}"),
         }
     }
@@ -199,7 +199,7 @@ fn poison_follows_its_block_into_another_zone_though_no_memory_is_left() {
     assert_eq!((audit.withheld_pages, audit.free_pages), (1, 3 * BLOCK - 1));
     assert!(matches!(
         engine.alloc_at(broken, Order::ZERO, Kind::Anon),
-        Err(AllocError::Busy | AllocError::NoFrames)
+        Err(AllocError::Busy | AllocError::OutOfMemory)
     ));
     // Every allocation ends, whatever it says.
     budget.set_limit(u64::MAX);

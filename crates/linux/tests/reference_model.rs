@@ -306,8 +306,8 @@ impl<'e> Machine<'e> {
                 let handle = if share { Handle::Shared(frozen.share()) } else { Handle::Frozen(frozen) };
                 self.handles.push(handle);
             }
-            Err(AllocError::NoMemory) => prop_assert!(!self.model.has_block(bits), "order {bits} is there"),
-            Err(AllocError::NoFrames) => {
+            Err(AllocError::NoBlock) => prop_assert!(!self.model.has_block(bits), "order {bits} is there"),
+            Err(AllocError::OutOfMemory) => {
                 prop_assert!(self.is_limited());
                 prop_assert_eq!(self.engine.materialised_map_pages(), before);
             }
@@ -323,7 +323,7 @@ impl<'e> Machine<'e> {
                 self.model.add(pfn, bits, Kind::Reserved, 0);
                 self.handles.push(Handle::Frozen(frozen));
             }
-            Err(AllocError::NoFrames) => prop_assert!(self.is_limited()),
+            Err(AllocError::OutOfMemory) => prop_assert!(self.is_limited()),
             Err(AllocError::Busy | AllocError::Absent) => {
                 prop_assert!(!self.model.is_available(pfn, bits), "{pfn} order {bits} is free");
             }

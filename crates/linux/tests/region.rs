@@ -4,7 +4,7 @@ mod common;
 
 use common::{TestEngine, folded, host, order};
 use pagefold_engine::platform::{FoldRange, Mapping, Platform, TableKind};
-use pagefold_engine::{Config, Engine, Kind, NoFrames, Order, Pfn};
+use pagefold_engine::{Config, Engine, Kind, Order, OutOfMemory, Pfn};
 use pagefold_linux::{Linux, Membarrier, Region};
 
 fn region(pages: u64) -> Region {
@@ -28,7 +28,7 @@ fn smaps(region: &Region) -> String {
     rest[..rest.find("VmFlags").unwrap() + 120.min(rest.len() - rest.find("VmFlags").unwrap())].to_owned()
 }
 
-fn materialise(region: &Region, bytes: std::ops::Range<u64>) -> Result<(), NoFrames> {
+fn materialise(region: &Region, bytes: std::ops::Range<u64>) -> Result<(), OutOfMemory> {
     // SAFETY: nobody else knows of the region.
     unsafe { region.materialise(bytes) }
 }

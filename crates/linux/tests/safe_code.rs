@@ -13,8 +13,8 @@ use pagefold_engine::hotplug::{
     Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{
-    BlockState, Class, Config, Engine, Folio, FrameAllocator, Isolated, Kind, OnlineError, Order, PageKind,
-    Pfn, PushError, Zone,
+    AddError, BlockState, Class, Config, Engine, Folio, FrameAllocator, Isolated, Kind, Order, PageKind, Pfn,
+    PushError, Zone,
 };
 
 const BLOCK: u64 = 128 * MIB;
@@ -401,7 +401,7 @@ fn page_numbers_that_were_added_are_not_added_again() {
         taken.push(page.0);
     }
     for again in [0..101, 100..1000, 500..501, 999..1024, 0..BLOCK, BLOCK - 1..BLOCK] {
-        assert_eq!(frames.online(again.clone()), Err(OnlineError::Overlap), "{again:?}");
+        assert_eq!(frames.online(again.clone()), Err(AddError::Overlap), "{again:?}");
         assert!(frames.alloc(Order::ZERO).is_err());
     }
     frames.online(1000..1024).unwrap();
@@ -477,7 +477,7 @@ fn no_page_number_range_or_order_is_too_odd_to_be_answered() {
 fn a_machine_without_any_pages_answers_or_is_refused() {
     if let Ok(mut engine) = Engine::<TestPlatform>::new(host(), Config::new(0)) {
         assert!(engine.alloc(Order::ZERO, Kind::Anon).is_err());
-        assert_eq!(engine.online(0..1), Err(OnlineError::OutOfRange));
+        assert_eq!(engine.online(0..1), Err(AddError::OutOfRange));
         engine.folder(1).unwrap().fold_all();
         engine.audit().unwrap();
     }

@@ -31,7 +31,7 @@ fn a_map_page_that_gets_no_memory_is_free_again_for_others() {
         // One of these finds memory: the map page of 0 and 1 has none then, or the one of 2 and 3.
         let mine = engine.alloc_at(Pfn(0), order(0), Kind::Anon).map(|frozen| drop(frozen.share()));
         let both = [mine, other.join().unwrap()];
-        assert!(both.contains(&Ok(())) && both.contains(&Err(AllocError::NoFrames)), "{both:?}");
+        assert!(both.contains(&Ok(())) && both.contains(&Err(AllocError::OutOfMemory)), "{both:?}");
         let audit = engine.audit().unwrap();
         assert_eq!((audit.free_pages, audit.materialised), (8, 1));
         engine.platform().faults.end();
@@ -46,7 +46,7 @@ fn two_owners_of_a_map_page_that_gets_no_memory() {
         refuse(&engine, 0);
         let other = beside(&engine, |engine| engine.alloc_at(Pfn(3), order(0), Kind::Anon).map(drop));
         let mine = engine.alloc_at(Pfn(2), order(0), Kind::Anon).map(drop);
-        assert_eq!([mine, other.join().unwrap()], [Err(AllocError::NoFrames); 2]);
+        assert_eq!([mine, other.join().unwrap()], [Err(AllocError::OutOfMemory); 2]);
         assert_eq!(engine.audit().unwrap().free_pages, 8);
         engine.platform().faults.end();
         drop(frozen_at(&engine, 2, 1));
@@ -139,7 +139,7 @@ fn a_flat_folio_without_memory_is_not_made() {
         let engine = flat_machine();
         drop(frozen_at(&engine, 4, 0));
         refuse(&engine, 1);
-        assert!(matches!(engine.alloc_at(Pfn(0), order(3), Kind::Anon), Err(AllocError::NoFrames)));
+        assert!(matches!(engine.alloc_at(Pfn(0), order(3), Kind::Anon), Err(AllocError::OutOfMemory)));
         let audit = engine.audit().unwrap();
         assert_eq!((audit.free_pages, audit.materialised), (8, 1));
         engine.platform().faults.end();

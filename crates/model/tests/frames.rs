@@ -6,7 +6,7 @@ use common::{Model, explore, order, platform};
 use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::protocol::Fold;
-use pagefold_model::{FrameAllocator, FrameError, Order, Pfn};
+use pagefold_model::{AllocError, FrameAllocator, Order, Pfn};
 
 fn frames() -> Arc<FrameAllocator<Model<Fold>>> {
     let mut frames = FrameAllocator::new(platform(), 8).unwrap();
@@ -79,7 +79,7 @@ fn the_last_free_block_goes_to_one_of_two() {
         let mine = frames.alloc(order(2));
         let theirs = other.join().unwrap();
         match (mine, theirs) {
-            (Ok(pfn), Err(FrameError::NoMemory)) | (Err(FrameError::NoMemory), Ok(pfn)) => {
+            (Ok(pfn), Err(AllocError::NoBlock)) | (Err(AllocError::NoBlock), Ok(pfn)) => {
                 assert_ne!(pfn, held);
             }
             both => panic!("{both:?}"),

@@ -115,7 +115,7 @@ fn a_search_against_the_end_of_an_isolation() {
         let other = beside(&engine, |engine| engine.alloc(order(0), Kind::Anon).map(drop));
         drop(isolated);
         let found = other.join().unwrap();
-        assert!(matches!(found, Ok(()) | Err(AllocError::NoMemory)), "{found:?}");
+        assert!(matches!(found, Ok(()) | Err(AllocError::NoBlock)), "{found:?}");
         drop(engine.alloc(order(2), Kind::Anon).unwrap());
         drop(kept);
         assert_eq!(engine.audit().unwrap().free_pages, 8);

@@ -471,7 +471,7 @@ fn memory_that_comes_online_is_used_with_its_tables() {
                         assert!(walker.try_get(folio.pfn()).is_ok(), "a folio that is shared is not found");
                     }
                     // Not there yet. What is there has its tables.
-                    Err(error) => assert_eq!(error, AllocError::NoMemory),
+                    Err(error) => assert_eq!(error, AllocError::NoBlock),
                 }
             })
         };

@@ -190,7 +190,7 @@ fn an_allocation_without_memory_for_a_table_changes_nothing() {
             engine.platform().faults.refuse(kind, 0);
             for (pfn, bits) in [(2, 0), (8, 2), (0, 3)] {
                 match engine.alloc_at(Pfn(pfn), order(bits), Kind::Anon) {
-                    Err(error) => assert_eq!(error, AllocError::NoFrames, "{kind:?}"),
+                    Err(error) => assert_eq!(error, AllocError::OutOfMemory, "{kind:?}"),
                     // Whole areas are taken without rows.
                     Ok(folio) => assert!(bits >= 2 && kind == TableKind::Rows, "{kind:?} {folio:?}"),
                 }

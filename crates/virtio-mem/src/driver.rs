@@ -6,10 +6,9 @@ use core::fmt;
 use core::time::Duration;
 
 use pagefold_engine::hotplug::{
-    AddError, BlockError, BlockId, Busy, FakeError, Group, Hotplug, Listener, Migrate, OnlineTo, Veto,
+    BlockError, BlockId, Busy, FakeError, Group, Hotplug, Listener, Migrate, OnlineTo, Veto,
 };
-use pagefold_engine::rcu::OutOfMemory;
-use pagefold_engine::{Engine, Pfn, Platform, Zone};
+use pagefold_engine::{AddError, Engine, OutOfMemory, Pfn, Platform, Zone};
 use pagefold_virtio_mem_spec::Features;
 
 use crate::adopt::{Leftovers, Settling, Survey};
@@ -158,7 +157,7 @@ impl From<FakeError> for Trouble {
             FakeError::NotFakeOffline(_) | FakeError::AlreadyFakeOffline(_) => {
                 Trouble::Refused("a part of a memory block is not in the state it was left in")
             }
-            FakeError::NoFrames | FakeError::BadRange => Trouble::NoMemory,
+            FakeError::OutOfMemory | FakeError::BadRange => Trouble::NoMemory,
         }
     }
 }
@@ -176,7 +175,7 @@ impl From<BlockError> for Trouble {
             BlockError::State(_) | BlockError::NoBlock => {
                 Trouble::Refused("a memory block is not in the state it was left in")
             }
-            BlockError::NoFrames => Trouble::NoMemory,
+            BlockError::OutOfMemory => Trouble::NoMemory,
         }
     }
 }
@@ -184,7 +183,7 @@ impl From<BlockError> for Trouble {
 impl From<AddError> for Trouble {
     fn from(error: AddError) -> Self {
         match error {
-            AddError::NoFrames => Trouble::NoMemory,
+            AddError::OutOfMemory => Trouble::NoMemory,
             AddError::Overlap => Trouble::Refused("somebody else has added memory in the device's region"),
             AddError::Misaligned | AddError::OutOfRange => {
                 Trouble::Refused("a memory block of the device does not fit the machine")
@@ -563,7 +562,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         machine: &mut Machine<'_, 'e, P>,
     ) -> Result<bool, Trouble> {
         let Some(&(block, to)) = self.owed.last() else { return Ok(false) };
-        if let Err(error @ BlockError::NoFrames) = machine.hotplug.online(block, to) {
+        if let Err(error @ BlockError::OutOfMemory) = machine.hotplug.online(block, to) {
             return Err(error.into());
         }
         // It is online; or it is gone, or somebody else has a say in it: then it is offline as others are.

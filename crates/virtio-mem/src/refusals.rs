@@ -9,8 +9,7 @@ use alloc::vec::Vec;
 
 use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::{Migrate, Migration};
-use pagefold_engine::rcu::OutOfMemory;
-use pagefold_engine::{Folio, Order, Pfn, Platform, Walker};
+use pagefold_engine::{Folio, Order, OutOfMemory, Pfn, Platform, Walker};
 
 use crate::config::Geometry;
 

@@ -5,8 +5,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use pagefold_engine::OutOfMemory;
 use pagefold_engine::geometry::PAGE_SHIFT;
-use pagefold_engine::rcu::OutOfMemory;
 
 use crate::config::{Geometry, Mode};
 use crate::state::{BigState, SubState, Trigger};

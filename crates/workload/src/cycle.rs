@@ -2,9 +2,7 @@
 
 use alloc::vec::Vec;
 use core::ops::Range;
-
-use pagefold_engine::rcu::OutOfMemory;
-use pagefold_engine::{FoldBatch, Frozen, Kind, Order, Platform};
+use pagefold_engine::{FoldBatch, Frozen, Kind, Order, OutOfMemory, Platform};
 
 use crate::index::Index;
 use crate::owner::{gather, share};

@@ -4,8 +4,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use fastrand::Rng;
-use pagefold_engine::rcu::OutOfMemory;
-use pagefold_engine::{AllocError, FoldBatch, FoldReport, Folder, Folio, Frozen, Kind, Order, Platform};
+use pagefold_engine::{
+    AllocError, FoldBatch, FoldReport, Folder, Folio, Frozen, Kind, Order, OutOfMemory, Platform,
+};
 
 use crate::index::Index;
 use crate::stamp::Stamp;
@@ -157,7 +158,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> OwnerTask<'a, 'e, P> {
                 self.balance += frozen.order().pages() as i64;
                 Some(share(frozen))
             }
-            Err(AllocError::NoMemory | AllocError::NoFrames) => {
+            Err(AllocError::NoBlock | AllocError::OutOfMemory) => {
                 self.counts.no_memory += 1;
                 None
             }

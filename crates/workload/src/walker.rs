@@ -80,13 +80,13 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
     /// A walker; `seed` decides what it looks at.
     ///
     /// # Errors
-    /// [`pagefold_engine::rcu::OutOfMemory`] when no reader can be registered.
+    /// [`pagefold_engine::OutOfMemory`] when no reader can be registered.
     pub fn new(
         kind: WalkerKind,
         index: &'a Index<'e, P>,
         log: &'a Log,
         seed: u64,
-    ) -> Result<Self, pagefold_engine::rcu::OutOfMemory> {
+    ) -> Result<Self, pagefold_engine::OutOfMemory> {
         let walker = index.engine().walker()?;
         let mut rng = Rng::with_seed(seed);
         let cursor = rng.u64(0..index.engine().pages().max(1));

@@ -7,6 +7,7 @@
 use alloc::alloc::alloc_zeroed;
 use alloc::vec::Vec;
 use core::alloc::Layout;
+use core::fmt;
 use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
@@ -15,14 +16,29 @@ use crate::geometry::MAP_PAGES_PER_AREA;
 use crate::platform::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
-/// Why a range could not be isolated.
+/// Why a range could not be isolated. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum IsolationError {
-    /// No memory to note what is collected.
+pub enum IsolateError {
+    /// The range is empty, ends beyond the machine, does not begin and end at multiples of 2 MiB, or lies in several zones.
+    BadRange,
+    /// No memory to note what is collected: free some and retry.
     OutOfMemory,
-    /// Somebody else isolates a part of it.
+    /// A part of the range is isolated already, or being taken offline: retry when that is over.
     Isolated,
 }
+
+impl fmt::Display for IsolateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            IsolateError::BadRange => {
+                "the range must lie in one zone of the machine and be a multiple of 2 MiB"
+            }
+            IsolateError::Isolated => "a part of the range is isolated already: retry later",
+            IsolateError::OutOfMemory => "no memory to note what is collected: free some and retry",
+        })
+    }
+}
+impl core::error::Error for IsolateError {}
 
 /// A range of areas nothing new is handed out in. Dropping it gives back what was collected.
 pub(crate) struct Isolation<'f, M: Mapping> {
@@ -37,7 +53,7 @@ pub(crate) struct Isolation<'f, M: Mapping> {
 
 impl<M: Mapping> Frames<M> {
     /// Isolates `areas` (area numbers), collecting what is free there now.
-    pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, IsolationError> {
+    pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, IsolateError> {
         let count = areas.end.saturating_sub(areas.start);
         let collected = zeros(count.saturating_mul(MAP_PAGES_PER_AREA))?;
         let marked = zeros(count.div_ceil(64))?;
@@ -47,7 +63,7 @@ impl<M: Mapping> Frames<M> {
         for area in isolation.areas.clone() {
             if !isolation.begin(Area(area))? {
                 // What was begun so far ends with it.
-                return Err(IsolationError::Isolated);
+                return Err(IsolateError::Isolated);
             }
         }
         isolation.collect();
@@ -56,16 +72,16 @@ impl<M: Mapping> Frames<M> {
 }
 
 /// So many zeros, or an error. The memory is not touched: most of a large range may be absent.
-fn zeros(count: u64) -> Result<Vec<u64>, IsolationError> {
-    let count = usize::try_from(count).map_err(|_| IsolationError::OutOfMemory)?;
-    let layout = Layout::array::<u64>(count).map_err(|_| IsolationError::OutOfMemory)?;
+fn zeros(count: u64) -> Result<Vec<u64>, IsolateError> {
+    let count = usize::try_from(count).map_err(|_| IsolateError::OutOfMemory)?;
+    let layout = Layout::array::<u64>(count).map_err(|_| IsolateError::OutOfMemory)?;
     if layout.size() == 0 {
         return Ok(Vec::new());
     }
     // SAFETY: the layout is not empty.
     let words = unsafe { alloc_zeroed(layout) }.cast::<u64>();
     if words.is_null() {
-        return Err(IsolationError::OutOfMemory);
+        return Err(IsolateError::OutOfMemory);
     }
     // SAFETY: the global allocator gave the block just now, with the layout of `count` words, all of them zero.
     Ok(unsafe { Vec::from_raw_parts(words, count, count) })
@@ -74,7 +90,7 @@ fn zeros(count: u64) -> Result<Vec<u64>, IsolationError> {
 impl<M: Mapping> Isolation<'_, M> {
     /// Marks one area, and takes it out of the set it was counted in. Whether nobody had marked it before. Nothing is
     /// changed on an error.
-    fn begin(&mut self, area: Area) -> Result<bool, IsolationError> {
+    fn begin(&mut self, area: Area) -> Result<bool, IsolateError> {
         let lanes = &self.frames.lanes;
         // Where the zone never had memory its lanes say nothing: they read as free, and nobody counted them.
         if !lanes.is_online(area.tree()) {
@@ -82,7 +98,7 @@ impl<M: Mapping> Isolation<'_, M> {
         }
         // A tree that came online as a whole has nothing behind its lanes yet. This comes after the look at `is_online`,
         // since the tree may come online at any moment.
-        lanes.ensure(area.tree()).map_err(|_| IsolationError::OutOfMemory)?;
+        lanes.ensure(area.tree()).map_err(|_| IsolateError::OutOfMemory)?;
         loop {
             let lane = lanes.get(area);
             let set = match (state(lane), lane & (FULL | RESERVED)) {

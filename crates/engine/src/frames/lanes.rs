@@ -24,7 +24,8 @@
 //! lowered it will find a lane.
 
 use crate::geometry::{AREAS_PER_TREE, MAP_PAGES_PER_AREA};
-use crate::platform::{Mapping, NoFrames};
+use crate::heap::OutOfMemory;
+use crate::platform::Mapping;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::table::Table;
 
@@ -146,7 +147,7 @@ impl<M: Mapping> Lanes<M> {
 
     /// Makes the lanes of `tree` writable.
     #[inline]
-    pub(crate) fn ensure(&self, tree: u64) -> Result<(), NoFrames> {
+    pub(crate) fn ensure(&self, tree: u64) -> Result<(), OutOfMemory> {
         let Some(word) = self.trees.get(tree) else { return Ok(()) };
         if word.load(Ordering::Acquire) & WRITABLE != 0 {
             return Ok(());
@@ -276,7 +277,7 @@ impl<M: Mapping> Lanes<M> {
     }
 
     /// Makes the tree word writable.
-    pub(crate) fn ensure_trees(&self, trees: core::ops::Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn ensure_trees(&self, trees: core::ops::Range<u64>) -> Result<(), OutOfMemory> {
         self.trees.materialise(trees)
     }
 

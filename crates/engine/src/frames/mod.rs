@@ -23,14 +23,16 @@ pub use standalone::FrameAllocator;
 
 use core::ops::Range;
 
-pub(crate) use isolate::{Isolation, IsolationError};
+pub use isolate::IsolateError;
+pub(crate) use isolate::Isolation;
 use lanes::{ABSENT, Area, FREE, FULL, ISOLATED, Lanes, ONES, RESERVED, SMALL, Set, WHOLE, state};
 
 use crate::geometry::{
     AREA_ORDER, AREAS_PER_TREE, MAP_PAGE_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn,
     TREE_ORDER,
 };
-use crate::platform::{Mapping, NoFrames};
+use crate::heap::OutOfMemory;
+use crate::platform::Mapping;
 use crate::sync::{AtomicU64, CachePadded, Ordering, fence, spin_loop};
 use crate::table::Table;
 
@@ -42,26 +44,39 @@ const AREA_PAGES: u64 = 1 << AREA_ORDER;
 /// How often to look for a lane that a count has promised, while others move lanes under our eyes.
 const TRIES: usize = if cfg!(loom) { 2 } else { 64 };
 
-/// Why pages could not be taken.
+/// Why memory could not be allocated. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrameError {
-    /// No free block of that order. Free something, or ask for a smaller order.
-    NoMemory,
-    /// The pages asked for are not all free.
+pub enum AllocError {
+    /// No free block of that order: free something, or ask for a smaller order.
+    NoBlock,
+    /// The block asked for is not all free.
     Busy,
     /// There is no memory at that page number.
     Absent,
-    /// The page number is not a multiple of the order's size.
+    /// The page number is not a multiple of the block's size.
     Misaligned,
-    /// The allocator's own tables could not be backed.
-    NoFrames,
+    /// The block is free, but there is no memory for its descriptor or the allocator's tables: free some and retry.
+    OutOfMemory,
 }
 
-impl From<NoFrames> for FrameError {
-    fn from(_: NoFrames) -> Self {
-        FrameError::NoFrames
+impl From<OutOfMemory> for AllocError {
+    fn from(_: OutOfMemory) -> Self {
+        AllocError::OutOfMemory
     }
 }
+
+impl core::fmt::Display for AllocError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            AllocError::NoBlock => "no free block of that order: free something or ask for less",
+            AllocError::Busy => "the block is not free",
+            AllocError::Absent => "no memory at that page number",
+            AllocError::Misaligned => "the page number is not a multiple of the block's size",
+            AllocError::OutOfMemory => "no memory for the descriptor of the block: free some and retry",
+        })
+    }
+}
+impl core::error::Error for AllocError {}
 
 /// Pages that were given back are not taken. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +162,8 @@ impl<M: Mapping> Frames<M> {
 
     /// Takes a block of `order`. `cpu` says who asks, as [`crate::platform::Platform::cpu`].
     #[inline]
-    pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, FrameError> {
-        let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(FrameError::NoMemory) };
+    pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, AllocError> {
+        let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(AllocError::NoBlock) };
         // The common case: the row this CPU took from last has room.
         if order.get() <= MAP_PAGE_ORDER
             && let Some(row) = slot.row.load(Ordering::Acquire).checked_sub(1)
@@ -167,7 +182,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     #[inline(never)]
-    fn search(&self, order: Order, slot: &Slot) -> Result<Pfn, FrameError> {
+    fn search(&self, order: Order, slot: &Slot) -> Result<Pfn, AllocError> {
         let attempt = || {
             if order.get() < AREA_ORDER {
                 self.alloc_small(order, slot)
@@ -177,7 +192,7 @@ impl<M: Mapping> Frames<M> {
         };
         let mut found = self.despite_moves(attempt);
         let mut tries = 0;
-        while found == Err(FrameError::NoMemory) && tries < TRIES {
+        while found == Err(AllocError::NoBlock) && tries < TRIES {
             // What looks used up may lie in the areas that CPUs reserve, or in counts that others have lowered for a
             // search that will fail.
             self.drain();
@@ -192,12 +207,12 @@ impl<M: Mapping> Frames<M> {
 
     /// Runs `attempt` again for as long as it fails while some area was being opened or closed: its pages are free, and
     /// only look taken for a moment.
-    fn despite_moves<T>(&self, attempt: impl Fn() -> Result<T, FrameError>) -> Result<T, FrameError> {
+    fn despite_moves<T>(&self, attempt: impl Fn() -> Result<T, AllocError>) -> Result<T, AllocError> {
         let [begun, ended] = &self.moves;
         loop {
             let before = ended.load(Ordering::Acquire);
             let done = attempt();
-            let failed = matches!(done, Err(FrameError::NoMemory | FrameError::Busy));
+            let failed = matches!(done, Err(AllocError::NoBlock | AllocError::Busy));
             if !failed {
                 return done;
             }
@@ -248,7 +263,7 @@ impl<M: Mapping> Frames<M> {
 
     // ---- whole areas -------------------------------------------------------------------------------------------
 
-    fn alloc_whole(&self, order: Order, slot: &Slot) -> Result<Pfn, FrameError> {
+    fn alloc_whole(&self, order: Order, slot: &Slot) -> Result<Pfn, AllocError> {
         let areas = 1 << (order.get() - AREA_ORDER);
         let trees = self.lanes.trees();
         let home = slot.home.load(Ordering::Relaxed);
@@ -270,10 +285,10 @@ impl<M: Mapping> Frames<M> {
                 return Ok(pfn);
             }
         }
-        Err(FrameError::NoMemory)
+        Err(AllocError::NoBlock)
     }
 
-    fn take_whole_in(&self, tree: u64, areas: u64) -> Result<Option<Pfn>, FrameError> {
+    fn take_whole_in(&self, tree: u64, areas: u64) -> Result<Option<Pfn>, AllocError> {
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Ok(None);
         }
@@ -287,9 +302,9 @@ impl<M: Mapping> Frames<M> {
                 spin_loop();
                 continue;
             };
-            if let Err(no_frames) = self.lanes.ensure(tree) {
+            if let Err(out_of_memory) = self.lanes.ensure(tree) {
                 self.lanes.raise(tree, Set::Free, areas);
-                return Err(no_frames.into());
+                return Err(out_of_memory.into());
             }
             match self.lanes.take_free_run(area, areas) {
                 Ok(()) => return Ok(Some(Pfn(area.0 << AREA_ORDER))),
@@ -327,7 +342,7 @@ impl<M: Mapping> Frames<M> {
 
     // ---- small pages -------------------------------------------------------------------------------------------
 
-    fn alloc_small(&self, order: Order, slot: &Slot) -> Result<Pfn, FrameError> {
+    fn alloc_small(&self, order: Order, slot: &Slot) -> Result<Pfn, AllocError> {
         loop {
             let hint = slot.row.load(Ordering::Acquire);
             if let Some(row) = hint.checked_sub(1) {
@@ -428,7 +443,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// An area for small pages, reserved for the caller, with room for `order`.
-    fn reserve_area(&self, order: Order, slot: &Slot) -> Result<Area, FrameError> {
+    fn reserve_area(&self, order: Order, slot: &Slot) -> Result<Area, AllocError> {
         let trees = self.lanes.trees();
         let home = slot.home.load(Ordering::Relaxed);
         for tree in around(home, trees).take(NEAR as usize) {
@@ -443,7 +458,7 @@ impl<M: Mapping> Frames<M> {
             }
         }
         // Nothing free, and nothing open near by: far away, then.
-        around(home, trees).find_map(|tree| self.reserve_open(tree, order)).ok_or(FrameError::NoMemory)
+        around(home, trees).find_map(|tree| self.reserve_open(tree, order)).ok_or(AllocError::NoBlock)
     }
 
     fn reserve_open(&self, tree: u64, order: Order) -> Option<Area> {
@@ -477,7 +492,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// Breaks a free area of `tree` into small pages, reserved for the caller.
-    fn open_free(&self, tree: u64) -> Result<Option<Area>, FrameError> {
+    fn open_free(&self, tree: u64) -> Result<Option<Area>, AllocError> {
         if !self.lanes.lower(tree, Set::Free, 1) {
             return Ok(None);
         }
@@ -489,9 +504,9 @@ impl<M: Mapping> Frames<M> {
             match self.open(area) {
                 Ok(true) => return Ok(Some(area)),
                 Ok(false) => {}
-                Err(no_frames) => {
+                Err(out_of_memory) => {
                     self.lanes.raise(tree, Set::Free, 1);
-                    return Err(no_frames.into());
+                    return Err(out_of_memory.into());
                 }
             }
         }
@@ -500,7 +515,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// `FREE` → `SMALL | RESERVED`, with empty rows. The free count has been lowered for it.
-    fn open(&self, area: Area) -> Result<bool, NoFrames> {
+    fn open(&self, area: Area) -> Result<bool, OutOfMemory> {
         self.lanes.ensure(area.tree())?;
         self.rows.materialise(area.first_row()..area.first_row() + MAP_PAGES_PER_AREA)?;
         Ok(self.move_area(|| {
@@ -665,13 +680,13 @@ impl<M: Mapping> Frames<M> {
     // ---- particular pages --------------------------------------------------------------------------------------
 
     /// Takes the block of `order` at `pfn`.
-    pub(crate) fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), FrameError> {
+    pub(crate) fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), AllocError> {
         self.despite_moves(|| self.try_alloc_at(pfn, order))
     }
 
-    fn try_alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), FrameError> {
+    fn try_alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), AllocError> {
         if !pfn.is_aligned(order) {
-            return Err(FrameError::Misaligned);
+            return Err(AllocError::Misaligned);
         }
         let area = Area(pfn.0 >> AREA_ORDER);
         if order.get() >= AREA_ORDER {
@@ -685,12 +700,12 @@ impl<M: Mapping> Frames<M> {
         self.make_small(area)?;
         let first = pfn.map_page().0;
         let taken = self.take_rows(first..first + order.map_pages());
-        if taken { Ok(()) } else { Err(FrameError::Busy) }
+        if taken { Ok(()) } else { Err(AllocError::Busy) }
     }
 
-    fn take_areas_at(&self, area: Area, areas: u64) -> Result<(), FrameError> {
+    fn take_areas_at(&self, area: Area, areas: u64) -> Result<(), AllocError> {
         match self.take_free_areas_at(area, areas) {
-            Err(FrameError::Busy) => {
+            Err(AllocError::Busy) => {
                 // One of them may be empty, but reserved by a CPU for small pages.
                 self.drain();
                 self.take_free_areas_at(area, areas)
@@ -699,25 +714,25 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
-    fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<(), FrameError> {
+    fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<(), AllocError> {
         let tree = area.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
-            return Err(if self.lanes.is_online(tree) { FrameError::Busy } else { FrameError::Absent });
+            return Err(if self.lanes.is_online(tree) { AllocError::Busy } else { AllocError::Absent });
         }
-        if let Err(no_frames) = self.lanes.ensure(tree) {
+        if let Err(out_of_memory) = self.lanes.ensure(tree) {
             self.lanes.raise(tree, Set::Free, areas);
-            return Err(no_frames.into());
+            return Err(out_of_memory.into());
         }
         let Err(gone) = self.lanes.take_free_run(area, areas) else { return Ok(()) };
         self.lanes.raise(tree, Set::Free, areas - gone);
         let absent = (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) == ABSENT);
-        Err(if absent { FrameError::Absent } else { FrameError::Busy })
+        Err(if absent { AllocError::Absent } else { AllocError::Busy })
     }
 
     /// Takes the pages of `mask` in one map page.
-    pub(crate) fn alloc_mask(&self, map_page: MapPage, mask: u64) -> Result<(), FrameError> {
+    pub(crate) fn alloc_mask(&self, map_page: MapPage, mask: u64) -> Result<(), AllocError> {
         self.make_small(Area(map_page.0 / MAP_PAGES_PER_AREA))?;
-        let word = self.rows.get(map_page.0).ok_or(FrameError::Absent)?;
+        let word = self.rows.get(map_page.0).ok_or(AllocError::Absent)?;
         let mut now = word.load(Ordering::Relaxed);
         while now & mask == 0 {
             // Acquire, as `take_in_row`.
@@ -728,23 +743,23 @@ impl<M: Mapping> Frames<M> {
         }
         // The area may have been opened for nothing.
         self.after_free(Area(map_page.0 / MAP_PAGES_PER_AREA));
-        Err(FrameError::Busy)
+        Err(AllocError::Busy)
     }
 
     /// Opens `area` if it is free, so that its pages can be taken one by one.
-    fn make_small(&self, area: Area) -> Result<(), FrameError> {
+    fn make_small(&self, area: Area) -> Result<(), AllocError> {
         loop {
             let lane = self.lanes.get(area);
             match state(lane) {
-                _ if lane & ISOLATED != 0 => return Err(FrameError::Busy),
+                _ if lane & ISOLATED != 0 => return Err(AllocError::Busy),
                 SMALL => return Ok(()),
-                WHOLE => return Err(FrameError::Busy),
+                WHOLE => return Err(AllocError::Busy),
                 FREE => {}
-                _ => return Err(FrameError::Absent),
+                _ => return Err(AllocError::Absent),
             }
             let tree = area.tree();
             if !self.lanes.is_online(tree) {
-                return Err(FrameError::Absent);
+                return Err(AllocError::Absent);
             }
             if !self.lanes.lower(tree, Set::Free, 1) {
                 // Others are about to take every free area of the tree; this one will show as theirs.
@@ -757,9 +772,9 @@ impl<M: Mapping> Frames<M> {
                     return Ok(());
                 }
                 Ok(false) => self.lanes.raise(tree, Set::Free, 1),
-                Err(no_frames) => {
+                Err(out_of_memory) => {
                     self.lanes.raise(tree, Set::Free, 1);
-                    return Err(no_frames.into());
+                    return Err(out_of_memory.into());
                 }
             }
         }
@@ -791,7 +806,7 @@ impl<M: Mapping> Frames<M> {
                 FREE if except == 0 => {
                     self.take_areas_at(area, 1).map(|()| Claim::Area(MapPage(area.first_row())))
                 }
-                _ => Err(FrameError::Busy),
+                _ => Err(AllocError::Busy),
             }
         });
         // Hardly ever for lack of memory: an area with something materialised was in use, and has its tables.
@@ -800,7 +815,7 @@ impl<M: Mapping> Frames<M> {
 
     /// Takes some free page of `map_page`, or its whole area if that is free. Nothing if no page of it is free, or if it
     /// is isolated.
-    pub(crate) fn take_any(&self, map_page: MapPage) -> Result<Option<Claim>, NoFrames> {
+    pub(crate) fn take_any(&self, map_page: MapPage) -> Result<Option<Claim>, OutOfMemory> {
         let area = Area(map_page.0 / MAP_PAGES_PER_AREA);
         let taken = self.despite_moves(|| {
             let lane = self.lanes.get(area);
@@ -808,14 +823,14 @@ impl<M: Mapping> Frames<M> {
                 SMALL if lane & ISOLATED == 0 => self
                     .take_in_row(map_page.0, Order::ZERO)
                     .map(|pfn| Claim::Row(map_page, 1 << (pfn.0 % PAGES_PER_MAP_PAGE)))
-                    .ok_or(FrameError::Busy),
+                    .ok_or(AllocError::Busy),
                 FREE => self.take_areas_at(area, 1).map(|()| Claim::Area(MapPage(area.first_row()))),
-                _ => Err(FrameError::Busy),
+                _ => Err(AllocError::Busy),
             }
         });
         match taken {
             Ok(claim) => Ok(Some(claim)),
-            Err(FrameError::NoFrames) => Err(NoFrames),
+            Err(AllocError::OutOfMemory) => Err(OutOfMemory),
             // In use, or being allocated or freed just now.
             Err(_) => Ok(None),
         }
@@ -848,7 +863,7 @@ impl<M: Mapping> Frames<M> {
     // ---- broken pages ------------------------------------------------------------------------------------------
 
     /// Makes sure that no call below needs memory for pages of the area at `pfn`, now or when it comes online.
-    pub(crate) fn prepare_withholding(&self, pfn: Pfn) -> Result<(), NoFrames> {
+    pub(crate) fn prepare_withholding(&self, pfn: Pfn) -> Result<(), OutOfMemory> {
         let area = Area(pfn.0 >> AREA_ORDER);
         self.lanes.ensure_trees(area.tree()..area.tree() + 1)?;
         self.lanes.ensure(area.tree())?;
@@ -897,7 +912,7 @@ impl<M: Mapping> Frames<M> {
     // ---- splitting and collapsing ------------------------------------------------------------------------------
 
     /// Makes sure that [`split_whole`](Self::split_whole) of the block cannot fail.
-    pub(crate) fn prepare_split(&self, pfn: Pfn, order: Order) -> Result<(), NoFrames> {
+    pub(crate) fn prepare_split(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory> {
         if order.get() < AREA_ORDER {
             return Ok(());
         }
@@ -935,14 +950,14 @@ impl<M: Mapping> Frames<M> {
     // ---- coming online, and counting ---------------------------------------------------------------------------
 
     /// As [`prepare_online`](Self::prepare_online), for whichever whole areas of `pages`.
-    pub(crate) fn prepare_parts(&self, pages: &Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn prepare_parts(&self, pages: &Range<u64>) -> Result<(), OutOfMemory> {
         self.prepare_online(pages)?;
         (pages.start >> TREE_ORDER..pages.end.div_ceil(1 << TREE_ORDER))
             .try_for_each(|tree| self.lanes.ensure(tree))
     }
 
     /// Makes sure that [`online`](Self::online) of `pages` has all tables it needs.
-    pub(crate) fn prepare_online(&self, pages: &Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn prepare_online(&self, pages: &Range<u64>) -> Result<(), OutOfMemory> {
         let trees = pages.start >> TREE_ORDER..pages.end.div_ceil(1 << TREE_ORDER);
         self.lanes.ensure_trees(trees.clone())?;
         // Everything that can fail comes first: the tables of what is not covered whole, at either end.

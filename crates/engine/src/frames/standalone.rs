@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{FrameError, Frames, NotOwned};
-use crate::engine::{NewError, OnlineError, table};
+use super::{AllocError, Frames, NotOwned};
+use crate::engine::{AddError, NewError, table};
 use crate::geometry::{MAX_PAGES, Order, PAGES_PER_SECTION, Pfn};
 use crate::platform::{Platform, TableKind};
 
@@ -41,16 +41,16 @@ impl<P: Platform> FrameAllocator<P> {
     /// Adds `pages` as free memory.
     ///
     /// # Errors
-    /// [`OnlineError`].
-    pub fn online(&mut self, pages: Range<u64>) -> Result<(), OnlineError> {
+    /// [`AddError`].
+    pub fn online(&mut self, pages: Range<u64>) -> Result<(), AddError> {
         if pages.start >= pages.end || pages.end > self.pages {
-            return Err(OnlineError::OutOfRange);
+            return Err(AddError::OutOfRange);
         }
         let at = self.added.partition_point(|added| added.end <= pages.start);
         if self.added.get(at).is_some_and(|next| next.start < pages.end) {
-            return Err(OnlineError::Overlap);
+            return Err(AddError::Overlap);
         }
-        self.added.try_reserve(1).map_err(|_| OnlineError::NoFrames)?;
+        self.added.try_reserve(1).map_err(|_| AddError::OutOfMemory)?;
         self.frames.prepare_online(&pages)?;
         self.added.insert(at, pages.clone());
         self.frames.online(pages);
@@ -60,9 +60,9 @@ impl<P: Platform> FrameAllocator<P> {
     /// Takes a block of `order` pages.
     ///
     /// # Errors
-    /// [`FrameError`].
+    /// [`AllocError`].
     #[inline]
-    pub fn alloc(&self, order: Order) -> Result<Pfn, FrameError> {
+    pub fn alloc(&self, order: Order) -> Result<Pfn, AllocError> {
         self.frames.alloc(order, self.platform.cpu())
     }
 

@@ -40,14 +40,14 @@ impl fmt::Display for HeldPage {
 /// Why references were not dropped. Nothing was changed.
 pub(crate) enum DropError {
     Held(HeldPage),
-    NoFrames,
+    OutOfMemory,
 }
 
 impl From<DropError> for BlockError {
     fn from(error: DropError) -> Self {
         match error {
             DropError::Held(page) => BlockError::Held(page),
-            DropError::NoFrames => BlockError::NoFrames,
+            DropError::OutOfMemory => BlockError::OutOfMemory,
         }
     }
 }
@@ -56,7 +56,7 @@ impl From<DropError> for FakeError {
     fn from(error: DropError) -> Self {
         match error {
             DropError::Held(page) => FakeError::Held(page),
-            DropError::NoFrames => FakeError::NoFrames,
+            DropError::OutOfMemory => FakeError::OutOfMemory,
         }
     }
 }
@@ -113,7 +113,7 @@ impl<P: Platform> Engine<P> {
         pages: Range<u64>,
         rcu: bool,
     ) -> Result<Dropped<'_, P>, DropError> {
-        let reader = self.rcu.reader().map_err(|_| DropError::NoFrames)?;
+        let reader = self.rcu.reader().map_err(|_| DropError::OutOfMemory)?;
         let dropped = Dropped { engine: self, reader, pages };
         if rcu && dropped.hide(true) {
             self.rcu.synchronize();

@@ -44,10 +44,10 @@ pub use policy::{DEFAULT_RATIO, Group, OnlinePolicy, ZoneInfo};
 pub use withdraw::{Busy, Migrate, Migration, Unmovable};
 
 use crate::class::{Class, ClassByte};
-use crate::engine::{Engine, OnlineError};
+use crate::engine::{AddError, Engine};
 use crate::geometry::{AREA_ORDER, MapPage, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn};
-use crate::platform::{NoFrames, Platform};
-use crate::rcu::OutOfMemory;
+use crate::heap::OutOfMemory;
+use crate::platform::Platform;
 use crate::sync::Ordering;
 use crate::zone::{BlockState, Record, Zone, sections_of};
 use notify::Chain;
@@ -112,47 +112,6 @@ impl fmt::Display for HotplugError {
 }
 impl core::error::Error for HotplugError {}
 
-/// Why memory could not be added. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddError {
-    /// The range is empty, or does not begin and end at multiples of the block size.
-    Misaligned,
-    /// The range ends beyond the machine.
-    OutOfRange,
-    /// Memory was added there before.
-    Overlap,
-    /// No memory to note it: free some and retry.
-    NoFrames,
-}
-
-impl From<OnlineError> for AddError {
-    fn from(error: OnlineError) -> Self {
-        match error {
-            OnlineError::OutOfRange => AddError::OutOfRange,
-            OnlineError::Overlap => AddError::Overlap,
-            OnlineError::NoFrames => AddError::NoFrames,
-        }
-    }
-}
-
-impl From<NoFrames> for AddError {
-    fn from(_: NoFrames) -> Self {
-        AddError::NoFrames
-    }
-}
-
-impl fmt::Display for AddError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            AddError::Misaligned => "the range is not a multiple of the memory block size",
-            AddError::OutOfRange => "the range ends beyond the machine",
-            AddError::Overlap => "memory was added there before",
-            AddError::NoFrames => "no memory to note the new memory: free some and retry",
-        })
-    }
-}
-impl core::error::Error for AddError {}
-
 /// Why a block did not change its state. Nothing was changed, and who was told was told that it is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockError {
@@ -171,12 +130,12 @@ pub enum BlockError {
     /// Somebody holds on to a page that is fake-offline (with [`FakeOffline::Classic`] only): retry when it lets go.
     Held(HeldPage),
     /// No memory for the step: free some and retry.
-    NoFrames,
+    OutOfMemory,
 }
 
-impl From<NoFrames> for BlockError {
-    fn from(_: NoFrames) -> Self {
-        BlockError::NoFrames
+impl From<OutOfMemory> for BlockError {
+    fn from(_: OutOfMemory) -> Self {
+        BlockError::OutOfMemory
     }
 }
 
@@ -192,7 +151,7 @@ impl fmt::Display for BlockError {
                 write!(f, "no memory to move what is in use to: free some and retry; {busy}")
             }
             BlockError::Held(page) => write!(f, "{page}"),
-            BlockError::NoFrames => f.write_str("no memory for this step: free some and retry"),
+            BlockError::OutOfMemory => f.write_str("no memory for this step: free some and retry"),
         }
     }
 }
@@ -214,12 +173,12 @@ pub enum FakeError {
     /// A walker holds on to a page that is fake-offline.
     Held(HeldPage),
     /// No memory for it: free some and retry.
-    NoFrames,
+    OutOfMemory,
 }
 
-impl From<NoFrames> for FakeError {
-    fn from(_: NoFrames) -> Self {
-        FakeError::NoFrames
+impl From<OutOfMemory> for FakeError {
+    fn from(_: OutOfMemory) -> Self {
+        FakeError::OutOfMemory
     }
 }
 
@@ -234,7 +193,7 @@ impl fmt::Display for FakeError {
                 write!(f, "no memory to move what is in use to: free some and retry; {busy}")
             }
             FakeError::Held(page) => write!(f, "{page}"),
-            FakeError::NoFrames => f.write_str("no memory for this step: free some and retry"),
+            FakeError::OutOfMemory => f.write_str("no memory for this step: free some and retry"),
         }
     }
 }
@@ -332,9 +291,9 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Adds boot memory of `node`: it goes straight into the normal zone and stays.
     ///
     /// # Errors
-    /// [`OnlineError`].
-    pub fn boot(&mut self, pages: Range<u64>, node: u8) -> Result<(), OnlineError> {
-        self.counts.ensure_node(node).map_err(|_| OnlineError::NoFrames)?;
+    /// [`AddError`].
+    pub fn boot(&mut self, pages: Range<u64>, node: u8) -> Result<(), AddError> {
+        self.counts.ensure_node(node).map_err(|_| AddError::OutOfMemory)?;
         self.engine.add_boot(pages.clone())?;
         self.counts.boot(&pages, node);
         Ok(())
@@ -387,7 +346,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
             return Err(AddError::Misaligned);
         }
         let map_pages = self.engine.absent_map_pages(&pages)?;
-        self.counts.ensure_node(node).map_err(|_| AddError::NoFrames)?;
+        self.counts.ensure_node(node).map_err(|_| AddError::OutOfMemory)?;
         self.engine.records.ensure(sections_of(&pages))?;
         self.engine.map.classes.prepare_uniform(map_pages.clone())?;
         self.engine.map.publish_offline(map_pages, ClassByte::OFFLINE);
@@ -511,7 +470,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         migrate: &mut dyn Migrate<'e, P>,
     ) -> Result<(), FakeError> {
         let record = self.online_areas(&pages)?;
-        if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::NoFrames)? {
+        if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::OutOfMemory)? {
             return Err(FakeError::AlreadyFakeOffline(pfn));
         }
         let passes = match record.zone() {
@@ -534,7 +493,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// [`FakeError`].
     pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
         let record = self.online_areas(&pages)?;
-        if let Some(pfn) = self.find(&pages, false).map_err(|_| FakeError::NoFrames)? {
+        if let Some(pfn) = self.find(&pages, false).map_err(|_| FakeError::OutOfMemory)? {
             return Err(FakeError::NotFakeOffline(pfn));
         }
         match self.config.fake_offline {

@@ -11,7 +11,7 @@ use core::ops::Range;
 
 use super::BlockError;
 use crate::geometry::{AREA_ORDER, Pfn};
-use crate::rcu::OutOfMemory;
+use crate::heap::OutOfMemory;
 use crate::zone::Zone;
 
 /// What happens to a memory block.
@@ -216,7 +216,7 @@ impl Parts {
             }
             Some(last) if start == last.end => last.end = end,
             _ => {
-                self.ranges.try_reserve(1).map_err(|_| BlockError::NoFrames)?;
+                self.ranges.try_reserve(1).map_err(|_| BlockError::OutOfMemory)?;
                 self.ranges.push(part);
             }
         }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::notify::Change;
-use crate::rcu::OutOfMemory;
+use crate::heap::OutOfMemory;
 use crate::zone::{Record, Zone};
 
 /// Linux's `auto_movable_ratio`: movable memory may be 301 % of kernel memory.

@@ -9,11 +9,12 @@ use super::{BlockError, FakeError, map_pages_of};
 use crate::class::ClassByte;
 use crate::engine::Engine;
 use crate::folio::Folio;
-use crate::frames::{Isolation, IsolationError};
+use crate::frames::{IsolateError, Isolation};
 use crate::geometry::{MAP_PAGES_PER_AREA, MapPage, Order, Pfn};
+use crate::heap::OutOfMemory;
 use crate::isolate::Isolated;
 use crate::map::Miss;
-use crate::platform::{NoFrames, Platform};
+use crate::platform::Platform;
 use crate::protocol::Protocol;
 use crate::walk::Walker;
 
@@ -75,12 +76,12 @@ impl fmt::Display for Busy {
 pub(crate) enum WithdrawError {
     Busy(Busy),
     NoRoom(Busy),
-    NoFrames,
+    OutOfMemory,
 }
 
-impl From<NoFrames> for WithdrawError {
-    fn from(_: NoFrames) -> Self {
-        WithdrawError::NoFrames
+impl From<OutOfMemory> for WithdrawError {
+    fn from(_: OutOfMemory) -> Self {
+        WithdrawError::OutOfMemory
     }
 }
 
@@ -89,7 +90,7 @@ impl From<WithdrawError> for BlockError {
         match error {
             WithdrawError::Busy(busy) => BlockError::Busy(busy),
             WithdrawError::NoRoom(busy) => BlockError::NoRoom(busy),
-            WithdrawError::NoFrames => BlockError::NoFrames,
+            WithdrawError::OutOfMemory => BlockError::OutOfMemory,
         }
     }
 }
@@ -99,7 +100,7 @@ impl From<WithdrawError> for FakeError {
         match error {
             WithdrawError::Busy(busy) => FakeError::Busy(busy),
             WithdrawError::NoRoom(busy) => FakeError::NoRoom(busy),
-            WithdrawError::NoFrames => FakeError::NoFrames,
+            WithdrawError::OutOfMemory => FakeError::OutOfMemory,
         }
     }
 }
@@ -191,8 +192,8 @@ impl<P: Platform> Engine<P> {
         // Whatever ends this early (an error, a panic of an owner's) puts the range back into circulation.
         let zone = self.zone_of(Pfn(pages.start));
         let mut isolated = self.isolate_in(zone, pages.clone()).map_err(|error| match error {
-            IsolationError::OutOfMemory => WithdrawError::NoFrames,
-            IsolationError::Isolated => WithdrawError::Busy(Busy {
+            IsolateError::OutOfMemory => WithdrawError::OutOfMemory,
+            IsolateError::BadRange | IsolateError::Isolated => WithdrawError::Busy(Busy {
                 pages: pages.end - pages.start,
                 unmovable: 0,
                 near: Pfn(pages.start),
@@ -202,8 +203,8 @@ impl<P: Platform> Engine<P> {
         let had = isolation.areas_with_memory().count() as u64 * Order::AREA.pages();
         let mut left = Left::default();
         if isolation.missing_pages() != 0 {
-            let walker = self.walker().map_err(|_| WithdrawError::NoFrames)?;
-            let mut refused = Refused::new(pages).ok_or(WithdrawError::NoFrames)?;
+            let walker = self.walker().map_err(|_| WithdrawError::OutOfMemory)?;
+            let mut refused = Refused::new(pages).ok_or(WithdrawError::OutOfMemory)?;
             for _ in 0..passes.max(1) {
                 left = self.ask_to_move(isolation, &walker, migrate, &mut refused);
                 if left.pages == 0 || left.no_room {

@@ -8,8 +8,9 @@ use core::ops::Range;
 use super::MemoryMap;
 use crate::class::ClassByte;
 use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::heap::OutOfMemory;
 use crate::page::{PageKind, State};
-use crate::platform::{FoldRange, Mapping, NoFrames, Owner};
+use crate::platform::{FoldRange, Mapping, Owner};
 use crate::sync::Ordering;
 
 /// Ranges folded by one call.
@@ -107,7 +108,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     /// Memory behind all of `map_pages`, whose classes keep saying folded. Nothing is changed on an error.
-    pub(crate) fn materialise_offline(&self, map_pages: Range<u64>) -> Result<(), NoFrames> {
+    pub(crate) fn materialise_offline(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         self.materialise_missing(map_pages.clone())?;
         for map_page in map_pages.map(MapPage) {
             let class = self.classes.get(map_page);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pagefold_engine::geometry::PAGE_SIZE;
 use pagefold_engine::platform::{FoldRange, Mapping, TableKind};
 use pagefold_engine::protocol::Fold;
-use pagefold_engine::{Engine, NoFrames, Platform};
+use pagefold_engine::{Engine, OutOfMemory, Platform};
 use pagefold_linux::{Linux, LinuxError, Membarrier, Preempted, Region};
 
 /// What owners keep in descriptors.
@@ -217,10 +217,10 @@ unsafe impl Mapping for FailingRegion {
     fn len(&self) -> u64 {
         self.region.len()
     }
-    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory> {
         lose_cpu();
         if !self.is_backed(&bytes) && strikes(Scarce::Tables) {
-            return Err(NoFrames);
+            return Err(OutOfMemory);
         }
         let pages = self.pages_of(&bytes);
         // SAFETY: the caller's promise.

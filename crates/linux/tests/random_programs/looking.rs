@@ -128,7 +128,7 @@ impl<'e> Actor<'_, 'e> {
                 }
                 self.ledger().poisoned(pfn, is_withheld);
             }
-            Err(pagefold_engine::PoisonError::NoFrames) => {
+            Err(pagefold_engine::PoisonError::OutOfMemory) => {
                 ensure!(has_struck(), "no memory to note poison, and nothing failed");
             }
             Err(pagefold_engine::PoisonError::Absent) => {

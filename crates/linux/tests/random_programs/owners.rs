@@ -33,14 +33,14 @@ impl<'e> Actor<'_, 'e> {
     /// Whether an allocation may fail like that.
     fn refused(&self, error: AllocError, order: Order, movable: bool) -> Outcome {
         match error {
-            AllocError::NoMemory if self.world.is_all_free_in_reach() && !has_struck() => {
+            AllocError::NoBlock if self.world.is_all_free_in_reach() && !has_struck() => {
                 let free = self.world.blocks.lock().unwrap().free_block(self.world, order, movable);
                 self.saw("used up");
                 ensure!(free.is_none(), "no memory for {order}, but {:#x} is free", free.unwrap_or(0));
                 Ok(())
             }
-            AllocError::NoMemory => Ok(()),
-            AllocError::NoFrames => {
+            AllocError::NoBlock => Ok(()),
+            AllocError::OutOfMemory => {
                 self.saw("allocated without memory for descriptors");
                 ensure!(
                     has_struck(),
@@ -82,7 +82,7 @@ impl<'e> Actor<'_, 'e> {
                 return self.adopt(folio, asked, share);
             }
             Err(AllocError::Misaligned) => ensure!(!pfn.is_aligned(order), "{pfn} is aligned to {order}"),
-            Err(AllocError::NoFrames) => {
+            Err(AllocError::OutOfMemory) => {
                 ensure!(has_struck(), "no memory for {order} at {pfn}, and nothing failed")
             }
             Err(AllocError::Absent | AllocError::Busy) if self.world.is_all_free_in_reach() => {
@@ -91,7 +91,7 @@ impl<'e> Actor<'_, 'e> {
                 ensure!(!is_free, "{order} at {pfn} was refused, and is free");
             }
             Err(AllocError::Absent | AllocError::Busy) => {}
-            Err(AllocError::NoMemory) => return Err(format!("{order} at {pfn} is said to be nowhere")),
+            Err(AllocError::NoBlock) => return Err(format!("{order} at {pfn} is said to be nowhere")),
         }
         Ok(())
     }

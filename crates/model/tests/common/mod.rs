@@ -12,7 +12,7 @@ use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::platform::{Fences, FoldRange, Mapping, Platform, TableKind};
 use pagefold_model::protocol::{Fold, Protocol};
-use pagefold_model::{Config, Engine, Folio, Frozen, Kind, Layout, Miss, NoFrames, Order, Pfn, RawFolio};
+use pagefold_model::{Config, Engine, Folio, Frozen, Kind, Layout, Miss, Order, OutOfMemory, Pfn, RawFolio};
 
 /// What the platform will refuse. Set while one thread runs; nothing of it is visible to the checker.
 pub struct Faults {
@@ -57,9 +57,9 @@ unsafe impl<R: Protocol> Mapping for NoMemory<R> {
     fn len(&self) -> u64 {
         self.bytes
     }
-    unsafe fn materialise(&self, _: Range<u64>) -> Result<(), NoFrames> {
+    unsafe fn materialise(&self, _: Range<u64>) -> Result<(), OutOfMemory> {
         match &mut *self.faults.memory.lock().unwrap() {
-            Some((kind, 0)) if *kind == self.kind => Err(NoFrames),
+            Some((kind, 0)) if *kind == self.kind => Err(OutOfMemory),
             Some((kind, granted)) if *kind == self.kind => {
                 *granted -= 1;
                 Ok(())

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use pagefold_engine::geometry::{AREA_ORDER, PAGES_PER_SECTION};
 use pagefold_engine::hotplug::{
-    AddError, BlockError, BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo,
+    BlockError, BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo,
 };
-use pagefold_engine::{BlockState, Class, Order, PageKind, Pfn, Zone};
+use pagefold_engine::{AddError, BlockState, Class, Order, PageKind, Pfn, Zone};
 
 use listener::{Now, Reporter};
 use mover::Mover;
@@ -193,7 +193,7 @@ impl<'e> Blocks<'e> {
             Some(Err(AddError::OutOfRange)) => {
                 ensure!(pages.end > self.hotplug.engine().pages(), "{pages:x?} is in the machine");
             }
-            Some(Err(AddError::NoFrames)) => {
+            Some(Err(AddError::OutOfMemory)) => {
                 ensure!(has_struck(), "{pages:x?} was not added, and nothing failed")
             }
             other => return Err(format!("adding {pages:x?}: {other:?}")),
@@ -228,7 +228,7 @@ impl<'e> Blocks<'e> {
                 let is_right = match error {
                     BlockError::NoBlock => before.is_none(),
                     BlockError::State(state) => Some(state) == before && state == BlockState::Online,
-                    BlockError::NoFrames => has_struck(),
+                    BlockError::OutOfMemory => has_struck(),
                     _ => !report.is_honest(),
                 };
                 ensure!(is_right, "block {block}, {before:?}, did not go online: {error}");
@@ -284,7 +284,7 @@ impl<'e> Blocks<'e> {
                 let is_right = match error {
                     BlockError::NoBlock => before.is_none(),
                     BlockError::State(state) => Some(state) == before && state == BlockState::Offline,
-                    BlockError::NoFrames => has_struck(),
+                    BlockError::OutOfMemory => has_struck(),
                     BlockError::Veto(_) => veto,
                     BlockError::Held(_) => self.is_classic,
                     BlockError::BadPart(_) => false,
@@ -335,7 +335,7 @@ impl<'e> Blocks<'e> {
                 let is_right = match error {
                     BlockError::NoBlock => before.is_none(),
                     BlockError::State(state) => Some(state) == before && state == BlockState::Online,
-                    BlockError::NoFrames => has_struck(),
+                    BlockError::OutOfMemory => has_struck(),
                     _ => false,
                 };
                 ensure!(is_right, "block {block}, {before:?}, was not removed: {error}");
@@ -374,7 +374,7 @@ impl<'e> Blocks<'e> {
             Some(Err(error)) => {
                 let is_right = match error {
                     FakeError::BadRange => block.is_none(),
-                    FakeError::NoFrames => has_struck(),
+                    FakeError::OutOfMemory => has_struck(),
                     FakeError::AlreadyFakeOffline(pfn) => !self.has_memory(pfn.0),
                     FakeError::Busy(_) | FakeError::NoRoom(_) => self.may_be_busy(mover.world, pages.clone()),
                     _ => self.is_classic,
@@ -402,7 +402,7 @@ impl<'e> Blocks<'e> {
             Some(Err(error)) => {
                 let is_right = match error {
                     FakeError::BadRange => block.is_none(),
-                    FakeError::NoFrames => has_struck(),
+                    FakeError::OutOfMemory => has_struck(),
                     FakeError::Held(_) => self.is_classic && !world.is_exact,
                     FakeError::NotFakeOffline(pfn) => self.has_memory(pfn.0),
                     _ => false,
@@ -418,7 +418,7 @@ impl<'e> Blocks<'e> {
         let block = self.block_of(&areas);
         match calmly(|| self.hotplug.prepare_fake_online(areas.start * AREA..areas.end * AREA))? {
             Some(Ok(())) => ensure!(block.is_some(), "area {:#x} is in no online block", areas.start),
-            Some(Err(FakeError::NoFrames)) => ensure!(has_struck(), "nothing failed"),
+            Some(Err(FakeError::OutOfMemory)) => ensure!(has_struck(), "nothing failed"),
             other => ensure!(block.is_none(), "{other:?}"),
         }
         Ok(())
