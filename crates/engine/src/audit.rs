@@ -3,15 +3,14 @@
 use core::fmt;
 use core::ops::Range;
 
-use crate::class::Class;
 use crate::engine::Engine;
-use crate::frames::Misfit;
+use crate::frames::check::FrameMisfit;
 use crate::geometry::{
-    ALL_PAGES, MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION,
-    Pfn,
+    MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn, Row,
 };
 use crate::page::PageKind;
 use crate::platform::Platform;
+use crate::protocol::class::Class;
 use crate::zone::Zone;
 
 /// What a sound machine consists of.
@@ -87,7 +86,7 @@ pub enum Violation {
         found: u64,
     },
     /// The allocator contradicts itself.
-    Frames(Misfit),
+    Frames(FrameMisfit),
     /// No contradiction: there is no memory to register a reader, and nothing was looked at. Free some and retry.
     OutOfMemory,
 }
@@ -157,14 +156,15 @@ impl<P: Platform> Engine<P> {
             for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
                 // Nobody folds what is looked at.
                 let _section = reader.section();
-                let taken = self.frames(map_page).taken_mask(map_page);
+                let row = map_page.first_pfn().row();
+                let taken = self.frames(map_page.first_pfn()).taken_mask(row);
                 let owned = self.audit_map_page(map_page, taken, &mut audit)?;
                 let (class, backed) = self.map.class(map_page);
                 audit.materialised += u64::from(backed);
                 audit.published += u64::from(backed && class != Class::Mapped);
-                let withheld = self.map.withheld.mask(map_page);
+                let withheld = self.map.withheld.mask(row);
                 let is_gone = matches!(class, Class::Absent | Class::Offline);
-                let nobodys = if is_gone { 0 } else { taken & !owned & self.map.poison.mask(map_page) };
+                let nobodys = if is_gone { 0 } else { taken & !owned & self.map.poison.mask(row) };
                 if withheld & !nobodys != 0 {
                     let bit = u64::from((withheld & !nobodys).trailing_zeros());
                     return Err(Violation::Withheld { pfn: map_page.first_pfn().plus(bit) });
@@ -173,9 +173,9 @@ impl<P: Platform> Engine<P> {
                 if matches!(class, Class::Absent | Class::Offline) {
                     continue;
                 }
-                audit.free_pages += u64::from((!taken & ALL_PAGES).count_ones());
+                audit.free_pages += u64::from((!taken & Row::ALL).count_ones());
                 let rest = taken & !owned;
-                let ownerless = rest & !self.never_free(map_page);
+                let ownerless = rest & !self.never_free(row);
                 leaked += u64::from(ownerless.count_ones());
                 if ownerless != 0 {
                     near = map_page.first_pfn().plus(u64::from(ownerless.trailing_zeros()));
@@ -220,10 +220,10 @@ impl<P: Platform> Engine<P> {
                 if head == first || !self.map.state(head).covers(head, first) {
                     return Err(Violation::Orphan { pfn: first, class });
                 }
-                if taken != ALL_PAGES {
+                if taken != Row::ALL {
                     return Err(Violation::InUseButFree { pfn: first });
                 }
-                Ok(ALL_PAGES)
+                Ok(Row::ALL)
             }
             Class::Mapped => self.audit_descriptors(map_page, taken, audit),
         }
@@ -234,7 +234,7 @@ impl<P: Platform> Engine<P> {
         for bit in 0..PAGES_PER_MAP_PAGE {
             let pfn = map_page.first_pfn().plus(bit);
             let state = self.map.state(pfn);
-            let head = if state.is_head() {
+            if state.is_head() {
                 if !pfn.is_aligned(state.order()) {
                     return Err(Violation::Orphan { pfn, class: Class::Mapped });
                 }
@@ -243,12 +243,8 @@ impl<P: Platform> Engine<P> {
                 if let Some(pages) = audit.pages_by_kind.get_mut(state.kind().index()) {
                     *pages += state.order().pages();
                 }
-                pfn
-            } else if state.is_tail() {
-                pfn.head(state.order())
-            } else {
-                pfn.head(Order::MAP_PAGE)
-            };
+            }
+            let head = state.head_of(pfn);
             let head_state = self.map.state(head);
             let in_folio = head_state.covers(head, pfn);
             if state.is_tail() && (!in_folio || head_state.order() != state.order()) {

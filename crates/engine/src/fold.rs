@@ -8,14 +8,19 @@
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Range;
 
 use crate::engine::Engine;
 use crate::folio::Frozen;
-use crate::frames::Claim;
-use crate::geometry::{MAP_PAGES_PER_AREA, MAP_PAGES_PER_SECTION, MapPage};
+use crate::frames::claim::Claim;
+use crate::geometry::{
+    AREA_ORDER, MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn,
+    map_pages_of,
+};
 use crate::heap::{OutOfMemory, try_vec};
 use crate::platform::{Barrier, FoldRange, Platform};
 use crate::protocol::Protocol;
+use crate::protocol::class::Class;
 use crate::rcu::Ticket;
 
 /// What folding did.
@@ -42,6 +47,8 @@ impl core::ops::AddAssign for FoldReport {
 pub enum PushError {
     /// The folio belongs to another engine than the batch: push it to a batch of its own engine.
     OtherEngine,
+    /// The batch has as many folios as it was made for: commit it, take them out, and push this one again.
+    Full,
     /// No memory to note it: commit what is there, or free some, and retry.
     OutOfMemory,
 }
@@ -50,6 +57,7 @@ impl fmt::Display for PushError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             PushError::OtherEngine => "the folio belongs to another engine: push it to a batch of that one",
+            PushError::Full => "the batch is full: commit it first",
             PushError::OutOfMemory => "no memory to note the folio: free some and retry",
         })
     }
@@ -119,12 +127,65 @@ impl<'e, B: Barrier> Pending<'e, B> {
 pub struct FoldBatch<'e, P: Platform> {
     engine: &'e Engine<P>,
     folios: Vec<Frozen<'e, P>>,
+    /// Folios it takes at most.
+    capacity: usize,
     pending: Pending<'e, P::Barrier>,
+}
+
+impl<P: Platform> Engine<P> {
+    /// An empty batch for up to `capacity` folios (at least one). Allocates.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn fold_batch(&self, capacity: usize) -> Result<FoldBatch<'_, P>, OutOfMemory> {
+        FoldBatch::new(self, capacity)
+    }
+
+    /// A folder of free memory that takes up to `batch` areas or map pages at a time.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn folder(&self, batch: usize) -> Result<Folder<'_, P>, OutOfMemory> {
+        Folder::new(self, batch)
+    }
+
+    /// Materialises the descriptors of all free memory in `pages`, as a flat memory map has them. Memory in use is left
+    /// alone, and so is what is being allocated, freed, folded or isolated meanwhile.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; what was done so far stays.
+    pub fn materialise_free(&self, pages: Range<u64>) -> Result<(), OutOfMemory> {
+        let end = pages.end.min(self.pages()).div_ceil(PAGES_PER_MAP_PAGE);
+        let mut next = pages.start / PAGES_PER_MAP_PAGE;
+        while next < end {
+            let map_page = MapPage(next);
+            next += 1;
+            if self.map.class(map_page) != (Class::Free, false) {
+                continue;
+            }
+            let frames = self.frames(map_page.first_pfn());
+            let Some(claim) = frames.take_any(map_page.first_pfn().row())? else { continue };
+            let pages = claim.pages();
+            let claimed = map_pages_of(&pages);
+            let done = match claim {
+                // As an owner of one page: others may take, use and free the others meanwhile.
+                Claim::Row(..) => self.map.ensure_mapped(map_page),
+                Claim::Area(_) => self.map.unfold_free(claimed.clone()),
+            };
+            next = next.max(claimed.end);
+            frames.give_claim(claim);
+            self.withhold_poison(pages);
+            self.map.classes.hint_foldable_range(&claimed);
+            done?;
+        }
+        Ok(())
+    }
 }
 
 impl<'e, P: Platform> FoldBatch<'e, P> {
     pub(crate) fn new(engine: &'e Engine<P>, capacity: usize) -> Result<Self, OutOfMemory> {
-        Ok(Self { engine, folios: try_vec(capacity)?, pending: Pending::new(capacity)? })
+        let capacity = capacity.max(1);
+        Ok(Self { engine, folios: try_vec(capacity)?, capacity, pending: Pending::new(capacity)? })
     }
 
     /// Folios in the batch.
@@ -134,6 +195,10 @@ impl<'e, P: Platform> FoldBatch<'e, P> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.folios.is_empty()
+    }
+    /// Folios it takes at most.
+    pub fn capacity(&self) -> usize {
+        self.capacity
     }
 
     /// Hands a folio over.
@@ -145,8 +210,11 @@ impl<'e, P: Platform> FoldBatch<'e, P> {
         if !core::ptr::eq(folio.engine(), self.engine) {
             return Err((folio, PushError::OtherEngine));
         }
+        if self.folios.len() >= self.capacity {
+            return Err((folio, PushError::Full));
+        }
         let runs = self.engine.backed_tails(folio.pfn(), folio.order()).count();
-        if self.folios.try_reserve(1).is_err() || self.pending.ranges.try_reserve(runs).is_err() {
+        if self.pending.ranges.try_reserve(runs).is_err() {
             return Err((folio, PushError::OutOfMemory));
         }
         let tails = self.engine.map.publish_tails(folio.pfn(), folio.order());
@@ -196,7 +264,7 @@ const SECTIONS_PER_STEP: u64 = 1 << 16;
 impl<'e, P: Platform> Folder<'e, P> {
     pub(crate) fn new(engine: &'e Engine<P>, batch: usize) -> Result<Self, OutOfMemory> {
         let batch = batch.max(1);
-        let ranges = batch.saturating_mul(MAP_PAGES_PER_AREA as usize);
+        let ranges = batch.saturating_mul(Order::AREA.map_pages() as usize);
         Ok(Self { engine, cursor: 0, claims: try_vec(batch)?, pending: Pending::new(ranges)?, batch })
     }
 
@@ -290,24 +358,25 @@ impl<'e, P: Platform> Folder<'e, P> {
             if self.claims.len() >= self.batch {
                 return false;
             }
-            let except = self.engine.never_free(map_page);
-            let frames = self.engine.frames(map_page);
-            let Some(claim) = frames.take_map_page(map_page, except) else {
-                if frames.taken_mask(map_page) & !except == 0 {
+            let row = map_page.first_pfn().row();
+            let except = self.engine.never_free(row);
+            let frames = self.engine.frames(map_page.first_pfn());
+            let Some(claim) = frames.take_row(row, except) else {
+                if frames.taken_mask(row) & !except == 0 {
                     // Free, but moving or isolated just now: look here again.
                     map.classes.hint_foldable(map_page);
                 }
                 continue;
             };
-            if self.engine.never_free(map_page) & except != except {
+            if self.engine.never_free(row) & except != except {
                 // Looked at before the claim, and not so any more: the memory went and came back meanwhile. From the claim
                 // on that cannot happen. Look here again.
                 frames.give_claim(claim);
-                self.engine.withhold_poison(map_page.0..map_page.0 + 1);
+                self.engine.withhold_poison(map_page.pages());
                 map.classes.hint_foldable(map_page);
                 continue;
             }
-            for claimed in claim.map_pages().map(MapPage) {
+            for claimed in map_pages_of(&claim.pages()).map(MapPage) {
                 if map.publish_free(claimed) {
                     self.pending.push(FoldRange { bytes: map.bytes_of(claimed.0..claimed.0 + 1), backed: 1 });
                 }
@@ -321,21 +390,22 @@ impl<'e, P: Platform> Folder<'e, P> {
     /// Takes a section that is free as a whole, so that its part of the map is folded as one range, and the page table
     /// above it can go too. Only where plenty of other memory is free: all of it is out of reach until it is folded.
     fn collect_whole(&mut self, section: u64) -> bool {
-        const AREAS: u64 = MAP_PAGES_PER_SECTION / MAP_PAGES_PER_AREA;
+        const AREAS: u64 = PAGES_PER_SECTION >> AREA_ORDER;
         let map = &self.engine.map;
         let map_pages = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
-        let frames = self.engine.frames(MapPage(map_pages.start));
+        let pages = section * PAGES_PER_SECTION..(section + 1) * PAGES_PER_SECTION;
+        let frames = self.engine.frames(Pfn(pages.start));
         let first = self.claims.len();
         let has_room = first + AREAS as usize <= self.batch && map_pages.end <= map.classes.len();
-        if !has_room || !frames.is_mostly_free(MapPage(map_pages.start)) {
+        if !has_room || !frames.is_mostly_free(Pfn(pages.start)) {
             return false;
         }
-        for area in map_pages.clone().step_by(MAP_PAGES_PER_AREA as usize) {
-            match frames.take_area(MapPage(area)) {
+        for area in pages.step_by(Order::AREA.pages() as usize).map(Pfn) {
+            match frames.take_area(area) {
                 Some(claim) => self.claims.push(claim),
                 None => {
                     for claim in self.claims.drain(first..) {
-                        let claimed = claim.map_pages();
+                        let claimed = claim.pages();
                         frames.give_claim(claim);
                         self.engine.withhold_poison(claimed);
                     }
@@ -354,7 +424,7 @@ impl<'e, P: Platform> Folder<'e, P> {
         let report = self.pending.finish(self.engine);
         for claim in self.claims.drain(..) {
             if report.refused > 0 {
-                for map_page in claim.map_pages().map(MapPage) {
+                for map_page in map_pages_of(&claim.pages()).map(MapPage) {
                     if self.engine.map.class(map_page).1 {
                         self.engine.map.stay_backed(map_page);
                         // The next folder tries it again.
@@ -362,9 +432,9 @@ impl<'e, P: Platform> Folder<'e, P> {
                     }
                 }
             }
-            let map_pages = claim.map_pages();
-            self.engine.frames(MapPage(map_pages.start)).give_claim(claim);
-            self.engine.withhold_poison(map_pages);
+            let pages = claim.pages();
+            self.engine.frames(Pfn(pages.start)).give_claim(claim);
+            self.engine.withhold_poison(pages);
         }
         report
     }

@@ -14,6 +14,7 @@ use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::page::{Kind, MAX_REFS, Page, PageKind, State};
 use crate::platform::Platform;
+
 use crate::sync::{Ordering, fence};
 
 /// A folio has [`MAX_REFS`] references: no more can be taken until some are put.

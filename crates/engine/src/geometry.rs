@@ -4,6 +4,7 @@
 //! checker keeps state for every atomic. Nothing but these constants differs.
 
 use core::fmt;
+use core::ops::Range;
 
 /// log2 of the page size in bytes: 4 KiB.
 pub const PAGE_SHIFT: u32 = 12;
@@ -14,6 +15,8 @@ pub const DESCRIPTOR_SIZE: u64 = 64;
 
 /// log2 of the pages described by one map page: 64 descriptors of 64 bytes fill 4 KiB.
 pub const MAP_PAGE_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
+/// log2 of the pages in a row of the allocator: one 64-bit word, a bit a page.
+pub const ROW_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
 /// log2 of the pages in an area: 2 MiB.
 pub const AREA_ORDER: u32 = if cfg!(loom) { 2 } else { 9 };
 /// log2 of the pages in a section: 128 MiB, Linux's `SECTION_SIZE_BITS` 27 on x86-64.
@@ -27,10 +30,10 @@ pub const MAX_ORDER: u32 = TREE_ORDER;
 
 /// Pages described by one map page.
 pub const PAGES_PER_MAP_PAGE: u64 = 1 << MAP_PAGE_ORDER;
-/// All pages of a map page, as a mask.
-pub(crate) const ALL_PAGES: u64 = if MAP_PAGE_ORDER == 6 { u64::MAX } else { (1 << PAGES_PER_MAP_PAGE) - 1 };
-/// Map pages (and allocator rows) in an area.
-pub const MAP_PAGES_PER_AREA: u64 = 1 << (AREA_ORDER - MAP_PAGE_ORDER);
+/// Pages in a row.
+pub const PAGES_PER_ROW: u64 = 1 << ROW_ORDER;
+/// Rows in an area.
+pub const ROWS_PER_AREA: u64 = 1 << (AREA_ORDER - ROW_ORDER);
 /// Map pages in a section.
 pub const MAP_PAGES_PER_SECTION: u64 = 1 << (SECTION_ORDER - MAP_PAGE_ORDER);
 /// Sections in a region.
@@ -55,6 +58,16 @@ impl Pfn {
     #[inline]
     pub const fn map_page(self) -> MapPage {
         MapPage(self.0 >> MAP_PAGE_ORDER)
+    }
+    /// The row of the allocator that has this page's bit.
+    #[inline]
+    pub const fn row(self) -> Row {
+        Row(self.0 >> ROW_ORDER)
+    }
+    /// This page's bit in its row.
+    #[inline]
+    pub const fn bit(self) -> u64 {
+        1 << (self.0 % PAGES_PER_ROW)
     }
     /// The section this page lies in.
     #[inline]
@@ -89,6 +102,10 @@ impl fmt::Display for Pfn {
 pub struct MapPage(pub u64);
 
 impl MapPage {
+    /// The pages it describes.
+    pub(crate) const fn pages(self) -> Range<u64> {
+        self.0 << MAP_PAGE_ORDER..(self.0 + 1) << MAP_PAGE_ORDER
+    }
     /// The first page this map page describes.
     #[inline]
     pub const fn first_pfn(self) -> Pfn {
@@ -99,6 +116,40 @@ impl MapPage {
     pub const fn section(self) -> u64 {
         self.0 >> (SECTION_ORDER - MAP_PAGE_ORDER)
     }
+}
+
+/// The index of a row of the allocator: page number divided by 64. Sets of pages ([marks](crate::Engine::is_poisoned)) have
+/// rows of the same size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Row(pub u64);
+
+impl Row {
+    /// All its pages, as a mask.
+    pub(crate) const ALL: u64 = if ROW_ORDER == 6 { u64::MAX } else { (1 << PAGES_PER_ROW) - 1 };
+
+    /// Its first page.
+    #[inline]
+    pub const fn first_pfn(self) -> Pfn {
+        Pfn(self.0 << ROW_ORDER)
+    }
+    /// Those of `pages` that lie in it, as a mask.
+    pub(crate) fn mask_of(self, pages: &Range<u64>) -> u64 {
+        let first = self.first_pfn().0;
+        let below = |page: u64| match page.saturating_sub(first) {
+            bits if bits < PAGES_PER_ROW => (1 << bits) - 1,
+            _ => Row::ALL,
+        };
+        below(pages.end) & !below(pages.start)
+    }
+    /// The rows that `pages` lie in.
+    pub(crate) fn covering(pages: &Range<u64>) -> impl Iterator<Item = Row> + Clone + use<> {
+        (pages.start / PAGES_PER_ROW..pages.end.div_ceil(PAGES_PER_ROW)).map(Row)
+    }
+}
+
+/// The map pages of `pages`, which begin and end with one.
+pub(crate) fn map_pages_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start / PAGES_PER_MAP_PAGE..pages.end / PAGES_PER_MAP_PAGE
 }
 
 /// The order of a folio: it spans `2^order` pages. At most [`MAX_ORDER`].
@@ -134,6 +185,11 @@ impl Order {
     #[inline]
     pub const fn map_pages(self) -> u64 {
         if self.0 as u32 > MAP_PAGE_ORDER { 1 << (self.0 as u32 - MAP_PAGE_ORDER) } else { 1 }
+    }
+    /// Rows a block of this order spans; 1 where it shares one with others.
+    #[inline]
+    pub const fn rows(self) -> u64 {
+        if self.0 as u32 > ROW_ORDER { 1 << (self.0 as u32 - ROW_ORDER) } else { 1 }
     }
     /// Whether a folio of this order has map pages of tails only.
     #[inline]

@@ -3,11 +3,11 @@
 use core::fmt;
 use core::ops::Range;
 
-use crate::class::Class;
 use crate::engine::Engine;
-use crate::frames::{IsolateError, Isolation};
-use crate::geometry::{AREA_ORDER, MAP_PAGES_PER_AREA, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
+use crate::frames::isolate::{IsolateError, Isolation};
+use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row, map_pages_of};
 use crate::platform::Platform;
+use crate::protocol::class::Class;
 use crate::zone::Zone;
 
 /// A range in which nothing new is allocated. What is free there is held; what is in use stays with its owners until
@@ -59,20 +59,19 @@ impl<P: Platform> Isolated<'_, P> {
         if self.isolation.collect() == 0 {
             return 0;
         }
-        let rows = self.isolation.areas_with_memory().flat_map(|area| {
-            let first = area * MAP_PAGES_PER_AREA;
-            first..first + MAP_PAGES_PER_AREA
-        });
-        rows.map(|row| (MapPage(row), self.isolation.missing(row)))
-            .filter(|&(map_page, _)| self.engine.map.class(map_page).0 != Class::Absent)
-            .map(|(map_page, missing)| u64::from((missing & !self.engine.never_free(map_page)).count_ones()))
+        let is_there = |row: &Row| self.engine.map.class(row.first_pfn().map_page()).0 != Class::Absent;
+        let in_use = |row| self.isolation.missing(row) & !self.engine.never_free(row);
+        self.isolation
+            .rows_with_memory()
+            .filter(is_there)
+            .map(|row| u64::from(in_use(row).count_ones()))
             .sum()
     }
 
     /// Takes the memory away from the allocator for good. Every page of it is the caller's: collected, or owned
     /// otherwise. Nothing is withheld there any more.
     pub(crate) fn remove(mut self) {
-        self.engine.map.withheld.clear(self.map_pages());
+        self.engine.map.withheld.clear(self.rows());
         self.isolation.remove();
         self.pages = 0..0;
     }
@@ -80,18 +79,18 @@ impl<P: Platform> Isolated<'_, P> {
     /// Ends the isolation, but keeps what was collected: it stays taken, and is the caller's from now on, and so is what
     /// was withheld.
     pub(crate) fn keep(mut self) {
-        self.engine.map.withheld.clear(self.map_pages());
+        self.engine.map.withheld.clear(self.rows());
         self.isolation.keep();
         self.pages = 0..0;
     }
 
-    fn map_pages(&self) -> Range<u64> {
-        self.pages.start / PAGES_PER_MAP_PAGE..self.pages.end / PAGES_PER_MAP_PAGE
+    fn rows(&self) -> Range<u64> {
+        self.pages.start / PAGES_PER_ROW..self.pages.end / PAGES_PER_ROW
     }
 
     /// Pages held: free, and of no use to anyone while this lives.
     pub fn held_pages(&self) -> u64 {
-        self.isolation.collected().map(|(_, mask)| u64::from(mask.count_ones())).sum()
+        self.isolation.collected_pages()
     }
 }
 
@@ -99,8 +98,8 @@ impl<P: Platform> Drop for Isolated<'_, P> {
     fn drop(&mut self) {
         self.isolation.end();
         // What became free meanwhile was out of the folders' reach, and poison out of the allocator's.
-        self.engine.withhold_poison(self.map_pages());
-        self.engine.map.classes.hint_foldable_range(&self.map_pages());
+        self.engine.withhold_poison(self.pages());
+        self.engine.map.classes.hint_foldable_range(&map_pages_of(&self.pages));
     }
 }
 

@@ -15,7 +15,7 @@
 //! The crate is `no_std` (with `alloc`), never logs and never panics. It reaches the machine through two traits,
 //! [`platform::Mapping`] and [`platform::Barrier`]. `pagefold-linux` implements them for Linux user space.
 //!
-//! The protocol, its promises and why they hold: [`map`]. The grace periods: [`rcu`].
+//! The protocol, its promises and why they hold: [`protocol`]. The grace periods: [`rcu`].
 
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![cfg_attr(
@@ -30,20 +30,24 @@ extern crate alloc;
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("page numbers and the ranges of address space behind them need 64-bit pointers");
 
+mod allocate;
 mod audit;
-mod class;
 mod engine;
+mod flat;
 mod fold;
 mod folio;
 mod frames;
+mod free;
 pub mod geometry;
 mod heap;
 pub mod hotplug;
 mod isolate;
-pub mod map;
+mod map;
 mod marks;
+mod online;
 mod page;
 pub mod platform;
+mod poison;
 pub mod protocol;
 pub mod rcu;
 mod sync;
@@ -52,19 +56,25 @@ mod walk;
 mod zone;
 
 pub use audit::{Audit, Violation};
-pub use class::Class;
-pub use engine::{AddError, Config, Engine, NewError};
+pub use engine::{Config, Engine, NewError};
+pub use flat::Flat;
 pub use fold::{FoldBatch, FoldReport, Folder, PushError};
 pub use folio::{Folio, Frozen, Pieces, RawFolio, ReshapeError, Saturated};
-pub use frames::{AllocError, FrameAllocator, IsolateError, Misfit, NotOwned};
+pub use frames::check::FrameMisfit;
+pub use frames::error::{AllocError, FreeError};
+pub use frames::isolate::IsolateError;
+pub use frames::standalone::FrameAllocator;
 pub use geometry::{Order, Pfn};
 pub use heap::OutOfMemory;
 pub use hotplug::{Hotplug, HotplugConfig};
 pub use isolate::Isolated;
-pub use map::{Layout, Miss};
+pub use map::Layout;
+pub use online::AddError;
 pub use page::{Kind, MAX_REFS, PageKind, State};
 pub use platform::Platform;
-pub use walk::{Peek, PoisonError, Poisoned, Walker};
+pub use poison::{PoisonError, Poisoned};
+pub use protocol::class::{Class, Miss};
+pub use walk::{Peek, Walker};
 pub use zone::{BlockState, Zone};
 
 /// The example of the guide for kernel authors, so that it stays true.

@@ -1,4 +1,4 @@
-//! Pages marked one by one, beside the map: a bit a page, so that folded map pages can have marks too.
+//! Pages marked one by one, beside the map: a bit a page, in rows of 64, so that folded descriptors can have marks too.
 //!
 //! There are three sets:
 //!
@@ -28,11 +28,14 @@
 //!
 //! Recording makes room for all that withholding needs, in both zones, so that withholding cannot fail for lack of memory.
 
-use crate::geometry::{MapPage, PAGES_PER_MAP_PAGE, Pfn};
+use core::ops::Range;
+
+use crate::geometry::{Pfn, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-use crate::sync::{AtomicU64, Ordering};
 use crate::table::Table;
+
+use crate::sync::{AtomicU64, Ordering};
 
 pub(crate) struct Marks<M> {
     rows: Table<AtomicU64, M>,
@@ -54,44 +57,44 @@ impl<M: Mapping> Marks<M> {
         self.pages.load(Ordering::SeqCst)
     }
 
-    /// The marked pages of one map page, as a mask.
+    /// The marked pages of one row, as a mask.
     #[inline]
-    pub(crate) fn mask(&self, map_page: MapPage) -> u64 {
+    pub(crate) fn mask(&self, row: Row) -> u64 {
         if self.pages() == 0 {
             return 0;
         }
-        self.rows.get(map_page.0).map_or(0, |row| row.load(Ordering::SeqCst))
+        self.rows.get(row.0).map_or(0, |word| word.load(Ordering::SeqCst))
     }
 
     /// Whether `pfn` is marked.
     pub(crate) fn contains(&self, pfn: Pfn) -> bool {
-        self.mask(pfn.map_page()) >> (pfn.0 % PAGES_PER_MAP_PAGE) & 1 != 0
+        self.mask(pfn.row()) & pfn.bit() != 0
     }
 
-    /// Makes room for marks in `map_page`, so that marking cannot fail.
-    pub(crate) fn ensure(&self, map_page: MapPage) -> Result<(), OutOfMemory> {
-        self.rows.materialise(map_page.0..map_page.0 + 1)
+    /// Makes room for marks in `row`, so that marking cannot fail.
+    pub(crate) fn ensure(&self, row: Row) -> Result<(), OutOfMemory> {
+        self.rows.materialise(row.0..row.0 + 1)
     }
 
     /// Marks the pages of `mask`, for which there is room. Returns those that are new.
-    pub(crate) fn mark(&self, map_page: MapPage, mask: u64) -> u64 {
+    pub(crate) fn mark(&self, row: Row, mask: u64) -> u64 {
         if mask == 0 {
             // Nothing was ensured for it either.
             return 0;
         }
         // Counted first: nobody may skip the bits while one of them is set.
         self.pages.fetch_add(u64::from(mask.count_ones()), Ordering::SeqCst);
-        let before = self.rows.get(map_page.0).map_or(mask, |row| row.fetch_or(mask, Ordering::SeqCst));
+        let before = self.rows.get(row.0).map_or(mask, |word| word.fetch_or(mask, Ordering::SeqCst));
         self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
         mask & !before
     }
 
-    /// Clears all marks of `map_pages`. The caller owns the pages that are marked.
-    pub(crate) fn clear(&self, map_pages: core::ops::Range<u64>) {
+    /// Clears all marks of `rows`. The caller owns the pages that are marked.
+    pub(crate) fn clear(&self, rows: Range<u64>) {
         if self.pages() == 0 {
             return;
         }
-        for row in self.rows.slice(map_pages) {
+        for row in self.rows.slice(rows) {
             // A row without marks may have nothing behind it.
             if row.load(Ordering::SeqCst) != 0 {
                 let before = row.swap(0, Ordering::SeqCst);

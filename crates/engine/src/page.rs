@@ -4,8 +4,9 @@ use zerocopy::FromZeros;
 
 use crate::geometry::{Order, Pfn};
 use crate::platform::Owner;
+use crate::table::TableEntry;
+
 use crate::sync::{MapWord, OwnerCell};
-use crate::table::Entry;
 
 /// What an owner may ask pages for, and what they are used for. The engine gives meaning only to the fact that a page is in
 /// use; the kinds are for owners, reports and tools, and follow what `/proc/kpageflags` can tell apart.
@@ -224,6 +225,18 @@ impl State {
     pub const fn is_poison_marked(self) -> bool {
         self.0 & POISON != 0
     }
+    /// Where the folio of `pfn` starts, as this word says, which stands at `pfn` in a materialised map page.
+    #[inline]
+    pub(crate) const fn head_of(self, pfn: Pfn) -> Pfn {
+        if self.is_head() {
+            pfn
+        } else if self.is_tail() {
+            pfn.head(self.order())
+        } else {
+            // Not written: the first descriptor of the map page stands for all of it.
+            pfn.head(Order::MAP_PAGE)
+        }
+    }
     /// Whether this word, standing at `head`, is a folio's head whose folio contains `pfn`.
     #[inline]
     pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {
@@ -266,7 +279,7 @@ unsafe impl<O: Owner> Sync for Page<O> {}
 
 // SAFETY: zero bytes are a valid state word and (FromZeros) a valid owner; 64 bytes, see SIZE_CHECK; for mutation see
 // the Sync impl.
-unsafe impl<O: Owner> Entry for Page<O> {
+unsafe impl<O: Owner> TableEntry for Page<O> {
     #[cfg(loom)]
     fn zero(has_gap: bool) -> Self {
         Page { state: MapWord::folded(has_gap), owner: OwnerCell::new(O::new_zeroed()) }

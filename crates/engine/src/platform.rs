@@ -5,6 +5,10 @@ use core::ptr::NonNull;
 
 use zerocopy::FromZeros;
 
+use crate::geometry::{
+    AREA_ORDER, DESCRIPTOR_SIZE, MAP_PAGE_ORDER, MAX_PAGES, PAGE_SIZE, PAGES_PER_SECTION, REGION_ORDER,
+    ROW_ORDER, SECTION_ORDER, TREE_ORDER,
+};
 use crate::heap::OutOfMemory;
 use crate::protocol::Protocol;
 
@@ -59,6 +63,42 @@ impl TableKind {
         TableKind::MovableLanes,
         TableKind::MovableTrees,
     ];
+
+    /// Bytes of address space that the table takes on a machine of `pages` pages: what [`Platform::reserve`] will be asked
+    /// for. Whole pages of 4 KiB. `None` if that is more than page numbers have bits for.
+    pub const fn bytes(self, pages: u64) -> Option<u64> {
+        let Some(pages) = pages.checked_next_multiple_of(PAGES_PER_SECTION) else { return None };
+        if pages > MAX_PAGES {
+            return None;
+        }
+        (self.entries(pages) * self.entry_bytes()).checked_next_multiple_of(PAGE_SIZE)
+    }
+
+    /// Entries of the table.
+    pub(crate) const fn entries(self, pages: u64) -> u64 {
+        let order = match self {
+            TableKind::Map => 0,
+            TableKind::Classes => MAP_PAGE_ORDER,
+            TableKind::Sections | TableKind::Blocks => SECTION_ORDER,
+            TableKind::Regions => REGION_ORDER,
+            TableKind::Rows | TableKind::MovableRows => ROW_ORDER,
+            TableKind::Poison | TableKind::Holes | TableKind::Withheld => ROW_ORDER,
+            // Eight lanes are one word.
+            TableKind::Lanes | TableKind::MovableLanes => AREA_ORDER + 3,
+            TableKind::Trees | TableKind::MovableTrees => TREE_ORDER,
+        };
+        pages.div_ceil(1 << order)
+    }
+
+    /// Bytes in an entry.
+    pub(crate) const fn entry_bytes(self) -> u64 {
+        match self {
+            TableKind::Map => DESCRIPTOR_SIZE,
+            TableKind::Classes | TableKind::Sections | TableKind::Regions => 1,
+            TableKind::Trees | TableKind::MovableTrees | TableKind::Blocks => 4,
+            _ => 8,
+        }
+    }
 }
 
 /// A range to be folded.
@@ -80,7 +120,7 @@ pub struct FoldRange {
 /// Where a page table may not go from one frame to another in one step (arm64 wants break-before-make), there is a moment
 /// in which the range cannot be read. Of the memory map, and of no other table, a mapping that says
 /// [`HAS_GAP`](Self::HAS_GAP) may let a range be unreadable between the start and the end of [`fold`](Self::fold) and of
-/// [`materialise`](Self::materialise): no walker reads it then (see [`crate::map`]). No CPU has to be paused, and no fault
+/// [`materialise`](Self::materialise): no walker reads it then (see [`crate::protocol`]). No CPU has to be paused, and no fault
 /// handled. That is true of [`Fold`](crate::protocol::Fold) alone; the protocols for comparison read what is folded, and
 /// an engine on such a mapping does not compile with those that mean to (`no-grace-period` faults there: it is the bug).
 ///

@@ -7,9 +7,11 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
+#[cfg(not(loom))]
 use crate::geometry::PAGE_SIZE;
 use crate::heap::OutOfMemory;
 use crate::platform::{FoldRange, Mapping};
+
 #[cfg(not(loom))]
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 
@@ -18,7 +20,7 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 /// # Safety
 /// All zero bytes are a valid value, the size is a power of two of at most 4096, and every mutation goes through
 /// atomics.
-pub(crate) unsafe trait Entry: Sync {
+pub(crate) unsafe trait TableEntry: Sync {
     /// What loom needs instead of zeroed memory; on a platform with a gap, if so.
     #[cfg(loom)]
     fn zero(has_gap: bool) -> Self;
@@ -32,10 +34,10 @@ macro_rules! atomic_entry {
     ($($t:ident),*) => {$(
         // SAFETY: an atomic integer: zero is valid, it is a power of two long and mutated atomically.
         #[cfg(not(loom))]
-        unsafe impl Entry for $t {}
+        unsafe impl TableEntry for $t {}
         // SAFETY: as above; loom's atomics are never made from zeroed memory.
         #[cfg(loom)]
-        unsafe impl Entry for crate::sync::$t {
+        unsafe impl TableEntry for crate::sync::$t {
             fn zero(_: bool) -> Self {
                 crate::sync::$t::unbacked()
             }
@@ -62,22 +64,19 @@ pub(crate) struct Table<T, M> {
 
 // SAFETY: the table is a shared view of entries that are `Sync`; the raw pointer is derived from the mapping it owns.
 #[cfg(not(loom))]
-unsafe impl<T: Entry, M: Mapping> Sync for Table<T, M> {}
+unsafe impl<T: TableEntry, M: Mapping> Sync for Table<T, M> {}
 // SAFETY: as above; moving the table does not move the memory.
 #[cfg(not(loom))]
-unsafe impl<T: Entry, M: Mapping> Send for Table<T, M> {}
+unsafe impl<T: TableEntry, M: Mapping> Send for Table<T, M> {}
 
-impl<T: Entry, M: Mapping> Table<T, M> {
-    /// Bytes to reserve for `len` entries, whole pages, or `None` on overflow.
-    pub(crate) fn bytes_for(len: u64) -> Option<u64> {
-        len.checked_mul(size_of::<T>() as u64)?.checked_next_multiple_of(PAGE_SIZE)
-    }
-
+impl<T: TableEntry, M: Mapping> Table<T, M> {
     /// A view of `mapping` as `len` entries; `None` if the mapping is too short for them.
     #[cfg(not(loom))]
     pub(crate) fn new(mapping: M, len: u64) -> Option<Self> {
         const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() <= PAGE_SIZE as usize) };
-        if Self::bytes_for(len)? > mapping.len() {
+        if len.checked_mul(size_of::<T>() as u64)?.checked_next_multiple_of(crate::geometry::PAGE_SIZE)?
+            > mapping.len()
+        {
             return None;
         }
         Some(Self { base: mapping.base().cast(), mapping, len })
@@ -95,8 +94,8 @@ impl<T: Entry, M: Mapping> Table<T, M> {
         &self.mapping
     }
 
-    /// Entry `index`; `None` beyond the end. It may be folded: read it freely (a descriptor only when its class allows it,
-    /// see [`crate::map`]), write it only when it is known to be backed.
+    /// TableEntry `index`; `None` beyond the end. It may be folded: read it freely (a descriptor only when its class allows it,
+    /// see [`crate::protocol`]), write it only when it is known to be backed.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
         self.view().get(index)
@@ -206,11 +205,11 @@ impl<T> Clone for View<'_, T> {
 impl<T> Copy for View<'_, T> {}
 
 // SAFETY: a view is a shared slice of entries that are `Sync`.
-unsafe impl<T: Entry> Sync for View<'_, T> {}
+unsafe impl<T: TableEntry> Sync for View<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Entry> Send for View<'_, T> {}
+unsafe impl<T: TableEntry> Send for View<'_, T> {}
 
-impl<'a, T: Entry> View<'a, T> {
+impl<'a, T: TableEntry> View<'a, T> {
     /// As [`Table::get`].
     #[inline]
     pub(crate) fn get(self, index: u64) -> Option<&'a T> {
@@ -221,7 +220,7 @@ impl<'a, T: Entry> View<'a, T> {
         (index < self.len).then(|| unsafe { self.get_unchecked(index) })
     }
 
-    /// Entry `index`, unchecked, for the paths where a check would be felt.
+    /// TableEntry `index`, unchecked, for the paths where a check would be felt.
     ///
     /// # Safety
     /// `index` is below the table's length.
@@ -231,7 +230,7 @@ impl<'a, T: Entry> View<'a, T> {
         #[cfg(loom)]
         return &self.items[index as usize];
         // SAFETY: in bounds of the mapping by the caller's promise; the mapping is readable for as long as the table,
-        // which outlives the view; zero bytes are a valid `T` (Entry), and all mutation is atomic.
+        // which outlives the view; zero bytes are a valid `T` (TableEntry), and all mutation is atomic.
         #[cfg(not(loom))]
         unsafe {
             self.base.add(index as usize).as_ref()

@@ -2,16 +2,19 @@
 
 use core::fmt;
 
-use crate::class::Class;
 use crate::engine::Engine;
 use crate::folio::Folio;
 use crate::geometry::Pfn;
 use crate::heap::OutOfMemory;
-use crate::map::{MapView, MemoryMap, Miss};
-use crate::page::{Page, State};
+use crate::map::MemoryMap;
+use crate::map::walk::MapView;
+use crate::page::{MAX_REFS, Page, State};
 use crate::platform::Platform;
+use crate::poison::{PoisonError, Poisoned};
 use crate::protocol::Protocol;
-use crate::rcu::{Reader, Section};
+use crate::protocol::class::{Class, ClassByte, Miss};
+use crate::rcu::{ReadSection, Reader};
+use crate::sync::Ordering;
 
 /// A walker: a registered RCU reader on one engine. One thread at a time.
 ///
@@ -54,41 +57,29 @@ pub struct Peek {
     pub head: Option<(Pfn, State)>,
 }
 
-/// What [`Walker::poison`] did with a broken page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Poisoned {
-    /// It was free and will never be handed out.
-    Withheld,
-    /// It is in use (or memory that is not ours). When its folio is freed, this page is kept back.
-    InUse,
-    /// It was known already.
-    Known,
-}
+impl<P: Platform> Engine<P> {
+    /// Registers a walker.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn walker(&self) -> Result<Walker<'_, P>, OutOfMemory> {
+        Ok(Walker::new(self, self.rcu.reader()?))
+    }
 
-/// Why a broken page could not be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PoisonError {
-    /// There is no memory at that page number.
-    Absent,
-    /// The record needs memory and there is none: free some and retry.
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for PoisonError {
-    fn from(_: OutOfMemory) -> Self {
-        PoisonError::OutOfMemory
+    /// See [`Walker::peek`]; the caller is inside a section or nothing moves.
+    pub(crate) fn peek(&self, pfn: Pfn) -> Option<Peek> {
+        if pfn.0 >= self.pages() {
+            return None;
+        }
+        let (class, backed) = self.map.class(pfn.map_page());
+        let state = self.map.state(pfn);
+        let head = MemoryMap::<P::Mapping, P::Owner>::resolve(class, pfn, || state)
+            .ok()
+            .map(|head| (head, if head == pfn { state } else { self.map.state(head) }))
+            .filter(|&(head, state)| state.covers(head, pfn));
+        Some(Peek { class, backed, state, head })
     }
 }
-
-impl fmt::Display for PoisonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PoisonError::Absent => "no memory at that page number",
-            PoisonError::OutOfMemory => "no memory to record the poisoned page: free some and retry",
-        })
-    }
-}
-impl core::error::Error for PoisonError {}
 
 impl<'e, P: Platform> Walker<'e, P> {
     pub(crate) fn new(engine: &'e Engine<P>, reader: Reader<'e, P::Barrier>) -> Self {
@@ -97,7 +88,7 @@ impl<'e, P: Platform> Walker<'e, P> {
 
     /// Takes a reference on the folio that contains `pfn`, if a shared folio does.
     ///
-    /// The folio that is returned contained `pfn` at the moment the reference was taken; see [`crate::map`] for what is
+    /// The folio that is returned contained `pfn` at the moment the reference was taken; see [`crate::protocol`] for what is
     /// promised and why. What led the caller to `pfn` (a page table, an index) may have changed meanwhile: look at that
     /// again, and drop the folio if it has.
     ///
@@ -105,39 +96,63 @@ impl<'e, P: Platform> Walker<'e, P> {
     /// What the page was instead. Speculation may fail at any time; it is not an error of the caller's.
     #[inline]
     pub fn try_get(&self, pfn: Pfn) -> Result<Folio<'e, P>, Miss> {
+        let Some(entry) = self.view.entry(pfn) else { return Err(Miss::Absent) };
         // The class is asked twice. Outside of the section it spares folded pages the section; inside it is what makes
         // the descriptor safe to read. What comes out of the section is one bit on purpose: more would travel through
         // memory. (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
+        let class = entry.class::<P::Rules>();
         if P::Rules::WAITS
-            && let Some(entry) = self.view.entry(pfn)
-            && entry.is_mapped::<P::Rules>()
+            && class == ClassByte::MAPPED
             && self.reader.within(|| {
-                entry.is_mapped::<P::Rules>()
+                entry.class::<P::Rules>() == ClassByte::MAPPED
                     && MemoryMap::<P::Mapping, P::Owner>::try_get_head::<P::Rules>(entry.page)
             })
         {
             return Ok(Folio::adopt(self.engine, entry.page));
         }
-        self.try_get_slowly(pfn).map(|page| Folio::adopt(self.engine, page))
+        self.try_get_slow(pfn, class).map(|page| Folio::adopt(self.engine, page))
     }
 
-    /// Slow path: tails, contention, misses. (Without a section the class may only say that there is nothing to read.)
+    /// Slow path: tails, contention, misses. Looks for the head of `pfn`, takes a reference there, and starts over for as
+    /// long as others change the page meanwhile. `class` was read outside of a section: it may only say that there is
+    /// nothing to read.
     #[inline(never)]
-    fn try_get_slowly(&self, pfn: Pfn) -> Result<&'e Page<P::Owner>, Miss> {
-        if P::Rules::ASKS_CLASS
-            && let Some(miss) = self.engine.map.miss_by_class(pfn)
-        {
+    fn try_get_slow(&self, pfn: Pfn, class: ClassByte) -> Result<&'e Page<P::Owner>, Miss> {
+        let map = &self.engine.map;
+        if let Some(miss) = map.classes.said_by(class, pfn.map_page()).class().miss() {
             return Err(miss);
         }
         let _section = self.reader.section();
-        self.engine.map.try_get_slowly::<P::Rules>(pfn)
+        loop {
+            let head = map.head_of::<P::Rules>(pfn)?;
+            let Some(page) = map.page(head) else { return Err(Miss::Absent) };
+            let mut state = State(page.state.load(Ordering::Relaxed));
+            while state.refs() != 0 && state.covers(head, pfn) {
+                if state.refs() >= MAX_REFS {
+                    return Err(Miss::Saturated);
+                }
+                match MemoryMap::<P::Mapping, P::Owner>::take::<P::Rules>(page, state) {
+                    Ok(()) => return Ok(page),
+                    Err(now) => state = now,
+                }
+                if map.is_stray::<P::Rules>(head) {
+                    return Err(Miss::Stray);
+                }
+            }
+            // The head does not (or no longer) have this page, or is not shared. If class and descriptor still lead to
+            // it, that is the answer: frozen, or on its way in or out. If not, the page has moved on: start over.
+            if map.head_of::<P::Rules>(pfn)? == head {
+                let is_frozen = state.refs() == 0 && state.covers(head, pfn);
+                return Err(if is_frozen { Miss::Frozen } else { Miss::Free });
+            }
+        }
     }
 
     /// Enters a section that spans several steps, for callers whose own tables are protected by the same grace periods.
     /// Grace periods wait for it: it must be dropped. One that is forgotten lasts until the walker is dropped, and so do
     /// sections that nest deeper than [`Reader::section`] allows.
     #[inline]
-    pub fn section(&self) -> Section<'_> {
+    pub fn section(&self) -> ReadSection<'_> {
         self.reader.section()
     }
 

@@ -5,8 +5,9 @@ use core::ops::Range;
 use crate::geometry::PAGES_PER_SECTION;
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::table::Table;
+
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 
 /// Which allocations memory serves. Each zone has an allocator of its own; a section lies in one zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

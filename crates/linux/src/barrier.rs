@@ -64,10 +64,10 @@ fn wait(turn: u32) {
 
 /// Both halves are sequentially consistent fences, as [`pagefold_engine::platform::Fences`]; waits by yielding.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Fences(pagefold_engine::platform::Fences);
+pub struct YieldingFences(pagefold_engine::platform::Fences);
 
 // SAFETY: both halves are those of `Fences`.
-unsafe impl Barrier for Fences {
+unsafe impl Barrier for YieldingFences {
     #[inline]
     fn light(&self) {
         self.0.light();

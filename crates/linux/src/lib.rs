@@ -3,7 +3,7 @@
 //! * A table is a private anonymous reservation ([`Region`]); folding is `MADV_DONTNEED`, after which reads find the
 //!   kernel's own read-only zero page: a zero descriptor for nothing.
 //! * Grace periods use `membarrier(2)` ([`Membarrier`]), or fences where the kernel lacks it
-//!   ([`Fences`]).
+//!   ([`YieldingFences`]).
 //! * What everything costs is asked of the system ([`measure`]), not of our own counters.
 //! * [`Preempted`] takes the CPU from walkers at the worst moment, for tests.
 //! * [`StrictMode`] traps stray writes with userfaultfd and names the thread.
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pagefold_engine::platform::{Barrier, Owner, Platform, TableKind};
 use pagefold_engine::protocol::{Fold, Protocol};
 
-pub use barrier::{Fences, Membarrier};
+pub use barrier::{Membarrier, YieldingFences};
 pub use budget::Budget;
 pub use error::LinuxError;
 pub use preempted::{Preempted, Preemption, preempt_every};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{MIB, TestEngine, TestPlatform, classes, host, machine, map_pages_measured, order};
 use pagefold_engine::hotplug::{
-    BlockId, Change, Event, Group, Hotplug, HotplugConfig, Listener, OnlineTo, Unmovable, Veto,
+    BlockChange, BlockId, Event, Group, Hotplug, HotplugConfig, Listener, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::platform::{FoldRange, Mapping, Platform, TableKind};
 use pagefold_engine::protocol::Fold;
@@ -113,7 +113,7 @@ fn a_block_of_a_whole_region_comes_and_goes_after_one_page_of_it_was_used() {
 struct TwoHalves(u64);
 
 impl Listener for TwoHalves {
-    fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
+    fn notify(&self, _: Event, _: &BlockChange) -> Result<(), Veto> {
         Ok(())
     }
     fn plugged(&self, pages: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) -> bool {

@@ -3,12 +3,11 @@
 
 mod common;
 
-use common::{MIB, classes, folded, host, machine, map_pages_measured, order};
+use common::{MIB, classes, folded, frame_allocator, host, machine, map_pages_measured, order};
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    AllocError, Class, Config, Engine, FrameAllocator, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned,
-    ReshapeError, Zone,
+    AllocError, Class, Config, Engine, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned, ReshapeError, Zone,
 };
 
 const AREA: u64 = 2 * MIB;
@@ -66,9 +65,9 @@ fn pages_of_which_one_is_taken_are_not_taken_together() {
 
 #[test]
 fn what_is_free_in_part_or_whole_is_not_given_back() {
-    let mut frames = FrameAllocator::new(host(), 64 * MIB).unwrap();
+    let mut frames = frame_allocator(64 * MIB);
     frames.online(0..64 * MIB).unwrap();
-    let pages: Vec<Pfn> = (0..256).map(|_| frames.alloc(Order::ZERO).unwrap()).collect();
+    let pages: Vec<Pfn> = (0..256).map(|_| frames.alloc(Order::ZERO, 0).unwrap()).collect();
     let first = pages.iter().min().unwrap().head(order(8));
     frames.free(first, Order::ZERO).unwrap();
     let free = frames.free_pages();
@@ -76,7 +75,7 @@ fn what_is_free_in_part_or_whole_is_not_given_back() {
         assert!(frames.free(first, order(bits)).is_err(), "order {bits}");
     }
     assert_eq!(frames.free_pages(), free);
-    let area = frames.alloc(Order::AREA).unwrap();
+    let area = frames.alloc(Order::AREA, 0).unwrap();
     frames.free(area, Order::AREA).unwrap();
     assert!(frames.free(area, Order::AREA).is_err());
     assert_eq!(frames.free_pages(), free);
@@ -84,22 +83,22 @@ fn what_is_free_in_part_or_whole_is_not_given_back() {
 
 #[test]
 fn blocks_are_aligned_to_their_size() {
-    let mut frames = FrameAllocator::new(host(), 256 * MIB).unwrap();
+    let mut frames = frame_allocator(256 * MIB);
     frames.online(0..256 * MIB).unwrap();
     for bits in (0..=13).chain((0..=13).rev()) {
-        let block = frames.alloc(order(bits)).unwrap();
+        let block = frames.alloc(order(bits), 0).unwrap();
         assert!(block.is_aligned(order(bits)), "order {bits} at {block}");
     }
 }
 
 #[test]
 fn an_empty_area_that_a_cpu_reserves_is_found_when_nothing_else_is_free() {
-    let mut frames = FrameAllocator::new(host(), 2 * MIB).unwrap();
+    let mut frames = frame_allocator(2 * MIB);
     frames.online(0..2 * MIB).unwrap();
-    let page = frames.alloc(Order::ZERO).unwrap();
-    assert_eq!(frames.alloc(Order::AREA), Err(AllocError::NoBlock));
+    let page = frames.alloc(Order::ZERO, 0).unwrap();
+    assert_eq!(frames.alloc(Order::AREA, 0), Err(AllocError::NoBlock));
     frames.free(page, Order::ZERO).unwrap();
-    assert_eq!(frames.alloc(Order::AREA), Ok(Pfn(0)));
+    assert_eq!(frames.alloc(Order::AREA, 0), Ok(Pfn(0)));
 }
 
 // ---- isolation -----------------------------------------------------------------------------------------------------

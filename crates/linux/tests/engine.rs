@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{MIB, classes, folded, host, machine, map_pages_measured, order};
+use common::{MIB, classes, folded, frame_allocator, host, machine, map_pages_measured, order};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    AddError, AllocError, Class, Config, Engine, FrameAllocator, IsolateError, Kind, Layout, Miss, NotOwned,
-    Order, Pfn, Poisoned, ReshapeError,
+    AddError, AllocError, Class, Config, Engine, FreeError, IsolateError, Kind, Layout, Miss, Order, Pfn,
+    Poisoned, ReshapeError,
 };
 
 #[test]
@@ -508,15 +508,15 @@ fn references_saturate_instead_of_overflowing() {
 
 #[test]
 fn pages_given_back_that_are_not_all_taken_stay_as_they_are() {
-    let mut frames = FrameAllocator::new(host(), 64 * MIB).unwrap();
+    let mut frames = frame_allocator(64 * MIB);
     frames.online(0..64 * MIB).unwrap();
     for bits in [6, 7, 8, 10] {
-        let block = frames.alloc(order(bits)).unwrap();
+        let block = frames.alloc(order(bits), 0).unwrap();
         let half = bits - 1;
         let second = block.plus(1 << half);
         frames.free(second, order(half)).unwrap();
         let free = frames.free_pages();
-        assert_eq!(frames.free(block, order(bits)), Err(NotOwned), "order {bits}");
+        assert_eq!(frames.free(block, order(bits)), Err(FreeError::Free), "order {bits}");
         assert_eq!(frames.free_pages(), free, "order {bits}");
         frames.free(block, order(half)).unwrap();
         assert_eq!(frames.free_pages(), 64 * MIB);

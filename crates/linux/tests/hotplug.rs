@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use common::{MIB, SetOnDrop, TestEngine, TestPlatform, host, map_pages_measured, order};
 use pagefold_engine::hotplug::{
-    BlockError, BlockId, Busy, Change, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
+    BlockChange, BlockError, BlockId, Busy, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
     HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{AddError, Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
@@ -272,7 +272,7 @@ impl Listener for Witness {
     fn priority(&self) -> i32 {
         self.priority
     }
-    fn notify(&self, event: Event, change: &Change) -> Result<(), Veto> {
+    fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
         assert_eq!((change.pages.clone(), change.zone), (block(3), Zone::Movable));
         self.log.lock().unwrap().push((self.name, event));
         if self.refuses == Some(event) { Err(Veto::Refused("not today")) } else { Ok(()) }
@@ -320,7 +320,7 @@ struct Driver {
 }
 
 impl Listener for Driver {
-    fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
+    fn notify(&self, _: Event, _: &BlockChange) -> Result<(), Veto> {
         Ok(())
     }
     fn plugged(&self, _: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) -> bool {

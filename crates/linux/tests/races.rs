@@ -9,7 +9,7 @@ use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::platform::{Mapping, Platform, TableKind};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{Config, Engine, Kind, NewError, Order, Pfn};
-use pagefold_linux::{Fences, Linux, LinuxError, Region};
+use pagefold_linux::{Linux, LinuxError, Region, YieldingFences};
 
 const GIB: u64 = 1 << 18;
 const AREA: u64 = 512;
@@ -64,11 +64,11 @@ fn every_node_and_every_group_has_a_zone_chosen_for_it() {
 }
 
 /// A platform that reserves every table as if it were the allocator's.
-struct Confused(Linux<Fences>);
+struct Confused(Linux<YieldingFences>);
 
 impl Platform for Confused {
     type Mapping = Region;
-    type Barrier = Fences;
+    type Barrier = YieldingFences;
     type Owner = ();
     type Rules = Fold;
     type Error = LinuxError;
@@ -76,7 +76,7 @@ impl Platform for Confused {
     fn reserve(&self, _: TableKind, bytes: u64) -> Result<Region, LinuxError> {
         self.0.reserve(TableKind::Rows, bytes)
     }
-    fn barrier(&self) -> Fences {
+    fn barrier(&self) -> YieldingFences {
         self.0.barrier()
     }
     fn cpu(&self) -> usize {
@@ -86,8 +86,11 @@ impl Platform for Confused {
 
 #[test]
 fn a_range_that_was_made_for_another_table_is_refused() {
-    let platform = Confused(Linux::new(Fences::default()).unwrap());
+    let platform = Confused(Linux::new(YieldingFences::default()).unwrap());
     assert!(matches!(Engine::new(platform, Config::new(GIB)), Err(NewError::OtherTable(TableKind::Map))));
-    let region = Linux::<Fences>::new(Fences::default()).unwrap().reserve(TableKind::Rows, 4096).unwrap();
+    let region = Linux::<YieldingFences>::new(YieldingFences::default())
+        .unwrap()
+        .reserve(TableKind::Rows, 4096)
+        .unwrap();
     assert_eq!(Mapping::made_for(&region), Some(TableKind::Rows));
 }

@@ -243,7 +243,7 @@ impl<'e> Machine<'e> {
                 }
             }
             Op::FoldTails { which } => {
-                let mut batch = self.engine.fold_batch(8).unwrap();
+                let mut batch = self.engine.fold_batch(which.len()).unwrap();
                 for which in which {
                     if let Some(frozen) = self.take_frozen(which) {
                         batch.push(frozen).unwrap();

@@ -7,14 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{MIB, TestEngine, TestPlatform, folded, host};
+use common::{MIB, TestEngine, TestPlatform, folded, frame_allocator, host};
 use pagefold_engine::hotplug::{
-    BadPart, BlockError, BlockId, Change, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
+    BadPart, BlockChange, BlockError, BlockId, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
     Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{
-    AddError, BlockState, Class, Config, Engine, Folio, FrameAllocator, Isolated, Kind, Order, PageKind, Pfn,
-    PushError, Zone,
+    AddError, BlockState, Class, Config, Engine, Folio, Isolated, Kind, Order, PageKind, Pfn, PushError, Zone,
 };
 
 const BLOCK: u64 = 128 * MIB;
@@ -65,6 +64,21 @@ fn a_batch_refuses_a_folio_of_another_engine_and_gives_it_back() {
     batch.commit();
     mine.audit().unwrap();
     other.audit().unwrap();
+}
+
+#[test]
+fn a_batch_keeps_its_bound() {
+    let engine = folded(BLOCK);
+    let huge = |at| engine.alloc_at(Pfn(at * AREA), Order::AREA, Kind::Hugetlb).unwrap();
+    let mut batch = engine.fold_batch(2).unwrap();
+    batch.push(huge(0)).unwrap();
+    batch.push(huge(1)).unwrap();
+    let (third, error) = batch.push(huge(2)).unwrap_err();
+    assert_eq!((error, third.pfn(), batch.len()), (PushError::Full, Pfn(2 * AREA), 2));
+    batch.commit();
+    assert_eq!(batch.drain().count(), 2);
+    batch.push(third).unwrap();
+    assert_eq!(engine.fold_batch(0).unwrap().capacity(), 1);
 }
 
 #[test]
@@ -227,7 +241,7 @@ type Plugged = dyn Fn(&Range<u64>, &mut dyn FnMut(Range<u64>)) -> bool + Send + 
 struct Says(Box<Plugged>);
 
 impl Listener for Says {
-    fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
+    fn notify(&self, _: Event, _: &BlockChange) -> Result<(), Veto> {
         Ok(())
     }
     fn plugged(&self, pages: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) -> bool {
@@ -313,7 +327,7 @@ fn a_listener_is_asked_once_and_what_it_allocates_is_its_own() {
         let (engine, asked, kept) = (&engine, Arc::clone(&asked), Arc::clone(&kept));
         struct Once<'e>(&'e TestEngine, Arc<AtomicUsize>, Arc<Mutex<Vec<Folio<'e, TestPlatform>>>>);
         impl Listener for Once<'_> {
-            fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
+            fn notify(&self, _: Event, _: &BlockChange) -> Result<(), Veto> {
                 Ok(())
             }
             fn plugged(&self, pages: &Range<u64>, part: &mut dyn FnMut(Range<u64>)) -> bool {
@@ -393,20 +407,20 @@ fn an_isolation_has_no_say_over_memory_that_came_later() {
 
 #[test]
 fn page_numbers_that_were_added_are_not_added_again() {
-    let mut frames = FrameAllocator::new(host(), BLOCK).unwrap();
+    let mut frames = frame_allocator(BLOCK);
     frames.online(100..1000).unwrap();
     frames.online(2 * AREA..BLOCK).unwrap();
     let mut taken = Vec::new();
-    while let Ok(page) = frames.alloc(Order::ZERO) {
+    while let Ok(page) = frames.alloc(Order::ZERO, 0) {
         taken.push(page.0);
     }
     for again in [0..101, 100..1000, 500..501, 999..1024, 0..BLOCK, BLOCK - 1..BLOCK] {
         assert_eq!(frames.online(again.clone()), Err(AddError::Overlap), "{again:?}");
-        assert!(frames.alloc(Order::ZERO).is_err());
+        assert!(frames.alloc(Order::ZERO, 0).is_err());
     }
     frames.online(1000..1024).unwrap();
     frames.online(0..100).unwrap();
-    while let Ok(page) = frames.alloc(Order::ZERO) {
+    while let Ok(page) = frames.alloc(Order::ZERO, 0) {
         taken.push(page.0);
     }
     taken.sort_unstable();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pagefold_engine::platform::Barrier;
 use pagefold_engine::protocol::{Fold, Protocol, RefcountFirst};
 use pagefold_engine::{Config, Engine, Kind, Layout, Order};
-use pagefold_linux::{Fences, Linux, Membarrier};
+use pagefold_linux::{Linux, Membarrier, YieldingFences};
 use pagefold_workload::{Index, Log, OwnerTask, Shape, Stamp, WalkerKind, WalkerTask, share};
 
 const PAGES: u64 = 256 << 8;
@@ -84,7 +84,7 @@ fn membarrier_folded() {
 
 #[test]
 fn fences_folded() {
-    hammer::<Fold>(Fences::default(), Layout::Folded);
+    hammer::<Fold>(YieldingFences::default(), Layout::Folded);
 }
 
 #[test]

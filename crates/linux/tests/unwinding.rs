@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use common::{MIB, TestEngine, TestPlatform, host, machine, order};
 use pagefold_engine::hotplug::{
-    BlockId, Change, Event, FakeOffline, Group, Hotplug, HotplugConfig, Listener, Migrate, Migration,
+    BlockChange, BlockId, Event, FakeOffline, Group, Hotplug, HotplugConfig, Listener, Migrate, Migration,
     OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::protocol::Protocol;
@@ -60,7 +60,7 @@ impl Trips {
 }
 
 impl Listener for Trips {
-    fn notify(&self, event: Event, _: &Change) -> Result<(), Veto> {
+    fn notify(&self, event: Event, _: &BlockChange) -> Result<(), Veto> {
         self.heard.lock().unwrap().push(event);
         let trips = self.at.lock().unwrap().take_if(|at| *at == event).is_some();
         assert!(!trips, "a listener's mistake");
@@ -164,7 +164,7 @@ struct Parts {
 }
 
 impl Listener for Parts {
-    fn notify(&self, _: Event, _: &Change) -> Result<(), Veto> {
+    fn notify(&self, _: Event, _: &BlockChange) -> Result<(), Veto> {
         Ok(())
     }
     fn plugged(&self, pages: &std::ops::Range<u64>, part: &mut dyn FnMut(std::ops::Range<u64>)) -> bool {

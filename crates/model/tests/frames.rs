@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::{Model, explore, order, platform};
+use common::{NoMemory, explore, frame_allocator, order};
 use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::protocol::Fold;
 use pagefold_model::{AllocError, FrameAllocator, Order, Pfn};
 
-fn frames() -> Arc<FrameAllocator<Model<Fold>>> {
-    let mut frames = FrameAllocator::new(platform(), 8).unwrap();
+fn frames() -> Arc<FrameAllocator<NoMemory<Fold>>> {
+    let mut frames = frame_allocator();
     frames.online(0..8).unwrap();
     Arc::new(frames)
 }
@@ -23,16 +23,16 @@ fn two_blocks(first: u32, second: u32) {
     let frames = frames();
     let other = {
         let frames = Arc::clone(&frames);
-        thread::spawn(move || frames.alloc(order(second)).unwrap())
+        thread::spawn(move || frames.alloc(order(second), 0).unwrap())
     };
-    let mine = frames.alloc(order(first)).unwrap();
+    let mine = frames.alloc(order(first), 0).unwrap();
     let theirs = other.join().unwrap();
     assert!(pages(mine, order(first)).all(|page| pages(theirs, order(second)).all(|other| page != other)));
     frames.free(mine, order(first)).unwrap();
     frames.free(theirs, order(second)).unwrap();
     assert_eq!(frames.free_pages(), 8);
     // It has come together again.
-    assert!(frames.alloc(order(3)).is_ok());
+    assert!(frames.alloc(order(3), 0).is_ok());
 }
 
 #[test]
@@ -54,16 +54,16 @@ fn a_map_page_and_a_page() {
 fn the_last_page_of_an_area_is_freed_while_another_is_taken() {
     explore(3, || {
         let frames = frames();
-        let last = frames.alloc(Order::ZERO).unwrap();
+        let last = frames.alloc(Order::ZERO, 0).unwrap();
         let other = {
             let frames = Arc::clone(&frames);
             thread::spawn(move || frames.free(last, Order::ZERO).unwrap())
         };
-        let mine = frames.alloc(Order::ZERO).unwrap();
+        let mine = frames.alloc(Order::ZERO, 0).unwrap();
         other.join().unwrap();
         frames.free(mine, Order::ZERO).unwrap();
         assert_eq!(frames.free_pages(), 8);
-        assert!(frames.alloc(order(3)).is_ok());
+        assert!(frames.alloc(order(3), 0).is_ok());
     });
 }
 
@@ -71,12 +71,12 @@ fn the_last_page_of_an_area_is_freed_while_another_is_taken() {
 fn the_last_free_block_goes_to_one_of_two() {
     explore(2, || {
         let frames = frames();
-        let held = frames.alloc(order(2)).unwrap();
+        let held = frames.alloc(order(2), 0).unwrap();
         let other = {
             let frames = Arc::clone(&frames);
-            thread::spawn(move || frames.alloc(order(2)))
+            thread::spawn(move || frames.alloc(order(2), 0))
         };
-        let mine = frames.alloc(order(2));
+        let mine = frames.alloc(order(2), 0);
         let theirs = other.join().unwrap();
         match (mine, theirs) {
             (Ok(pfn), Err(AllocError::NoBlock)) | (Err(AllocError::NoBlock), Ok(pfn)) => {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Model, ModelEngine, alone, empty, explore, folio_at, machine, order, platform, take};
+use common::{ModelEngine, NoMemory, alone, empty, explore, folio_at, frame_allocator, machine, order, take};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use loom::thread;
@@ -427,15 +427,15 @@ fn two_defer_at_the_same_time_and_both_run() {
 #[test]
 fn a_free_page_is_not_refused_while_its_area_closes() {
     explore(3, || {
-        let mut frames: FrameAllocator<Model<Fold>> = FrameAllocator::new(platform(), 8).unwrap();
+        let mut frames: FrameAllocator<NoMemory<Fold>> = frame_allocator();
         frames.online(0..4).unwrap();
         let frames = Arc::new(frames);
-        let last = frames.alloc(Order::ZERO).unwrap();
+        let last = frames.alloc(Order::ZERO, 0).unwrap();
         let other = {
             let frames = Arc::clone(&frames);
             thread::spawn(move || frames.free(last, Order::ZERO).unwrap())
         };
-        let mine = frames.alloc(Order::ZERO);
+        let mine = frames.alloc(Order::ZERO, 0);
         other.join().unwrap();
         let mine = mine.expect("three pages were free all the time");
         frames.free(mine, Order::ZERO).unwrap();
@@ -486,7 +486,7 @@ fn memory_that_comes_online_is_used_with_its_tables() {
 
 // ---- fake-offline --------------------------------------------------------------------------------------------------
 
-fn classic(engine: &ModelMachine) -> Hotplug<'_, Model<Fold>> {
+fn classic(engine: &ModelMachine) -> Hotplug<'_, common::Model<Fold>> {
     let fake_offline = FakeOffline::Classic { rcu: true };
     let config = HotplugConfig { block_pages: 8, fake_offline, passes: 1, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();

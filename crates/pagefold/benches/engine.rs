@@ -9,7 +9,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use pagefold_engine::{Config, Engine, FrameAllocator, Kind, Layout, Order, Pfn, Walker};
+use pagefold_engine::{Config, Engine, FrameAllocator, Kind, Layout, Order, Pfn, Platform, Walker};
 use pagefold_linux::{Linux, Membarrier};
 use pairs::{Bar, Row, pair, print, time};
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -519,12 +519,13 @@ fn allocations(rows: &mut Vec<Row>) {
     let mut bare =
         || time(|| (0..TIMES).for_each(|_| bitmap.free(black_box(bitmap.alloc(0).expect("a page")))));
     let host = Linux::<Membarrier>::new(Membarrier::register().expect("membarrier")).expect("a host");
-    let mut frames = FrameAllocator::new(host, 1 << 20).expect("an allocator");
+    let mut frames =
+        FrameAllocator::new(1 << 20, |kind, bytes| host.reserve(kind, bytes)).expect("an allocator");
     frames.online(0..1 << 20).expect("memory");
     let mut frame = || {
         time(|| {
             (0..TIMES).for_each(|_| {
-                let page = black_box(frames.alloc(Order::ZERO).expect("a page"));
+                let page = black_box(frames.alloc(Order::ZERO, 0).expect("a page"));
                 frames.free(page, Order::ZERO).expect("our page");
             });
         })

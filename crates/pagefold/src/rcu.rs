@@ -1,7 +1,7 @@
 //! The kind of grace periods that an engine gets here.
 
 use anyhow::{Context, Result};
-use pagefold_linux::{Fences, Membarrier};
+use pagefold_linux::{Membarrier, YieldingFences};
 
 use crate::args::RcuArg;
 use crate::say;
@@ -9,7 +9,7 @@ use crate::say;
 /// What grace periods are made of.
 pub enum Rcu {
     Membarrier(Membarrier),
-    Fences(Fences),
+    Fences(YieldingFences),
 }
 
 /// What was asked for, or the best that is here.
@@ -18,7 +18,7 @@ pub enum Rcu {
 /// There is no membarrier, and nothing else will do.
 pub fn choose(arg: RcuArg) -> Result<Rcu> {
     if arg == RcuArg::Fences {
-        return Ok(Rcu::Fences(Fences::default()));
+        return Ok(Rcu::Fences(YieldingFences::default()));
     }
     match Membarrier::register() {
         Ok(barrier) => Ok(Rcu::Membarrier(barrier)),
@@ -26,7 +26,7 @@ pub fn choose(arg: RcuArg) -> Result<Rcu> {
             say(format_args!(
                 "no membarrier here ({error}); grace periods use fences, which cost walkers a little"
             ));
-            Ok(Rcu::Fences(Fences::default()))
+            Ok(Rcu::Fences(YieldingFences::default()))
         }
         Err(error) => Err(error).context("no membarrier here; try --rcu fences"),
     }

@@ -4,7 +4,7 @@
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use pagefold_engine::hotplug::{Change, Event, Listener, Veto};
+use pagefold_engine::hotplug::{BlockChange, Event, Listener, Veto};
 
 use crate::config::Mode;
 use crate::state::{BigState, SubState, Trigger};
@@ -16,7 +16,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    fn notify_sub_block(&self, unit: u64, event: Event, change: &Change) -> Result<(), Veto> {
+    fn notify_sub_block(&self, unit: u64, event: Event, change: &BlockChange) -> Result<(), Veto> {
         let state = self.tracking.sub_state(unit);
         match event {
             Event::GoingOnline if !matches!(state, SubState::Offline | SubState::OfflinePartial) => {
@@ -31,7 +31,7 @@ impl Watch {
 }
 
 impl Listener for Watch {
-    fn notify(&self, event: Event, change: &Change) -> Result<(), Veto> {
+    fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
         let Some(unit) = self.tracking.unit_of(&change.pages) else { return Ok(()) };
         let is_ours = self.tracking.settles.load(RELAXED);
         let is_going = !is_ours && matches!(event, Event::GoingOnline | Event::GoingOffline);

@@ -30,7 +30,7 @@ mod walker;
 
 pub use cycle::{CycleCounts, CycleTask};
 pub use index::{Entry, Index, WINDOW};
-pub use log::{Kept, Log, Violation};
+pub use log::{BrokenPromise, Kept, Log};
 pub use owner::{OwnerCounts, OwnerTask, Shape, share};
 pub use population::{
     Change, Contents, Misfit, Mistake, Part, Population, PopulationError, Use, Workload, WorkloadArg, Wrong,

@@ -9,7 +9,7 @@ use crate::walker::WalkerKind;
 
 /// A broken promise, as a walker saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
+pub enum BrokenPromise {
     /// The walker's compare-and-swap reached a folded map page and brought it back.
     StrayWrite,
     /// The folio does not contain the page that was asked for.
@@ -20,18 +20,22 @@ pub enum Violation {
     Missed,
 }
 
-impl Violation {
-    const ALL: [Violation; 4] =
-        [Violation::StrayWrite, Violation::NotItsPage, Violation::Resurrected, Violation::Missed];
+impl BrokenPromise {
+    const ALL: [BrokenPromise; 4] = [
+        BrokenPromise::StrayWrite,
+        BrokenPromise::NotItsPage,
+        BrokenPromise::Resurrected,
+        BrokenPromise::Missed,
+    ];
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for BrokenPromise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Violation::StrayWrite => "stray write to a folded descriptor",
-            Violation::NotItsPage => "reference on a folio that does not contain the page",
-            Violation::Resurrected => "reference on a folio that is not alive",
-            Violation::Missed => "page of a held folio not found",
+            BrokenPromise::StrayWrite => "stray write to a folded descriptor",
+            BrokenPromise::NotItsPage => "reference on a folio that does not contain the page",
+            BrokenPromise::Resurrected => "reference on a folio that is not alive",
+            BrokenPromise::Missed => "page of a held folio not found",
         })
     }
 }
@@ -43,7 +47,7 @@ const KEPT: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
     /// What.
-    pub violation: Violation,
+    pub violation: BrokenPromise,
     /// The page asked for.
     pub pfn: Pfn,
     /// Who saw it.
@@ -53,7 +57,7 @@ pub struct Kept {
 /// A log that any number of walkers write to without a lock.
 #[derive(Debug)]
 pub struct Log {
-    total: [AtomicU64; Violation::ALL.len()],
+    total: [AtomicU64; BrokenPromise::ALL.len()],
     next: AtomicU64,
     /// Page number plus one, so that 0 is an entry not written yet; the top 16 bits say who and what.
     kept: [AtomicU64; KEPT],
@@ -69,14 +73,14 @@ impl Log {
     /// An empty log.
     pub const fn new() -> Self {
         Self {
-            total: [const { AtomicU64::new(0) }; Violation::ALL.len()],
+            total: [const { AtomicU64::new(0) }; BrokenPromise::ALL.len()],
             next: AtomicU64::new(0),
             kept: [const { AtomicU64::new(0) }; KEPT],
         }
     }
 
     /// Notes a violation.
-    pub fn note(&self, violation: Violation, pfn: Pfn, walker: WalkerKind) {
+    pub fn note(&self, violation: BrokenPromise, pfn: Pfn, walker: WalkerKind) {
         if let Some(total) = self.total.get(violation as usize) {
             total.fetch_add(1, Ordering::Relaxed);
         }
@@ -93,7 +97,7 @@ impl Log {
     }
 
     /// Violations of one sort so far.
-    pub fn count(&self, violation: Violation) -> u64 {
+    pub fn count(&self, violation: BrokenPromise) -> u64 {
         self.total.get(violation as usize).map_or(0, |total| total.load(Ordering::Relaxed))
     }
 
@@ -103,7 +107,7 @@ impl Log {
             let word = entry.load(Ordering::Relaxed);
             let pfn = Pfn((word & ((1 << 48) - 1)).checked_sub(1)?);
             let walker = *WalkerKind::ALL.get((word >> 56) as usize)?;
-            let violation = *Violation::ALL.get((word >> 48 & 0xff) as usize)?;
+            let violation = *BrokenPromise::ALL.get((word >> 48 & 0xff) as usize)?;
             Some(Kept { violation, pfn, walker })
         })
     }

@@ -5,7 +5,7 @@ use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Class, Folio, Kind, Miss, PageKind, Pfn, Platform, Walker};
 
 use crate::index::{Index, WINDOW};
-use crate::log::{Log, Violation};
+use crate::log::{BrokenPromise, Log};
 use crate::stamp::Stamp;
 
 /// What a walker imitates.
@@ -124,7 +124,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
         }
     }
 
-    fn note(&self, violation: Violation, pfn: Pfn) {
+    fn note(&self, violation: BrokenPromise, pfn: Pfn) {
         self.log.note(violation, pfn, self.kind);
     }
 
@@ -135,16 +135,16 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
             Ok(folio) => {
                 self.counts.gets += 1;
                 if !folio.contains(pfn) {
-                    self.note(Violation::NotItsPage, pfn);
+                    self.note(BrokenPromise::NotItsPage, pfn);
                 }
                 // Classic fake-offline pages have a reference that anyone may add to, and no owner.
                 if folio.kind() != PageKind::Offline && !folio.owner().is_of(folio.pfn()) {
-                    self.note(Violation::Resurrected, pfn);
+                    self.note(BrokenPromise::Resurrected, pfn);
                 }
                 Some(folio)
             }
             Err(Miss::Stray) => {
-                self.note(Violation::StrayWrite, pfn);
+                self.note(BrokenPromise::StrayWrite, pfn);
                 None
             }
             Err(_) => None,
@@ -183,10 +183,10 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
         match folio {
             Some(_) if !still => self.counts.stale += 1,
             // The entry holds a reference on a folio with this page, and so do we: they are the same folio.
-            Some(folio) if folio.pfn() != entry.head() => self.note(Violation::NotItsPage, pfn),
+            Some(folio) if folio.pfn() != entry.head() => self.note(BrokenPromise::NotItsPage, pfn),
             Some(_) => {}
             // A folio that nobody moves is always found; but without a class table, not by its folded tails.
-            None if self.index.is_pinned(at) && P::Rules::ASKS_CLASS => self.note(Violation::Missed, pfn),
+            None if self.index.is_pinned(at) && P::Rules::ASKS_CLASS => self.note(BrokenPromise::Missed, pfn),
             None => {}
         }
     }
@@ -197,7 +197,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
             let Some(entry) = self.index.load(at) else { return };
             let Some(folio) = self.get(entry.head()) else {
                 if self.index.is_pinned(at) {
-                    self.note(Violation::Missed, entry.head());
+                    self.note(BrokenPromise::Missed, entry.head());
                 }
                 return;
             };
@@ -258,7 +258,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> WalkerTask<'a, 'e, P> {
         if let Some((head, state)) = peek.head
             && !state.covers(head, pfn)
         {
-            self.note(Violation::NotItsPage, pfn);
+            self.note(BrokenPromise::NotItsPage, pfn);
         }
     }
 }

@@ -11,9 +11,10 @@ use core::fmt;
 use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
-use super::{AREA_PAGES, Frames, rows};
-use crate::geometry::MAP_PAGES_PER_AREA;
+use super::{AREA_PAGES, Frames};
+use crate::geometry::{ROWS_PER_AREA, Row};
 use crate::platform::Mapping;
+
 use crate::sync::{Ordering, spin_loop};
 
 /// Why a range could not be isolated. Nothing was changed.
@@ -55,7 +56,7 @@ impl<M: Mapping> Frames<M> {
     /// Isolates `areas` (area numbers), collecting what is free there now.
     pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, IsolateError> {
         let count = areas.end.saturating_sub(areas.start);
-        let collected = zeros(count.saturating_mul(MAP_PAGES_PER_AREA))?;
+        let collected = zeros(count.saturating_mul(ROWS_PER_AREA))?;
         let marked = zeros(count.div_ceil(64))?;
         // A CPU that takes its small pages there would not notice.
         self.drain_areas(areas.clone());
@@ -140,6 +141,11 @@ impl<M: Mapping> Isolation<'_, M> {
         self.areas.clone().filter(|&area| self.has_marked(area))
     }
 
+    /// Their rows.
+    pub(crate) fn rows_with_memory(&self) -> impl Iterator<Item = Row> + '_ {
+        self.areas_with_memory().flat_map(|area| Area(area).rows())
+    }
+
     /// Collects what has become free since the last time. Returns the pages that were not collected so far.
     pub(crate) fn collect(&mut self) -> u64 {
         self.frames.drain_areas(self.areas.clone());
@@ -151,9 +157,9 @@ impl<M: Mapping> Isolation<'_, M> {
     }
 
     fn collected_of(&mut self, area: Area) -> &mut [u64] {
-        let first = ((area.0 - self.areas.start) * MAP_PAGES_PER_AREA) as usize;
+        let first = ((area.0 - self.areas.start) * ROWS_PER_AREA) as usize;
         // Always there: a row for each area that the isolation was made for.
-        self.collected.get_mut(first..first + MAP_PAGES_PER_AREA as usize).unwrap_or_default()
+        self.collected.get_mut(first..first + ROWS_PER_AREA as usize).unwrap_or_default()
     }
 
     fn collect_area(&mut self, area: Area) -> u64 {
@@ -165,7 +171,7 @@ impl<M: Mapping> Isolation<'_, M> {
         if state(lane) == FREE {
             let taken = frames.lanes.update(area, |lane| (state(lane) == FREE).then_some(lane | WHOLE));
             if taken.is_some() {
-                self.collected_of(area).fill(rows::ALL);
+                self.collected_of(area).fill(Row::ALL);
             }
             return if taken.is_some() { 0 } else { AREA_PAGES };
         }
@@ -174,36 +180,31 @@ impl<M: Mapping> Isolation<'_, M> {
             for (row, collected) in (first..).zip(self.collected_of(area)) {
                 if let Some(word) = frames.rows.get(row) {
                     // Acquire, as any taking: what the last owner did happens before.
-                    let before = word.fetch_or(rows::ALL, Ordering::Acquire);
-                    *collected |= rows::ALL & !before;
+                    let before = word.fetch_or(Row::ALL, Ordering::Acquire);
+                    *collected |= Row::ALL & !before;
                 }
             }
         }
-        self.collected_of(area).iter().map(|row| u64::from((rows::ALL & !row).count_ones())).sum()
+        self.collected_of(area).iter().map(|row| u64::from((Row::ALL & !row).count_ones())).sum()
     }
 
-    /// Pages collected so far, as `(map page, mask)`, those with none left out.
-    pub(crate) fn collected(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        (self.areas.start * MAP_PAGES_PER_AREA..)
-            .zip(self.collected.iter().copied())
-            .filter(|&(_, mask)| mask != 0)
+    /// Pages collected so far.
+    pub(crate) fn collected_pages(&self) -> u64 {
+        self.collected.iter().map(|row| u64::from(row.count_ones())).sum()
     }
 
     /// Pages of the row that were not collected: in use, withheld, or without memory. None in areas without memory.
-    pub(crate) fn missing(&self, row: u64) -> u64 {
-        if !self.has_marked(row / MAP_PAGES_PER_AREA) {
+    pub(crate) fn missing(&self, row: Row) -> u64 {
+        if !self.has_marked(row.0 / ROWS_PER_AREA) {
             return 0;
         }
-        let first = self.areas.start * MAP_PAGES_PER_AREA;
-        rows::ALL & !self.collected.get((row - first) as usize).copied().unwrap_or(rows::ALL)
+        let first = self.areas.start * ROWS_PER_AREA;
+        Row::ALL & !self.collected.get((row.0 - first) as usize).copied().unwrap_or(Row::ALL)
     }
 
     /// Pages of the range that were not collected.
     pub(crate) fn missing_pages(&self) -> u64 {
-        self.areas_with_memory()
-            .flat_map(|area| Area(area).first_row()..Area(area + 1).first_row())
-            .map(|row| u64::from(self.missing(row).count_ones()))
-            .sum()
+        self.rows_with_memory().map(|row| u64::from(self.missing(row).count_ones())).sum()
     }
 
     /// Takes the memory of the range away from the allocator for good. Every page of it is the caller's: collected, or
@@ -247,7 +248,7 @@ impl<M: Mapping> Isolation<'_, M> {
         let first = area.first_row();
         let lane = frames.lanes.get(area);
         let is_collected_whole =
-            state(lane) == WHOLE && self.collected_of(area).iter().all(|&row| row == rows::ALL);
+            state(lane) == WHOLE && self.collected_of(area).iter().all(|&row| row == Row::ALL);
         if is_collected_whole {
             if frames.lanes.replace(area, lane, FREE | lane & ONES) {
                 frames.lanes.raise(area.tree(), Set::Free, 1);

@@ -23,11 +23,14 @@
 //! lane leaves the set and raised after a lane has joined it. So it never promises more than there is, and whoever
 //! lowered it will find a lane.
 
-use crate::geometry::{AREAS_PER_TREE, MAP_PAGES_PER_AREA};
+use core::ops::Range;
+
+use crate::geometry::{AREAS_PER_TREE, ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::table::Table;
+
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 pub(crate) const FREE: u8 = 0;
 pub(crate) const SMALL: u8 = 1;
@@ -80,8 +83,18 @@ impl Area {
     pub(crate) const fn tree(self) -> u64 {
         self.0 / AREAS_PER_TREE
     }
+    /// The area that `row` lies in.
+    pub(crate) const fn of(row: Row) -> Area {
+        Area(row.0 / ROWS_PER_AREA)
+    }
     pub(crate) const fn first_row(self) -> u64 {
-        self.0 * MAP_PAGES_PER_AREA
+        self.0 * ROWS_PER_AREA
+    }
+    pub(crate) const fn row_numbers(self) -> Range<u64> {
+        self.first_row()..self.first_row() + ROWS_PER_AREA
+    }
+    pub(crate) fn rows(self) -> impl Iterator<Item = Row> {
+        self.row_numbers().map(Row)
     }
     const fn word(self) -> u64 {
         self.0 / LANES
@@ -97,11 +110,6 @@ pub(crate) struct Lanes<M> {
 }
 
 impl<M: Mapping> Lanes<M> {
-    /// Words of lanes for `areas`.
-    pub(crate) fn words_for(areas: u64) -> u64 {
-        areas.div_ceil(LANES)
-    }
-
     pub(crate) fn new(words: Table<AtomicU64, M>, trees: Table<AtomicU32, M>) -> Self {
         Self { words, trees }
     }
@@ -277,7 +285,7 @@ impl<M: Mapping> Lanes<M> {
     }
 
     /// Makes the tree word writable.
-    pub(crate) fn ensure_trees(&self, trees: core::ops::Range<u64>) -> Result<(), OutOfMemory> {
+    pub(crate) fn ensure_trees(&self, trees: Range<u64>) -> Result<(), OutOfMemory> {
         self.trees.materialise(trees)
     }
 

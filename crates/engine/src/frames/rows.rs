@@ -1,27 +1,24 @@
 //! Bits of one row: a 64-bit word, one bit a page, set when the page is taken.
 
-use crate::geometry::{ALL_PAGES, MAP_PAGE_ORDER};
-
-/// All pages of a row taken.
-pub(crate) const ALL: u64 = ALL_PAGES;
+use crate::geometry::{ROW_ORDER, Row};
 
 /// `2^order` adjacent bits, the lowest at `bit`.
 #[inline]
 pub(crate) const fn mask(bit: u32, order: u32) -> u64 {
-    if order >= MAP_PAGE_ORDER { ALL } else { ((1 << (1u32 << order)) - 1) << bit }
+    if order >= ROW_ORDER { Row::ALL } else { ((1 << (1u32 << order)) - 1) << bit }
 }
 
 /// The lowest naturally aligned run of `2^order` clear bits, for orders up to a row's.
 #[inline]
 pub(crate) const fn find(row: u64, order: u32) -> Option<u32> {
     if order == 0 {
-        return if row & ALL == ALL { None } else { Some(row.trailing_ones()) };
+        return if row & Row::ALL == Row::ALL { None } else { Some(row.trailing_ones()) };
     }
-    if order >= MAP_PAGE_ORDER {
-        return if row & ALL == 0 { Some(0) } else { None };
+    if order >= ROW_ORDER {
+        return if row & Row::ALL == 0 { Some(0) } else { None };
     }
     // Fold the row onto itself until a bit at an aligned place says that its whole run is clear.
-    let mut clear = !row & ALL;
+    let mut clear = !row & Row::ALL;
     let mut step = 0;
     while step < order {
         clear &= clear >> (1u32 << step);

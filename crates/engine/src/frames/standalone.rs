@@ -3,42 +3,75 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::{AllocError, Frames, NotOwned};
-use crate::engine::{AddError, NewError, table};
-use crate::geometry::{MAX_PAGES, Order, PAGES_PER_SECTION, Pfn};
-use crate::platform::{Platform, TableKind};
+use super::Frames;
+use super::error::{AllocError, FreeError, NotOwned};
+use crate::engine::{NewError, pages_of_machine, table};
+use crate::geometry::{AREA_ORDER, Order, Pfn, Row};
+use crate::online::AddError;
+use crate::platform::{Mapping, TableKind};
+use crate::sync::{AtomicBool, Ordering, spin_loop};
 
 /// The engine's frame allocator without the engine: it hands out page numbers.
 ///
-/// All calls may be made from any number of threads at once, but for [`online`](Self::online), which needs the allocator
-/// alone. A page number is no more than that: who gives back what is not theirs breaks no memory of this crate, but it may
-/// be handed out twice then. (The engine's handles cannot be given back twice; these numbers can.)
-pub struct FrameAllocator<P: Platform> {
-    frames: Frames<P::Mapping>,
-    platform: P,
+/// It needs three tables and nothing else of a machine: no barrier, no grace periods. Over tables whose memory is always there
+/// ([`Flat`](crate::Flat)) it works before there is a heap or a page table of one's own;
+/// [`TableKind::bytes`] says how large they are. A table that is backed on demand costs nothing for memory that was never
+/// touched.
+///
+/// All calls but [`online`](Self::online) may be made from any number of threads at once, also from interrupt handlers and with
+/// interrupts off: nothing waits, but for a page table's worth of stores by another CPU that breaks a block of 2 MiB up. On
+/// tables that are backed on demand, [`alloc`](Self::alloc) may call [`Mapping::materialise`]; freeing never does.
+///
+/// A page number is no more than that: who gives back what is not theirs breaks no memory of this crate, but it may be
+/// handed out twice then. (The engine's handles cannot be given back twice; these numbers can.)
+///
+/// ```
+/// use pagefold_engine::platform::TableKind;
+/// use pagefold_engine::{Flat, FrameAllocator, Order};
+///
+/// const PAGES: u64 = 1 << 18; // 1 GiB
+/// let mut frames = FrameAllocator::new(PAGES, |table: TableKind, bytes: u64| {
+///     let words = Vec::leak(vec![[0u64; 512]; bytes.div_ceil(4096) as usize + 1]);
+///     Flat::from_zeroed(words.as_flattened_mut()).ok_or(table)
+/// })?;
+/// frames.online(0..PAGES).expect("memory");
+/// let block = frames.alloc(Order::AREA, 0).expect("2 MiB");
+/// // Any part of it may go back first.
+/// frames.free_run(block.0 + 3..block.0 + 100).expect("ours");
+/// let buffer = frames.alloc_run(97, 0).expect("97 pages in a row");
+/// # Ok::<(), pagefold_engine::NewError<TableKind>>(())
+/// ```
+pub struct FrameAllocator<M: Mapping> {
+    frames: Frames<M>,
     pages: u64,
     /// What was added, ascending.
     added: Vec<Range<u64>>,
+    /// Somebody breaks a block up.
+    splitting: AtomicBool,
 }
 
-impl<P: Platform> FrameAllocator<P> {
-    /// An allocator without memory, for page numbers up to `pages`.
+impl<M: Mapping> FrameAllocator<M> {
+    /// The tables that it asks for.
+    pub const TABLES: [TableKind; 3] = [TableKind::Rows, TableKind::Lanes, TableKind::Trees];
+
+    /// An allocator without memory, for page numbers up to `pages` (rounded up to whole sections). `reserve` makes a table
+    /// of so many bytes, all zero.
     ///
     /// # Errors
     /// [`NewError`].
-    pub fn new(platform: P, pages: u64) -> Result<Self, NewError<P::Error>> {
-        let pages = pages.checked_next_multiple_of(PAGES_PER_SECTION);
-        let pages = pages.filter(|&pages| pages <= MAX_PAGES).ok_or(NewError::TooLarge)?;
-        let (rows, words, trees) = Frames::<P::Mapping>::table_lengths(pages);
+    pub fn new<E>(pages: u64, reserve: impl Fn(TableKind, u64) -> Result<M, E>) -> Result<Self, NewError<E>> {
+        let pages = pages_of_machine(pages).ok_or(NewError::TooLarge)?;
+        let [rows, lanes, trees] = Self::TABLES;
         let frames = Frames::tables(
-            table(&platform, TableKind::Rows, rows)?,
-            table(&platform, TableKind::Lanes, words)?,
-            table(&platform, TableKind::Trees, trees)?,
+            table(&reserve, rows, pages)?,
+            table(&reserve, lanes, pages)?,
+            table(&reserve, trees, pages)?,
         );
-        Ok(Self { frames, platform, pages, added: Vec::new() })
+        Ok(Self { frames, pages, added: Vec::new(), splitting: AtomicBool::new(false) })
     }
 
-    /// Adds `pages` as free memory.
+    /// Adds `pages` as free memory. On tables that are backed on demand this backs the rows of `pages` (8 bytes for every
+    /// 64 pages), so that nothing that is freed will ever need memory.
     ///
     /// # Errors
     /// [`AddError`].
@@ -52,39 +85,125 @@ impl<P: Platform> FrameAllocator<P> {
         }
         self.added.try_reserve(1).map_err(|_| AddError::OutOfMemory)?;
         self.frames.prepare_online(&pages)?;
+        self.frames.prepare_rows(&pages)?;
         self.added.insert(at, pages.clone());
         self.frames.online(pages);
         Ok(())
     }
 
-    /// Takes a block of `order` pages.
+    /// Takes a block of `order`, aligned to its size. `cpu` is a hint, as [`Platform::cpu`](crate::Platform::cpu) is: CPUs
+    /// that ask at the same time should give different numbers.
     ///
     /// # Errors
     /// [`AllocError`].
     #[inline]
-    pub fn alloc(&self, order: Order) -> Result<Pfn, AllocError> {
-        self.frames.alloc(order, self.platform.cpu())
+    pub fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, AllocError> {
+        self.frames.alloc(order, cpu)
     }
 
-    /// Gives a block back. It must be one that was taken, or a naturally aligned part of one below 2 MiB.
+    /// Takes `pages` adjacent pages. They begin at a multiple of `pages` rounded up to a power of two. `cpu` as for
+    /// [`alloc`](Self::alloc).
     ///
     /// # Errors
-    /// [`NotOwned`] if pages of it are free, as far as that can be seen.
-    #[inline]
-    pub fn free(&self, pfn: Pfn, order: Order) -> Result<(), NotOwned> {
-        if !pfn.is_aligned(order) || pfn.0 >= self.pages {
-            return Err(NotOwned);
-        }
-        self.frames.free(pfn, order)
+    /// [`AllocError`]; `NoBlock` also for no pages at all, and for more than a block can have.
+    pub fn alloc_run(&self, pages: u64, cpu: usize) -> Result<Pfn, AllocError> {
+        let whole = pages.checked_next_power_of_two().filter(|_| pages > 0).ok_or(AllocError::NoBlock)?;
+        let order = Order::new(whole.ilog2()).ok_or(AllocError::NoBlock)?;
+        let first = self.alloc(order, cpu)?;
+        // Ours until here, as the whole block is.
+        let rest = self.free_run(first.0 + pages..first.0 + whole);
+        debug_assert!(rest.is_ok() || pages == whole, "{first} is not taken");
+        Ok(first)
     }
 
-    /// Free pages, counted.
+    /// Takes the block of `order` at `pfn`.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), AllocError> {
+        if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages) {
+            return Err(AllocError::Absent);
+        }
+        self.frames.alloc_at(pfn, order)
+    }
+
+    /// Gives a block back: one that was taken, or any aligned part of what was taken. It allocates nothing.
+    ///
+    /// # Errors
+    /// [`FreeError`]; nothing was changed.
+    #[inline]
+    pub fn free(&self, pfn: Pfn, order: Order) -> Result<(), FreeError> {
+        if !pfn.is_aligned(order) || pfn.0 >= self.pages {
+            return Err(if pfn.0 < self.pages { FreeError::Misaligned } else { FreeError::Absent });
+        }
+        if order.get() < AREA_ORDER && self.frames.is_whole(pfn) {
+            self.split(pfn);
+        }
+        self.frames.free(pfn, order).or_else(|NotOwned| self.free_run(pfn.0..pfn.0 + order.pages()))
+    }
+
+    /// Gives adjacent pages back, which may be any part of what was taken, however it was taken. It allocates nothing.
+    ///
+    /// # Errors
+    /// [`FreeError`]; nothing was changed.
+    pub fn free_run(&self, pages: Range<u64>) -> Result<(), FreeError> {
+        self.are_taken(&pages)?;
+        let mut next = pages.start;
+        while next < pages.end {
+            let (pfn, order) = (Pfn(next), Order::fitting(Pfn(next), pages.end - next).min(Order::AREA));
+            if order == Order::AREA {
+                self.frames.free_area(pfn);
+            } else {
+                if self.frames.is_whole(pfn) {
+                    self.split(pfn);
+                }
+                let given = self.frames.free(pfn, order);
+                debug_assert!(given.is_ok(), "{pfn} is given back twice at once");
+            }
+            next += order.pages();
+        }
+        Ok(())
+    }
+
+    fn are_taken(&self, pages: &Range<u64>) -> Result<(), FreeError> {
+        if pages.start >= pages.end {
+            return Ok(());
+        }
+        // What was added in several steps may be adjacent.
+        let mut end = pages.start;
+        for added in &self.added {
+            if added.contains(&end) {
+                end = added.end;
+            }
+        }
+        if end < pages.end {
+            return Err(FreeError::Absent);
+        }
+        let is_taken = |row: Row| self.frames.taken_mask(row) & row.mask_of(pages) == row.mask_of(pages);
+        if Row::covering(pages).all(is_taken) { Ok(()) } else { Err(FreeError::Free) }
+    }
+
+    /// Makes the area of `pfn`, which somebody took whole, an area of small pages, all of them taken. Owners of parts of it
+    /// may come at the same time: one does it.
+    #[cold]
+    fn split(&self, pfn: Pfn) {
+        // Acquire: pairs with the Release below, so that the area is seen as the last one left it.
+        while self.splitting.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            spin_loop();
+        }
+        if self.frames.is_whole(pfn) {
+            self.frames.split_whole(pfn.head(Order::AREA), Order::AREA);
+        }
+        self.splitting.store(false, Ordering::Release);
+    }
+
+    /// Free pages, counted. Exact while nothing moves.
     pub fn free_pages(&self) -> u64 {
         self.frames.free_pages()
     }
 }
 
-impl<P: Platform> core::fmt::Debug for FrameAllocator<P> {
+impl<M: Mapping> core::fmt::Debug for FrameAllocator<M> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("FrameAllocator").field("pages", &self.pages).finish_non_exhaustive()
     }

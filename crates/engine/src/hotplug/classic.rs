@@ -11,55 +11,14 @@
 //! In Linux the driver drops the references, when it is told that the block is about to go offline. Here
 //! [`Hotplug`](super::Hotplug) does, once all listeners have agreed: a reference that anyone could drop would be nobody's.
 
-use core::fmt;
 use core::ops::Range;
 
+use super::error::{DropError, FakeError, HeldPage};
 use super::withdraw::{Migrate, Withdrawal};
-use super::{BlockError, FakeError, map_pages_of};
 use crate::engine::Engine;
-use crate::geometry::{MapPage, Order, Pfn};
-use crate::page::State;
+use crate::geometry::{MapPage, Order, Pfn, map_pages_of};
 use crate::platform::Platform;
 use crate::rcu::Reader;
-
-/// A fake-offline page with a reference too many, as it was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldPage {
-    /// The page.
-    pub pfn: Pfn,
-    /// Its descriptor.
-    pub state: State,
-}
-
-impl fmt::Display for HeldPage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is fake-offline, but somebody holds on to it: {:?}", self.pfn, self.state)
-    }
-}
-
-/// Why references were not dropped. Nothing was changed.
-pub(crate) enum DropError {
-    Held(HeldPage),
-    OutOfMemory,
-}
-
-impl From<DropError> for BlockError {
-    fn from(error: DropError) -> Self {
-        match error {
-            DropError::Held(page) => BlockError::Held(page),
-            DropError::OutOfMemory => BlockError::OutOfMemory,
-        }
-    }
-}
-
-impl From<DropError> for FakeError {
-    fn from(error: DropError) -> Self {
-        match error {
-            DropError::Held(page) => FakeError::Held(page),
-            DropError::OutOfMemory => FakeError::OutOfMemory,
-        }
-    }
-}
 
 /// The engine's references on the fake-offline pages of a range, dropped. Taken again when this is dropped, unless
 /// [`keep`](Self::keep) says that the pages are something else by now.
@@ -146,12 +105,11 @@ impl<P: Platform> Engine<P> {
     pub(crate) fn free_offline(&self, pages: &Range<u64>) -> Result<(), FakeError> {
         // A walker that looked at them lets go within a grace period, unless it means to keep a reference.
         self.drop_offline_references(pages.clone(), true)?.keep();
-        let map_pages = map_pages_of(pages);
-        map_pages.clone().for_each(|map_page| self.map.end_offline(MapPage(map_page)));
-        for area in pages.clone().step_by(Order::AREA.pages() as usize) {
-            self.frames(Pfn(area).map_page()).free_area(Pfn(area));
+        map_pages_of(pages).for_each(|map_page| self.map.end_offline(MapPage(map_page)));
+        for area in pages.clone().step_by(Order::AREA.pages() as usize).map(Pfn) {
+            self.frames(area).free_area(area);
         }
-        self.withhold_poison(map_pages);
+        self.withhold_poison(pages.clone());
         Ok(())
     }
 }

@@ -6,11 +6,10 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::Range;
 
-use super::BlockError;
-use crate::geometry::{AREA_ORDER, Pfn};
+use super::error::{BadPart, BlockError, Veto};
+use crate::geometry::AREA_ORDER;
 use crate::heap::OutOfMemory;
 use crate::zone::Zone;
 
@@ -33,7 +32,7 @@ pub enum Event {
 
 /// Which block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct BlockChange {
     /// Its pages.
     pub pages: Range<u64>,
     /// The zone it goes into, or leaves.
@@ -41,59 +40,6 @@ pub struct Change {
     /// Its NUMA node.
     pub node: u8,
 }
-
-/// Why a listener refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Veto {
-    /// For a reason of its own.
-    Refused(&'static str),
-}
-
-impl fmt::Display for Veto {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Veto::Refused(reason) => f.write_str(reason),
-        }
-    }
-}
-
-/// What a listener said of the memory behind a block, and it cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BadPart {
-    /// The part is empty, reaches beyond the block, or does not begin and end at multiples of 2 MiB.
-    NotAreas {
-        /// Its first page.
-        start: u64,
-        /// The page after its last.
-        end: u64,
-    },
-    /// The part does not come after the parts before it: they must ascend, and no page be named twice.
-    NotAscending {
-        /// Its first page.
-        start: u64,
-        /// The page after its last.
-        end: u64,
-    },
-    /// Parts were named of a block that is none of the listener's business.
-    NotIts,
-}
-
-impl fmt::Display for BadPart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BadPart::NotAreas { start, end } => {
-                write!(f, "{}..{end:#x} is not whole areas of 2 MiB of the block", Pfn(*start))
-            }
-            BadPart::NotAscending { start, end } => {
-                write!(f, "{}..{end:#x} does not come after the parts before it", Pfn(*start))
-            }
-            BadPart::NotIts => {
-                f.write_str("there are parts, but the block is none of the listener's business")
-            }
-        }
-    }
-}
-impl core::error::Error for BadPart {}
 
 /// Somebody who wants to know.
 ///
@@ -112,7 +58,7 @@ pub trait Listener: Send + Sync {
     ///
     /// # Errors
     /// [`Veto`], which is heeded for `Going` events only.
-    fn notify(&self, event: Event, change: &Change) -> Result<(), Veto>;
+    fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto>;
 
     /// For a block that goes online: calls `part` with every range of `pages` that memory is behind, and returns true.
     /// Return false, without a call, if the block is not yours. There is memory behind all of an unclaimed block.
@@ -150,13 +96,13 @@ impl<'e> Chain<'e> {
     }
 
     /// Tells of a `Going` event. After a veto the caller tells all that it is cancelled.
-    pub(crate) fn going(&self, event: Event, change: &Change) -> Result<(), Veto> {
+    pub(crate) fn going(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
         self.listeners.iter().try_for_each(|listener| listener.notify(event, change))
     }
 
     /// Tells all of an event that cannot be refused, also if one of them panics.
-    pub(crate) fn tell(&self, event: Event, change: &Change) {
-        struct Rest<'c, 'e>(core::slice::Iter<'c, Arc<dyn Listener + 'e>>, Event, &'c Change);
+    pub(crate) fn tell(&self, event: Event, change: &BlockChange) {
+        struct Rest<'c, 'e>(core::slice::Iter<'c, Arc<dyn Listener + 'e>>, Event, &'c BlockChange);
         impl Rest<'_, '_> {
             fn tell(&mut self) {
                 let Self(listeners, event, change) = self;

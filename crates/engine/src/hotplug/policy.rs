@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use super::notify::Change;
+use super::notify::BlockChange;
 use crate::heap::OutOfMemory;
 use crate::zone::{Record, Zone};
 
@@ -164,7 +164,7 @@ impl Counts {
         zone.managed = zone.managed.saturating_add_signed(pages);
     }
 
-    pub(crate) fn online(&mut self, change: &Change, group: u16) {
+    pub(crate) fn online(&mut self, change: &BlockChange, group: u16) {
         let pages = change.pages.end - change.pages.start;
         let zone = self.zone_mut(change.zone);
         extend(&mut zone.span, &change.pages);
@@ -173,7 +173,7 @@ impl Counts {
     }
 
     /// Returns the zone's span, which may be too wide now.
-    pub(crate) fn offline(&mut self, change: &Change, group: u16) -> Range<u64> {
+    pub(crate) fn offline(&mut self, change: &BlockChange, group: u16) -> Range<u64> {
         let pages = change.pages.end - change.pages.start;
         self.count(change, group, |count| *count = count.saturating_sub(pages));
         let zone = self.zone_mut(change.zone);
@@ -185,7 +185,7 @@ impl Counts {
         self.zone_mut(zone).span = if span.start < span.end { span } else { 0..0 };
     }
 
-    fn count(&mut self, change: &Change, group: u16, mut by: impl FnMut(&mut u64)) {
+    fn count(&mut self, change: &BlockChange, group: u16, mut by: impl FnMut(&mut u64)) {
         if let Some(node) = self.nodes.get_mut(usize::from(change.node)) {
             by(node.plugged.of(change.zone));
         }
@@ -247,7 +247,7 @@ mod tests {
 
     fn online(counts: &mut Counts, policy: OnlinePolicy, at: &mut u64, record: Record) -> Zone {
         let zone = counts.choose(policy, BLOCK, record);
-        let change = Change { pages: *at * BLOCK..(*at + 1) * BLOCK, zone, node: record.node() };
+        let change = BlockChange { pages: *at * BLOCK..(*at + 1) * BLOCK, zone, node: record.node() };
         *at += 1;
         counts.online(&change, record.group());
         zone

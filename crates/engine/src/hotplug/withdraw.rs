@@ -2,20 +2,17 @@
 //! rest are asked to move it.
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::ops::Range;
 
-use super::{BlockError, FakeError, map_pages_of};
-use crate::class::ClassByte;
+use super::error::{Busy, WithdrawError};
 use crate::engine::Engine;
 use crate::folio::Folio;
-use crate::frames::{IsolateError, Isolation};
-use crate::geometry::{MAP_PAGES_PER_AREA, MapPage, Order, Pfn};
-use crate::heap::OutOfMemory;
+use crate::frames::isolate::{IsolateError, Isolation};
+use crate::geometry::{Order, PAGES_PER_ROW, Pfn, map_pages_of};
 use crate::isolate::Isolated;
-use crate::map::Miss;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
+use crate::protocol::class::{ClassByte, Miss};
 use crate::walk::Walker;
 
 /// What an owner says of a folio it was asked to move.
@@ -51,57 +48,6 @@ pub struct Unmovable;
 impl<'e, P: Platform> Migrate<'e, P> for Unmovable {
     fn migrate(&mut self, _: Folio<'e, P>) -> Migration {
         Migration::Unmovable
-    }
-}
-
-/// What stayed in use, after all attempts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy {
-    /// Pages in use.
-    pub pages: u64,
-    /// Folios among them whose owners will not move them.
-    pub unmovable: u64,
-    /// One of the pages.
-    pub near: Pfn,
-}
-
-impl fmt::Display for Busy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} pages stay in use, one near {}", self.pages, self.near)?;
-        if self.unmovable > 0 { write!(f, "; {} folios are pinned", self.unmovable) } else { Ok(()) }
-    }
-}
-
-/// Why a range could not be emptied. It is in circulation again.
-pub(crate) enum WithdrawError {
-    Busy(Busy),
-    NoRoom(Busy),
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for WithdrawError {
-    fn from(_: OutOfMemory) -> Self {
-        WithdrawError::OutOfMemory
-    }
-}
-
-impl From<WithdrawError> for BlockError {
-    fn from(error: WithdrawError) -> Self {
-        match error {
-            WithdrawError::Busy(busy) => BlockError::Busy(busy),
-            WithdrawError::NoRoom(busy) => BlockError::NoRoom(busy),
-            WithdrawError::OutOfMemory => BlockError::OutOfMemory,
-        }
-    }
-}
-
-impl From<WithdrawError> for FakeError {
-    fn from(error: WithdrawError) -> Self {
-        match error {
-            WithdrawError::Busy(busy) => FakeError::Busy(busy),
-            WithdrawError::NoRoom(busy) => FakeError::NoRoom(busy),
-            WithdrawError::OutOfMemory => FakeError::OutOfMemory,
-        }
     }
 }
 
@@ -232,15 +178,11 @@ impl<P: Platform> Engine<P> {
 
     /// Pages of the isolated range that are not collected, one by one.
     fn uncollected<'i>(&self, isolation: &'i Isolation<'_, P::Mapping>) -> impl Iterator<Item = Pfn> + 'i {
-        isolation.areas_with_memory().flat_map(move |area| {
-            let first = area * MAP_PAGES_PER_AREA;
-            (first..first + MAP_PAGES_PER_AREA).flat_map(move |row| {
-                let missing = isolation.missing(row);
-                let first = MapPage(row).first_pfn();
-                (0..64u32)
-                    .filter(move |bit| missing >> bit & 1 != 0)
-                    .map(move |bit| first.plus(u64::from(bit)))
-            })
+        isolation.rows_with_memory().flat_map(move |row| {
+            let missing = isolation.missing(row);
+            (0..PAGES_PER_ROW)
+                .filter(move |bit| missing >> bit & 1 != 0)
+                .map(move |bit| row.first_pfn().plus(bit))
         })
     }
 

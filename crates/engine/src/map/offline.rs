@@ -5,12 +5,13 @@
 
 use core::ops::Range;
 
-use super::MemoryMap;
-use crate::class::ClassByte;
 use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, PAGES_PER_MAP_PAGE, Pfn};
 use crate::heap::OutOfMemory;
+use crate::map::MemoryMap;
 use crate::page::{PageKind, State};
 use crate::platform::{FoldRange, Mapping, Owner};
+use crate::protocol::class::ClassByte;
+
 use crate::sync::Ordering;
 
 /// Ranges folded by one call.

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pagefold_engine::protocol::{Fold, Protocol};
-use pagefold_engine::{Class, Config, Engine, Layout, Order, Pfn};
-use pagefold_linux::{Linux, Membarrier};
+use pagefold_engine::{Class, Config, Engine, FrameAllocator, Layout, Order, Pfn, Platform};
+use pagefold_linux::{Linux, Membarrier, Region};
 
 /// What tests keep in descriptors.
 pub type Owner = [u64; 7];
@@ -60,4 +60,10 @@ pub fn map_pages_measured<R: Protocol>(engine: &TestEngine<R>) -> u64 {
 
 pub fn classes<R: Protocol>(engine: &TestEngine<R>, first: Pfn, map_pages: u64) -> Vec<Class> {
     (0..map_pages).map(|i| engine.class(Pfn(first.0 + i * 64)).0).collect()
+}
+
+/// A frame allocator on this system's mappings, without memory.
+pub fn frame_allocator(pages: u64) -> FrameAllocator<Region> {
+    let linux: TestPlatform = host();
+    FrameAllocator::new(pages, |kind, bytes| linux.reserve(kind, bytes)).unwrap()
 }

@@ -30,6 +30,15 @@ impl Actor<'_, '_> {
         };
         match armed(|| batch.push(folio)) {
             Ok(()) => self.batched.push(number),
+            Err((folio, PushError::Full)) => {
+                ensure!(
+                    batch.len() == batch.capacity(),
+                    "{} of {} are too many",
+                    batch.len(),
+                    batch.capacity()
+                );
+                self.hold_frozen(folio, number);
+            }
             Err((folio, error)) => {
                 ensure!(error == PushError::OutOfMemory, "{folio:?} was not taken: {error}");
                 ensure!(has_struck(), "{folio:?} was not noted, and nothing failed");

@@ -12,7 +12,9 @@ use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::platform::{Fences, FoldRange, Mapping, Platform, TableKind};
 use pagefold_model::protocol::{Fold, Protocol};
-use pagefold_model::{Config, Engine, Folio, Frozen, Kind, Layout, Miss, Order, OutOfMemory, Pfn, RawFolio};
+use pagefold_model::{
+    Config, Engine, Folio, FrameAllocator, Frozen, Kind, Layout, Miss, Order, OutOfMemory, Pfn, RawFolio,
+};
 
 /// What the platform will refuse. Set while one thread runs; nothing of it is visible to the checker.
 pub struct Faults {
@@ -102,6 +104,12 @@ pub type ModelEngine<R = Fold> = Engine<Model<R>>;
 pub fn platform<R: Protocol>() -> Model<R> {
     let faults = Faults { memory: Mutex::new(None), folds: AtomicUsize::new(usize::MAX) };
     Model { faults: std::sync::Arc::new(faults), _protocol: PhantomData }
+}
+
+/// A frame allocator for one section, without memory.
+pub fn frame_allocator() -> FrameAllocator<NoMemory<Fold>> {
+    let model: Model<Fold> = platform();
+    FrameAllocator::new(8, |kind, bytes| model.reserve(kind, bytes)).unwrap()
 }
 
 /// Room for `pages` pages (rounded up to sections of eight), and no memory.

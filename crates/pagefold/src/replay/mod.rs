@@ -14,7 +14,7 @@ use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, Wr
 use pagefold_engine::{Config, Engine, Layout, Pfn};
 use pagefold_linux::{Linux, Preempted, preempt_every};
 use pagefold_machine::{Header, Machine, MemoryRange, PageState};
-use pagefold_workload::{Index, Log, Shape, Stamp, Violation, WalkerKind};
+use pagefold_workload::{BrokenPromise, Index, Log, Shape, Stamp, WalkerKind};
 
 use self::hammer::{Lived, Plan};
 use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, Violations, WalkerRow};
@@ -309,7 +309,7 @@ impl Job<'_> {
                 (audit.refs != expected).then(|| format!("{} references, {expected} expected", audit.refs))
             }
         };
-        let stray_writes = log.count(Violation::StrayWrite);
+        let stray_writes = log.count(BrokenPromise::StrayWrite);
         let strays = stray_writes.max(back.len() as u64).max(trapped.unwrap_or(0));
         let others = log.total() - stray_writes + u64::from(audit.is_some());
         Ok(Violations {
@@ -317,9 +317,9 @@ impl Job<'_> {
             stray_writes,
             rematerialised: back.len() as u64,
             trapped,
-            wrong_page: log.count(Violation::NotItsPage),
-            resurrected: log.count(Violation::Resurrected),
-            missed: log.count(Violation::Missed),
+            wrong_page: log.count(BrokenPromise::NotItsPage),
+            resurrected: log.count(BrokenPromise::Resurrected),
+            missed: log.count(BrokenPromise::Missed),
             audit,
             wrong_protocol: R::TOLERATES_WRITES,
             list,

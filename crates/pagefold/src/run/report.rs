@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use comfy_table::Cell;
-use pagefold_workload::{Log, Violation};
+use pagefold_workload::{BrokenPromise, Log};
 use serde::Serialize;
 
 use super::sample::Moment;
@@ -116,10 +116,10 @@ impl Walked {
 impl Broken {
     /// Adds what walkers noticed, and sums up.
     pub fn note(&mut self, log: &Log) {
-        self.stray_writes = log.count(Violation::StrayWrite);
-        self.wrong_page = log.count(Violation::NotItsPage);
-        self.resurrected = log.count(Violation::Resurrected);
-        self.missed = log.count(Violation::Missed);
+        self.stray_writes = log.count(BrokenPromise::StrayWrite);
+        self.wrong_page = log.count(BrokenPromise::NotItsPage);
+        self.resurrected = log.count(BrokenPromise::Resurrected);
+        self.missed = log.count(BrokenPromise::Missed);
         let seen = log.total() - self.stray_writes + self.stray_writes.max(self.strays);
         self.total = seen + self.disagreements + self.lost + u64::from(self.audit.is_some());
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::Mutex;
 
-use pagefold_engine::hotplug::{Change, Event, Listener, Veto};
+use pagefold_engine::hotplug::{BlockChange, Event, Listener, Veto};
 use pagefold_engine::{Kind, Order, Pfn};
 
 use super::{AREA, OnPurpose};
@@ -43,7 +43,7 @@ impl Reporter<'_> {
 }
 
 impl Listener for Reporter<'_> {
-    fn notify(&self, event: Event, _: &Change) -> Result<(), Veto> {
+    fn notify(&self, event: Event, _: &BlockChange) -> Result<(), Veto> {
         spared(|| {
             let Now { report, vetoes_offline } = *self.now.lock().unwrap();
             match event {

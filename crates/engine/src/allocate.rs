@@ -1,0 +1,79 @@
+//! Allocating: pages from the allocator, their descriptors from the map, and a handle.
+
+use crate::engine::Engine;
+use crate::folio::{Folio, Frozen, RawFolio};
+use crate::frames::error::AllocError;
+use crate::geometry::{Order, Pfn};
+use crate::page::Kind;
+use crate::platform::Platform;
+use crate::zone::Zone;
+
+impl<P: Platform> Engine<P> {
+    /// Allocates a frozen folio that will stay where it is, out of the normal zone. Its owner's data is zeros.
+    ///
+    /// Out of folded free memory this materialises one map page, whatever the order; often none.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
+        self.alloc_in(Zone::Normal, order, kind)
+    }
+
+    /// As [`alloc`](Self::alloc), for a folio whose owner will move it when asked to (see
+    /// [`Migrate`](crate::hotplug::Migrate)): out of the movable zone, or the normal one where that has none.
+    ///
+    /// # Errors
+    /// [`AllocError`], of the normal zone.
+    pub fn alloc_movable(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
+        match self.alloc_in(Zone::Movable, order, kind) {
+            Err(AllocError::NoBlock | AllocError::OutOfMemory) => self.alloc_in(Zone::Normal, order, kind),
+            done => done,
+        }
+    }
+
+    fn alloc_in(&self, zone: Zone, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
+        loop {
+            let pfn = self.zone(zone).alloc(order, self.platform.cpu())?;
+            if self.has_poison(pfn, order) {
+                // Not for ever: nobody meets these poisoned pages again.
+                self.give_back_but_poison(pfn, order);
+                continue;
+            }
+            return self.make_folio(pfn, order, kind);
+        }
+    }
+
+    /// Allocates the block at `pfn`.
+    ///
+    /// # Errors
+    /// [`AllocError`].
+    pub fn alloc_at(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
+        if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages()) {
+            return Err(AllocError::Absent);
+        }
+        self.frames(pfn).alloc_at(pfn, order)?;
+        if self.has_poison(pfn, order) {
+            self.give_back_but_poison(pfn, order);
+            return Err(AllocError::Busy);
+        }
+        self.make_folio(pfn, order, kind)
+    }
+
+    fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
+        if let Err(out_of_memory) = self.map.claim(pfn, order, kind) {
+            self.give_back(pfn, order);
+            return Err(out_of_memory.into());
+        }
+        // The claim has just written it.
+        self.map.page(pfn).map(|page| Frozen::adopt(self, page, order)).ok_or(AllocError::Absent)
+    }
+
+    /// A reference that was taken out of its handle by [`Folio::into_raw`].
+    ///
+    /// # Safety
+    /// `raw` came from a folio of this engine and was not given back before.
+    pub unsafe fn from_raw(&self, raw: RawFolio) -> Folio<'_, P> {
+        // SAFETY: the number of a folio of this engine lies in its map.
+        Folio::adopt(self, unsafe { self.map.page(raw.0).unwrap_unchecked() })
+    }
+}

@@ -1,0 +1,146 @@
+//! Blocks of an area (2 MiB) and more: runs of lanes.
+
+use super::error::{AllocError, NotOwned};
+use super::lanes::{ABSENT, Area, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state};
+use super::{CpuSlot, Frames, NEAR, TRIES, around};
+use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
+use crate::heap::OutOfMemory;
+use crate::platform::Mapping;
+
+use crate::sync::{Ordering, spin_loop};
+
+impl<M: Mapping> Frames<M> {
+    /// Whether the area of `pfn` was taken whole.
+    #[inline]
+    pub(super) fn is_whole(&self, pfn: Pfn) -> bool {
+        state(self.lanes.get(Area(pfn.0 >> AREA_ORDER))) == WHOLE
+    }
+
+    pub(super) fn alloc_whole(&self, order: Order, slot: &CpuSlot) -> Result<Pfn, AllocError> {
+        let areas = 1 << (order.get() - AREA_ORDER);
+        let trees = self.lanes.trees();
+        let home = slot.home.load(Ordering::Relaxed);
+        // First a tree near by that is broken already, so that whole GiB last.
+        for tree in around(home, trees).take(NEAR as usize) {
+            let free = self.lanes.count(tree, Set::Free);
+            if free >= areas
+                && free < AREAS_PER_TREE
+                && let Some(pfn) = self.take_whole_in(tree, areas)?
+            {
+                return Ok(pfn);
+            }
+        }
+        for tree in around(home, trees) {
+            if self.lanes.count(tree, Set::Free) >= areas
+                && let Some(pfn) = self.take_whole_in(tree, areas)?
+            {
+                slot.home.store(tree, Ordering::Relaxed);
+                return Ok(pfn);
+            }
+        }
+        Err(AllocError::NoBlock)
+    }
+
+    pub(super) fn take_whole_in(&self, tree: u64, areas: u64) -> Result<Option<Pfn>, AllocError> {
+        if !self.lanes.lower(tree, Set::Free, areas) {
+            return Ok(None);
+        }
+        // A single lane is promised by the count; others may be moving while we look, so look more than once. A longer
+        // run may not exist.
+        for _ in 0..TRIES {
+            let Some(area) = self.lanes.find_free_run(tree, areas) else {
+                if areas > 1 {
+                    break;
+                }
+                spin_loop();
+                continue;
+            };
+            if let Err(out_of_memory) = self.lanes.ensure(tree) {
+                self.lanes.raise(tree, Set::Free, areas);
+                return Err(out_of_memory.into());
+            }
+            match self.lanes.take_free_run(area, areas) {
+                Ok(()) => return Ok(Some(Pfn(area.0 << AREA_ORDER))),
+                // Those that were isolated meanwhile are in the count no more: this attempt's promise is short of them.
+                Err(0) => {}
+                Err(gone) => {
+                    self.lanes.raise(tree, Set::Free, areas - gone);
+                    return Ok(None);
+                }
+            }
+        }
+        self.lanes.raise(tree, Set::Free, areas);
+        Ok(None)
+    }
+
+    pub(super) fn free_whole(&self, area: Area, areas: u64) -> Result<(), NotOwned> {
+        if (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) != WHOLE) {
+            return Err(NotOwned);
+        }
+        let counted = self.lanes.give_run(area, areas);
+        self.lanes.raise(area.tree(), Set::Free, counted);
+        Ok(())
+    }
+
+    pub(super) fn take_areas_at(&self, area: Area, areas: u64) -> Result<(), AllocError> {
+        match self.take_free_areas_at(area, areas) {
+            Err(AllocError::Busy) => {
+                // One of them may be empty, but reserved by a CPU for small pages.
+                self.drain();
+                self.take_free_areas_at(area, areas)
+            }
+            done => done,
+        }
+    }
+
+    pub(super) fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<(), AllocError> {
+        let tree = area.tree();
+        if !self.lanes.lower(tree, Set::Free, areas) {
+            return Err(if self.lanes.is_online(tree) { AllocError::Busy } else { AllocError::Absent });
+        }
+        if let Err(out_of_memory) = self.lanes.ensure(tree) {
+            self.lanes.raise(tree, Set::Free, areas);
+            return Err(out_of_memory.into());
+        }
+        let Err(gone) = self.lanes.take_free_run(area, areas) else { return Ok(()) };
+        self.lanes.raise(tree, Set::Free, areas - gone);
+        let absent = (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) == ABSENT);
+        Err(if absent { AllocError::Absent } else { AllocError::Busy })
+    }
+
+    /// Makes sure that [`split_whole`](Self::split_whole) of the block cannot fail.
+    pub(crate) fn prepare_split(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory> {
+        if order.get() < AREA_ORDER {
+            return Ok(());
+        }
+        let first = pfn.row().0;
+        self.rows.materialise(first..first + order.rows())
+    }
+
+    /// Turns the whole areas of a block that the caller owns into small pages that the caller owns.
+    pub(crate) fn split_whole(&self, pfn: Pfn, order: Order) {
+        if order.get() < AREA_ORDER {
+            return;
+        }
+        let first = pfn.0 >> AREA_ORDER;
+        for area in (first..first + (1 << (order.get() - AREA_ORDER))).map(Area) {
+            if self.lanes.get(area) & ONES == 0 {
+                for row in area.row_numbers() {
+                    self.store_row(row, Row::ALL);
+                }
+            }
+            self.lanes.update(area, |lane| (state(lane) == WHOLE).then_some(SMALL | FULL | lane & ISOLATED));
+        }
+    }
+
+    /// The inverse of [`split_whole`](Self::split_whole): the caller owns every page of the block, one by one.
+    pub(crate) fn join_whole(&self, pfn: Pfn, order: Order) {
+        if order.get() < AREA_ORDER {
+            return;
+        }
+        let first = pfn.0 >> AREA_ORDER;
+        for area in (first..first + (1 << (order.get() - AREA_ORDER))).map(Area) {
+            self.leave_small(area, WHOLE | ONES);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Areas of online blocks that go and come: fake-offline, and online again.
+
+use core::ops::Range;
+
+use super::block::FakeOffline;
+use super::error::FakeError;
+use super::lock::Hotplug;
+use super::withdraw::Migrate;
+use crate::geometry::{AREA_ORDER, MapPage, PAGES_PER_MAP_PAGE, Pfn, map_pages_of};
+use crate::heap::OutOfMemory;
+use crate::platform::Platform;
+use crate::protocol::class::Class;
+use crate::zone::{BlockState, Record, Zone};
+
+impl<'e, P: Platform> Hotplug<'e, P> {
+    /// Takes online areas out of use: their memory is to be unplugged. Owners are asked to move what is in use. All of
+    /// `pages` must be whole areas of one online block, and none of them fake-offline.
+    ///
+    /// # Errors
+    /// [`FakeError`].
+    pub fn fake_offline(
+        &mut self,
+        pages: Range<u64>,
+        migrate: &mut dyn Migrate<'e, P>,
+    ) -> Result<(), FakeError> {
+        let record = self.online_areas(&pages)?;
+        if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::OutOfMemory)? {
+            return Err(FakeError::AlreadyFakeOffline(pfn));
+        }
+        let passes = match record.zone() {
+            // As Linux: what lies in the normal zone rarely moves.
+            Zone::Normal => 1,
+            Zone::Movable => self.config.passes,
+        };
+        let withdrawn = match self.config.fake_offline {
+            FakeOffline::Folded => self.engine.withdraw(&pages, migrate, passes)?,
+            FakeOffline::Classic { .. } => self.engine.hold_offline(&pages, migrate, passes)?,
+        };
+        self.counts.managed(record.zone(), -(withdrawn as i64));
+        Ok(())
+    }
+
+    /// Puts fake-offline areas back to use: their memory has been plugged. All of `pages` must be whole areas of one online
+    /// block, and all of them fake-offline.
+    ///
+    /// # Errors
+    /// [`FakeError`].
+    pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+        let record = self.online_areas(&pages)?;
+        if let Some(pfn) = self.find(&pages, false).map_err(|_| FakeError::OutOfMemory)? {
+            return Err(FakeError::NotFakeOffline(pfn));
+        }
+        match self.config.fake_offline {
+            FakeOffline::Folded => {
+                // The block went online with all its tables.
+                self.engine.map.classes.ensure(map_pages_of(&pages))?;
+                self.engine.enlist(pages.clone(), record.zone());
+            }
+            FakeOffline::Classic { .. } => self.engine.free_offline(&pages)?,
+        }
+        self.counts.managed(record.zone(), (pages.end - pages.start) as i64);
+        Ok(())
+    }
+
+    /// Makes sure that [`fake_online`](Self::fake_online) of `pages` will not need memory, before they are plugged.
+    ///
+    /// # Errors
+    /// [`FakeError`].
+    pub fn prepare_fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+        self.online_areas(&pages)?;
+        Ok(self.engine.map.classes.ensure(map_pages_of(&pages))?)
+    }
+
+    /// Whether any of `pages` is fake-offline: in an online block, without memory behind it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn is_fake_offline(&self, pages: Range<u64>) -> Result<bool, OutOfMemory> {
+        Ok(self.find(&pages, true)?.is_some())
+    }
+
+    /// The first of `pages` that is fake-offline, or that is not. Nobody else changes that: it stands.
+    fn find(&self, pages: &Range<u64>, is_fake_offline: bool) -> Result<Option<Pfn>, OutOfMemory> {
+        let walker = self.engine.walker()?;
+        let end = pages.end.min(self.engine.pages()).div_ceil(PAGES_PER_MAP_PAGE);
+        // An area is fake-offline as a whole, so the first page of a map page speaks for it.
+        let found = (pages.start / PAGES_PER_MAP_PAGE..end)
+            .map(|map_page| MapPage(map_page).first_pfn())
+            .find(|&pfn| {
+                walker.peek(pfn).is_some_and(|peek| {
+                    let is_one = match peek.class {
+                        Class::Offline => true,
+                        Class::Mapped => peek.state.is_offline(),
+                        _ => false,
+                    };
+                    is_one == is_fake_offline
+                })
+            });
+        Ok(found.map(|pfn| pfn.max(Pfn(pages.start))))
+    }
+
+    fn online_areas(&self, pages: &Range<u64>) -> Result<Record, FakeError> {
+        let area = 1 << AREA_ORDER;
+        let is_aligned =
+            pages.start.is_multiple_of(area) && pages.end.is_multiple_of(area) && pages.start < pages.end;
+        let block = self.block_of(pages.start);
+        let record = self.record(block);
+        let is_inside = pages.end <= self.pages(block).end;
+        if !is_aligned || !is_inside || record.state() != Some(BlockState::Online) {
+            return Err(FakeError::BadRange);
+        }
+        Ok(record)
+    }
+}

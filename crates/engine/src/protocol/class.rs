@@ -1,0 +1,149 @@
+//! What a map page holds, in one byte.
+//!
+//! A byte of 0 means "ask above": a map page's byte asks its section's, and that its region's, where 0 means `Absent`. So
+//! memory that is all alike has no class bytes, and a petabyte of it is 16 KiB of region bytes.
+//!
+//! # States of a class byte
+//!
+//! | class | backed | its pages | a walker gets |
+//! |---|---|---|---|
+//! | 0 | | ask above | |
+//! | `Absent` | no | no memory was ever added, or it was removed | nothing |
+//! | `Offline` | no | memory that is not ours now (unplugged, fake-offline) | nothing |
+//! | `Free` | no | all free | nothing |
+//! | `Unfolding` | in the making | being unfolded by the owner of one of its pages | nothing |
+//! | `Mapped` | yes | what the descriptors say | what the descriptors say |
+//! | `Tail(order)` | no | tails of the folio at the page number rounded down to `order` | that folio |
+//!
+//! A folded class may carry [`BACKED`]: it has been published, but its descriptors' memory has not been taken away yet.
+//! Walkers do not care. Counting the bit over the table counts the materialised map pages.
+
+use crate::geometry::Order;
+
+/// What a map page holds, as tools and tests see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// No memory here: never added, or removed.
+    Absent,
+    /// Memory exists but is not ours: unplugged, fake-offline.
+    Offline,
+    /// Free; only the allocator knows.
+    Free,
+    /// Tails of the folio whose head is the page number rounded down to the order.
+    Tail(Order),
+    /// Materialised: each descriptor speaks for itself.
+    Mapped,
+}
+
+impl Class {
+    /// Why there is nothing to take in a map page of this class, if that is so.
+    pub const fn miss(self) -> Option<Miss> {
+        match self {
+            Class::Absent => Some(Miss::Absent),
+            Class::Offline => Some(Miss::Offline),
+            Class::Free => Some(Miss::Free),
+            Class::Tail(_) | Class::Mapped => None,
+        }
+    }
+
+    /// A short name for tables and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Class::Absent => "Absent",
+            Class::Offline => "Offline",
+            Class::Free => "Free",
+            Class::Tail(_) => "Tail",
+            Class::Mapped => "Mapped",
+        }
+    }
+}
+
+/// Why a walker got nothing. Speculation may fail; each reason says what the page was at that moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Miss {
+    /// No memory at that page number, or beyond the end of the map.
+    Absent,
+    /// Memory that is not ours: unplugged or fake-offline.
+    Offline,
+    /// The page is free, or just being allocated or freed.
+    Free,
+    /// The folio's owner has frozen it. It may be back soon, as the same folio or another.
+    Frozen,
+    /// The folio has [`MAX_REFS`](crate::MAX_REFS) references already.
+    Saturated,
+    /// The walker wrote to a folded descriptor. Only a protocol that does not wait for walkers can get here.
+    Stray,
+}
+
+/// A class byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClassByte(pub(crate) u8);
+
+/// Memory is behind the map page.
+pub(crate) const BACKED: u8 = 0x20;
+const TAIL: u8 = 0x80;
+
+impl ClassByte {
+    /// Not set: the section's byte stands for it.
+    pub(crate) const UNSET: ClassByte = ClassByte(0);
+    pub(crate) const ABSENT: ClassByte = ClassByte(1);
+    pub(crate) const OFFLINE: ClassByte = ClassByte(2);
+    pub(crate) const FREE: ClassByte = ClassByte(3);
+    pub(crate) const UNFOLDING: ClassByte = ClassByte(4);
+    pub(crate) const MAPPED: ClassByte = ClassByte(5 | BACKED);
+
+    pub(crate) const fn tail(order: Order) -> ClassByte {
+        ClassByte(TAIL | order.get() as u8)
+    }
+    #[inline]
+    pub(crate) const fn is_backed(self) -> bool {
+        self.0 & BACKED != 0
+    }
+    pub(crate) const fn backed(self) -> ClassByte {
+        ClassByte(self.0 | BACKED)
+    }
+    pub(crate) const fn unbacked(self) -> ClassByte {
+        ClassByte(self.0 & !BACKED)
+    }
+    /// The order, if this is `Tail`.
+    #[inline]
+    pub(crate) const fn tail_order(self) -> Option<Order> {
+        if self.0 & TAIL != 0 { Some(Order::from_bits(self.0 as u64)) } else { None }
+    }
+    /// The class, with `Unfolding` shown as the `Free` it still is to everyone else.
+    pub(crate) const fn class(self) -> Class {
+        if let Some(order) = self.tail_order() {
+            return Class::Tail(order);
+        }
+        match self.unbacked().0 {
+            2 => Class::Offline,
+            3 | 4 => Class::Free,
+            5 => Class::Mapped,
+            _ => Class::Absent,
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_classes_agree() {
+        let order = Order::new(9).unwrap();
+        for (byte, class) in [
+            (ClassByte::ABSENT, Class::Absent),
+            (ClassByte::OFFLINE, Class::Offline),
+            (ClassByte::FREE, Class::Free),
+            (ClassByte::UNFOLDING, Class::Free),
+            (ClassByte::MAPPED, Class::Mapped),
+            (ClassByte::tail(order), Class::Tail(order)),
+            (ClassByte::tail(order).backed(), Class::Tail(order)),
+        ] {
+            assert_eq!(byte.class(), class);
+            assert_ne!(byte, ClassByte::UNSET);
+        }
+        assert!(ClassByte::MAPPED.is_backed() && !ClassByte::FREE.is_backed());
+        assert_eq!(ClassByte::tail(order).backed().unbacked(), ClassByte::tail(order));
+    }
+}
