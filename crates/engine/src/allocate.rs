@@ -13,6 +13,9 @@ impl<P: Platform> Engine<P> {
     ///
     /// Out of folded free memory this materialises one map page, whatever the order; often none.
     ///
+    /// Context: may take frames and change page tables (one map page; more in the flat layout, or for the allocator's
+    /// own tables), so not where that is forbidden. Waits for no grace period.
+    ///
     /// # Errors
     /// [`AllocError`].
     pub fn alloc(&self, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
@@ -21,6 +24,8 @@ impl<P: Platform> Engine<P> {
 
     /// As [`alloc`](Self::alloc), for a folio whose owner will move it when asked to (see
     /// [`Migrate`](crate::hotplug::Migrate)): out of the movable zone, or the normal one where that has none.
+    ///
+    /// Context: as of [`alloc`](Self::alloc).
     ///
     /// # Errors
     /// [`AllocError`], of the normal zone.
@@ -35,7 +40,7 @@ impl<P: Platform> Engine<P> {
         loop {
             let pfn = self.zone(zone).alloc(order, self.platform.cpu())?;
             if self.has_poison(pfn, order) {
-                // Not for ever: nobody meets these poisoned pages again.
+                // This ends: these poisoned pages are never handed out again.
                 self.give_back_but_poison(pfn, order);
                 continue;
             }
@@ -44,6 +49,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Allocates the block at `pfn`.
+    ///
+    /// Context: as of [`alloc`](Self::alloc).
     ///
     /// # Errors
     /// [`AllocError`].
@@ -69,6 +76,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// A reference that was taken out of its handle by [`Folio::into_raw`].
+    ///
+    /// Context: any.
     ///
     /// # Safety
     /// `raw` came from a folio of this engine and was not given back before.

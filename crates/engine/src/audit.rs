@@ -154,7 +154,7 @@ impl<P: Platform> Engine<P> {
             }
             section += 1;
             for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
-                // Nobody folds what is looked at.
+                // Nothing is folded while it is looked at.
                 let _section = reader.section();
                 let row = map_page.first_pfn().row();
                 let taken = self.frames(map_page.first_pfn()).taken_mask(row);

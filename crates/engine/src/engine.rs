@@ -1,8 +1,8 @@
 //! The engine: one machine's memory map, its allocator and its RCU domain, put together.
 //!
 //! The order of things is the same everywhere. Allocating: take the pages from the allocator, make their descriptors,
-//! hand out the handle. Freeing: end the descriptors, give the pages to the allocator. So whoever touches descriptors or
-//! classes owns the pages, and the allocator alone decides who that is.
+//! hand out the handle. Freeing: end the descriptors, give the pages to the allocator. So the code that touches descriptors or
+//! classes owns the pages, and the allocator alone decides on ownership.
 
 use core::fmt;
 
@@ -17,10 +17,9 @@ use crate::protocol::class::Class;
 use crate::protocol::classes::Classes;
 use crate::protocol::{Fold, reads_folded};
 use crate::rcu::Rcu;
+use crate::sync::AtomicBool;
 use crate::table::{Table, TableEntry};
 use crate::zone::{Records, Zone};
-
-use crate::sync::AtomicBool;
 
 /// How large a machine, and how its large folios are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +99,7 @@ impl<P: Platform> Engine<P> {
     /// ```
     /// # use pagefold_engine::{Config, Engine, NewError, Platform, protocol::NoGracePeriod};
     /// # fn kernel<P: Platform<Rules = NoGracePeriod>>(platform: P, config: Config) -> Result<(), NewError<P::Error>> {
-    /// // SAFETY: folded pages that are written to come back as zeros here, and somebody looks for them.
+    /// // SAFETY: folded pages that are written to come back as zeros here, and are looked for.
     /// let engine = unsafe { Engine::with_rules(platform, config) }?;
     /// # Ok(()) }
     /// ```

@@ -92,7 +92,7 @@ impl<'e, B: Barrier> Pending<'e, B> {
         }
     }
 
-    /// Whether nobody can be inside any more. Without a ticket there is nothing to wait for.
+    /// Whether no reader that began before can be inside any more. Without a ticket there is nothing to wait for.
     fn is_over(&self) -> bool {
         self.ticket.is_none_or(|ticket| ticket.is_over())
     }
@@ -135,6 +135,8 @@ pub struct FoldBatch<'e, P: Platform> {
 impl<P: Platform> Engine<P> {
     /// An empty batch for up to `capacity` folios (at least one). Allocates.
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn fold_batch(&self, capacity: usize) -> Result<FoldBatch<'_, P>, OutOfMemory> {
@@ -142,6 +144,8 @@ impl<P: Platform> Engine<P> {
     }
 
     /// A folder of free memory that takes up to `batch` areas or map pages at a time.
+    ///
+    /// Context: may take heap memory.
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -151,6 +155,8 @@ impl<P: Platform> Engine<P> {
 
     /// Materialises the descriptors of all free memory in `pages`, as a flat memory map has them. Memory in use is left
     /// alone, and so is what is being allocated, freed, folded or isolated meanwhile.
+    ///
+    /// Context: takes frames and changes page tables.
     ///
     /// # Errors
     /// [`OutOfMemory`]; what was done so far stays.
@@ -203,6 +209,8 @@ impl<'e, P: Platform> FoldBatch<'e, P> {
 
     /// Hands a folio over.
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// The folio as it was, and why.
     #[allow(clippy::type_complexity)]
@@ -224,6 +232,8 @@ impl<'e, P: Platform> FoldBatch<'e, P> {
     }
 
     /// Waits for one grace period and gives the memory of all tails back. Must not be called inside a section.
+    ///
+    /// Context: waits for a grace period, interrupts other CPUs, changes page tables.
     pub fn commit(&mut self) -> FoldReport {
         self.pending.start(self.engine);
         self.pending.wait();
@@ -270,6 +280,8 @@ impl<'e, P: Platform> Folder<'e, P> {
 
     /// Collects a batch of free map pages (up to as many areas or map pages as the folder was made for), publishes them
     /// as free and folded, and starts their grace period. Whether there is a batch under way now.
+    ///
+    /// Context: may interrupt other CPUs; does not wait for readers.
     pub fn start(&mut self) -> bool {
         self.begin();
         !self.claims.is_empty()
@@ -277,11 +289,15 @@ impl<'e, P: Platform> Folder<'e, P> {
 
     /// Finishes the batch if its grace period is over: its memory is given back, and its pages are free again. `None`
     /// while it is not.
+    ///
+    /// Context: changes page tables, and may interrupt other CPUs for that; does not wait for readers.
     pub fn poll(&mut self) -> Option<FoldReport> {
         self.pending.is_over().then(|| self.finish())
     }
 
     /// One whole batch, waiting for its grace period. Must not be called inside a section.
+    ///
+    /// Context: waits for a grace period, interrupts other CPUs, changes page tables.
     pub fn fold_batch(&mut self) -> FoldReport {
         self.start();
         self.pending.wait();
@@ -289,6 +305,8 @@ impl<'e, P: Platform> Folder<'e, P> {
     }
 
     /// Batches until nothing foldable is found any more. Must not be called inside a section.
+    ///
+    /// Context: as of [`fold_batch`](Self::fold_batch), many times.
     pub fn fold_all(&mut self) -> FoldReport {
         let mut total = FoldReport::default();
         let mut idle = 0;

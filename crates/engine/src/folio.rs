@@ -14,7 +14,6 @@ use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::page::{Kind, MAX_REFS, Page, PageKind, State};
 use crate::platform::Platform;
-
 use crate::sync::{Ordering, fence};
 
 /// A folio has [`MAX_REFS`] references: no more can be taken until some are put.
@@ -72,7 +71,7 @@ impl<'e, P: Platform> Folio<'e, P> {
         self.state().order()
     }
     /// The kind; it cannot change while a reference is held. That of a folio that a walker found may be
-    /// [`PageKind::Offline`]: then nobody but the engine keeps the page, and it means nothing.
+    /// [`PageKind::Offline`]: then the engine alone keeps the page, and it means nothing.
     pub fn kind(&self) -> PageKind {
         self.state().kind()
     }
@@ -95,6 +94,8 @@ impl<'e, P: Platform> Folio<'e, P> {
 
     /// Another reference.
     ///
+    /// Context: any.
+    ///
     /// # Errors
     /// [`Saturated`].
     pub fn get(&self) -> Result<Self, Saturated> {
@@ -110,8 +111,10 @@ impl<'e, P: Platform> Folio<'e, P> {
 
     /// Makes this, if it is the only reference, the frozen folio. From then on walkers get nothing.
     ///
+    /// Context: any.
+    ///
     /// # Errors
-    /// The reference itself, when somebody else holds one too.
+    /// The reference itself, when there are others.
     pub fn freeze(self) -> Result<Frozen<'e, P>, Self> {
         let mut state = self.state();
         while state.refs() == 1 {
@@ -158,7 +161,7 @@ impl<P: Platform> fmt::Debug for Folio<'_, P> {
     }
 }
 
-/// A folio that nobody else can reach. See the module's text.
+/// A folio that nothing else can reach. See the module's text.
 #[must_use = "dropping it frees the folio"]
 pub struct Frozen<'e, P: Platform> {
     engine: &'e Engine<P>,
@@ -236,6 +239,8 @@ impl<'e, P: Platform> Frozen<'e, P> {
     }
 
     /// Shares it: refcount 1, walkers may find it from here on.
+    ///
+    /// Context: any.
     #[inline]
     pub fn share(self) -> Folio<'e, P> {
         let this = ManuallyDrop::new(self);
@@ -254,6 +259,8 @@ impl<'e, P: Platform> Frozen<'e, P> {
 
     /// Materialises and writes every descriptor of the folio: what Linux does before it hands a huge page back.
     ///
+    /// Context: takes frames and changes page tables.
+    ///
     /// # Errors
     /// [`OutOfMemory`]; the folio is as it was.
     pub fn unfold(&mut self) -> Result<(), OutOfMemory> {
@@ -262,6 +269,8 @@ impl<'e, P: Platform> Frozen<'e, P> {
 
     /// Makes it frozen folios of order `to`. The first piece keeps the owner's data, the others begin with zeros; all
     /// keep the kind.
+    ///
+    /// Context: may take frames and change page tables.
     ///
     /// # Errors
     /// The folio as it was, and why.
@@ -280,6 +289,8 @@ impl<'e, P: Platform> Frozen<'e, P> {
 
     /// Makes frozen folios one. They must be in ascending order, adjacent, fill a naturally aligned block of some order,
     /// and lie in one zone. The owner's data and the kind are those of the first.
+    ///
+    /// Context: any that may free heap memory.
     ///
     /// # Errors
     /// The folios as they were, and why.

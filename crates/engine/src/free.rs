@@ -50,7 +50,7 @@ impl<P: Platform> Engine<P> {
         self.after_giving_back(pfn, order);
     }
 
-    /// Marks pages that the caller owns in the allocator, and that are poisoned, as withheld. Nobody owns them any more.
+    /// Marks pages that the caller owns in the allocator, and that are poisoned, as withheld. They have no owner any more.
     pub(crate) fn withhold(&self, row: Row, mask: u64) {
         if self.map.withheld.mark(row, mask) != 0 {
             // What stands in the way of folding this map page is out of the way now.
@@ -92,7 +92,7 @@ impl<P: Platform> Engine<P> {
         Row::covering(&pages).any(|row| self.map.poison.mask(row) != 0)
     }
 
-    /// Pages of a row that are taken although they are nobody's: withheld ones, and those without memory.
+    /// Pages of a row that are taken although they have no owner: withheld ones, and those without memory.
     pub(crate) fn never_free(&self, row: Row) -> u64 {
         self.map.withheld.mask(row) | self.map.holes.mask(row)
     }

@@ -25,6 +25,8 @@ impl<P: Platform> Engine<P> {
     /// Isolates `pages` (whole areas of 2 MiB): nothing new is allocated there from now on, but for memory that is added
     /// there, or comes online, later.
     ///
+    /// Context: may take heap memory and frames. Spins while another CPU changes the same area.
+    ///
     /// # Errors
     /// [`IsolateError`].
     pub fn isolate(&self, pages: Range<u64>) -> Result<Isolated<'_, P>, IsolateError> {
@@ -54,7 +56,9 @@ impl<P: Platform> Isolated<'_, P> {
     }
 
     /// Collects what was freed since the last time, and returns how many pages are still in use. Broken pages that are
-    /// kept back, and pages without memory, are in nobody's use.
+    /// kept back, and pages without memory, are not in use.
+    ///
+    /// Context: any.
     pub fn collect(&mut self) -> u64 {
         if self.isolation.collect() == 0 {
             return 0;

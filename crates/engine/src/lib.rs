@@ -15,6 +15,22 @@
 //! The crate is `no_std` (with `alloc`), never logs and never panics. It reaches the machine through two traits,
 //! [`platform::Mapping`] and [`platform::Barrier`]. `pagefold-linux` implements them for Linux user space.
 //!
+//! # Calling context
+//!
+//! Every item that may do more than look and swap says so in a line that begins with "Context". What may be in the way:
+//!
+//! | | calls of the machine's | where |
+//! |---|---|---|
+//! | *any* | [`Barrier::light`](platform::Barrier::light) | looking, references, sharing, freezing, freeing |
+//! | *takes frames and changes page tables* | [`Mapping::materialise`](platform::Mapping::materialise) | allocating, unfolding, splitting, adding memory |
+//! | *interrupts other CPUs* | [`Barrier::heavy`](platform::Barrier::heavy), [`Mapping::fold`](platform::Mapping::fold) | folding |
+//! | *waits* for readers | [`Barrier::wait`](platform::Barrier::wait) | grace periods, taking memory offline |
+//!
+//! Freeing (dropping a [`Folio`] or [`Frozen`]) is *any*: it allocates nothing, waits for nothing, and leaves the memory map as
+//! it is. (Where broken pages are kept back it may ask for memory behind tables that have it already.) What waits must not be called inside a section. A machine that can tell where it is
+//! ([`Barrier::may_wait`](platform::Barrier::may_wait), [`Mapping::may_change`](platform::Mapping::may_change)) is stopped in
+//! debug builds where a call does not belong.
+//!
 //! The protocol, its promises and why they hold: [`protocol`]. The grace periods: [`rcu`].
 
 #![cfg_attr(not(any(test, loom)), no_std)]

@@ -4,9 +4,9 @@
 //!
 //! | set | its pages | a bit is set by | and cleared |
 //! |---|---|---|---|
-//! | *holes* | without memory, in a map page that is only partly present | who adds memory, before it is free | never |
-//! | *poison* | whose memory is broken, in use or not | who records it | never |
-//! | *withheld* | kept back from their zone's allocator because of poison | who owned the page in the allocator | by who owns it again, when its memory goes |
+//! | *holes* | without memory, in a map page that is only partly present | the code that adds memory, before it is free | never |
+//! | *poison* | whose memory is broken, in use or not | the code that records it | never |
+//! | *withheld* | kept back from their zone's allocator because of poison | the page's owner in the allocator | by its next owner, when its memory goes |
 //!
 //! Poisoned and withheld are two facts. A poisoned page may be in use: its folio stays as it is, and the page is withheld
 //! when it is freed. The poison mark in a descriptor is a copy for dumps, put back when the map page is unfolded.
@@ -21,8 +21,8 @@
 //!
 //! # How poison and allocation meet
 //!
-//! A poisoned page is never handed out. Who allocates looks at the poison *after* taking the pages, and keeps back what is
-//! poisoned of them. Who records poison sets the bit *before* trying to take the page; who frees looks *after* giving the
+//! A poisoned page is never handed out. An allocation looks at the poison *after* taking the pages, and keeps back what is
+//! poisoned of them. Recording poison sets the bit *before* trying to take the page; freeing looks *after* giving the
 //! pages back, and tries to take what is poisoned. Should both try just too early (the order of the two sides is not
 //! agreed on everywhere), the page stays among the free ones, and the next who takes it keeps it back.
 //!
@@ -33,9 +33,8 @@ use core::ops::Range;
 use crate::geometry::{Pfn, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-use crate::table::Table;
-
 use crate::sync::{AtomicU64, Ordering};
+use crate::table::Table;
 
 pub(crate) struct Marks<M> {
     rows: Table<AtomicU64, M>,
@@ -82,7 +81,7 @@ impl<M: Mapping> Marks<M> {
             // Nothing was ensured for it either.
             return 0;
         }
-        // Counted first: nobody may skip the bits while one of them is set.
+        // Counted first: the bits may not be skipped while one of them is set.
         self.pages.fetch_add(u64::from(mask.count_ones()), Ordering::SeqCst);
         let before = self.rows.get(row.0).map_or(mask, |word| word.fetch_or(mask, Ordering::SeqCst));
         self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);

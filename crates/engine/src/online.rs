@@ -46,9 +46,11 @@ impl core::error::Error for AddError {}
 impl<P: Platform> Engine<P> {
     /// Adds `pages` as free memory. Nothing is materialised for it but a few bytes a GiB.
     ///
-    /// Whoever adds memory has the engine alone: boot code, before it hands the engine out. From then on
+    /// This needs the engine alone: it is for boot code, before it hands the engine out. From then on
     /// [`Hotplug`](crate::hotplug::Hotplug) adds memory, under its own lock, also memory that will stay
     /// ([`boot`](crate::hotplug::Hotplug::boot)).
+    ///
+    /// Context: boot code; may take frames for tables.
     ///
     /// ```
     /// # use pagefold_engine::{Engine, AddError, Platform};
@@ -73,8 +75,8 @@ impl<P: Platform> Engine<P> {
         self.add_boot(pages)
     }
 
-    /// As [`online`](Self::online). The caller is the only one who adds or removes memory: it has the engine alone, or it
-    /// has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which nobody has the engine alone.
+    /// As [`online`](Self::online). The caller is the only one that adds or removes memory: it has the engine alone, or it
+    /// has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which the engine is shared.
     pub(crate) fn add_boot(&self, pages: Range<u64>) -> Result<(), AddError> {
         let map_pages = self.absent_map_pages(&pages)?;
         // The pages of the first and the last row that lie outside.
@@ -105,6 +107,8 @@ impl<P: Platform> Engine<P> {
 
     /// Notes that memory exists at `pages` but is not ours. Map pages that lie only partly in the range stay `Absent`. As
     /// [`online`](Self::online), this needs the engine alone.
+    ///
+    /// Context: boot code; may take frames for tables.
     ///
     /// # Errors
     /// [`AddError`].

@@ -4,15 +4,14 @@ use zerocopy::FromZeros;
 
 use crate::geometry::{Order, Pfn};
 use crate::platform::Owner;
-use crate::table::TableEntry;
-
 use crate::sync::{MapWord, OwnerCell};
+use crate::table::TableEntry;
 
 /// What an owner may ask pages for, and what they are used for. The engine gives meaning only to the fact that a page is in
 /// use; the kinds are for owners, reports and tools, and follow what `/proc/kpageflags` can tell apart.
 ///
 /// What a descriptor says is a [`PageKind`], which is wider: fake-offline pages have descriptors too, and only the engine
-/// makes those. Nobody can ask for one:
+/// makes those. They cannot be asked for:
 ///
 /// ```
 /// # use pagefold_engine::{AllocError, Engine, Kind, Order, Platform};
@@ -153,7 +152,7 @@ impl PartialEq<Kind> for PageKind {
 /// | 39 | poisoned: a hint for dumps, the truth is in the poison table |
 /// | 40-47 | kind (head) |
 ///
-/// Zero is the zero descriptor. The refcount of anything but a head is 0 for ever, so nobody can take a reference there.
+/// Zero is the zero descriptor. The refcount of anything but a head is 0 for ever, so no reference can be taken there.
 /// A head whose refcount is 0 is *frozen*: one [`Frozen`](crate::folio::Frozen) owns it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct State(pub(crate) u64);
@@ -292,7 +291,7 @@ unsafe impl<O: Owner> TableEntry for Page<O> {
     #[cfg(loom)]
     fn materialise(&self) {
         if self.state.materialise() {
-            // SAFETY: memory that just came into being is nobody else's.
+            // SAFETY: no other thread has memory that just came into being.
             unsafe { self.owner.get_mut().write(O::new_zeroed()) };
         }
     }

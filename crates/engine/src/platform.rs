@@ -146,6 +146,12 @@ pub unsafe trait Mapping: Send + Sync {
     /// The length in bytes.
     fn len(&self) -> u64;
 
+    /// Whether the caller is where the memory map may be materialised and folded: where page tables may change, and the TLBs
+    /// of other CPUs be flushed. Asked in debug builds, which stop there; a kernel that can tell says it here.
+    fn may_change(&self) -> bool {
+        true
+    }
+
     /// The table it was made for, if that makes a difference to it. The engine uses it for no other.
     fn made_for(&self) -> Option<TableKind> {
         None
@@ -190,8 +196,15 @@ pub unsafe trait Mapping: Send + Sync {
 pub unsafe trait Barrier: Send + Sync {
     /// The reader's half: runs at every outermost section, so it should cost nothing.
     fn light(&self);
-    /// The writer's half: runs once a grace period.
+    /// The writer's half: runs once a grace period. Freeing allocates nothing, and calls nothing of the machine, so it does
+    /// not depend on this; folding does. An interrupt call that allocates must not need what the folder holds.
     fn heavy(&self);
+    /// Whether the caller is where [`heavy`](Self::heavy) and [`wait`](Self::wait) may be called: not with interrupts off if
+    /// `heavy` sends some, not under a lock that a reader inside a section may want, not inside a section. Asked in debug
+    /// builds, which stop there; a kernel that can tell says it here.
+    fn may_wait(&self) -> bool {
+        true
+    }
     /// A writer has found a reader inside for the `turn`th time and may rest a little.
     fn wait(&self, turn: u32) {
         let _ = turn;

@@ -8,7 +8,7 @@ use crate::heap::OutOfMemory;
 use crate::platform::Platform;
 use crate::protocol::class::Class;
 
-/// What [`Walker::poison`] did with a broken page.
+/// What [`Walker::poison`](crate::Walker::poison) did with a broken page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poisoned {
     /// It was free and will never be handed out.

@@ -150,7 +150,7 @@ impl<T: TableEntry, M: Mapping> Table<T, M> {
             return Ok(());
         }
         // SAFETY: the mapping is reached through this table alone. That of descriptors is materialised in one place
-        // (`MemoryMap::materialise`), for owners of folded map pages only: nobody is led there, and nobody else asks.
+        // (`MemoryMap::materialise`), for owners of folded map pages only: no walker is led there, and no other code asks.
         unsafe { self.mapping.materialise(self.bytes_of(entries.clone())) }?;
         #[cfg(loom)]
         for index in entries {

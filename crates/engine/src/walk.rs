@@ -60,6 +60,8 @@ pub struct Peek {
 impl<P: Platform> Engine<P> {
     /// Registers a walker.
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn walker(&self) -> Result<Walker<'_, P>, OutOfMemory> {
@@ -91,6 +93,8 @@ impl<'e, P: Platform> Walker<'e, P> {
     /// The folio that is returned contained `pfn` at the moment the reference was taken; see [`crate::protocol`] for what is
     /// promised and why. What led the caller to `pfn` (a page table, an index) may have changed meanwhile: look at that
     /// again, and drop the folio if it has.
+    ///
+    /// Context: any: with interrupts off, inside sections, in interrupt handlers that have a walker of their own.
     ///
     /// # Errors
     /// What the page was instead. Speculation may fail at any time; it is not an error of the caller's.
@@ -151,18 +155,24 @@ impl<'e, P: Platform> Walker<'e, P> {
     /// Enters a section that spans several steps, for callers whose own tables are protected by the same grace periods.
     /// Grace periods wait for it: it must be dropped. One that is forgotten lasts until the walker is dropped, and so do
     /// sections that nest deeper than [`Reader::section`] allows.
+    ///
+    /// Context: any.
     #[inline]
     pub fn section(&self) -> ReadSection<'_> {
         self.reader.section()
     }
 
     /// Looks at a page without taking a reference, as `/proc/kpageflags` does. `None` beyond the end of the map.
+    ///
+    /// Context: any.
     pub fn peek(&self, pfn: Pfn) -> Option<Peek> {
         let _section = self.reader.section();
         self.engine.peek(pfn)
     }
 
     /// Records that the memory of `pfn` is broken. It will not be handed out any more.
+    ///
+    /// Context: may take frames and change page tables.
     ///
     /// # Errors
     /// [`PoisonError`]; nothing was recorded.

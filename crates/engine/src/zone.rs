@@ -5,9 +5,8 @@ use core::ops::Range;
 use crate::geometry::PAGES_PER_SECTION;
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-use crate::table::Table;
-
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::table::Table;
 
 /// Which allocations memory serves. Each zone has an allocator of its own; a section lies in one zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,7 +119,7 @@ impl<M: Mapping> Records<M> {
 
     #[inline]
     pub(crate) fn get(&self, section: u64) -> Record {
-        // Relaxed: who owns a page got it from its zone's allocator (Acquire), which got the memory after the word was
+        // Relaxed: the owner of a page got it from its zone's allocator (Acquire), which got the memory after the word was
         // written. Others only search, and a search in the wrong zone finds nothing.
         self.words.get(section).map_or(Record::NONE, |word| Record(word.load(Ordering::Relaxed)))
     }

@@ -3,11 +3,15 @@
 
 mod common;
 
+use std::ops::Range;
+
 use common::{MIB, classes, folded, frame_allocator, host, machine, map_pages_measured, order};
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
+use pagefold_engine::platform::{Mapping, TableKind};
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
-    AllocError, Class, Config, Engine, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned, ReshapeError, Zone,
+    AllocError, Class, Config, Engine, FreeError, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned,
+    ReshapeError, Zone,
 };
 
 const AREA: u64 = 2 * MIB;
@@ -99,6 +103,54 @@ fn an_empty_area_that_a_cpu_reserves_is_found_when_nothing_else_is_free() {
     assert_eq!(frames.alloc(Order::AREA, 0), Err(AllocError::NoBlock));
     frames.free(page, Order::ZERO).unwrap();
     assert_eq!(frames.alloc(Order::AREA, 0), Ok(Pfn(0)));
+}
+
+#[test]
+fn runs_of_any_length_are_taken_and_given_back_in_any_parts() {
+    let mut frames = frame_allocator(256 * MIB);
+    frames.online(100..256 * MIB - 50).unwrap();
+    let all = frames.free_pages();
+    let mut taken: Vec<Range<u64>> = Vec::new();
+    let lengths = [1, 2, 3, 63, 64, 65, 100, 511, 512, 513, 1000, 1024, 5000, 20_000];
+    for pages in lengths {
+        let first = frames.alloc_run(pages, 0).unwrap();
+        assert!(first.is_aligned(order(pages.next_power_of_two().ilog2())), "{pages} pages at {first}");
+        let run = first.0..first.0 + pages;
+        assert!(taken.iter().all(|other| run.end <= other.start || other.end <= run.start), "{run:?}");
+        taken.push(run);
+    }
+    assert_eq!(frames.free_pages(), all - lengths.iter().sum::<u64>());
+    for run in taken {
+        // In three parts, the middle one first; no part goes back twice.
+        let third = (run.end - run.start) / 3;
+        let parts =
+            [run.start + third..run.end - third, run.start..run.start + third, run.end - third..run.end];
+        for part in parts {
+            let free = frames.free_pages();
+            frames.free_run(part.clone()).unwrap();
+            assert_eq!(frames.free_pages(), free + (part.end - part.start));
+            let again = if part.is_empty() { Ok(()) } else { Err(FreeError::Free) };
+            assert_eq!(frames.free_run(part), again);
+        }
+    }
+    assert_eq!(frames.free_pages(), all);
+    assert_eq!(frames.alloc_run(0, 0), Err(AllocError::NoBlock));
+    assert_eq!(frames.alloc_run(Order::MAX.pages() + 1, 0), Err(AllocError::NoBlock));
+    for absent in [99..101, 0..1, 256 * MIB - 50..256 * MIB, 1 << 40..(1 << 40) + 1, 0..u64::MAX] {
+        assert_eq!(frames.free_run(absent.clone()), Err(FreeError::Absent), "{absent:?}");
+    }
+    assert_eq!(frames.free(Pfn(101), order(1)), Err(FreeError::Misaligned));
+    assert_eq!(frames.free_pages(), all);
+}
+
+#[test]
+fn the_sizes_of_tables_are_known_before_they_exist() {
+    let engine = folded(256 * MIB);
+    for (kind, table) in engine.tables() {
+        assert_eq!(Some(table.len()), kind.bytes(256 * MIB), "{kind:?}");
+    }
+    assert_eq!(TableKind::Map.bytes(1), Some(MIB * 128 * 64));
+    assert_eq!(TableKind::Map.bytes(u64::MAX), None);
 }
 
 // ---- isolation -----------------------------------------------------------------------------------------------------

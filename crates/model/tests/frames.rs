@@ -101,3 +101,20 @@ fn nobody_gives_back_what_is_free() {
         assert_eq!(frames.free_pages(), 8);
     });
 }
+
+/// Each of two owners gives a part of one block back. One of them breaks the block up; the other one's pages stay free.
+#[test]
+fn parts_of_a_block_are_freed_at_the_same_time() {
+    explore(3, || {
+        let frames = frames();
+        let block = frames.alloc(order(2), 0).unwrap();
+        let other = {
+            let frames = Arc::clone(&frames);
+            thread::spawn(move || frames.free(block.plus(2), order(1)).unwrap())
+        };
+        frames.free(block, order(1)).unwrap();
+        other.join().unwrap();
+        assert_eq!(frames.free_pages(), 8);
+        assert!(frames.alloc(order(3), 0).is_ok());
+    });
+}

@@ -32,8 +32,8 @@ impl Claim {
 
 impl<M: Mapping> Frames<M> {
     /// Takes every page of `row` but `except`, if all of them are free and all of `except` is taken; as part of its
-    /// area if that is free whole (then `except` must be 0). Nothing where `except` is all there is: who took no page
-    /// owns nothing.
+    /// area if that is free whole (then `except` must be 0). Nothing where `except` is all there is: a
+    /// claim of no page would own nothing.
     pub(crate) fn take_row(&self, row: Row, except: u64) -> Option<Claim> {
         let area = Area::of(row);
         let taken = self.despite_moves(|| {

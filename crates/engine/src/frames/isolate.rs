@@ -14,7 +14,6 @@ use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Se
 use super::{AREA_PAGES, Frames};
 use crate::geometry::{ROWS_PER_AREA, Row};
 use crate::platform::Mapping;
-
 use crate::sync::{Ordering, spin_loop};
 
 /// Why a range could not be isolated. Nothing was changed.
@@ -48,7 +47,7 @@ pub(crate) struct Isolation<'f, M: Mapping> {
     /// A bit a page: collected. Whole rows for areas that were taken whole.
     collected: Vec<u64>,
     /// A bit an area, from the first one on: marked by this isolation. What had no memory then may have some by now, and
-    /// may be isolated by somebody else.
+    /// may be part of another isolation.
     marked: Vec<u64>,
 }
 
@@ -89,11 +88,11 @@ fn zeros(count: u64) -> Result<Vec<u64>, IsolateError> {
 }
 
 impl<M: Mapping> Isolation<'_, M> {
-    /// Marks one area, and takes it out of the set it was counted in. Whether nobody had marked it before. Nothing is
+    /// Marks one area, and takes it out of the set it was counted in. Whether it was not marked before. Nothing is
     /// changed on an error.
     fn begin(&mut self, area: Area) -> Result<bool, IsolateError> {
         let lanes = &self.frames.lanes;
-        // Where the zone never had memory its lanes say nothing: they read as free, and nobody counted them.
+        // Where the zone never had memory its lanes say nothing: they read as free, and were never counted.
         if !lanes.is_online(area.tree()) {
             return Ok(true);
         }
@@ -112,7 +111,7 @@ impl<M: Mapping> Isolation<'_, M> {
             if let Some(set) = set
                 && !lanes.lower(area.tree(), set, 1)
             {
-                // Somebody is about to take this lane, or another one of its set: look again.
+                // Another CPU is about to take this lane, or another one of its set: look again.
                 spin_loop();
                 continue;
             }

@@ -14,23 +14,22 @@
 //! may be `ISOLATED`: nothing new may be taken in it.
 //!
 //! Rows outside `SMALL` are all ones if the area was `SMALL` before: a CPU that still remembers the area finds nothing
-//! to take. (An area that never was `SMALL` is remembered by nobody.) So a bit that somebody set is always theirs, and
+//! to take. (No CPU remembers an area that never was `SMALL`.) So a bit belongs to the CPU that set it, and
 //! no check of the lane has to follow.
 //!
 //! # Tree words
 //!
 //! Bits 0-9 count lanes that are `FREE` and not isolated, bits 16-25 lanes that are open. A count is lowered before a
-//! lane leaves the set and raised after a lane has joined it. So it never promises more than there is, and whoever
-//! lowered it will find a lane.
+//! lane leaves the set and raised after a lane has joined it. So it never promises more than there is, and the
+//! CPU that lowered it will find a lane.
 
 use core::ops::Range;
 
 use crate::geometry::{AREAS_PER_TREE, ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-use crate::table::Table;
-
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::table::Table;
 
 pub(crate) const FREE: u8 = 0;
 pub(crate) const SMALL: u8 = 1;
@@ -162,7 +161,7 @@ impl<M: Mapping> Lanes<M> {
         }
         let first = tree * AREAS_PER_TREE;
         self.words.materialise(first / LANES..(first + AREAS_PER_TREE).div_ceil(LANES))?;
-        // AcqRel: who sees the flag may write.
+        // AcqRel: a CPU that sees the flag may write.
         word.fetch_or(WRITABLE, Ordering::AcqRel);
         Ok(())
     }
@@ -171,7 +170,7 @@ impl<M: Mapping> Lanes<M> {
     /// lowered the free count and ensured the lanes.
     ///
     /// # Errors
-    /// None was taken. So many of the lanes are free but isolated now, since somebody isolated them meanwhile: they are in
+    /// None was taken. So many of the lanes are free but isolated now, since they were isolated meanwhile: they are in
     /// no count any more, and the caller raises the free count by as much less.
     pub(crate) fn take_free_run(&self, first: Area, areas: u64) -> Result<(), u64> {
         let mut done = 0;
@@ -253,7 +252,7 @@ impl<M: Mapping> Lanes<M> {
     /// Lowers a count by `n` if it is at least that.
     pub(crate) fn lower(&self, tree: u64, set: Set, n: u64) -> bool {
         let Some(word) = self.trees.get(tree) else { return false };
-        // Acquire: who sees a count of a tree that just came online may write its word.
+        // Acquire: a CPU that sees a count of a tree that just came online may write its word.
         let mut now = word.load(Ordering::Acquire);
         while u64::from((now / set.unit()) & COUNT_MASK) >= n {
             let next = now - n as u32 * set.unit();

@@ -6,13 +6,15 @@
 //!
 //! Promises:
 //!
-//! * A page is owned by whoever set its bit (orders below an area), or took its lane (an area and more), until they give
-//!   it back. No page has two owners.
+//! * The owner of a page is the caller that set its bit (orders below an area), or took its lane (an area and more),
+//!   until it gives the page back. No page has two owners.
 //! * Giving back never allocates, never fails for a rightful owner, and touches only table pages that are backed.
 //! * The counts that guide the search never promise more than there is; hints (`FULL`, the CPUs' slots) may be stale,
 //!   and a stale hint hides or costs time but never gives a page twice.
 //!
-//! The layers: [`rows`] are bits, [`lanes`] are areas and trees, [`isolate`] takes a range out of circulation.
+//! The layers: [`rows`] are bits, [`lanes`] are areas and trees. On them stand blocks below an area ([`small`]), areas and more
+//! ([`whole`]), pages asked for by number ([`particular`]), pages taken without a descriptor ([`claim`]), and ranges taken out
+//! of circulation ([`isolate`]). Memory comes in by [`online`].
 
 pub(crate) mod check;
 pub(crate) mod claim;
@@ -30,11 +32,10 @@ use core::ops::Range;
 
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, ROWS_PER_AREA, Row};
 use crate::platform::Mapping;
+use crate::sync::{AtomicU64, CachePadded, Ordering, fence, spin_loop};
 use crate::table::Table;
 use error::{AllocError, NotOwned};
 use lanes::{Area, ISOLATED, Lanes, SMALL, Set, state};
-
-use crate::sync::{AtomicU64, CachePadded, Ordering, fence, spin_loop};
 
 /// CPUs that get a slot of their own; more share.
 const SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
@@ -48,8 +49,8 @@ const TRIES: usize = if cfg!(loom) { 2 } else { 64 };
 struct CpuSlot {
     /// Row it took from last, plus one; 0 for none. Its area is `RESERVED`, or was.
     ///
-    /// Stored with Release by who reserved the area, and loaded with Acquire by who takes pages there: others than the
-    /// one who opened the area (CPUs may share a slot) must know that its rows can be written.
+    /// Stored with Release by the CPU that reserved the area, and loaded with Acquire by CPUs that take pages there: a
+    /// CPU that did not open the area (CPUs may share a slot) must know that its rows can be written.
     row: AtomicU64,
     /// Tree where its searches begin.
     home: AtomicU64,
@@ -89,7 +90,7 @@ impl<M: Mapping> Frames<M> {
         [self.rows.mapping(), lanes, trees]
     }
 
-    /// Takes a block of `order`. `cpu` says who asks, as [`crate::platform::Platform::cpu`].
+    /// Takes a block of `order`. `cpu` is the caller's CPU, as [`crate::platform::Platform::cpu`].
     #[inline]
     pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, AllocError> {
         let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(AllocError::NoBlock) };
@@ -157,7 +158,7 @@ impl<M: Mapping> Frames<M> {
     /// Counts an opening or a closing while it is under way.
     fn move_area<T>(&self, change: impl FnOnce() -> T) -> T {
         let [begun, ended] = &self.moves;
-        // AcqRel: the beginning is seen by whoever finds a page taken by this, the end by whoever looks again.
+        // AcqRel: a search that finds a page taken by this sees the beginning; one that looks again sees the end.
         begun.fetch_add(1, Ordering::AcqRel);
         let done = change();
         ended.fetch_add(1, Ordering::AcqRel);

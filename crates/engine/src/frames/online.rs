@@ -7,7 +7,6 @@ use super::{AREA_PAGES, Frames};
 use crate::geometry::{AREA_ORDER, PAGES_PER_ROW, ROWS_PER_AREA, Row, TREE_ORDER};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-
 use crate::sync::Ordering;
 
 impl<M: Mapping> Frames<M> {
@@ -42,7 +41,7 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// Adds `pages` as free memory. The caller has prepared it, has made sure that nothing was online there, and is the
-    /// only one who adds or removes memory in those GiB.
+    /// only one that adds or removes memory in those GiB.
     pub(crate) fn online(&self, pages: Range<u64>) {
         self.begin(pages, FREE);
     }

@@ -7,7 +7,6 @@ use super::{Frames, rows};
 use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {

@@ -11,7 +11,6 @@ use super::{CpuSlot, Frames, NEAR, TRIES, around, rows};
 use crate::geometry::{AREAS_PER_TREE, Order, Pfn, ROW_ORDER, ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
@@ -36,7 +35,7 @@ impl<M: Mapping> Frames<M> {
             let hint = area.first_row() + 1;
             let taken = self.take_in_area(area.first_row(), order);
             if slot.row.compare_exchange(0, hint, Ordering::Release, Ordering::Relaxed).is_err() {
-                // Somebody with the same slot was faster: one reserved area a slot is enough.
+                // Another CPU with the same slot was faster: one reserved area a slot is enough.
                 self.retire(area);
             }
             if let Some(pfn) = taken {
@@ -235,7 +234,7 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
-    /// `SMALL` and empty → `FREE`. Takes every page first, as any owner would, so that nobody can be in it.
+    /// `SMALL` and empty → `FREE`. Takes every page first, as any owner would, so that no other owner can be in it.
     fn close(&self, area: Area) {
         self.move_area(|| self.take_and_close(area));
     }
@@ -275,7 +274,7 @@ impl<M: Mapping> Frames<M> {
             }
             let is_open = lane & (FULL | RESERVED | ISOLATED) == 0;
             if is_open && !self.lanes.lower(area.tree(), Set::Open, 1) {
-                // Somebody lowered the count and is about to find that this area is full.
+                // Another CPU lowered the count and is about to find that this area is full.
                 spin_loop();
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The frame allocator by itself, for who wants page numbers and keeps descriptors elsewhere, or none.
+//! The frame allocator by itself, for kernels that keep descriptors elsewhere, or none.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -22,7 +22,7 @@ use crate::sync::{AtomicBool, Ordering, spin_loop};
 /// interrupts off: nothing waits, but for a page table's worth of stores by another CPU that breaks a block of 2 MiB up. On
 /// tables that are backed on demand, [`alloc`](Self::alloc) may call [`Mapping::materialise`]; freeing never does.
 ///
-/// A page number is no more than that: who gives back what is not theirs breaks no memory of this crate, but it may be
+/// A page number is no more than that: giving back pages of another owner breaks no memory of this crate, but they may be
 /// handed out twice then. (The engine's handles cannot be given back twice; these numbers can.)
 ///
 /// ```
@@ -46,7 +46,7 @@ pub struct FrameAllocator<M: Mapping> {
     pages: u64,
     /// What was added, ascending.
     added: Vec<Range<u64>>,
-    /// Somebody breaks a block up.
+    /// An owner is breaking a block up.
     splitting: AtomicBool,
 }
 
@@ -183,7 +183,7 @@ impl<M: Mapping> FrameAllocator<M> {
         if Row::covering(pages).all(is_taken) { Ok(()) } else { Err(FreeError::Free) }
     }
 
-    /// Makes the area of `pfn`, which somebody took whole, an area of small pages, all of them taken. Owners of parts of it
+    /// Makes the area of `pfn`, which was taken whole, an area of small pages, all of them taken. Owners of parts of it
     /// may come at the same time: one does it.
     #[cold]
     fn split(&self, pfn: Pfn) {

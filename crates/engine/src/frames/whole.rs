@@ -6,7 +6,6 @@ use super::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
-
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {

@@ -66,6 +66,6 @@ pub struct BlockInfo {
     pub zone: Zone,
     /// Its NUMA node.
     pub node: u8,
-    /// Whoever added it.
+    /// The group it was added to.
     pub group: Group,
 }

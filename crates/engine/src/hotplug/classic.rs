@@ -9,7 +9,7 @@
 //! first, then a grace period waits for walkers that looked before, then the references are dropped.
 //!
 //! In Linux the driver drops the references, when it is told that the block is about to go offline. Here
-//! [`Hotplug`](super::Hotplug) does, once all listeners have agreed: a reference that anyone could drop would be nobody's.
+//! [`Hotplug`](super::Hotplug) does, once all listeners have agreed: a reference that any listener could drop would have no owner.
 
 use core::ops::Range;
 
@@ -33,7 +33,7 @@ impl<P: Platform> Dropped<'_, P> {
     /// The fake-offline areas of the range: an area is as a whole, or not at all.
     fn areas(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.pages.clone().step_by(Order::AREA.pages() as usize).filter_map(|first| {
-            // Others may fold what is theirs.
+            // Owners may fold their folios meanwhile.
             let _section = self.reader.section();
             self.engine.map.is_held_offline(Pfn(first)).then(|| first..first + Order::AREA.pages())
         })

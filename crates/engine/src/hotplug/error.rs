@@ -7,7 +7,7 @@ use crate::heap::OutOfMemory;
 use crate::page::State;
 use crate::zone::BlockState;
 
-/// Why there is no [`Hotplug`].
+/// Why there is no [`Hotplug`](super::Hotplug).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotplugError {
     /// The engine has, or had, one already. It is the lock of memory hotplug, and keeps its counts.
@@ -43,7 +43,7 @@ pub enum BlockError {
     Busy(Busy),
     /// Some of its memory stays in use, since there is no memory to move it to: free some and retry.
     NoRoom(Busy),
-    /// Somebody holds on to a page that is fake-offline (with [`FakeOffline::Classic`] only): retry when it lets go.
+    /// A walker holds on to a page that is fake-offline (with [`FakeOffline::Classic`](super::FakeOffline::Classic) only): retry when it lets go.
     Held(HeldPage),
     /// No memory for the step: free some and retry.
     OutOfMemory,

@@ -16,6 +16,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Takes online areas out of use: their memory is to be unplugged. Owners are asked to move what is in use. All of
     /// `pages` must be whole areas of one online block, and none of them fake-offline.
     ///
+    /// Context: waits for grace periods, interrupts other CPUs, changes page tables; calls owners.
+    ///
     /// # Errors
     /// [`FakeError`].
     pub fn fake_offline(
@@ -43,6 +45,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Puts fake-offline areas back to use: their memory has been plugged. All of `pages` must be whole areas of one online
     /// block, and all of them fake-offline.
     ///
+    /// Context: as of [`fake_offline`](Self::fake_offline) with classic pages; else none of that: it was prepared.
+    ///
     /// # Errors
     /// [`FakeError`].
     pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
@@ -64,6 +68,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
 
     /// Makes sure that [`fake_online`](Self::fake_online) of `pages` will not need memory, before they are plugged.
     ///
+    /// Context: may take frames for tables.
+    ///
     /// # Errors
     /// [`FakeError`].
     pub fn prepare_fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
@@ -73,13 +79,15 @@ impl<'e, P: Platform> Hotplug<'e, P> {
 
     /// Whether any of `pages` is fake-offline: in an online block, without memory behind it.
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn is_fake_offline(&self, pages: Range<u64>) -> Result<bool, OutOfMemory> {
         Ok(self.find(&pages, true)?.is_some())
     }
 
-    /// The first of `pages` that is fake-offline, or that is not. Nobody else changes that: it stands.
+    /// The first of `pages` that is fake-offline, or that is not. Only this `Hotplug` changes that: it stands.
     fn find(&self, pages: &Range<u64>, is_fake_offline: bool) -> Result<Option<Pfn>, OutOfMemory> {
         let walker = self.engine.walker()?;
         let end = pages.end.min(self.engine.pages()).div_ceil(PAGES_PER_MAP_PAGE);

@@ -13,9 +13,8 @@ use crate::geometry::PAGES_PER_SECTION;
 use crate::heap::OutOfMemory;
 use crate::online::AddError;
 use crate::platform::Platform;
-use crate::zone::{BlockState, Record, Zone, sections_of};
-
 use crate::sync::Ordering;
+use crate::zone::{BlockState, Record, Zone, sections_of};
 
 /// Memory hotplug of one engine. There is one, and its exclusive borrow is the lock under which memory is
 /// added, removed, and changes between online and offline.
@@ -59,6 +58,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
 
     /// Tells `listener` of every change from now on, in the order of priorities.
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn listen(&mut self, listener: Arc<dyn Listener + 'e>) -> Result<(), OutOfMemory> {
@@ -73,6 +74,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// A group for blocks that come and go one by one, as those of one virtio-mem device do (Linux: a dynamic memory
     /// group).
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// [`OutOfMemory`].
     pub fn group(&mut self) -> Result<Group, OutOfMemory> {
@@ -80,6 +83,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     }
 
     /// Adds boot memory of `node`: it goes straight into the normal zone and stays.
+    ///
+    /// Context: may take frames for tables, and heap memory.
     ///
     /// # Errors
     /// [`AddError`].

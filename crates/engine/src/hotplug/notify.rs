@@ -41,7 +41,7 @@ pub struct BlockChange {
     pub node: u8,
 }
 
-/// Somebody who wants to know.
+/// A part of the kernel that wants to know.
 ///
 /// Whatever a listener says, memory is safe: what cannot be is refused, and undone. A listener may use the engine (not the
 /// [`Hotplug`](super::Hotplug) that is telling it: that is borrowed).
@@ -107,7 +107,7 @@ impl<'e> Chain<'e> {
             fn tell(&mut self) {
                 let Self(listeners, event, change) = self;
                 for listener in listeners {
-                    // What it says is not asked for: nobody can refuse what has happened.
+                    // What it says is not asked for: what has happened cannot be refused.
                     let _ = listener.notify(*event, change);
                 }
             }

@@ -15,7 +15,7 @@ use crate::zone::{Record, Zone};
 /// Linux's `auto_movable_ratio`: movable memory may be 301 % of kernel memory.
 pub const DEFAULT_RATIO: u32 = 301;
 
-/// Which zone a block goes into when nobody says.
+/// Which zone a block goes into when none is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OnlinePolicy {
     /// Always this one.

@@ -17,6 +17,8 @@ use crate::zone::{BlockState, Record, Zone, sections_of};
 impl<'e, P: Platform> Hotplug<'e, P> {
     /// Adds the blocks of `pages`, offline, to `node` and `group`.
     ///
+    /// Context: may take frames for tables. May not be called by a listener or an owner who is asked to move.
+    ///
     /// # Errors
     /// [`AddError`].
     pub fn add(&mut self, pages: Range<u64>, node: u8, group: Group) -> Result<(), AddError> {
@@ -35,6 +37,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     }
 
     /// Brings an offline block online. Returns its zone.
+    ///
+    /// Context: may take frames and heap memory; calls listeners.
     ///
     /// # Errors
     /// [`BlockError`].
@@ -87,6 +91,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
 
     /// Takes an online block offline: asks the owners of what is in use to move it, then takes every page.
     ///
+    /// Context: waits for grace periods, interrupts other CPUs, changes page tables; calls listeners and owners.
+    ///
     /// # Errors
     /// [`BlockError`].
     pub fn offline(&mut self, block: BlockId, migrate: &mut dyn Migrate<'e, P>) -> Result<(), BlockError> {
@@ -118,6 +124,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     }
 
     /// Takes an offline block out of the machine.
+    ///
+    /// Context: may take frames for tables; may change page tables and interrupt other CPUs for that.
     ///
     /// # Errors
     /// [`BlockError`].

@@ -22,7 +22,7 @@ pub enum Migration {
     Moved,
     /// Not just now (locked, on its way elsewhere): ask again after a grace period.
     Busy,
-    /// There is no memory for the copy. Others would not find any either, so the attempt ends at once and nobody else is
+    /// There is no memory for the copy. Others would not find any either, so the attempt ends at once and no other owner is
     /// asked (Linux: `-ENOMEM` of `alloc_contig_range`).
     NoMemory,
     /// Never, or not for a long time: pinned, or not its folio at all. It is not asked again in the same attempt, which
@@ -62,7 +62,7 @@ pub(crate) struct Withdrawal<'e, P: Platform> {
 #[derive(Default)]
 struct Left {
     pages: u64,
-    /// Pages the driver has given up (classic fake-offline): nobody's, and not the allocator's either.
+    /// Pages the driver has given up (classic fake-offline): without an owner, and not the allocator's either.
     given_up: u64,
     unmovable: u64,
     /// An owner found no memory for a copy.
@@ -187,7 +187,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Whether `pfn`, which was not collected, is in use. If not it is withheld, or given up by a driver. (A broken page
-    /// that somebody is just about to withhold counts as in use: it is theirs until they have noted it.)
+    /// that is just about to be withheld counts as in use: another CPU owns it until it has noted that.)
     fn is_in_use(&self, pfn: Pfn, walker: &Walker<'_, P>) -> bool {
         let _section = walker.section();
         !self.map.withheld.contains(pfn) && !self.map.is_given_up(pfn)
@@ -239,7 +239,7 @@ impl<P: Platform> Engine<P> {
                         }
                     }
                 }
-                // Somebody is at it just now; or it is nobody's.
+                // Another CPU is at it just now; or it has no owner.
                 Err(Miss::Frozen | Miss::Saturated | Miss::Free) => {
                     left.pages += u64::from(self.is_in_use(pfn, walker));
                 }

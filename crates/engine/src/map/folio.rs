@@ -8,7 +8,6 @@ use crate::map::{Layout, MemoryMap};
 use crate::page::{Kind, State};
 use crate::platform::{Mapping, Owner};
 use crate::protocol::class::ClassByte;
-
 use crate::sync::Ordering;
 
 impl<M: Mapping, O: Owner> MemoryMap<M, O> {
@@ -88,7 +87,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         let first = pfn.map_page().0;
         let tails = first + 1..first + order.map_pages();
         self.materialise_missing(tails.clone())?;
-        // While the class says folded nobody looks at these words, and when it says `Mapped` they are whole.
+        // While the class says folded no walker looks at these words, and when it says `Mapped` they are whole.
         self.write_tails(pfn, order);
         tails.for_each(|tail| self.classes.set(MapPage(tail), ClassByte::MAPPED));
         Ok(())
@@ -108,7 +107,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     }
 
     /// Publishes a free map page as folded, ahead of taking its memory away; whether there is memory to take. The
-    /// caller owns all its pages, but for those that are nobody's (withheld ones and holes).
+    /// caller owns all its pages, but for those without an owner (withheld ones and holes).
     pub(crate) fn publish_free(&self, map_page: MapPage) -> bool {
         if self.classes.get(map_page) != ClassByte::MAPPED {
             return false;

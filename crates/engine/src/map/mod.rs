@@ -14,9 +14,8 @@ use crate::page::{POISON, Page, State, fresh_owner};
 use crate::platform::{FoldRange, Mapping, Owner};
 use crate::protocol::class::ClassByte;
 use crate::protocol::classes::Classes;
-use crate::table::Table;
-
 use crate::sync::{AtomicBool, AtomicU64, Ordering, spin_loop};
+use crate::table::Table;
 
 /// Whether large folios are born folded, or with every descriptor written as Linux does it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,7 +99,8 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// All ranges were published as folded by their owner, who still owns them; and a grace period has passed since (or
     /// the protocol is one of those that are wrong on purpose).
     pub(crate) unsafe fn fold(&self, ranges: &[FoldRange]) -> u64 {
-        // SAFETY: the caller's promise is what the mapping asks for; see the module's text for why nobody reads or
+        debug_assert!(self.mapping().may_change(), "descriptors are folded where page tables may not change");
+        // SAFETY: the caller's promise is what the mapping asks for; `crate::protocol` says why no walker reads or
         // writes.
         let done = unsafe { self.pages.fold(ranges) };
         let bytes_per_map_page = self.bytes_of(0..1).end;
@@ -122,6 +122,10 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// Memory behind `map_pages`, all of them folded and the caller's alone. Nothing is changed on an error.
     fn materialise(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
+        debug_assert!(
+            self.mapping().may_change(),
+            "descriptors are unfolded where page tables may not change"
+        );
         self.pages.materialise(entries)?;
         self.materialised.fetch_add(map_pages.end - map_pages.start, Ordering::Relaxed);
         for map_page in map_pages {
@@ -188,7 +192,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
                         return done;
                     }
                 }
-                // Nobody can own a page here: the allocator has none to give. Should it happen all the same, waiting
+                // No page can be owned here: the allocator has none to give. Should it happen all the same, waiting
                 // would not end, and refusing changes nothing.
                 _ => return Err(OutOfMemory),
             }

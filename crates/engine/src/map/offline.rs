@@ -1,6 +1,6 @@
 //! Classes and descriptors of memory that comes and goes.
 //!
-//! The caller owns every page of the ranges here: nobody else's folio is in them, and the allocator does not have them
+//! The caller owns every page of the ranges here: no folio of another owner is in them, and the allocator does not have them
 //! (yet, or any more).
 
 use core::ops::Range;
@@ -11,7 +11,6 @@ use crate::map::MemoryMap;
 use crate::page::{PageKind, State};
 use crate::platform::{FoldRange, Mapping, Owner};
 use crate::protocol::class::ClassByte;
-
 use crate::sync::Ordering;
 
 /// Ranges folded by one call.
@@ -192,7 +191,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         }
     }
 
-    /// Whether nobody but the driver has anything to do with `pfn`: fake-offline, with its reference dropped. The caller
+    /// Whether `pfn` is left to the driver alone: fake-offline, with its reference dropped. The caller
     /// is inside a section.
     pub(crate) fn is_given_up(&self, pfn: Pfn) -> bool {
         match self.classes.get(pfn.map_page()).unbacked() {

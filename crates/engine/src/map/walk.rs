@@ -6,9 +6,8 @@ use crate::page::{MAX_REFS, POISON, Page, State};
 use crate::platform::{Mapping, Owner};
 use crate::protocol::Protocol;
 use crate::protocol::class::{Class, ClassByte, Miss};
-use crate::table::View;
-
 use crate::sync::{AtomicU8, Ordering};
+use crate::table::View;
 
 /// The descriptor of a page, and the class byte of its map page.
 pub(crate) struct PageEntry<'m, O> {
@@ -134,7 +133,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             && let Some(page) = self.pages.get(pfn.0)
         {
             // A write without ownership: it is safe for the same reason as a walker's compare-and-swap (class `Mapped`
-            // seen inside a section), and it changes a bit that nobody else decides by.
+            // seen inside a section), and it changes a bit that nothing else depends on.
             page.state.fetch_or(POISON, Ordering::Relaxed);
         }
     }

@@ -12,15 +12,15 @@
 //!   the section is *uniform*.
 //! * An *explicit* region: all its sections' bytes are writable. In a region that is not, every section's byte is 0.
 //!
-//! Nothing takes a flag away again. So whoever may change the classes of a range looks at the flags where it writes,
+//! Nothing takes a flag away again. So code that changes the classes of a range looks at the flags where it writes,
 //! section by section: [`Classes::fill_uniform`] does for folded classes, and [`Classes::stretches`] tells those stretches
 //! apart in which something is materialised (which only explicit sections can have). Everyone else who sets a byte has
 //! called [`Classes::ensure`] for it, or has found the byte to be one of an explicit section.
 //!
 //! # Ordering
 //!
-//! Classes are stored with Release and loaded with Acquire: who sees `Mapped` also sees that memory is behind the map
-//! page, and who sees `Tail` sees it behind the head's.
+//! Classes are stored with Release and loaded with Acquire: a CPU that sees `Mapped` also sees that memory is behind the
+//! map page, and one that sees `Tail` sees it behind the head's.
 
 use core::ops::Range;
 
@@ -28,9 +28,8 @@ use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, SECTIONS_PER_REGION
 use crate::heap::OutOfMemory;
 use crate::platform::Mapping;
 use crate::protocol::class::{BACKED, ClassByte};
-use crate::table::{Table, View};
-
 use crate::sync::{AtomicU8, Ordering};
+use crate::table::{Table, View};
 
 /// Bits of a section's or region's byte: a class for everything below that says none itself (0: ask above), and
 /// whether anything below may say one.
@@ -132,7 +131,7 @@ impl<M: Mapping> Classes<M> {
         self.ensure_sections(sections.clone())?;
         for section in sections {
             if let Some(byte) = self.sections.get(section) {
-                // AcqRel: who sees the flag may write the bytes.
+                // AcqRel: a CPU that sees the flag may write the bytes.
                 byte.fetch_or(EXPLICIT, Ordering::AcqRel);
             }
         }
@@ -206,7 +205,7 @@ impl<M: Mapping> Classes<M> {
             class => class == ClassByte::FREE,
         };
         let unfolding = ClassByte::UNFOLDING.0;
-        // Acquire: pairs with the Release of whoever folded it. Relaxed on failure: the caller looks again.
+        // Acquire: pairs with the Release of the folder (`set`). Relaxed on failure: the caller looks again.
         is_free && byte.compare_exchange(now, unfolding, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 

@@ -21,13 +21,13 @@
 //!   is still there, and it fails, because the refcount is 0;
 //! * a walker whose section begins later sees the class, or what was published after it, and is not led there.
 //!
-//! So when the memory goes, nobody is left who could read or write (1): what a platform does to the range between then
-//! and the next `Mapped` is seen by nobody. It may take the range apart and put it together again, as arm64's
+//! So when the memory goes, no walker is left that could read or write it (1), and none sees what a platform does to the
+//! range between then and the next `Mapped`. It may take the range apart and put it together again, as arm64's
 //! break-before-make does.
 //!
 //! What leads to a descriptor is the class `Mapped` of its own map page; or, for the head of a folio that is larger than
 //! a map page, `Tail` or a tail's word in another map page of the folio. The head's class need not be asked then. The
-//! head was `Mapped` before the first tail that leads to it was published; and whoever folds the head's map page got it,
+//! head was `Mapped` before the first tail that leads to it was published; and the folder of the head's map page got it,
 //! or made the head a tail itself, after each of those tails had been published as something else. So the argument above
 //! holds for the tail's class (or word) as it does for the head's.
 //!
@@ -47,12 +47,12 @@
 //! The questions asked of Linux's protocol in public, answered for this one:
 //!
 //! * *Who can write concurrently?* Walkers, to the state words of heads that are shared; the owner of a frozen folio, to
-//!   all descriptors of its pages; the owner of one free page, to that page's descriptor. Nobody else.
+//!   all descriptors of its pages; the owner of one free page, to that page's descriptor. Nothing else.
 //! * *What orders the refcount check against the type check?* Nothing has to: they are one word.
 //! * *What stops a reader that arrives right after the grace period?* It sees the folded class, because that was
 //!   published before the grace period began, and it looks at the class again inside its section.
 //! * *What serialises try-get against restore?* Unfolding writes whole descriptors with refcount 0 while the class still
-//!   says folded, and nobody writes to a refcount of 0.
+//!   says folded, and no walker writes to a refcount of 0.
 
 pub(crate) mod class;
 pub(crate) mod classes;

@@ -51,7 +51,7 @@ impl<M: Mapping> Classes<M> {
     }
 
     /// Gives all of `map_pages`, none of which has memory behind it, the same folded class: whole regions by one byte,
-    /// whole sections by one, the rest map page by map page. The caller owns all of it, and nobody else changes classes
+    /// whole sections by one, the rest map page by map page. The caller owns all of it, and no other thread changes classes
     /// there meanwhile. It was prepared: by itself, or as part of a range in whose other part a section is explicit
     /// (then its region is as well).
     pub(crate) fn fill_uniform(&self, map_pages: Range<u64>, class: ClassByte) {

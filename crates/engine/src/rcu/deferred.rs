@@ -1,4 +1,4 @@
-//! Deferred callbacks: run after a grace period, by whoever asks.
+//! Deferred callbacks: run after a grace period, when asked to.
 
 use alloc::boxed::Box;
 use core::ptr;
@@ -14,6 +14,8 @@ impl<B: Barrier> Rcu<B> {
     ///
     /// A callback that panics does not keep the others of its batch from running. A second one that does, while the panic of
     /// the first unwinds, ends the program, as every panic in a destructor does.
+    ///
+    /// Context: takes heap memory.
     ///
     /// # Errors
     /// The callback, unrun, when there is no memory to note it: [`synchronize`](Self::synchronize), then run it.
@@ -34,6 +36,8 @@ impl<B: Barrier> Rcu<B> {
     }
 
     /// Takes the callbacks deferred so far and starts their grace period; `None` if there are none.
+    ///
+    /// Context: as of [`start`](Self::start).
     pub fn start_deferred(&self) -> Option<Deferred<'_, B>> {
         // Acquire: pairs with the Release of `defer`.
         let list = self.deferred.swap(ptr::null_mut(), Ordering::Acquire);
@@ -42,6 +46,8 @@ impl<B: Barrier> Rcu<B> {
 
     /// Waits one grace period for all callbacks deferred so far and runs them, newest first. Returns how many. Must not
     /// be called inside a section.
+    ///
+    /// Context: as of [`synchronize`](Self::synchronize), and as the callbacks need.
     pub fn run_deferred(&self) -> usize {
         self.start_deferred().map_or(0, Deferred::wait)
     }
@@ -56,6 +62,8 @@ pub struct Deferred<'r, B: Barrier> {
 impl<B: Barrier> Deferred<'_, B> {
     /// Runs the callbacks if their grace period is over, and gives itself back if not.
     ///
+    /// Context: as the callbacks need.
+    ///
     /// # Errors
     /// Itself: call again later.
     pub fn try_run(mut self) -> Result<usize, Self> {
@@ -63,6 +71,8 @@ impl<B: Barrier> Deferred<'_, B> {
     }
 
     /// Waits for the grace period and runs the callbacks. Must not be called inside a section.
+    ///
+    /// Context: waits, and as the callbacks need.
     pub fn wait(mut self) -> usize {
         self.ticket.wait();
         self.list.take().run()

@@ -70,7 +70,7 @@ impl Block {
     }
 }
 
-/// A grace period that was started. It knows its domain, so that nobody can ask another one.
+/// A grace period that was started. It knows its domain, so that no other one can be asked.
 #[must_use = "a grace period is over when is_over says so"]
 pub struct Ticket<'r, B> {
     rcu: &'r Rcu<B>,
@@ -105,7 +105,10 @@ impl<B: Barrier> Ticket<'_, B> {
 
     /// Waits until the grace period is over. Must not be called inside a section of this domain: it would wait for
     /// itself, for ever.
+    ///
+    /// Context: waits for every section that began before.
     pub fn wait(&self) {
+        debug_assert!(self.rcu.barrier.may_wait(), "a grace period is waited for where that is forbidden");
         let mut turn = 0u32;
         while !self.is_over() {
             self.rcu.barrier.wait(turn);
@@ -150,7 +153,13 @@ impl<B: Barrier> Rcu<B> {
     }
 
     /// Starts a grace period for everything the caller has published so far, without waiting.
+    ///
+    /// Context: may interrupt other CPUs ([`Barrier::heavy`]); does not wait for readers.
     pub fn start(&self) -> Ticket<'_, B> {
+        debug_assert!(
+            self.barrier.may_wait(),
+            "a grace period begins where other CPUs may not be interrupted"
+        );
         self.barrier.heavy();
         // SeqCst: the raise may not move above the barrier, and tickets of several writers are ordered.
         let before = self.epoch.fetch_add(EPOCH, Ordering::SeqCst);
@@ -159,6 +168,8 @@ impl<B: Barrier> Rcu<B> {
 
     /// A whole grace period: everything the caller published is seen by every section that is still running, or begins
     /// later, when this returns. Must not be called inside a section of this domain.
+    ///
+    /// Context: interrupts other CPUs and waits.
     pub fn synchronize(&self) {
         self.start().wait();
     }
@@ -179,7 +190,7 @@ struct Blocks(*mut Block);
 impl Drop for Blocks {
     fn drop(&mut self) {
         while !self.0.is_null() {
-            // SAFETY: blocks were made by `Box::into_raw`, are in the list once, and nobody else can reach it.
+            // SAFETY: blocks were made by `Box::into_raw`, are in the list once, and nothing else can reach it.
             let owned = unsafe { Box::from_raw(self.0) };
             self.0 = owned.next;
         }
@@ -198,6 +209,31 @@ mod tests {
     use crate::platform::Fences;
     use alloc::sync::Arc;
     use core::sync::atomic::AtomicUsize;
+
+    /// A machine that is always where nothing may be waited for.
+    #[cfg(debug_assertions)]
+    struct Atomic;
+
+    #[cfg(debug_assertions)]
+    // SAFETY: both halves are those of `Fences`.
+    unsafe impl Barrier for Atomic {
+        fn light(&self) {
+            Fences.light();
+        }
+        fn heavy(&self) {
+            Fences.heavy();
+        }
+        fn may_wait(&self) -> bool {
+            false
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "may not be interrupted")]
+    fn debug_builds_stop_where_nothing_may_be_waited_for() {
+        Rcu::new(Atomic).synchronize();
+    }
 
     #[test]
     fn an_idle_domain_has_instant_grace_periods() {

@@ -12,6 +12,8 @@ use crate::sync::{AtomicU64, Ordering};
 impl<B: Barrier> Rcu<B> {
     /// Registers a reader: a thread, or a CPU. Dropping it makes its slot free for the next.
     ///
+    /// Context: may take heap memory.
+    ///
     /// # Errors
     /// [`OutOfMemory`] when all slots are taken and no block of new ones can be had.
     pub fn reader(&self) -> Result<Reader<'_, B>, OutOfMemory> {
@@ -28,7 +30,7 @@ impl<B: Barrier> Rcu<B> {
             let mut block = try_box(Block::new()).map_err(|_| OutOfMemory)?;
             block.next = head;
             let block = Box::into_raw(block);
-            // Release: the block's content before its address. On failure somebody else added one: look again.
+            // Release: the block's content before its address. On failure another reader added one: look again.
             if self.blocks.compare_exchange(head, block, Ordering::Release, Ordering::Relaxed).is_err() {
                 // SAFETY: `block` came from `into_raw` above and was not published.
                 drop(unsafe { Box::from_raw(block) });
@@ -48,6 +50,8 @@ pub struct Reader<'r, B: Barrier> {
 impl<'r, B: Barrier> Reader<'r, B> {
     /// Enters a section. Sections nest, up to 65,534 deep; the outermost one is two stores in all and no atomic
     /// read-modify-write. A reader that goes deeper counts as inside until it is dropped, and grace periods wait for it.
+    ///
+    /// Context: any.
     #[inline]
     pub fn section(&self) -> ReadSection<'_> {
         let word = &self.slot.word;
