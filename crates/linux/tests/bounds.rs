@@ -144,6 +144,20 @@ fn runs_of_any_length_are_taken_and_given_back_in_any_parts() {
 }
 
 #[test]
+fn a_page_of_an_area_that_became_free_again_is_not_taken() {
+    let mut frames = frame_allocator(4 * MIB);
+    frames.online(0..4 * MIB).unwrap();
+    let page = frames.alloc(Order::ZERO, 0).unwrap();
+    frames.free(page, Order::ZERO).unwrap();
+    // The area is closed when nothing else is left.
+    let block = frames.alloc(order(10), 0).unwrap();
+    frames.free(block, order(10)).unwrap();
+    assert_eq!(frames.free(page, Order::ZERO), Err(FreeError::Free));
+    assert_eq!(frames.free_run(page.0..page.0 + 100), Err(FreeError::Free));
+    assert_eq!(frames.free_pages(), 4 * MIB);
+}
+
+#[test]
 fn the_sizes_of_tables_are_known_before_they_exist() {
     let engine = folded(256 * MIB);
     for (kind, table) in engine.tables() {

@@ -86,9 +86,25 @@ impl<M: Mapping> FrameAllocator<M> {
         self.added.try_reserve(1).map_err(|_| AddError::OutOfMemory)?;
         self.frames.prepare_online(&pages)?;
         self.frames.prepare_rows(&pages)?;
-        self.added.insert(at, pages.clone());
+        self.note_added(at, pages.clone());
         self.frames.online(pages);
         Ok(())
+    }
+
+    /// Notes `pages` at their place among what was added, joined to what they continue. There is room.
+    fn note_added(&mut self, at: usize, pages: Range<u64>) {
+        let joins_next = self.added.get(at).is_some_and(|next| next.start == pages.end);
+        let end = if joins_next { self.added.remove(at).end } else { pages.end };
+        match at.checked_sub(1).and_then(|before| self.added.get_mut(before)) {
+            Some(before) if before.end == pages.start => before.end = end,
+            _ => self.added.insert(at, pages.start..end),
+        }
+    }
+
+    /// Whether all of `pages` was added. Pages that were not look taken where their area has memory beside them.
+    fn is_there(&self, pages: &Range<u64>) -> bool {
+        let at = self.added.partition_point(|added| added.end <= pages.start);
+        self.added.get(at).is_some_and(|added| added.start <= pages.start && pages.end <= added.end)
     }
 
     /// Takes a block of `order`, aligned to its size. `cpu` is a hint, as [`Platform::cpu`](crate::Platform::cpu) is: CPUs
@@ -133,11 +149,20 @@ impl<M: Mapping> FrameAllocator<M> {
     /// [`FreeError`]; nothing was changed.
     #[inline]
     pub fn free(&self, pfn: Pfn, order: Order) -> Result<(), FreeError> {
-        if !pfn.is_aligned(order) || pfn.0 >= self.pages {
-            return Err(if pfn.0 < self.pages { FreeError::Misaligned } else { FreeError::Absent });
+        if !pfn.is_aligned(order) {
+            return Err(FreeError::Misaligned);
         }
-        if order.get() < AREA_ORDER && self.frames.is_whole(pfn) {
-            self.split(pfn);
+        if !self.is_there(&(pfn.0..pfn.0.saturating_add(order.pages()))) {
+            return Err(FreeError::Absent);
+        }
+        if order.get() < AREA_ORDER {
+            // Rows mean nothing in a free area, and in one that was taken whole.
+            if self.frames.is_free_area(pfn) {
+                return Err(FreeError::Free);
+            }
+            if self.frames.is_whole(pfn) {
+                self.split(pfn);
+            }
         }
         self.frames.free(pfn, order).or_else(|NotOwned| self.free_run(pfn.0..pfn.0 + order.pages()))
     }
@@ -169,14 +194,7 @@ impl<M: Mapping> FrameAllocator<M> {
         if pages.start >= pages.end {
             return Ok(());
         }
-        // What was added in several steps may be adjacent.
-        let mut end = pages.start;
-        for added in &self.added {
-            if added.contains(&end) {
-                end = added.end;
-            }
-        }
-        if end < pages.end {
+        if !self.is_there(pages) {
             return Err(FreeError::Absent);
         }
         let is_taken = |row: Row| self.frames.taken_mask(row) & row.mask_of(pages) == row.mask_of(pages);
