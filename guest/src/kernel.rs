@@ -4,11 +4,11 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use pagefold_boot_protocol::{Answer, Exit, Leftovers as Remaining, Options, Request, Restart};
+use pagefold_boot_protocol::{Answer, Exit, Leftovers, Options, Request, Restart};
 use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Folio};
-use pagefold_virtio_mem::{Driver, Leftovers, Removed, Settings, Step};
+use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Next, Removed};
 use pagefold_workload::{Change, Index, Population, Workload, WorkloadArg, slots};
 use x86_64::instructions::interrupts;
 
@@ -30,7 +30,7 @@ pub(crate) const CYCLED: usize = 16;
 pub(crate) struct Device {
     pub(crate) place: usize,
     pub(crate) driver: Driver<'static, Channel>,
-    pub(crate) step: Step,
+    pub(crate) step: Next,
     /// When to step again by the clock alone.
     wake: u64,
     /// Attempts that fell short since the host's wish last changed, and nanoseconds of work.
@@ -96,17 +96,17 @@ impl<R: Protocol> Kernel<R> {
     }
 
     fn probe(&mut self, place: usize, channel: Channel) -> Result<Device, pagefold_virtio_mem::ProbeError> {
-        let settings = Settings {
+        let settings = DriverSettings {
             force_big: self.options.big_blocks,
-            leftovers: match self.options.leftovers {
-                Remaining::Unplug => Leftovers::UnplugAll,
-                Remaining::Adopt => Leftovers::Adopt,
+            inherited: match self.options.leftovers {
+                Leftovers::Unplug => Inherited::UnplugAll,
+                Leftovers::Adopt => Inherited::Adopt,
             },
             seed: self.options.seed,
-            ..Settings::default()
+            ..DriverSettings::default()
         };
         let driver = Driver::probe(channel, &mut self.hotplug, settings)?;
-        Ok(Device { place, driver, step: Step::Again, wake: 0, retries: 0, busy_ns: 0 })
+        Ok(Device { place, driver, step: Next::Again, wake: 0, retries: 0, busy_ns: 0 })
     }
 
     /// The crew, for the other processors.
@@ -152,9 +152,9 @@ impl<R: Protocol> Kernel<R> {
         for device in &mut self.drivers {
             let changed = devices::take_changed(device.place as u8);
             let is_due = match device.step {
-                Step::Again => true,
-                Step::Later(..) => clock::now() >= device.wake,
-                Step::Reached | Step::Asleep(_) => false,
+                Next::Again => true,
+                Next::Later(..) => clock::now() >= device.wake,
+                Next::Reached | Next::Asleep(_) => false,
             };
             if changed {
                 (device.retries, device.busy_ns) = (0, 0);
@@ -168,12 +168,12 @@ impl<R: Protocol> Kernel<R> {
             let to = clock::now();
             device.busy_ns += to - from;
             match device.step {
-                Step::Later(wait, _) => {
+                Next::Later(wait, _) => {
                     device.retries += 1;
                     device.wake = to + u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
                 }
-                Step::Again => is_working = true,
-                Step::Reached | Step::Asleep(_) => {}
+                Next::Again => is_working = true,
+                Next::Reached | Next::Asleep(_) => {}
             }
             top_up(self.engine);
         }

@@ -12,7 +12,7 @@ use pagefold_engine::hotplug::BlockInfo;
 use pagefold_engine::platform::Mapping;
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Class, Order, Pfn};
-use pagefold_virtio_mem::{Mode, Step};
+use pagefold_virtio_mem::{Mode, Next};
 
 use crate::kernel::{Device, Kernel};
 use crate::layout::PAGE;
@@ -108,10 +108,10 @@ impl Device {
             requested: status.requested,
             plugged: status.plugged,
             settled: match self.step {
-                Step::Reached => Settled::Reached,
-                Step::Again => Settled::Working,
-                Step::Later(..) => Settled::Retrying,
-                Step::Asleep(_) => Settled::Asleep,
+                Next::Reached => Settled::Reached,
+                Next::Again => Settled::Working,
+                Next::Later(..) => Settled::Retrying,
+                Next::Asleep(_) => Settled::Asleep,
             },
             shortfall: status.shortfall.map(|why| why.to_string()),
             retries: self.retries,

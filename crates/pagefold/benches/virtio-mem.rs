@@ -13,8 +13,8 @@ use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, OnlinePolicy
 use pagefold_engine::{Config, Engine, Zone};
 use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
-use pagefold_virtio_mem::{Driver, Settings, Step, VirtioChannel};
-use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
+use pagefold_virtio_mem::{Driver, DriverSettings, Next, VirtioChannel};
+use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
 use pairs::{Bar, Row, pair, print, time};
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -53,20 +53,20 @@ impl<'e> Rig<'e> {
         };
         let mut hotplug = engine.hotplug(config).expect("hotplug");
         hotplug.boot(0..BLOCK / 4096, 0).expect("boot memory");
-        let settings = DeviceSettings { block_size: Some(2 * MIB), ..DeviceSettings::new(ADDR, size) };
+        let settings = Settings { block_size: Some(2 * MIB), ..Settings::new(ADDR, size) };
         let backing = Memfd::new(size, Pages::Normal).expect("a memfd");
         let device = Loopback::new(Device::new(settings, backing, ()).expect("a device"));
         let channel =
             VirtioChannel::new(device.connect().expect("a transport"), u64::MAX).expect("a channel");
-        let driver = Driver::probe(channel, &mut hotplug, Settings::default()).expect("a driver");
+        let driver = Driver::probe(channel, &mut hotplug, DriverSettings::default()).expect("a driver");
         Self { device, hotplug, driver }
     }
 
     fn resize(&mut self, size: u64) -> Duration {
         self.device.set_requested_size(size).expect("a size");
-        let mut step = Step::Again;
+        let mut step = Next::Again;
         let took = time(|| step = self.driver.work(&mut self.hotplug, &mut Unmovable, |_| true));
-        assert_eq!(step, Step::Reached);
+        assert_eq!(step, Next::Reached);
         took
     }
 

@@ -3,14 +3,15 @@
 //! ```text
 //!  host ── requested size ──▶ device ◀── PLUG, UNPLUG, STATE ── Channel ◀── Driver ──▶ Hotplug ──▶ zones, memory map
 //!                                                                             ▲           │
-//!                                                                    Tracking ◀── Watch ◀──┘ (events)
+//!                                                                           states ◀── listener (events)
 //! ```
 //!
 //! * [`Driver`] follows the requested size in both directions, step by step, and says why when it falls short.
-//! * [`Channel`] is how it talks to its device. [`VirtioChannel`] does it over any transport of the `virtio-drivers`
-//!   crate; tests do it without one.
-//! * In *sub-block mode* it plugs and unplugs parts of memory blocks; what is not plugged of an online block is
-//!   fake-offline. In *big-block mode*, for devices with large blocks, it plugs and unplugs several whole memory blocks.
+//! * [`Channel`] is its way to the device. [`VirtioChannel`] is one over any transport of the `virtio-drivers` crate.
+//! * [`ConfigInterrupt`] is for interrupt handlers.
+//!
+//! In *sub-block mode* the driver plugs and unplugs parts of memory blocks; what is not plugged of an online block is
+//! fake-offline. In *big-block mode*, for devices with large blocks, it plugs and unplugs several whole memory blocks.
 //!
 //! # Example
 //!
@@ -22,11 +23,11 @@
 //! use pagefold_engine::{Config, Engine};
 //! use pagefold_linux::{Linux, Membarrier};
 //! use pagefold_virtio_loopback::{Loopback, LoopbackHal};
-//! use pagefold_virtio_mem::{Driver, Settings, Step, VirtioChannel};
-//! use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
+//! use pagefold_virtio_mem::{Driver, DriverSettings, Next, VirtioChannel};
+//! use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let device = DeviceSettings::new(4 << 30, 2 << 30);
+//! let device = Settings::new(4 << 30, 2 << 30);
 //! let device = Loopback::new(Device::new(device, Memfd::new(2 << 30, Pages::Normal)?, ())?);
 //!
 //! let host: Linux<_, ()> = Linux::new(Membarrier::register()?)?;
@@ -35,29 +36,29 @@
 //! hotplug.boot(0..(512 << 20) / 4096, 0)?;
 //!
 //! let channel = VirtioChannel::<LoopbackHal, _>::new(device.connect()?, u64::MAX)?;
-//! let mut driver = Driver::probe(channel, &mut hotplug, Settings::default())?;
+//! let mut driver = Driver::probe(channel, &mut hotplug, DriverSettings::default())?;
 //! device.set_requested_size(1 << 30)?;
-//! // Nobody here moves folios; a kernel passes whoever does.
+//! // No folio moves here; a kernel passes what moves its folios.
 //! let step = driver.work(&mut hotplug, &mut Unmovable, |_| true);
-//! assert_eq!((step, driver.status().plugged), (Step::Reached, 1 << 30));
+//! assert_eq!((step, driver.status().plugged), (Next::Reached, 1 << 30));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The crate is `no_std` (with `alloc`), never logs and never panics. It has no clock: a step that should be tried again
-//! later says how much later.
+//! The crate is `no_std` (with `alloc`), never logs and never panics. It has no clock: a step that is to be tried again later
+//! says how much later.
 //!
-//! States, orders and fallbacks are those of Linux (`drivers/virtio/virtio_mem.c`); where this driver differs on
-//! purpose: it asks the device for the state of blocks after a restart or an odd answer instead of giving up, it retries
-//! after 100 ms rather than 50 s, and no answer of the device, and no silence, ends it or makes it spin.
+//! States, orders and fallbacks are those of Linux (`drivers/virtio/virtio_mem.c`), with three differences: after a restart
+//! or an odd answer this driver asks the device for the state of blocks instead of giving up; it retries after 100 ms rather
+//! than 50 s; and no answer of the device, and no silence, ends it or makes it spin.
 //!
 //! # Bounds
 //!
 //! A [step](Driver::step) makes a bounded number of requests and asks owners a bounded number of times, whatever the device
-//! and the owners say. A request is waited for in [so many](LONGEST_PATIENCE) looks at the ring; then the step ends, and a
-//! device that stays silent, or says that it has failed, is reset. Why less is plugged or unplugged than the host wants is in
-//! [`Status::shortfall`]. An owner that refuses to move a folio is not asked again while nothing has changed: tell the
-//! driver by [`Driver::ask_again`] when something has that no reference shows.
+//! and the owners say. It waits for a request in [a number of](LONGEST_PATIENCE) looks at the ring; then the step ends, and a
+//! device that stays silent, or says that it has failed, is reset. [`Status::shortfall`] says why less is plugged or unplugged
+//! than the host wants. An owner that refuses to move a folio is not asked again while nothing has changed; tell the driver by
+//! [`Driver::ask_again`] when something has that no reference shows.
 
 #![no_std]
 #![cfg_attr(
@@ -67,29 +68,32 @@
 
 extern crate alloc;
 
-mod adopt;
-mod backoff;
 mod big;
 mod channel;
 mod config;
+mod context;
 mod driver;
-mod ends;
-mod progress;
+mod gate;
+mod geometry;
+mod lifecycle;
+mod link;
+mod owners;
+mod pace;
+mod probe;
 mod queue;
-mod refusals;
-mod requests;
-mod state;
+mod states;
+mod status;
+mod stop;
 mod sub;
-mod sync;
-mod tracking;
-mod watch;
+mod survey;
+mod units;
+mod virtio;
 
-pub use adopt::Leftovers;
-pub use channel::{
-    Answer, Channel, ChannelError, ConfigInterrupt, LONGEST_PATIENCE, VirtioChannel, interpret,
-};
-pub use config::{ConfigError, Geometry, Limits, Mode};
-pub use driver::{Driver, ProbeError, Settings, Step};
-pub use ends::{Remains, Removed, Sleep, SuspendError};
-pub use progress::{Progress, Shortfall, Status};
-pub use state::{BigState, SubState, Trigger};
+pub use channel::{Channel, ChannelError};
+pub use config::ConfigError;
+pub use driver::Driver;
+pub use geometry::{Geometry, Mode};
+pub use lifecycle::{Remains, Removed, Sleep, SuspendError};
+pub use probe::{DriverSettings, Inherited, ProbeError};
+pub use status::{Next, Shortfall, Status, StuckBlocks};
+pub use virtio::{ConfigInterrupt, LONGEST_PATIENCE, VirtioChannel};

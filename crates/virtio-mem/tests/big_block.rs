@@ -5,12 +5,12 @@ mod common;
 use common::*;
 use pagefold_engine::hotplug::{FakeOffline, HotplugConfig, OnlinePolicy};
 use pagefold_engine::{Kind, Order, Pfn, Zone};
-use pagefold_virtio_mem::{Driver, Mode, Settings, Shortfall, Step};
-use pagefold_virtio_mem_device::Settings as DeviceSettings;
+use pagefold_virtio_mem::{Driver, DriverSettings, Mode, Next, Shortfall};
+use pagefold_virtio_mem_device::Settings;
 
 /// A device of 1 GiB blocks, as one over 1 GiB huge pages has.
 fn coarse() -> TestDevice {
-    device_of(DeviceSettings { block_size: Some(GIB), guest_block_size: GIB, ..device_settings(8 * GIB) })
+    device_of(Settings { block_size: Some(GIB), guest_block_size: GIB, ..device_settings(8 * GIB) })
 }
 
 #[test]
@@ -19,13 +19,13 @@ fn grows_and_shrinks_in_big_blocks() {
         let engine = engine(16 * GIB);
         let device = if forced { device(8 * GIB) } else { coarse() };
         let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-        let settings = Settings { force_big: forced, big_block: forced.then_some(GIB), ..settings() };
+        let settings = DriverSettings { force_big: forced, big_block: forced.then_some(GIB), ..settings() };
         let driver = &mut Driver::probe(channel(&device), hotplug, settings).unwrap();
         assert_eq!(driver.geometry().mode, Mode::BigBlock { size: GIB });
         let cache = &mut Cache::default();
         for size in [0, 3, 8, 1, 0, 2] {
             let (step, status) = resize(&device, driver, hotplug, cache, size * GIB);
-            assert_eq!((step, status.plugged), (Step::Reached, size * GIB), "{status}");
+            assert_eq!((step, status.plugged), (Next::Reached, size * GIB), "{status}");
             assert_eq!(hotplug.blocks().count() as u64, size * 8);
         }
     }
@@ -35,10 +35,10 @@ fn grows_and_shrinks_in_big_blocks() {
 fn what_is_less_than_a_big_block_is_not_plugged() {
     let (engine, device) = (engine(16 * GIB), device(8 * GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let settings = Settings { force_big: true, big_block: Some(GIB), ..settings() };
+    let settings = DriverSettings { force_big: true, big_block: Some(GIB), ..settings() };
     let driver = &mut Driver::probe(channel(&device), hotplug, settings).unwrap();
     let (step, status) = resize(&device, driver, hotplug, &mut Cache::default(), 1536 * MIB);
-    assert_eq!((step, status.plugged), (Step::Reached, GIB));
+    assert_eq!((step, status.plugged), (Next::Reached, GIB));
     assert_eq!(status.to_string(), "still 512 MiB to plug");
 }
 
@@ -55,14 +55,14 @@ fn a_pinned_page_keeps_its_big_block_whole_and_online() {
     cache.folios.push(engine.alloc_at(pin, Order::ZERO, Kind::Anon).unwrap().share());
     cache.pinned.push(pin);
     let (step, status) = resize(&device, driver, hotplug, cache, 0);
-    let Step::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
+    let Next::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
     assert_eq!((movable.pinned, status.plugged), (1, GIB));
     assert_eq!(engine.free_pages(), free - GIB / 4096 - 1);
     cache.pinned.clear();
     // The mark was the owner's own: nothing that the driver could see has changed.
     driver.ask_again();
     let (step, _) = resize(&device, driver, hotplug, cache, 0);
-    assert_eq!(step, Step::Reached);
+    assert_eq!(step, Next::Reached);
 }
 
 #[test]

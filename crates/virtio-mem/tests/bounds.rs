@@ -10,7 +10,7 @@ use common::{ADDR, GIB, MIB, PAGES, TestEngine, TestPlatform, engine, hotplug};
 use model::Model;
 use pagefold_engine::hotplug::{FakeOffline, Migrate, Migration, Unmovable};
 use pagefold_engine::{Folio, Kind, Order, Pfn};
-use pagefold_virtio_mem::{Driver, Leftovers, Settings, Shortfall, Step};
+use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Next, Shortfall};
 use pagefold_virtio_mem_spec::{BlockState, RequestType, Response};
 
 /// Requests of one step at most: see `Driver::step`.
@@ -70,20 +70,20 @@ impl<'e> Migrate<'e, TestPlatform> for Owner<'e> {
 fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     let owner = &mut Owner { is_pinned: true, ..Owner::default() };
     owner.fill_areas(&engine, GIB);
     let pins = owner.folios.len() as u64;
     device.resize(0);
     let step = driver.work(hotplug, owner, |_| true);
-    let Step::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
+    let Next::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
     assert_eq!((movable.pinned, owner.take_counts()), (pins, (pins, 0)));
     // Time alone changes nothing, nor does an interrupt without a new wish.
     for interrupts in [0, 0, 1, 100] {
         device.with(|state| state.interrupts = interrupts);
         let step = driver.work(hotplug, owner, |_| true);
-        let Step::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
+        let Next::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
         assert_eq!((movable.pinned, owner.take_counts()), (pins, (0, 0)));
     }
     // A pin that ends gives a reference back: here, the folio is freed. Nobody has to be asked then.
@@ -105,7 +105,7 @@ fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
     // And when they may move they do, into boot memory.
     owner.is_pinned = false;
     device.resize(0);
-    assert_eq!(driver.work(hotplug, owner, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, owner, |_| true), Next::Reached);
     engine.audit().unwrap();
 }
 
@@ -113,8 +113,8 @@ fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
 fn without_memory_for_copies_a_step_ends_at_once_and_says_so() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     let owner = &mut Owner::default();
     // More than boot memory can hold.
     for _ in 0..768 * PAGES {
@@ -128,24 +128,24 @@ fn without_memory_for_copies_a_step_ends_at_once_and_says_so() {
         assert!(asked <= QUESTIONS, "{asked} questions in one step");
         assert!(without_memory <= 1, "{without_memory} owners found no memory in one step");
         assert!(device.requests() - requests <= REQUESTS);
-        if step != Step::Again {
+        if step != Next::Again {
             break step;
         }
     };
-    assert!(matches!(step, Step::Later(_, Shortfall::NoRoom)), "{step:?}");
+    assert!(matches!(step, Next::Later(_, Shortfall::NoRoom)), "{step:?}");
     let stays = driver.status().plugged;
     assert!((256 * MIB..=384 * MIB).contains(&stays), "{stays:#x}: what has no room elsewhere, and no more");
     // Attempts that find no room cost no more than two questions.
     for _ in 0..8 {
         let step = driver.work(hotplug, owner, |_| true);
-        assert!(matches!(step, Step::Later(_, Shortfall::NoRoom)), "{step:?}");
+        assert!(matches!(step, Next::Later(_, Shortfall::NoRoom)), "{step:?}");
         assert!(owner.take_counts().0 <= 2);
     }
     // With room again all of it goes.
     let half: Vec<_> = owner.folios.keys().copied().filter(|pfn| pfn.0 % 2 == 0).collect();
     half.iter().for_each(|pfn| drop(owner.folios.remove(pfn)));
     let mut attempts = 0;
-    while driver.work(hotplug, owner, |_| true) != Step::Reached {
+    while driver.work(hotplug, owner, |_| true) != Next::Reached {
         attempts += 1;
         assert!(attempts < 20, "{}", driver.status());
     }
@@ -167,8 +167,8 @@ fn owners_who_promise_and_do_nothing_do_not_keep_the_driver_going() {
     for answer in [Migration::Moved, Migration::Busy] {
         let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 256 * MIB, 256 * MIB));
         let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-        let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         let full: Vec<_> = (0..250 * PAGES)
             .map(|_| engine.alloc_movable(Order::ZERO, Kind::File).unwrap().share())
             .collect();
@@ -182,14 +182,14 @@ fn owners_who_promise_and_do_nothing_do_not_keep_the_driver_going() {
                 assert!(owners.1 <= QUESTIONS, "{} questions in one step", owners.1);
                 steps += 1;
                 assert!(steps < 500, "{step:?}");
-                if step != Step::Again {
+                if step != Next::Again {
                     break;
                 }
             }
             assert!(steps > 2);
         }
         drop(full);
-        assert_eq!(driver.work(hotplug, owners, |_| true), Step::Reached);
+        assert_eq!(driver.work(hotplug, owners, |_| true), Next::Reached);
     }
 }
 
@@ -197,8 +197,8 @@ fn owners_who_promise_and_do_nothing_do_not_keep_the_driver_going() {
 fn a_folio_too_large_for_what_is_free_does_not_keep_others_plugged() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 256 * MIB, 256 * MIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     // The last area of the upper block has a folio that needs 2 MiB in one piece; there is none anywhere.
     let owner = &mut Owner::default();
     let last = Pfn((ADDR + 254 * MIB) >> 12);
@@ -216,7 +216,7 @@ fn a_folio_too_large_for_what_is_free_does_not_keep_others_plugged() {
         assert!(attempts < 20, "{step:?}, {plugged:#x}: {}", driver.status());
     }
     drop(crumbs);
-    while driver.work(hotplug, owner, |_| true) != Step::Reached {
+    while driver.work(hotplug, owner, |_| true) != Next::Reached {
         attempts += 1;
         assert!(attempts < 40, "{}", driver.status());
     }
@@ -238,17 +238,17 @@ fn what_is_plugged_already_is_found_in_bounded_steps() {
         let (engine, device) = (engine(8 * GIB), Model::with_block(block, ADDR, region, 0));
         half_plugged(&device);
         let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-        let settings = Settings { leftovers: Leftovers::Adopt, force_big, ..Settings::default() };
+        let settings = DriverSettings { inherited: Inherited::Adopt, force_big, ..DriverSettings::default() };
         let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
-        let (mut steps, mut last) = (0, Step::Again);
-        while last == Step::Again {
+        let (mut steps, mut last) = (0, Next::Again);
+        while last == Next::Again {
             let requests = device.requests();
             last = driver.step(hotplug, &mut Unmovable);
             steps += 1;
             assert!(device.requests() - requests <= REQUESTS, "{} requests", device.requests() - requests);
             assert!(steps < 2000);
         }
-        assert_eq!((last, device.plugged(), driver.status().plugged), (Step::Reached, 0, 0));
+        assert_eq!((last, device.plugged(), driver.status().plugged), (Next::Reached, 0, 0));
     }
 }
 
@@ -257,10 +257,10 @@ fn an_empty_device_of_a_tebibyte_is_asked_a_few_questions() {
     let (engine, device) = (engine(1028 * GIB), Model::new(ADDR, 1024 * GIB, 0));
     device.with(|state| state.plugged[300_000] = 1);
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let settings = Settings { leftovers: Leftovers::Adopt, ..Settings::default() };
+    let settings = DriverSettings { inherited: Inherited::Adopt, ..DriverSettings::default() };
     let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
     let step = driver.work(hotplug, &mut Unmovable, |_| true);
-    assert_eq!((step, device.plugged()), (Step::Reached, 0));
+    assert_eq!((step, device.plugged()), (Next::Reached, 0));
     assert!(device.requests() < 300, "{} requests", device.requests());
 }
 
@@ -273,7 +273,7 @@ fn a_device_that_calls_everything_mixed_is_not_asked_for_ever() {
         is_question.then(|| Ok(Response::state(BlockState::Mixed)))
     });
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let settings = Settings { leftovers: Leftovers::Adopt, ..Settings::default() };
+    let settings = DriverSettings { inherited: Inherited::Adopt, ..DriverSettings::default() };
     let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
     for _ in 0..3 {
         let mut steps = 0;
@@ -283,14 +283,14 @@ fn a_device_that_calls_everything_mixed_is_not_asked_for_ever() {
             assert!(device.requests() - requests <= REQUESTS);
             steps += 1;
             assert!(steps < 20_000, "{step:?}");
-            if step != Step::Again {
+            if step != Next::Again {
                 break;
             }
         }
     }
     device.be_honest();
     let mut attempts = 0;
-    while driver.work(hotplug, &mut Unmovable, |_| true) != Step::Reached {
+    while driver.work(hotplug, &mut Unmovable, |_| true) != Next::Reached {
         attempts += 1;
         assert!(attempts < 100, "{}", driver.status());
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use common::*;
 use pagefold_engine::hotplug::{FakeOffline, Unmovable};
-use pagefold_virtio_mem::{Channel, ChannelError, ConfigInterrupt, Driver, Step};
+use pagefold_virtio_mem::{Channel, ChannelError, ConfigInterrupt, Driver, Next};
 use pagefold_virtio_mem_spec::{Config, Features, Request, Response};
 
 /// Counts reads of the config space, and may be deaf to interrupts.
@@ -48,7 +48,7 @@ fn a_long_way_takes_two_reads() {
             steps += 1;
             true
         });
-        assert_eq!((step, driver.status().plugged), (Step::Reached, size));
+        assert_eq!((step, driver.status().plugged), (Next::Reached, size));
         assert!(steps >= 16, "a memory block a step, so {steps} are too few for this test");
         assert_eq!(reads.get(), 2, "one before the first step, one before the rest");
     }
@@ -67,11 +67,11 @@ fn a_change_that_nobody_was_told_of_is_found_before_the_driver_rests() {
         }
         true
     });
-    assert_eq!((step, driver.status().plugged), (Step::Reached, 256 * MIB));
+    assert_eq!((step, driver.status().plugged), (Next::Reached, 256 * MIB));
     // And by the first step after it.
     device.set_requested_size(384 * MIB).unwrap();
     let step = driver.work(hotplug, &mut Unmovable, |_| true);
-    assert_eq!((step, driver.status().plugged), (Step::Reached, 384 * MIB));
+    assert_eq!((step, driver.status().plugged), (Next::Reached, 384 * MIB));
 }
 
 /// As over PCI with MSI-X: what the transport has to say is not asked for.
@@ -97,7 +97,7 @@ fn an_interrupt_handler_tells_of_a_change() {
             least = least.min(status.plugged);
             true
         });
-        assert_eq!((step, driver.status().plugged), (Step::Reached, 768 * MIB));
+        assert_eq!((step, driver.status().plugged), (Next::Reached, 768 * MIB));
         assert_eq!(least, if is_told { 512 * MIB } else { 0 }, "told: {is_told}");
     }
 }

@@ -12,7 +12,7 @@ use common::*;
 use faults::{Fault, Faulty, Plan, Scarce, with_allocations};
 use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, OnlineTo};
 use pagefold_engine::{BlockState, Zone};
-use pagefold_virtio_mem::{Driver, Leftovers, Mode, Removed, Settings, Shortfall, Step};
+use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Mode, Next, Removed, Shortfall};
 use proptest::prelude::*;
 
 #[global_allocator]
@@ -73,14 +73,19 @@ struct World<'e> {
     device: &'e TestDevice,
     hotplug: Hotplug<'e, TestPlatform>,
     driver: Option<FaultyDriver<'e>>,
-    settings: Settings,
+    settings: DriverSettings,
     plan: Plan,
     cache: Cache<'e>,
     requested: u64,
 }
 
 impl<'e> World<'e> {
-    fn new(engine: &'e TestEngine, device: &'e TestDevice, policy: FakeOffline, settings: Settings) -> Self {
+    fn new(
+        engine: &'e TestEngine,
+        device: &'e TestDevice,
+        policy: FakeOffline,
+        settings: DriverSettings,
+    ) -> Self {
         let config = HotplugConfig { fake_offline: policy, ..config() };
         let mut world = Self {
             device,
@@ -197,12 +202,12 @@ impl<'e> World<'e> {
 
     /// When nothing fails any more, the host gets what it wants, as far as nothing is pinned.
     fn converge(&mut self) {
-        let mut last = Step::Again;
+        let mut last = Next::Again;
         // After a fault the driver waits; here time passes at once.
         for _ in 0..12 {
             let Self { driver, hotplug, cache, .. } = self;
             last = driver.as_mut().expect("a driver").work(hotplug, cache, |_| true);
-            if last == Step::Reached {
+            if last == Next::Reached {
                 break;
             }
         }
@@ -211,8 +216,8 @@ impl<'e> World<'e> {
         let on_device = self.device.with(|device, _| device.config().plugged_size.get());
         assert_eq!(status.plugged, on_device, "a plugged block was lost, or made up: {last:?}");
         match last {
-            Step::Reached => assert!(status.plugged.abs_diff(self.requested) < unit, "{status}"),
-            Step::Later(_, Shortfall::InUse { .. }) => {
+            Next::Reached => assert!(status.plugged.abs_diff(self.requested) < unit, "{status}"),
+            Next::Later(_, Shortfall::InUse { .. }) => {
                 // Every unit that stays holds something that cannot move: it is pinned, or there is no room elsewhere.
                 assert!(status.plugged > self.requested, "{status}");
                 let has_room = self.hotplug.engine().free_pages() > 64 * PAGES;
@@ -222,14 +227,14 @@ impl<'e> World<'e> {
                     "{status}"
                 );
             }
-            Step::Asleep(Shortfall::OfflineLimit) => {}
+            Next::Asleep(Shortfall::OfflineLimit) => {}
             other => panic!("stuck for no reason: {other:?}, {status}"),
         }
         self.check();
     }
 }
 
-fn run(ops: Vec<Op>, policy: FakeOffline, settings: Settings) {
+fn run(ops: Vec<Op>, policy: FakeOffline, settings: DriverSettings) {
     let (engine, device) = (engine(6 * GIB), device(GIB));
     let mut world = World::new(&engine, &device, policy, settings);
     let is_big = matches!(world.driver().geometry().mode, Mode::BigBlock { .. });
@@ -257,17 +262,17 @@ proptest! {
 
     #[test]
     fn sub_blocks_folded(ops in prop::collection::vec(op(), 1..60)) {
-        run(ops, FakeOffline::Folded, Settings { leftovers: Leftovers::Adopt, ..settings() });
+        run(ops, FakeOffline::Folded, DriverSettings { inherited: Inherited::Adopt, ..settings() });
     }
 
     #[test]
     fn sub_blocks_classic(ops in prop::collection::vec(op(), 1..40)) {
-        run(ops, FakeOffline::Classic { rcu: true }, Settings { leftovers: Leftovers::UnplugAll, ..settings() });
+        run(ops, FakeOffline::Classic { rcu: true }, DriverSettings { inherited: Inherited::UnplugAll, ..settings() });
     }
 
     #[test]
     fn big_blocks(ops in prop::collection::vec(op(), 1..60)) {
-        let settings = Settings { force_big: true, big_block: Some(256 * MIB), leftovers: Leftovers::Adopt, ..settings() };
+        let settings = DriverSettings { force_big: true, big_block: Some(256 * MIB), inherited: Inherited::Adopt, ..settings() };
         run(ops, FakeOffline::Folded, settings);
     }
 }
@@ -295,6 +300,6 @@ fn nacks_are_not_asked_away() {
     world.plan.set(vec![Some(Fault::Instead(1)); 100]);
     let World { driver, hotplug, cache, plan, .. } = &mut world;
     let step = driver.as_mut().unwrap().work(hotplug, cache, |_| true);
-    assert!(matches!(step, Step::Later(_, Shortfall::DeviceRefused)), "{step:?}");
+    assert!(matches!(step, Next::Later(_, Shortfall::DeviceRefused)), "{step:?}");
     assert!(plan.take().len() >= 95, "a few requests, then a pause");
 }

@@ -8,7 +8,7 @@ use common::{ADDR, GIB, MIB, config, engine, hotplug, hotplug_of};
 use model::Model;
 use pagefold_engine::Pfn;
 use pagefold_engine::hotplug::{FakeOffline, HotplugConfig, Unmovable};
-use pagefold_virtio_mem::{ConfigError, Driver, ProbeError, Settings, Shortfall, Step};
+use pagefold_virtio_mem::{ConfigError, Driver, DriverSettings, Next, ProbeError, Shortfall};
 use pagefold_virtio_mem_spec::{RequestType, Response, ResponseType};
 
 fn is(request: &pagefold_virtio_mem_spec::Request, kind: RequestType) -> bool {
@@ -19,10 +19,10 @@ fn is(request: &pagefold_virtio_mem_spec::Request, kind: RequestType) -> bool {
 fn an_interrupt_that_says_nothing_new_costs_no_unit_its_turn() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, 126 * MIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
     for round in 0..40 {
         device.resize(126 * MIB);
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         device.resize(0);
         let mut requests = 0;
         device.answer(move |state, _| {
@@ -30,7 +30,7 @@ fn an_interrupt_that_says_nothing_new_costs_no_unit_its_turn() {
             state.interrupts += u32::from(requests == round);
             None
         });
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached, "{}", driver.status());
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached, "{}", driver.status());
         device.be_honest();
     }
 }
@@ -39,11 +39,11 @@ fn an_interrupt_that_says_nothing_new_costs_no_unit_its_turn() {
 fn a_device_that_interrupts_all_the_time_is_followed_all_the_same() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
     device.with(|state| state.interrupts = u32::MAX);
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     device.resize(0);
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     assert_eq!(device.plugged(), 0);
 }
 
@@ -51,7 +51,7 @@ fn a_device_that_interrupts_all_the_time_is_followed_all_the_same() {
 fn a_wish_that_changes_all_the_time_ends_in_a_pause() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
     let mut reads = 0u64;
     device.with(|state| {
         state.interrupts = u32::MAX;
@@ -66,9 +66,9 @@ fn a_wish_that_changes_all_the_time_ends_in_a_pause() {
         steps += 1;
         steps < 10_000
     });
-    assert!(matches!(step, Step::Later(_, Shortfall::Unsteady)), "{step:?} after {steps} steps");
+    assert!(matches!(step, Next::Later(_, Shortfall::Unsteady)), "{step:?} after {steps} steps");
     device.be_honest();
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     assert_eq!(device.plugged(), GIB);
 }
 
@@ -77,26 +77,26 @@ fn a_usable_region_that_shrinks_is_a_limit_and_is_read_after_everything_was_unpl
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, 256 * MIB));
     device.with(|state| state.plugged[..5].fill(1));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
     // As Firecracker does: nothing is usable any more, whatever is requested, and no interrupt tells.
     device.answer(|state, request| {
         state.usable = if is(request, RequestType::UnplugAll) { 0 } else { state.usable };
         None
     });
     let step = driver.work(hotplug, &mut Unmovable, |_| true);
-    assert_eq!(step, Step::Asleep(Shortfall::NoSpace));
+    assert_eq!(step, Next::Asleep(Shortfall::NoSpace));
     assert_eq!((driver.status().usable, device.requests()), (0, 1), "nothing was asked that must fail");
     // Until the host says more.
     device.with(|state| state.usable = GIB);
     device.resize(256 * MIB);
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     // Below what is plugged: that stays as it is.
     device.with(|state| (state.usable, state.interrupts) = (128 * MIB, 1));
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     assert_eq!(driver.status().plugged, 256 * MIB);
     device.with(|state| state.usable = GIB);
     device.resize(0);
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
 }
 
 #[test]
@@ -104,10 +104,10 @@ fn a_node_that_no_machine_has_is_refused_by_its_number() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
     device.with(|state| state.node = Some(300));
-    let error = Driver::probe(device.clone(), hotplug, Settings::default()).unwrap_err();
+    let error = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap_err();
     assert_eq!(error, ProbeError::Config(ConfigError::Node(300)));
     device.with(|state| state.node = Some(255));
-    assert_eq!(Driver::probe(device, hotplug, Settings::default()).unwrap().node(), 255);
+    assert_eq!(Driver::probe(device, hotplug, DriverSettings::default()).unwrap().node(), 255);
 }
 
 #[test]
@@ -115,18 +115,18 @@ fn what_the_device_lost_or_kept_is_found_by_its_plugged_size() {
     for policy in [FakeOffline::Folded, FakeOffline::Classic { rcu: true }] {
         let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, 200 * MIB));
         let hotplug = &mut hotplug(&engine, policy);
-        let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         // Lost behind the driver's back, in a full block and in a partial one; and plugged where nothing was asked for.
         device.with(|state| {
             (state.plugged[3], state.plugged[70], state.plugged[99], state.plugged[400]) = (0, 0, 0, 1);
             state.interrupts = 1;
         });
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached, "{}", driver.status());
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached, "{}", driver.status());
         assert_eq!((driver.status().plugged, device.plugged()), (200 * MIB, 200 * MIB));
         engine.audit().unwrap();
         device.resize(0);
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         assert_eq!((device.plugged(), hotplug.blocks().count()), (0, 0));
     }
 }
@@ -135,7 +135,7 @@ fn what_the_device_lost_or_kept_is_found_by_its_plugged_size() {
 fn a_plugged_size_that_is_never_right_is_reported_and_costs_one_survey_a_wait() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
     device.with(|state| state.says = Some(Box::new(|config| config.plugged_size = (6 * MIB).into())));
     for _ in 0..3 {
         let mut steps = 0;
@@ -144,11 +144,11 @@ fn a_plugged_size_that_is_never_right_is_reported_and_costs_one_survey_a_wait() 
             steps < 200
         });
         let miscounted = Shortfall::Miscounted { device: 6 * MIB, driver: GIB };
-        assert!(matches!(step, Step::Later(_, why) if why == miscounted), "{step:?} after {steps} steps");
+        assert!(matches!(step, Next::Later(_, why) if why == miscounted), "{step:?} after {steps} steps");
         assert_eq!(device.plugged(), GIB, "what the host wants is done in any case");
     }
     device.be_honest();
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
 }
 
 /// Classic: a walker holds a fake-offline page of the block that is to be filled, and the device is busy when what was
@@ -158,8 +158,8 @@ fn a_page_that_a_walker_holds_costs_no_sub_block_whatever_the_device_says() {
     for refusal in [None, Some(ResponseType::Busy), Some(ResponseType::Error)] {
         let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, 126 * MIB));
         let hotplug = &mut hotplug(&engine, FakeOffline::Classic { rcu: true });
-        let driver = &mut Driver::probe(device.clone(), hotplug, Settings::default()).unwrap();
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         let walker = engine.walker().unwrap();
         let held =
             walker.try_get(Pfn((ADDR + 127 * MIB) >> 12)).expect("a page of kind Offline has a reference");
@@ -173,7 +173,7 @@ fn a_page_that_a_walker_holds_costs_no_sub_block_whatever_the_device_says() {
                 steps += 1;
                 steps < 100
             });
-            assert!(matches!(step, Step::Later(_, Shortfall::Held(_))), "{step:?}, {refusal:?}");
+            assert!(matches!(step, Next::Later(_, Shortfall::Held(_))), "{step:?}, {refusal:?}");
             engine.audit().unwrap();
         }
         drop(held);
@@ -181,7 +181,7 @@ fn a_page_that_a_walker_holds_costs_no_sub_block_whatever_the_device_says() {
         for size in [128, 130, 128, 130, 0] {
             device.resize(size * MIB);
             let step = driver.work(hotplug, &mut Unmovable, |_| true);
-            assert_eq!((step, device.plugged()), (Step::Reached, size * MIB), "{}", driver.status());
+            assert_eq!((step, device.plugged()), (Next::Reached, size * MIB), "{}", driver.status());
             engine.audit().unwrap();
         }
         assert_eq!(hotplug.blocks().count(), 0);
@@ -193,21 +193,24 @@ fn no_memory_to_bring_a_block_online_is_made_up_for() {
     for force_big in [false, true] {
         let (engine, device) = (engine(16 * GIB), Model::new(ADDR, GIB, 512 * MIB));
         let hotplug = &mut hotplug_of(&engine, HotplugConfig { ..config() });
-        let settings =
-            Settings { force_big, big_block: force_big.then_some(256 * MIB), ..Settings::default() };
+        let settings = DriverSettings {
+            force_big,
+            big_block: force_big.then_some(256 * MIB),
+            ..DriverSettings::default()
+        };
         let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
         let budget = engine.platform().budget();
         let mut fell_short = 0;
         for pages in 0..200 {
             budget.set_limit(budget.used() + pages);
-            if driver.work(hotplug, &mut Unmovable, |_| true) == Step::Reached {
+            if driver.work(hotplug, &mut Unmovable, |_| true) == Next::Reached {
                 break;
             }
             fell_short += 1;
         }
         budget.set_limit(u64::MAX);
         assert!(fell_short > 0, "there was always enough memory");
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         assert_eq!(device.plugged(), 512 * MIB);
         let online = hotplug.blocks().filter(|block| block.state == pagefold_engine::BlockState::Online);
         assert_eq!(online.count(), 4, "what is plugged is in use");
@@ -220,8 +223,8 @@ fn another_machines_memory_is_left_alone() {
     let (ours, other) = (engine(8 * GIB), engine(8 * GIB));
     let device = Model::new(ADDR, GIB, GIB);
     let (mut mine, mut foreign) = (hotplug(&ours, FakeOffline::Folded), hotplug(&other, FakeOffline::Folded));
-    let mut driver = Driver::probe(device.clone(), &mut mine, Settings::default()).unwrap();
+    let mut driver = Driver::probe(device.clone(), &mut mine, DriverSettings::default()).unwrap();
     let step = driver.step(&mut foreign, &mut Unmovable);
-    assert_eq!((step, device.requests()), (Step::Asleep(Shortfall::OtherMachine), 0));
-    assert_eq!(driver.work(&mut mine, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!((step, device.requests()), (Next::Asleep(Shortfall::OtherMachine), 0));
+    assert_eq!(driver.work(&mut mine, &mut Unmovable, |_| true), Next::Reached);
 }

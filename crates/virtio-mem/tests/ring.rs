@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use common::{Cache, GIB, MIB, check, device_of, device_settings, engine, hotplug, settings};
 use pagefold_engine::hotplug::{FakeOffline, Unmovable};
 use pagefold_virtio_loopback::{Loopback, LoopbackDevice, LoopbackHal, LoopbackTransport, Signals};
-use pagefold_virtio_mem::{Channel, ChannelError, Driver, Shortfall, Step, VirtioChannel};
-use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
+use pagefold_virtio_mem::{Channel, ChannelError, Driver, Next, Shortfall, VirtioChannel};
+use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
 use proptest::prelude::*;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 use virtio_queue::{Queue, QueueT};
@@ -56,7 +56,7 @@ const INDIRECT_DESC: u64 = 1 << 28;
 
 impl Shared {
     fn new(change: impl FnOnce(&mut Odd)) -> Self {
-        let settings = DeviceSettings { persistent_suspend: true, ..device_settings(GIB) };
+        let settings = Settings { persistent_suspend: true, ..device_settings(GIB) };
         let device = Device::new(settings, Memfd::new(GIB, Pages::Normal).unwrap(), ()).unwrap();
         let offered = device.features();
         let mut odd = Odd {
@@ -208,7 +208,7 @@ proptest! {
                 let step = driver.work(hotplug, &mut Unmovable, |_| { steps += 1; steps < 200 });
                 prop_assert!(steps < 200, "{step:?}");
                 engine.audit().unwrap();
-                if step == Step::Reached {
+                if step == Next::Reached {
                     break;
                 }
                 rests += 1;
@@ -245,12 +245,12 @@ fn an_odd_deed_has_a_name_and_costs_one_attempt() {
         match error {
             Some(error) => {
                 assert!(
-                    matches!(step, Step::Later(_, Shortfall::Channel(why)) if why == error),
+                    matches!(step, Next::Later(_, Shortfall::Channel(why)) if why == error),
                     "{deed:?}: {step:?}"
                 );
-                assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached, "{deed:?}");
+                assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached, "{deed:?}");
             }
-            None => assert_eq!(step, Step::Reached, "{deed:?}"),
+            None => assert_eq!(step, Next::Reached, "{deed:?}"),
         }
         assert_eq!(device.plugged(), 256 * MIB);
     }
@@ -267,8 +267,8 @@ fn a_request_that_is_lost_is_waited_for_and_then_given_up_with_a_reset() {
     let mut silences = 0;
     loop {
         match driver.work(hotplug, &mut Unmovable, |_| true) {
-            Step::Reached => break,
-            Step::Later(_, Shortfall::Channel(ChannelError::NoAnswer)) => silences += 1,
+            Next::Reached => break,
+            Next::Later(_, Shortfall::Channel(ChannelError::NoAnswer)) => silences += 1,
             other => panic!("{other:?}"),
         }
         assert!(silences < 20);
@@ -295,7 +295,7 @@ fn a_reset_at_any_moment_costs_nothing_that_is_plugged() {
                 loopback.reset();
             }
             true
-        }) != Step::Reached
+        }) != Next::Reached
         {
             rests += 1;
             assert!(rests < 10, "{}", driver.status());
@@ -326,7 +326,7 @@ fn queues_of_any_size_do() {
         let driver = &mut Driver::probe(channel.unwrap(), hotplug, settings()).unwrap();
         for size in [1024, 0, 130] {
             device.ask_for(size * MIB);
-            assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+            assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
             assert_eq!(device.plugged(), size * MIB);
         }
     }
@@ -347,9 +347,9 @@ fn a_config_space_that_never_rests_is_given_up_and_tried_again() {
     let driver = &mut Driver::probe(channel, hotplug, settings()).unwrap();
     device.with(|odd| odd.unsteady = u32::MAX);
     let step = driver.work(hotplug, &mut Unmovable, |_| true);
-    assert!(matches!(step, Step::Later(_, Shortfall::Channel(ChannelError::ConfigUnsteady))), "{step:?}");
+    assert!(matches!(step, Next::Later(_, Shortfall::Channel(ChannelError::ConfigUnsteady))), "{step:?}");
     device.with(|odd| odd.unsteady = 0);
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
 }
 
 /// A transport that is registers and nothing more, of which there may be two, as PCI's and MMIO's are: dropping it resets the
@@ -426,7 +426,7 @@ impl<T: Transport> Transport for Registers<T> {
 
 #[test]
 fn a_driver_goes_on_after_a_sleep_over_a_new_channel_or_the_old_one() {
-    let host = device_of(DeviceSettings { persistent_suspend: true, ..device_settings(GIB) });
+    let host = device_of(Settings { persistent_suspend: true, ..device_settings(GIB) });
     let engine = engine(8 * GIB);
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
     let registers = Arc::new(Mutex::new(host.connect().unwrap()));
@@ -434,7 +434,7 @@ fn a_driver_goes_on_after_a_sleep_over_a_new_channel_or_the_old_one() {
         || VirtioChannel::<LoopbackHal, _>::new(Registers(Arc::clone(&registers)), PATIENCE).unwrap();
     let driver = &mut Driver::probe(new_channel(), hotplug, settings()).unwrap();
     host.set_requested_size(256 * MIB).unwrap();
-    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
     for (round, size) in [300, 100, 512, 0].into_iter().enumerate() {
         // The platform resets the device as it wakes.
         registers.lock().unwrap().set_status(DeviceStatus::empty());
@@ -446,7 +446,7 @@ fn a_driver_goes_on_after_a_sleep_over_a_new_channel_or_the_old_one() {
         }
         assert!(registers.lock().unwrap().get_status().contains(DeviceStatus::DRIVER_OK));
         host.set_requested_size(size * MIB).unwrap();
-        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Step::Reached);
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         let plugged = host.with(|device, _| device.config().plugged_size.get());
         assert_eq!((driver.status().plugged, plugged), (size * MIB, size * MIB));
     }
@@ -465,7 +465,7 @@ fn what_a_sleep_has_cost_is_found_out_and_made_up_for() {
     host.system_reset(pagefold_virtio_mem_device::SystemReset::Reboot).unwrap();
     driver.restart().unwrap();
     host.set_requested_size(300 * MIB).unwrap();
-    assert_eq!(driver.work(hotplug, cache, |_| true), Step::Reached, "{}", driver.status());
+    assert_eq!(driver.work(hotplug, cache, |_| true), Next::Reached, "{}", driver.status());
     check(&host, driver, hotplug);
     assert_eq!(driver.status().plugged, 300 * MIB);
 }

@@ -6,9 +6,9 @@ use common::*;
 use pagefold_engine::hotplug::{BlockId, FakeOffline, OnlineTo};
 use pagefold_engine::{Class, Pfn, Zone};
 use pagefold_virtio_mem::{
-    Driver, Leftovers, Mode, ProbeError, Removed, Settings, Shortfall, Sleep, Step, SuspendError,
+    Driver, DriverSettings, Inherited, Mode, Next, ProbeError, Removed, Shortfall, Sleep, SuspendError,
 };
-use pagefold_virtio_mem_device::Settings as DeviceSettings;
+use pagefold_virtio_mem_device::Settings;
 
 const BOTH: [FakeOffline; 2] = [FakeOffline::Folded, FakeOffline::Classic { rcu: true }];
 
@@ -23,7 +23,7 @@ fn grows_and_shrinks_to_the_sub_block() {
         let boot = engine.free_pages();
         for size in [0, 2, 130, 130, 300, 1024, 1022, 6, 200, 128, 0, 64] {
             let (step, status) = resize(&device, driver, hotplug, cache, size * MIB);
-            assert_eq!((step, status.plugged), (Step::Reached, size * MIB), "{policy:?}: {status}");
+            assert_eq!((step, status.plugged), (Next::Reached, size * MIB), "{policy:?}: {status}");
             assert_eq!(engine.free_pages() - boot, size * PAGES, "{policy:?}");
             let blocks = hotplug.blocks().count() as u64;
             assert_eq!(blocks, size.div_ceil(128), "whole blocks come and go");
@@ -72,7 +72,7 @@ fn partial_blocks_are_filled_first_and_emptied_first() {
     }
     let (step, status) = resize(&device, driver, hotplug, cache, 0);
     assert_eq!(status.plugged, 6 * MIB, "{status}");
-    let Step::Later(_, why @ Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
+    let Next::Later(_, why @ Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
     assert_eq!(movable.pinned, 3, "{why}");
     assert_eq!(status.to_string(), "still 6 MiB to unplug: 3 pinned sub-blocks in zone Movable");
     assert_eq!(hotplug.blocks().count(), 3);
@@ -83,7 +83,7 @@ fn partial_blocks_are_filled_first_and_emptied_first() {
     cache.pinned.clear();
     cache.folios.clear();
     let (step, _) = resize(&device, driver, hotplug, cache, 0);
-    assert_eq!((step, hotplug.blocks().count()), (Step::Reached, 0));
+    assert_eq!((step, hotplug.blocks().count()), (Next::Reached, 0));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn the_host_changes_its_mind_half_way() {
         }
         steps < 1000
     });
-    assert_eq!((step, driver.status().plugged), (Step::Reached, 128 * MIB));
+    assert_eq!((step, driver.status().plugged), (Next::Reached, 128 * MIB));
     check(&device, driver, hotplug);
 }
 
@@ -114,7 +114,7 @@ fn the_usable_region_grows_with_the_wish() {
     let mut usable = 0;
     for size in [128, 512, 1536, 2048] {
         let (step, status) = resize(&device, driver, hotplug, cache, size * MIB);
-        assert_eq!(step, Step::Reached);
+        assert_eq!(step, Next::Reached);
         assert!(status.usable >= usable && status.usable >= size * MIB);
         usable = status.usable;
     }
@@ -124,11 +124,11 @@ fn the_usable_region_grows_with_the_wish() {
 fn memory_stays_offline_up_to_a_limit_where_nobody_brings_it_online() {
     let (engine, device) = (engine(8 * GIB), device(2 * GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let settings = Settings { online: None, ..settings() };
+    let settings = DriverSettings { online: None, ..settings() };
     let driver = &mut Driver::probe(channel(&device), hotplug, settings).unwrap();
     let cache = &mut Cache::default();
     let (step, status) = resize(&device, driver, hotplug, cache, 2 * GIB);
-    assert_eq!(step, Step::Asleep(Shortfall::OfflineLimit), "{status}");
+    assert_eq!(step, Next::Asleep(Shortfall::OfflineLimit), "{status}");
     assert_eq!(status.plugged, GIB);
     // Somebody does, and the driver goes on.
     let block = hotplug.blocks().next().unwrap().id;
@@ -136,7 +136,7 @@ fn memory_stays_offline_up_to_a_limit_where_nobody_brings_it_online() {
     hotplug.online(block, OnlineTo::Zone(Zone::Normal)).unwrap();
     assert!(driver.is_woken());
     let (step, status) = resize(&device, driver, hotplug, cache, 2 * GIB);
-    assert_eq!((step, status.plugged), (Step::Asleep(Shortfall::OfflineLimit), GIB + 128 * MIB));
+    assert_eq!((step, status.plugged), (Next::Asleep(Shortfall::OfflineLimit), GIB + 128 * MIB));
     // Offline memory goes first, and the kernel's last.
     let (_, _) = resize(&device, driver, hotplug, cache, 128 * MIB);
     assert_eq!(
@@ -144,19 +144,19 @@ fn memory_stays_offline_up_to_a_limit_where_nobody_brings_it_online() {
         [(block, Zone::Normal)]
     );
     let (step, _) = resize(&device, driver, hotplug, cache, 0);
-    assert_eq!(step, Step::Reached);
+    assert_eq!(step, Next::Reached);
 }
 
 #[test]
 fn unplug_online_off_leaves_online_memory_alone() {
     let (engine, device) = (engine(8 * GIB), device(GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-    let settings = Settings { unplug_online: false, ..settings() };
+    let settings = DriverSettings { unplug_online: false, ..settings() };
     let driver = &mut Driver::probe(channel(&device), hotplug, settings).unwrap();
     let cache = &mut Cache::default();
     resize(&device, driver, hotplug, cache, 256 * MIB);
     let (step, status) = resize(&device, driver, hotplug, cache, 0);
-    assert!(matches!(step, Step::Later(..)), "{step:?}");
+    assert!(matches!(step, Next::Later(..)), "{step:?}");
     assert_eq!(status.plugged, 256 * MIB);
     let block = hotplug.blocks().next().unwrap().id;
     hotplug.offline(block, cache).unwrap();
@@ -178,17 +178,17 @@ fn a_new_driver_adopts_what_is_in_use_and_unplugs_what_is_not() {
         remains.hand_over(hotplug);
         let driver = &mut probe(&device, hotplug);
         let step = driver.work(hotplug, cache, |_| true);
-        assert_eq!((step, driver.status().plugged), (Step::Reached, plugged));
+        assert_eq!((step, driver.status().plugged), (Next::Reached, plugged));
         check(&device, driver, hotplug);
         let (step, _) = resize(&device, driver, hotplug, cache, 0);
-        assert_eq!(step, Step::Reached, "owners move to boot memory");
+        assert_eq!(step, Next::Reached, "owners move to boot memory");
         assert_eq!(hotplug.blocks().count(), 0);
     }
 }
 
 #[test]
 fn leftovers_of_an_earlier_kernel_are_unplugged() {
-    for leftovers in [Leftovers::UnplugAll, Leftovers::Adopt] {
+    for inherited in [Inherited::UnplugAll, Inherited::Adopt] {
         let device = device(GIB);
         {
             let engine = engine(8 * GIB);
@@ -199,11 +199,11 @@ fn leftovers_of_an_earlier_kernel_are_unplugged() {
         // The kernel is gone; the device has kept its blocks.
         let engine = engine(8 * GIB);
         let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
-        let settings = Settings { leftovers, ..settings() };
+        let settings = DriverSettings { inherited, ..settings() };
         let driver = &mut Driver::probe(channel(&device), hotplug, settings).unwrap();
         let cache = &mut Cache::default();
         let (step, status) = resize(&device, driver, hotplug, cache, 130 * MIB);
-        assert_eq!((step, status.plugged), (Step::Reached, 130 * MIB), "{leftovers:?}");
+        assert_eq!((step, status.plugged), (Next::Reached, 130 * MIB), "{inherited:?}");
         assert_eq!(hotplug.blocks().count(), 2);
     }
 }
@@ -211,16 +211,16 @@ fn leftovers_of_an_earlier_kernel_are_unplugged() {
 #[test]
 fn odd_regions_lose_their_ends_and_nothing_else() {
     // The region begins and ends in the middle of memory blocks.
-    let settings = DeviceSettings { guest_block_size: 2 * MIB, ..device_settings(512 * MIB) };
-    let odd = DeviceSettings { addr: ADDR + 6 * MIB, ..settings };
+    let settings = Settings { guest_block_size: 2 * MIB, ..device_settings(512 * MIB) };
+    let odd = Settings { addr: ADDR + 6 * MIB, ..settings };
     let (engine, device) = (engine(8 * GIB), device_of(odd));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
     let driver = &mut probe(&device, hotplug);
     let cache = &mut Cache::default();
     let (step, status) = resize(&device, driver, hotplug, cache, 512 * MIB);
-    assert_eq!((step, status.plugged), (Step::Asleep(Shortfall::NoSpace), 384 * MIB));
+    assert_eq!((step, status.plugged), (Next::Asleep(Shortfall::NoSpace), 384 * MIB));
     let (step, _) = resize(&device, driver, hotplug, cache, 0);
-    assert_eq!(step, Step::Reached);
+    assert_eq!(step, Next::Reached);
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn several_devices_live_side_by_side_on_their_nodes() {
     let devices: Vec<_> = (0..3u16)
         .map(|node| {
             let addr = ADDR + u64::from(node) * GIB;
-            device_of(DeviceSettings { node: Some(node), addr, ..device_settings(GIB) })
+            device_of(Settings { node: Some(node), addr, ..device_settings(GIB) })
         })
         .collect();
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
@@ -239,7 +239,7 @@ fn several_devices_live_side_by_side_on_their_nodes() {
     }
     let cache = &mut Cache::default();
     for driver in &mut drivers {
-        assert_eq!(driver.work(hotplug, cache, |_| true), Step::Reached);
+        assert_eq!(driver.work(hotplug, cache, |_| true), Next::Reached);
     }
     engine.audit().unwrap();
     for (node, blocks) in [(0, 1), (1, 3), (2, 8)] {
@@ -252,7 +252,7 @@ fn several_devices_live_side_by_side_on_their_nodes() {
 #[test]
 fn sleep_is_refused_where_memory_would_be_lost() {
     for keeps in [true, false] {
-        let settings = DeviceSettings { persistent_suspend: keeps, ..device_settings(GIB) };
+        let settings = Settings { persistent_suspend: keeps, ..device_settings(GIB) };
         let (engine, device) = (engine(8 * GIB), device_of(settings));
         let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
         let driver = &mut probe(&device, hotplug);

@@ -12,8 +12,8 @@ use pagefold_engine::platform::{Barrier, TableKind};
 use pagefold_engine::{BlockState, Config, Engine};
 use pagefold_linux::{Linux, measure};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
-use pagefold_virtio_mem::{Driver, Settings, Shortfall, Status, Step, VirtioChannel};
-use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
+use pagefold_virtio_mem::{Driver, DriverSettings, Next, Shortfall, Status, VirtioChannel};
+use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
 use pagefold_workload::{Index, Log, Population, Stamp, slots};
 
 use super::barrier::Counted;
@@ -99,11 +99,11 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
 
 fn make_device(plan: &Plan, device: &DevicePlan) -> Result<TheDevice> {
     let backing = Memfd::new(device.size, Pages::Normal)?;
-    let settings = DeviceSettings {
+    let settings = Settings {
         block_size: Some(device.block),
         node: device.node.map(u16::from),
         guest_block_size: plan.memory_block,
-        ..DeviceSettings::new(device.addr, device.size)
+        ..Settings::new(device.addr, device.size)
     };
     Ok(Loopback::new(Device::new(settings, backing, ())?))
 }
@@ -127,7 +127,7 @@ fn probe<'e, B: Barrier + Clone>(
     let mut connect = || -> Result<TheDriver<'e>> {
         let transport = device.connect().map_err(|error| anyhow!("{error:?}"))?;
         let channel = VirtioChannel::new(transport, u64::MAX)?;
-        Ok(Driver::probe(channel, hotplug, Settings { seed, ..Settings::default() })?)
+        Ok(Driver::probe(channel, hotplug, DriverSettings { seed, ..DriverSettings::default() })?)
     };
     connect().with_context(|| format!("the driver of device {number}"))
 }
@@ -305,15 +305,15 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
                 let elapsed = begun.elapsed() - sampled;
                 let seconds = already + resized.seconds + elapsed.as_secs_f64();
                 match end {
-                    Step::Again => {}
-                    Step::Later(wait, why)
+                    Next::Again => {}
+                    Next::Later(wait, why)
                         if is_fleeting(&why)
                             && (elapsed + wait).as_secs_f64() < self.plan.patience
                             && !self.is_interrupted() =>
                     {
                         std::thread::sleep(wait);
                     }
-                    Step::Reached | Step::Later(..) | Step::Asleep(_) => {
+                    Next::Reached | Next::Later(..) | Next::Asleep(_) => {
                         resized.seconds += elapsed.as_secs_f64();
                         break;
                     }

@@ -8,7 +8,7 @@ use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, Migrate, Mig
 use pagefold_engine::{BlockState, Config as Machine, Engine, Folio, Kind, Order, Pfn, Zone};
 use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_mem::{
-    Channel, ChannelError, ConfigError, Driver, Leftovers, Removed, Settings, Shortfall, Step,
+    Channel, ChannelError, ConfigError, Driver, DriverSettings, Inherited, Next, Removed, Shortfall,
 };
 use pagefold_virtio_mem_spec::{
     BlockState as Plugged, Config, Features, Request, RequestType, Response, ResponseType,
@@ -237,8 +237,8 @@ pub fn survive(bytes: &[u8]) {
     let (mode, rest) = bytes.split_first().map_or((0, bytes), |(mode, rest)| (*mode, rest));
     let fake_offline = if mode & 1 == 0 { FakeOffline::Folded } else { FakeOffline::Classic { rcu: true } };
     let force_big = mode & 6 == 6;
-    let leftovers = if mode & 8 == 0 { Leftovers::Adopt } else { Leftovers::UnplugAll };
-    let settings = Settings { force_big, leftovers, ..Settings::default() };
+    let inherited = if mode & 8 == 0 { Inherited::Adopt } else { Inherited::UnplugAll };
+    let settings = DriverSettings { force_big, inherited, ..DriverSettings::default() };
     let device = Hostile(Rc::new(RefCell::new(Device {
         script: Script { bytes: rest.to_vec(), at: 0, is_honest: false },
         blocks: (0..REGION / BLOCK).map(|block| mode & 16 != 0 && block % 5 == 0).collect(),
@@ -277,10 +277,10 @@ pub fn survive(bytes: &[u8]) {
         loop {
             let step = rest_of(&mut driver, &mut hotplug, &mut owner, &device);
             // In big-block mode: as many whole ones as fit.
-            if step == Step::Reached {
+            if step == Next::Reached {
                 break;
             }
-            if let Step::Later(_, Shortfall::Config(ConfigError::Changed(_))) = step {
+            if let Next::Later(_, Shortfall::Config(ConfigError::Changed(_))) = step {
                 // It lied when it was taken in hand, so the driver began with what was not true.
                 if let Removed::InUse(remains) = driver.remove_driver(&mut hotplug) {
                     remains.hand_over(&mut hotplug);
@@ -289,7 +289,7 @@ pub fn survive(bytes: &[u8]) {
             }
             waits += 1;
             assert!(waits < WAITS, "{step:?}: {}", driver.status());
-            assert!(!matches!(step, Step::Asleep(Shortfall::OtherMachine)), "{step:?}");
+            assert!(!matches!(step, Next::Asleep(Shortfall::OtherMachine)), "{step:?}");
         }
         let unit = driver.geometry().sub_block();
         let plugged = device.0.borrow().plugged();
@@ -315,7 +315,7 @@ fn rest_of<'e>(
     hotplug: &mut Hotplug<'e, HostilePlatform>,
     owner: &mut Owner<'e>,
     device: &Hostile,
-) -> Step {
+) -> Next {
     for _ in 0..STEPS {
         device.0.borrow_mut().requests = 0;
         owner.asked = 0;
@@ -325,7 +325,7 @@ fn rest_of<'e>(
         assert!(requests <= REQUESTS, "{requests} requests in one step");
         assert!(owner.asked <= QUESTIONS, "{} questions to owners in one step", owner.asked);
         assert!(driver.status().plugged <= REGION, "{}", driver.status());
-        if step != Step::Again {
+        if step != Next::Again {
             hotplug.engine().audit().expect("a sound machine");
             return step;
         }
@@ -333,5 +333,5 @@ fn rest_of<'e>(
     hotplug.engine().audit().expect("a sound machine");
     // Only a wish that changes all the time may keep it going.
     assert!(!device.0.borrow().script.is_honest, "an honest device has kept it going: {}", driver.status());
-    Step::Again
+    Next::Again
 }

@@ -7,8 +7,8 @@ use pagefold_engine::hotplug::{
 use pagefold_engine::{Config, Engine, Folio, Kind, Order, Pfn, Zone};
 use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
-use pagefold_virtio_mem::{Driver, Settings, Status, Step, VirtioChannel};
-use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings as DeviceSettings};
+use pagefold_virtio_mem::{Driver, DriverSettings, Next, Status, VirtioChannel};
+use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
 
 pub const KIB: u64 = 1 << 10;
 pub const MIB: u64 = 1 << 20;
@@ -43,11 +43,11 @@ pub fn hotplug_of(engine: &TestEngine, config: HotplugConfig) -> Hotplug<'_, Tes
     hotplug
 }
 
-pub fn device_settings(size: u64) -> DeviceSettings {
-    DeviceSettings { block_size: Some(2 * MIB), ..DeviceSettings::new(ADDR, size) }
+pub fn device_settings(size: u64) -> Settings {
+    Settings { block_size: Some(2 * MIB), ..Settings::new(ADDR, size) }
 }
 
-pub fn device_of(settings: DeviceSettings) -> TestDevice {
+pub fn device_of(settings: Settings) -> TestDevice {
     let backing = Memfd::new(settings.region_size, Pages::Normal).unwrap();
     Loopback::new(Device::new(settings, backing, ()).unwrap())
 }
@@ -64,8 +64,8 @@ pub fn probe<'e>(device: &TestDevice, hotplug: &mut Hotplug<'e, TestPlatform>) -
     Driver::probe(channel(device), hotplug, settings()).unwrap()
 }
 
-pub fn settings() -> Settings {
-    Settings { online: Some(OnlineTo::Policy), ..Settings::default() }
+pub fn settings() -> DriverSettings {
+    DriverSettings { online: Some(OnlineTo::Policy), ..DriverSettings::default() }
 }
 
 /// Asks the host for `bytes` and works until nothing more can be done at once.
@@ -75,7 +75,7 @@ pub fn resize<'e>(
     hotplug: &mut Hotplug<'e, TestPlatform>,
     cache: &mut Cache<'e>,
     bytes: u64,
-) -> (Step, Status) {
+) -> (Next, Status) {
     device.set_requested_size(bytes).unwrap();
     let step = driver.work(hotplug, cache, |_| true);
     check(device, driver, hotplug);

@@ -1,6 +1,4 @@
-//! Where a unit of the device stands, and what may become of it.
-//!
-//! # Sub-block mode: a memory block
+//! The states of a memory block in sub-block mode, and the transitions between them.
 //!
 //! | state | added | plugged | online |
 //! |---|---|---|---|
@@ -11,23 +9,17 @@
 //! | `Movable`, `MovablePartial` | yes | all, some | in the movable zone |
 //!
 //! A block that is all unplugged but could not be removed stays in its partial state.
-//!
-//! # Big-block mode: a big block
-//!
-//! | state | plugged | added |
-//! |---|---|---|
-//! | `Unused` | no | no |
-//! | `Plugged` | yes | no: adding it failed, and so did unplugging it again |
-//! | `Added` | yes | yes |
-//! | `FakeOffline` | yes | yes, and on its way out |
 
 use pagefold_engine::Zone;
 
-/// Where a memory block stands in sub-block mode. Linux's names, `enum virtio_mem_sbm_mb_state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use crate::states::UnitState;
+
+/// The state of a memory block in sub-block mode. Linux's names, `enum virtio_mem_sbm_mb_state`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub enum SubState {
+pub(crate) enum SubState {
     /// Not added, nothing plugged.
+    #[default]
     Unused = 0,
     /// Not added, but something is plugged.
     Plugged,
@@ -46,8 +38,8 @@ pub enum SubState {
 }
 
 /// What happens to a memory block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Trigger {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trigger {
     /// Sub-blocks were plugged, and it is about to be added.
     Plug {
         /// All of them.
@@ -70,9 +62,8 @@ pub enum Trigger {
     Gone,
 }
 
-impl SubState {
-    /// All states.
-    pub const ALL: [SubState; 8] = [
+impl UnitState for SubState {
+    const ALL: &'static [Self] = &[
         SubState::Unused,
         SubState::Plugged,
         SubState::Offline,
@@ -83,26 +74,36 @@ impl SubState {
         SubState::MovablePartial,
     ];
 
-    pub(crate) const fn from_number(number: u8) -> Self {
-        match number {
-            1 => SubState::Plugged,
-            2 => SubState::Offline,
-            3 => SubState::OfflinePartial,
-            4 => SubState::Kernel,
-            5 => SubState::KernelPartial,
-            6 => SubState::Movable,
-            7 => SubState::MovablePartial,
-            _ => SubState::Unused,
+    fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+impl SubState {
+    /// The state of a block that is added: online in a zone or offline, and plugged in full or not.
+    pub(crate) const fn added(zone: Option<Zone>, is_full: bool) -> Self {
+        match (zone, is_full) {
+            (None, true) => SubState::Offline,
+            (None, false) => SubState::OfflinePartial,
+            (Some(Zone::Normal), true) => SubState::Kernel,
+            (Some(Zone::Normal), false) => SubState::KernelPartial,
+            (Some(Zone::Movable), true) => SubState::Movable,
+            (Some(Zone::Movable), false) => SubState::MovablePartial,
         }
     }
 
+    /// Whether all sub-blocks of an added block are plugged.
+    pub(crate) const fn is_full(self) -> bool {
+        matches!(self, SubState::Offline | SubState::Kernel | SubState::Movable)
+    }
+
     /// Whether the memory block is added.
-    pub const fn is_added(self) -> bool {
+    pub(crate) const fn is_added(self) -> bool {
         !matches!(self, SubState::Unused | SubState::Plugged)
     }
 
     /// The zone it is online in.
-    pub const fn zone(self) -> Option<Zone> {
+    pub(crate) const fn zone(self) -> Option<Zone> {
         match self {
             SubState::Kernel | SubState::KernelPartial => Some(Zone::Normal),
             SubState::Movable | SubState::MovablePartial => Some(Zone::Movable),
@@ -111,55 +112,28 @@ impl SubState {
     }
 
     /// The state after `trigger`; `None` where that cannot happen.
-    pub const fn after(self, trigger: Trigger) -> Option<SubState> {
+    pub(crate) const fn after(self, trigger: Trigger) -> Option<SubState> {
         use SubState::{
             Kernel, KernelPartial, Movable, MovablePartial, Offline, OfflinePartial, Plugged, Unused,
         };
         Some(match (self, trigger) {
-            (Unused, Trigger::Plug { all: true }) => Offline,
-            (Unused, Trigger::Plug { all: false }) => OfflinePartial,
+            (Unused, Trigger::Plug { all }) => Self::added(None, all),
             (Offline | OfflinePartial, Trigger::AddFailed { unplugged: true }) => Unused,
             (Offline | OfflinePartial, Trigger::AddFailed { unplugged: false }) => Plugged,
-            (Offline, Trigger::Online(Zone::Normal)) => Kernel,
-            (Offline, Trigger::Online(Zone::Movable)) => Movable,
-            (OfflinePartial, Trigger::Online(Zone::Normal)) => KernelPartial,
-            (OfflinePartial, Trigger::Online(Zone::Movable)) => MovablePartial,
-            (Kernel | Movable, Trigger::WentOffline) => Offline,
-            (KernelPartial | MovablePartial, Trigger::WentOffline) => OfflinePartial,
-            (Offline | OfflinePartial, Trigger::Partly) => OfflinePartial,
-            (Kernel | KernelPartial, Trigger::Partly) => KernelPartial,
-            (Movable | MovablePartial, Trigger::Partly) => MovablePartial,
-            (OfflinePartial, Trigger::Fully) => Offline,
-            (KernelPartial, Trigger::Fully) => Kernel,
-            (MovablePartial, Trigger::Fully) => Movable,
+            (Offline | OfflinePartial, Trigger::Online(zone)) => Self::added(Some(zone), self.is_full()),
+            (Kernel | Movable | KernelPartial | MovablePartial, Trigger::WentOffline) => {
+                Self::added(None, self.is_full())
+            }
+            (OfflinePartial | KernelPartial | MovablePartial, Trigger::Fully) => {
+                Self::added(self.zone(), true)
+            }
+            (
+                Offline | OfflinePartial | Kernel | KernelPartial | Movable | MovablePartial,
+                Trigger::Partly,
+            ) => Self::added(self.zone(), false),
             (Plugged | OfflinePartial, Trigger::Gone) => Unused,
             _ => return None,
         })
-    }
-}
-
-/// Where a big block stands. Linux's names, `enum virtio_mem_bbm_bb_state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum BigState {
-    /// Not plugged.
-    Unused = 0,
-    /// Plugged, but not added.
-    Plugged,
-    /// Plugged and added.
-    Added,
-    /// On its way out: what goes online of it now stays fake-offline.
-    FakeOffline,
-}
-
-impl BigState {
-    pub(crate) const fn from_number(number: u8) -> Self {
-        match number {
-            1 => BigState::Plugged,
-            2 => BigState::Added,
-            3 => BigState::FakeOffline,
-            _ => BigState::Unused,
-        }
     }
 }
 
@@ -212,7 +186,7 @@ mod tests {
             Trigger::Fully,
             Trigger::Gone,
         ];
-        for state in SubState::ALL {
+        for &state in SubState::ALL {
             for trigger in triggers {
                 let row = TABLE.iter().find(|row| (row.0, row.1) == (state, trigger)).map(|row| row.2);
                 // The last sub-block of an offline block goes: it is removed.
@@ -225,8 +199,7 @@ mod tests {
 
     #[test]
     fn numbers_name_their_states() {
-        assert!(SubState::ALL.into_iter().all(|state| SubState::from_number(state as u8) == state));
-        let big = [BigState::Unused, BigState::Plugged, BigState::Added, BigState::FakeOffline];
-        assert!(big.into_iter().all(|state| BigState::from_number(state as u8) == state));
+        assert_eq!(SubState::ALL.len(), 8);
+        assert!(SubState::ALL.iter().all(|&state| SubState::from_number(state.number()) == state));
     }
 }

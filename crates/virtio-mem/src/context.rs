@@ -1,0 +1,89 @@
+//! What one step works with: the device at one end, the machine's memory at the other.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use pagefold_engine::hotplug::{BlockError, BlockId, FakeError, Group, Hotplug, Migrate, OnlineTo};
+use pagefold_engine::{BlockState, Platform, Zone};
+use pagefold_virtio_mem_spec::RequestType;
+
+use crate::channel::Channel;
+use crate::gate::Gate;
+use crate::link::Link;
+use crate::owners::{Asking, Owners};
+use crate::stop::{Result, Stop};
+
+pub(crate) struct Context<'s, 'e, P: Platform> {
+    pub(crate) link: &'s mut Link<dyn Channel + 's>,
+    pub(crate) gate: &'s Gate,
+    pub(crate) adder: &'s mut Adder,
+    pub(crate) owners: &'s mut Owners,
+    pub(crate) hotplug: &'s mut Hotplug<'e, P>,
+    pub(crate) migrate: &'s mut dyn Migrate<'e, P>,
+}
+
+impl<P: Platform> Context<'_, '_, P> {
+    /// Plugs or unplugs `bytes` of `unit`. If it is not clear what the device did, the unit is in doubt.
+    pub(crate) fn change(&mut self, kind: RequestType, unit: u64, bytes: Range<u64>) -> Result {
+        self.link.change(kind, bytes).map_err(|failed| {
+            if !failed.nothing_changed {
+                self.gate.doubt(unit);
+            }
+            failed.stop
+        })
+    }
+
+    /// Adds `pages` to the machine, as memory of the device.
+    pub(crate) fn add(&mut self, pages: Range<u64>) -> Result {
+        Ok(self.hotplug.add(pages, self.adder.node, self.adder.group)?)
+    }
+
+    /// Takes online pages out of use; owners are asked to move what is there.
+    pub(crate) fn fake_offline(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+        self.hotplug.fake_offline(pages, &mut Asking { migrate: self.migrate, owners: self.owners })
+    }
+
+    /// Takes a memory block offline; owners are asked to move what is there.
+    pub(crate) fn offline(&mut self, block: BlockId) -> Result<(), BlockError> {
+        self.hotplug.offline(block, &mut Asking { migrate: self.migrate, owners: self.owners })
+    }
+
+    /// The memory blocks of `unit` that are added, with the zone of those that are online.
+    pub(crate) fn added_blocks(&self, unit: u64) -> impl Iterator<Item = (BlockId, Option<Zone>)> {
+        let hotplug = &*self.hotplug;
+        self.link.geometry.memory_blocks(unit).filter_map(move |block| {
+            let info = hotplug.block(block)?;
+            Some((block, (info.state == BlockState::Online).then_some(info.zone)))
+        })
+    }
+}
+
+/// How memory blocks of the device come into the machine: where they belong, and which have to go online still.
+pub(crate) struct Adder {
+    /// The NUMA node of the device's memory.
+    pub(crate) node: u8,
+    pub(crate) group: Group,
+    /// Where added blocks go online at once.
+    pub(crate) online: Option<OnlineTo>,
+    /// Memory blocks that have to go online and are not yet, the first one last.
+    pub(crate) owed: Vec<(BlockId, OnlineTo)>,
+}
+
+impl Adder {
+    /// Makes room for `count` more `owed` blocks. Comes before the request that they follow from.
+    pub(crate) fn reserve(&mut self, count: u64) -> Result {
+        self.owed.try_reserve(count as usize).map_err(|_| Stop::NO_MEMORY)
+    }
+
+    /// Brings one memory block online that is owed. Whether there was one. Without memory for that the driver tries again
+    /// before it plugs any more.
+    pub(crate) fn bring_online<P: Platform>(&mut self, hotplug: &mut Hotplug<'_, P>) -> Result<bool> {
+        let Some(&(block, to)) = self.owed.last() else { return Ok(false) };
+        if let Err(error @ BlockError::OutOfMemory) = hotplug.online(block, to) {
+            return Err(error.into());
+        }
+        // It is online, or removed, or another listener refused: then it stays offline as any other block.
+        self.owed.pop();
+        Ok(true)
+    }
+}

@@ -1,0 +1,93 @@
+//! What the driver and its listener tell each other about all units.
+//!
+//! Here and in the states of units, what both share is only changed under the exclusive borrow of `Hotplug`, so Relaxed is
+//! enough everywhere.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use pagefold_engine::hotplug::{Event, Veto};
+
+/// Whether memory of the device may go online or offline now.
+#[derive(Default)]
+pub(crate) struct Gate {
+    /// The driver does not know its blocks yet, or has ended: nothing may go online or offline.
+    is_closed: AtomicBool,
+    /// One more than the number of the unit that is in doubt; 0 for none.
+    doubtful: AtomicU64,
+    /// The driver itself takes memory offline, to settle a unit in doubt.
+    is_settling: AtomicBool,
+    /// A block went online or offline, so the driver may be able to do more.
+    is_woken: AtomicBool,
+}
+
+/// See [`Gate::begin_settling`].
+pub(crate) struct Settling<'g>(&'g Gate);
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.0.is_settling.store(false, Relaxed);
+    }
+}
+
+impl Gate {
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Relaxed);
+    }
+
+    pub(crate) fn open(&self) {
+        self.is_closed.store(false, Relaxed);
+    }
+
+    /// The unit that is in doubt: what is plugged of it is not known, and the device has to be asked.
+    pub(crate) fn doubtful(&self) -> Option<u64> {
+        self.doubtful.load(Relaxed).checked_sub(1)
+    }
+
+    /// Puts `unit` in doubt. The next step settles it before it does anything else, so there is one at a time.
+    pub(crate) fn doubt(&self, unit: u64) {
+        debug_assert!(self.doubtful().is_none_or(|other| other == unit), "one at a time");
+        self.doubtful.store(unit + 1, Relaxed);
+    }
+
+    /// No unit is in doubt any more.
+    pub(crate) fn settled(&self) {
+        self.doubtful.store(0, Relaxed);
+    }
+
+    /// Lets memory go offline in spite of a doubt until the guard is dropped, which a panic of an owner also does.
+    pub(crate) fn begin_settling(&self) -> Settling<'_> {
+        self.is_settling.store(true, Relaxed);
+        Settling(self)
+    }
+
+    pub(crate) fn wake(&self) {
+        self.is_woken.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_woken(&self) -> bool {
+        self.is_woken.load(Relaxed)
+    }
+
+    pub(crate) fn begin_step(&self) {
+        self.is_woken.store(false, Relaxed);
+    }
+
+    /// Whether `event` may happen to a memory block of `unit`. Wakes the driver when one has gone online or offline.
+    pub(crate) fn admit(&self, unit: u64, event: Event) -> Result<(), Veto> {
+        let is_going = matches!(event, Event::GoingOnline | Event::GoingOffline);
+        if is_going && !self.is_settling.load(Relaxed) {
+            if self.is_closed.load(Relaxed) {
+                return Err(Veto::Refused("the virtio-mem driver of this memory is not ready, or gone"));
+            }
+            if self.doubtful() == Some(unit) {
+                return Err(Veto::Refused(
+                    "the device has to be asked first what is plugged of the memory block",
+                ));
+            }
+        }
+        if matches!(event, Event::Online | Event::Offline) {
+            self.wake();
+        }
+        Ok(())
+    }
+}
