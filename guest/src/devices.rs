@@ -11,13 +11,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::Exit;
-use pagefold_virtio_mem::{ConfigInterrupt, VirtioChannel};
+use pagefold_virtio_mem::{Intx, VirtioChannel};
 use spin::{Mutex, Once};
-use virtio_drivers::transport::DeviceType;
-use virtio_drivers::transport::pci::bus::{
-    Cam, Command, ConfigurationAccess, DeviceFunction, MmioCam, PciRoot,
-};
-use virtio_drivers::transport::pci::{PciTransport, VIRTIO_PCI_CAP_ISR_CFG, virtio_device_type};
+use virtio_drivers::transport::pci::bus::{Cam, Command, DeviceFunction, MmioCam, PciRoot};
+use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
+use virtio_drivers::transport::{DeviceType, InterruptStatus};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 use x2apic::ioapic::{IoApic, IrqFlags, IrqMode, RedirectionTableEntry};
 
@@ -25,10 +23,6 @@ use crate::firmware::Firmware;
 use crate::layout::{DIRECT, MAX_PHYSICAL};
 use crate::{cpu, fault, interrupts, paging};
 
-/// Capability of a PCI device that is the vendor's own: where virtio keeps its registers.
-const CAP_VENDOR: u8 = 0x09;
-/// Config changes, in a virtio device's ISR status (virtio 1.2, 4.1.4.5).
-const ISR_CONFIG: u8 = 2;
 /// The interrupts of PCI devices begin above those of the PC's old devices.
 const FIRST_LINE: u32 = 16;
 /// Interrupts in a row that are nobody's before a line is masked.
@@ -103,12 +97,10 @@ pub struct Devices {
     pub places: Vec<DeviceFunction>,
 }
 
-/// Where each device's ISR status is mapped, by number; 0 for none.
-static ISR: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+/// Each device's ISR status, by number.
+static INTX: [Once<Intx>; MOST] = [const { Once::new() }; MOST];
 /// Config interrupts by device: whether one came, and how many.
 static CHANGED: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
-/// How each device's channel hears of it.
-static HEARD: [Once<ConfigInterrupt>; MOST] = [const { Once::new() }; MOST];
 static COUNTS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Interrupts in a row that were nobody's.
 static STRAY: AtomicU32 = AtomicU32::new(0);
@@ -118,21 +110,14 @@ static LINES: Mutex<Option<(IoApic, u8)>> = Mutex::new(None);
 /// The handler of the devices' lines; `line` counts from the first.
 pub fn interrupted(line: u8) {
     let mut is_ours = false;
-    for (number, isr) in ISR.iter().enumerate() {
-        let at = isr.load(Ordering::Acquire) as *const u8;
-        if at.is_null() {
-            continue;
-        }
-        // SAFETY: the device's ISR status. Reading it takes the interrupt back.
-        let status = unsafe { at.read_volatile() };
-        is_ours |= status != 0;
-        if status & ISR_CONFIG != 0
+    for (number, intx) in INTX.iter().enumerate() {
+        let Some(intx) = intx.get() else { continue };
+        let status = intx.handle();
+        is_ours |= !status.is_empty();
+        if status.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
             && let (Some(changed), Some(count)) = (CHANGED.get(number), COUNTS.get(number))
         {
             count.fetch_add(1, Ordering::Relaxed);
-            if let Some(heard) = HEARD.get(number).and_then(Once::get) {
-                heard.raise();
-            }
             changed.store(true, Ordering::Release);
         }
     }
@@ -175,12 +160,15 @@ impl Devices {
             .map(|(function, _)| function)
             .collect();
         for function in found {
-            match devices.find_isr(function) {
-                Some(isr) if devices.places.len() < MOST => {
-                    ISR[devices.places.len()].store(isr, Ordering::Release);
+            devices.root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
+            let intx = Intx::find::<GuestHal, _>(&devices.space, &mut devices.root, function);
+            match (INTX.get(devices.places.len()), intx) {
+                (Some(place), Ok(intx)) => {
+                    place.call_once(|| intx);
                     devices.places.push(function);
                 }
-                _ => say!("virtio-mem at {function}: its registers are not where they should be; left alone"),
+                (_, Err(error)) => say!("virtio-mem at {function}: left alone: {error}"),
+                (None, _) => say!("virtio-mem at {function}: left alone: {MOST} devices are driven at most"),
             }
         }
         if !devices.places.is_empty() && open_lines(firmware).is_none() {
@@ -189,31 +177,14 @@ impl Devices {
         Some(devices)
     }
 
-    /// Turns a device on, and maps its ISR status.
-    fn find_isr(&mut self, function: DeviceFunction) -> Option<u64> {
-        self.root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
-        // A list that leads in a circle ends, too.
-        let mut capabilities = self.root.capabilities(function).take(64);
-        let isr = capabilities.find(|capability| {
-            capability.id == CAP_VENDOR && (capability.private_header >> 8) as u8 == VIRTIO_PCI_CAP_ISR_CFG
-        })?;
-        let bar = self.space.read_word(function, isr.offset.checked_add(4)?) as u8;
-        let offset = u64::from(self.space.read_word(function, isr.offset.checked_add(8)?));
-        let (address, size) = self.root.bar_info(function, bar).ok()??.memory_address_size()?;
-        if address == 0 || offset >= size {
-            return None;
-        }
-        paging::map_device(address + offset, 1).ok()
-    }
-
     /// Sets a device up.
     pub fn connect(&mut self, place: usize) -> Result<Channel, ConnectError> {
         let function = *self.places.get(place).ok_or(ConnectError::NoDevice)?;
         let transport =
             PciTransport::new::<GuestHal, _>(&mut self.root, function).map_err(ConnectError::Pci)?;
         let channel = VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)?;
-        let heard = HEARD.get(place).ok_or(ConnectError::NoDevice)?;
-        Ok(channel.with_config_interrupt(heard.call_once(ConfigInterrupt::default).clone()))
+        let intx = INTX.get(place).and_then(Once::get).ok_or(ConnectError::NoDevice)?;
+        Ok(channel.with_config_interrupt(intx.config_interrupt()))
     }
 }
 

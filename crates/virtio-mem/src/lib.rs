@@ -8,7 +8,7 @@
 //!
 //! * [`Driver`] follows the requested size in both directions, step by step, and says why when it falls short.
 //! * [`Channel`] is its way to the device. [`VirtioChannel`] is one over any transport of the `virtio-drivers` crate.
-//! * [`ConfigInterrupt`] is for interrupt handlers.
+//! * [`ConfigInterrupt`] and [`Intx`] are for interrupt handlers: over MSI-X, and over a PCI line.
 //!
 //! In *sub-block mode* the driver plugs and unplugs parts of memory blocks; what is not plugged of an online block is
 //! fake-offline. In *big-block mode*, for devices with large blocks, it plugs and unplugs several whole memory blocks.
@@ -75,6 +75,7 @@ mod context;
 mod driver;
 mod gate;
 mod geometry;
+mod intx;
 mod lifecycle;
 mod link;
 mod owners;
@@ -93,6 +94,7 @@ pub use channel::{Channel, ChannelError};
 pub use config::ConfigError;
 pub use driver::Driver;
 pub use geometry::{Geometry, Mode};
+pub use intx::Intx;
 pub use lifecycle::{Remains, Removed, Sleep, SuspendError};
 pub use probe::{DriverSettings, Inherited, ProbeError};
 pub use status::{Next, Shortfall, Status, StuckBlocks};

@@ -100,7 +100,8 @@ impl<H: Hal, T: Transport> VirtioChannel<H, T> {
     ///
     /// * with MSI-X the device sends a message and does not set the ISR status (virtio 1.2, 4.1.5.4), which is what
     ///   `PciTransport` reads. Have the vector's handler call [`ConfigInterrupt::raise`];
-    /// * with INTx the handler has to read the ISR status, or the line stays up, and the read clears it.
+    /// * with INTx the handler has to read the ISR status, or the line stays up, and the read clears it:
+    ///   [`Intx`](crate::Intx) does both.
     ///
     /// It also saves reading that register between requests, an exit to the hypervisor each time.
     #[must_use]
