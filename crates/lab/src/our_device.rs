@@ -24,7 +24,7 @@ const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer
 /// When Linux is asked anew for what it has not done.
 const AGAIN: Duration = Duration::from_secs(15);
 /// Bytes of virtio-mem's config space.
-const CONFIG: usize = size_of::<pagefold_virtio_mem_spec::Config>();
+const CONFIG: usize = size_of::<pagefold_virtio_mem_spec::ConfigSpace>();
 
 /// The newer QEMU for a kernel, where there is one.
 pub fn qemu_for(kernel: &Kernel) -> Option<PathBuf> {

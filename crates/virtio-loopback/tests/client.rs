@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{ADDR, Accepted, BLOCK, Client, MIB, REGION, device, settings};
 use pagefold_virtio_mem_device::{ResizeError, SystemReset};
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
-use pagefold_virtio_mem_spec::{BlockState, Response, ResponseType};
+use pagefold_virtio_mem_spec::{PlugState, Response, ResponseType};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
 
 fn ack() -> Response {
@@ -30,10 +30,10 @@ fn plugs_unplugs_and_tells_the_state() {
         assert_eq!(client.ask(Plug, ADDR, 32), ack());
         assert_eq!(client.config().plugged_size.get(), 64 * MIB);
         assert_eq!(client.ask(Plug, ADDR + 64 * MIB, 1), Response::new(ResponseType::Nack));
-        assert_eq!(client.ask(State, ADDR, 32), Response::state(BlockState::Plugged));
+        assert_eq!(client.ask(State, ADDR, 32), Response::state(PlugState::Plugged));
         assert_eq!(client.ask(Unplug, ADDR + BLOCK, 3), ack());
-        assert_eq!(client.ask(State, ADDR, 32), Response::state(BlockState::Mixed));
-        assert_eq!(client.ask(State, ADDR + BLOCK, 3), Response::state(BlockState::Unplugged));
+        assert_eq!(client.ask(State, ADDR, 32), Response::state(PlugState::Mixed));
+        assert_eq!(client.ask(State, ADDR + BLOCK, 3), Response::state(PlugState::Unplugged));
         assert_eq!(client.ask(UnplugAll, 0, 0), ack());
         assert_eq!(client.config().plugged_size.get(), 0);
         // Many times around the ring.
@@ -43,7 +43,7 @@ fn plugs_unplugs_and_tells_the_state() {
         }
         // Ring indices wrap; every doorbell is heard.
         for _ in 0..70_000 {
-            assert_eq!(client.ask(State, ADDR, 1), Response::state(BlockState::Unplugged));
+            assert_eq!(client.ask(State, ADDR, 1), Response::state(PlugState::Unplugged));
         }
     }
 }
@@ -62,7 +62,7 @@ fn a_worker_serves_as_well() {
     }
     drop(worker);
     // And without it again.
-    assert_eq!(client.ask(State, ADDR, 64), Response::state(BlockState::Plugged));
+    assert_eq!(client.ask(State, ADDR, 64), Response::state(PlugState::Plugged));
     let _worker = host.start_worker().unwrap();
     assert_eq!(client.ask(UnplugAll, 0, 0), ack());
 }
@@ -108,7 +108,7 @@ fn a_driver_goes_and_the_next_one_finds_what_it_left() {
 
     let mut client = Client::new(&host, Accepted::all());
     assert_eq!(client.config().plugged_size.get(), 5 * BLOCK);
-    assert_eq!(client.ask(State, ADDR, 5), Response::state(BlockState::Plugged));
+    assert_eq!(client.ask(State, ADDR, 5), Response::state(PlugState::Plugged));
 
     // A reboot takes everything, and the queue too.
     host.system_reset(SystemReset::Reboot).unwrap();

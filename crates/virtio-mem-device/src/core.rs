@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use pagefold_virtio_mem_spec::{BlockState, Config, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{ConfigSpace, PlugState, Request, RequestType, Response, ResponseType};
 use zerocopy::little_endian::{U16, U64};
 
 use crate::bitmap::Bitmap;
@@ -68,8 +68,8 @@ impl Core {
         core
     }
 
-    pub(crate) fn config(&self) -> Config {
-        Config {
+    pub(crate) fn config(&self) -> ConfigSpace {
+        ConfigSpace {
             block_size: U64::new(self.block_size),
             node_id: U16::new(self.node.unwrap_or(0)),
             padding: [0; 6],
@@ -132,13 +132,13 @@ impl Core {
         range.offset / self.block_size..(range.offset + range.len) / self.block_size
     }
 
-    fn state(&self, blocks: &Range<u64>) -> BlockState {
+    fn state(&self, blocks: &Range<u64>) -> PlugState {
         if self.bitmap.all(blocks) {
-            BlockState::Plugged
+            PlugState::Plugged
         } else if self.bitmap.none(blocks) {
-            BlockState::Unplugged
+            PlugState::Unplugged
         } else {
-            BlockState::Mixed
+            PlugState::Mixed
         }
     }
 

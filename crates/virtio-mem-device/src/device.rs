@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pagefold_virtio_mem_spec::{Config, Features, Request, Response, ResponseType};
+use pagefold_virtio_mem_spec::{ConfigSpace, Features, Request, Response, ResponseType};
 use zerocopy::IntoBytes;
 
 use crate::core::{Core, Decision, RegionRange};
@@ -145,7 +145,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     }
 
     /// The config space now.
-    pub fn config(&self) -> Config {
+    pub fn config(&self) -> ConfigSpace {
         self.core.config()
     }
 

@@ -9,7 +9,7 @@ use pagefold_virtio_mem_device::{
 };
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy, Error, Nack};
-use pagefold_virtio_mem_spec::{BlockState, Features, Request};
+use pagefold_virtio_mem_spec::{Features, PlugState, Request};
 use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
 use zerocopy::FromBytes;
 
@@ -113,7 +113,7 @@ fn d8_a_device_reset_changes_no_block_and_no_byte() {
     assert_eq!(host.steps(), []);
     drive(&mut device);
     assert_eq!(plugged(&device), 3 * BLOCK);
-    assert_eq!(ask(&mut device, State, 3..6), is(BlockState::Plugged));
+    assert_eq!(ask(&mut device, State, 3..6), is(PlugState::Plugged));
     assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(4 * BLOCK)).unwrap(), 0x5eed);
 }
 
@@ -293,8 +293,8 @@ fn d17_plug_of_a_plugged_block_and_unplug_of_an_unplugged_one_are_errors_and_do_
         assert_eq!(ask(&mut device, kind, blocks.clone()), says(Error), "{kind:?} {blocks:?}");
     }
     assert_eq!((plugged(&device), host.steps()), (4 * BLOCK, vec![]));
-    assert_eq!(ask(&mut device, State, 4..8), is(BlockState::Plugged));
-    assert_eq!(ask(&mut device, State, 0..4), is(BlockState::Unplugged));
+    assert_eq!(ask(&mut device, State, 4..8), is(PlugState::Plugged));
+    assert_eq!(ask(&mut device, State, 0..4), is(PlugState::Unplugged));
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn d19_busy_for_what_changes_blocks_never_for_state() {
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
     // What is wrong stays wrong.
     assert_eq!(ask(&mut device, Plug, 0..1), says(Error));
-    assert_eq!(ask(&mut device, State, 0..5), is(BlockState::Mixed));
+    assert_eq!(ask(&mut device, State, 0..5), is(PlugState::Mixed));
     assert_eq!((plugged(&device), host.steps()), (4 * BLOCK, vec![]));
     device.thaw().unwrap();
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Ack));
@@ -338,11 +338,11 @@ fn d20_an_ack_comes_when_all_is_done_and_counted() {
     assert_eq!(ask(&mut device, Plug, 0..7), says(Ack));
     assert_eq!(host.steps(), [Step::Populate, Step::Show, Step::MapDma]);
     assert_eq!(plugged(&device), 7 * BLOCK);
-    assert_eq!(ask(&mut device, State, 0..7), is(BlockState::Plugged));
+    assert_eq!(ask(&mut device, State, 0..7), is(PlugState::Plugged));
     host.fail_once(Step::MapDma);
     assert_eq!(ask(&mut device, Plug, 7..8), says(Busy));
     assert_eq!(plugged(&device), 7 * BLOCK);
-    assert_eq!(ask(&mut device, State, 7..8), is(BlockState::Unplugged));
+    assert_eq!(ask(&mut device, State, 7..8), is(PlugState::Unplugged));
 }
 
 #[test]
@@ -367,13 +367,13 @@ fn d22_state_is_plugged_iff_all_are_unplugged_iff_all_are_and_mixed_otherwise() 
     let (mut device, _) = driven(settings(), 512 * MIB);
     ask(&mut device, Plug, 62..66);
     for (blocks, state) in [
-        (62..66, BlockState::Plugged),
-        (63..64, BlockState::Plugged),
-        (0..62, BlockState::Unplugged),
-        (66..128, BlockState::Unplugged),
-        (61..63, BlockState::Mixed),
-        (65..67, BlockState::Mixed),
-        (0..200, BlockState::Mixed),
+        (62..66, PlugState::Plugged),
+        (63..64, PlugState::Plugged),
+        (0..62, PlugState::Unplugged),
+        (66..128, PlugState::Unplugged),
+        (61..63, PlugState::Mixed),
+        (65..67, PlugState::Mixed),
+        (0..200, PlugState::Mixed),
     ] {
         assert_eq!(ask(&mut device, State, blocks.clone()), is(state), "{blocks:?}");
     }

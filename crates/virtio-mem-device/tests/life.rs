@@ -7,7 +7,7 @@ use pagefold_virtio_mem_device::{
     Backing, Device, FeaturesError, Memfd, Notify, Pages, ResizeError, Settings, SettingsError, Step,
     SystemReset, VERSION_1,
 };
-use pagefold_virtio_mem_spec::BlockState;
+use pagefold_virtio_mem_spec::PlugState;
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy, Error};
 use vm_memory::{Bytes, MemoryRegionAddress};
@@ -93,10 +93,10 @@ fn a_machine_that_is_reset_while_the_device_is_frozen_finds_nothing_plugged_afte
 fn a_driver_that_comes_before_the_thaw_keeps_what_it_found_plugged() {
     let (mut device, _) = reset_while_frozen();
     drive(&mut device);
-    assert_eq!(ask(&mut device, State, 3..6), is(BlockState::Plugged));
+    assert_eq!(ask(&mut device, State, 3..6), is(PlugState::Plugged));
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Busy));
     device.thaw().unwrap();
-    assert_eq!(ask(&mut device, State, 3..6), is(BlockState::Plugged));
+    assert_eq!(ask(&mut device, State, 3..6), is(PlugState::Plugged));
     let region = device.backing().memfd.guest_region(ADDR).unwrap();
     assert_eq!(region.read_obj::<u64>(MemoryRegionAddress(4 * BLOCK)).unwrap(), 7);
     // Also when it has gone again: another may follow it.

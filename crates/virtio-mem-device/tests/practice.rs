@@ -8,7 +8,7 @@ use common::*;
 use pagefold_virtio_mem_device::{
     Backing, Device, Memfd, Notify, Pages, ResizeError, Settings, SettingsError, Step, SystemReset, thp_size,
 };
-use pagefold_virtio_mem_spec::BlockState;
+use pagefold_virtio_mem_spec::PlugState;
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy};
 use vm_memory::{Bytes, MemoryRegionAddress};
@@ -62,7 +62,7 @@ fn rd4_what_cannot_be_undone_is_undone_before_the_next_change() {
         assert_eq!(ask(&mut device, kind, blocks), says(Busy));
         assert_eq!(host.steps(), [Step::Hide]);
     }
-    assert_eq!(ask(&mut device, State, 0..2), is(BlockState::Unplugged));
+    assert_eq!(ask(&mut device, State, 0..2), is(PlugState::Unplugged));
     assert!(device.settle().is_err() && device.system_reset(SystemReset::Reboot).is_err());
     drive(&mut device);
     // It touches the memory; once it cannot any more, that goes back.

@@ -14,7 +14,7 @@ use pagefold_virtio_mem_device::{
 };
 use pagefold_virtio_mem_spec::RequestType::{Plug, State, Unplug, UnplugAll};
 use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy, Error, Nack};
-use pagefold_virtio_mem_spec::{BlockState, Request};
+use pagefold_virtio_mem_spec::{PlugState, Request};
 
 #[test]
 fn ch_dfee31a84_unplug_all_clears_more_blocks_than_16_bits_count() {
@@ -31,7 +31,7 @@ fn ch_dfee31a84_unplug_all_clears_more_blocks_than_16_bits_count() {
     assert_eq!(ask(&mut device, UnplugAll, 0..0), says(Ack));
     assert_eq!(plugged(&device), 0);
     assert_eq!(device.plugged_ranges().count(), 0);
-    assert_eq!(ask(&mut device, State, blocks - 65_535..blocks), is(BlockState::Unplugged));
+    assert_eq!(ask(&mut device, State, blocks - 65_535..blocks), is(PlugState::Unplugged));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn ch_2ad8fac62_the_last_block_of_the_region_is_one() {
     assert_eq!(ask(&mut device, Plug, 0..BLOCKS), says(Ack));
     assert_eq!(plugged(&device), REGION);
     assert_eq!(ask(&mut device, Unplug, BLOCKS - 1..BLOCKS), says(Ack));
-    assert_eq!(ask(&mut device, State, 0..BLOCKS), is(BlockState::Mixed));
+    assert_eq!(ask(&mut device, State, 0..BLOCKS), is(PlugState::Mixed));
     assert_eq!(ask(&mut device, Plug, BLOCKS - 1..BLOCKS), says(Ack));
     assert_eq!(ask(&mut device, State, BLOCKS - 1..BLOCKS + 1), says(Error));
 }

@@ -8,7 +8,7 @@ use pagefold_virtio_mem_device::{
     Device, FeaturesError, HostError, Memfd, Notify, ResizeError, RestoreError, Settings, Snapshot,
     SystemReset, Unplugged, VERSION_1,
 };
-use pagefold_virtio_mem_spec::{BlockState, Config, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{ConfigSpace, PlugState, Request, RequestType, Response, ResponseType};
 use proptest::prelude::*;
 use rustix::io::dup;
 use std::fs::File;
@@ -114,9 +114,9 @@ impl Model {
             1 if on < blocks.len() => nothing(ResponseType::Error),
             0 | 1 if self.frozen => nothing(ResponseType::Busy),
             0 | 1 => (Response::new(ResponseType::Ack), blocks),
-            _ if on == blocks.len() => (Response::state(BlockState::Plugged), Vec::new()),
-            _ if on == 0 => (Response::state(BlockState::Unplugged), Vec::new()),
-            _ => (Response::state(BlockState::Mixed), Vec::new()),
+            _ if on == blocks.len() => (Response::state(PlugState::Plugged), Vec::new()),
+            _ if on == 0 => (Response::state(PlugState::Unplugged), Vec::new()),
+            _ => (Response::state(PlugState::Mixed), Vec::new()),
         }
     }
 
@@ -151,7 +151,7 @@ struct Run {
     region: GuestRegionMmap,
     model: Model,
     /// The config space and its generation, when last looked at.
-    seen: (Config, u32),
+    seen: (ConfigSpace, u32),
 }
 
 impl Run {

@@ -2,7 +2,7 @@
 //!
 //! Source of every number here: Virtual I/O Device specification, section "Memory Device" (`device-types/mem`, version 1.4
 //! with `PERSISTENT_SUSPEND`). All fields are little-endian; a memory device is never a legacy device. Both ends use this
-//! crate, and it has no opinion on what a good request is: that is the device's business.
+//! crate. It does not judge requests: the device does.
 
 #![no_std]
 
@@ -29,12 +29,12 @@ bitflags! {
     }
 }
 
-/// The config space, as it stands there: 56 bytes. The driver only reads it.
+/// The config space, byte for byte: 56 bytes. The driver only reads it.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned,
 )]
 #[repr(C)]
-pub struct Config {
+pub struct ConfigSpace {
     /// Bytes of a device block: size and alignment of everything below. A power of two. Never changes.
     pub block_size: U64,
     /// The proximity domain; only with [`Features::ACPI_PXM`].
@@ -85,7 +85,7 @@ pub enum ResponseType {
 /// What an acknowledged [`RequestType::State`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
-pub enum BlockState {
+pub enum PlugState {
     /// All blocks are plugged.
     Plugged = 0,
     /// All blocks are unplugged.
@@ -94,7 +94,7 @@ pub enum BlockState {
     Mixed = 2,
 }
 
-/// A number that names nothing; it says which.
+/// A number without a meaning in the specification: malformed. It says which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unknown(pub u16);
 
@@ -118,7 +118,7 @@ macro_rules! from_number {
 }
 from_number!(RequestType: Plug, Unplug, UnplugAll, State);
 from_number!(ResponseType: Ack, Nack, Busy, Error);
-from_number!(BlockState: Plugged, Unplugged, Mixed);
+from_number!(PlugState: Plugged, Unplugged, Mixed);
 
 /// A request, as it stands in the driver's buffer: 24 bytes, readable by the device.
 #[derive(
@@ -160,7 +160,7 @@ pub struct Response {
     pub kind: U16,
     /// Ignored.
     pub padding: [u8; 6],
-    /// A [`BlockState`], where a [`RequestType::State`] was acknowledged.
+    /// A [`PlugState`], where a [`RequestType::State`] was acknowledged.
     pub state: U16,
 }
 
@@ -171,7 +171,7 @@ impl Response {
     }
 
     /// An acknowledged [`RequestType::State`].
-    pub fn state(state: BlockState) -> Self {
+    pub fn state(state: PlugState) -> Self {
         Self { state: U16::new(state as u16), ..Self::new(ResponseType::Ack) }
     }
 }
@@ -183,9 +183,9 @@ mod tests {
 
     #[test]
     fn sizes_and_offsets_are_the_specifications() {
-        assert_eq!((size_of::<Config>(), size_of::<Request>(), size_of::<Response>()), (56, 24, 10));
-        assert_eq!(offset_of!(Config, addr), 16);
-        assert_eq!(offset_of!(Config, requested_size), 48);
+        assert_eq!((size_of::<ConfigSpace>(), size_of::<Request>(), size_of::<Response>()), (56, 24, 10));
+        assert_eq!(offset_of!(ConfigSpace, addr), 16);
+        assert_eq!(offset_of!(ConfigSpace, requested_size), 48);
         assert_eq!((offset_of!(Request, addr), offset_of!(Request, nb_blocks)), (8, 16));
         assert_eq!(offset_of!(Response, state), 8);
     }
@@ -202,7 +202,7 @@ mod tests {
                 (number < 4).then_some(number)
             );
             assert_eq!(
-                BlockState::try_from(number).map(|known| known as u16).ok(),
+                PlugState::try_from(number).map(|known| known as u16).ok(),
                 (number < 3).then_some(number)
             );
         }
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn responses_are_the_specifications() {
         assert_eq!(Response::new(ResponseType::Busy).as_bytes(), [2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(Response::state(BlockState::Mixed).as_bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
+        assert_eq!(Response::state(PlugState::Mixed).as_bytes(), [0, 0, 0, 0, 0, 0, 0, 0, 2, 0]);
         // Whatever bytes a driver or a device sends are a request or a response.
         assert!(
             Request::read_from_bytes(&[0xff; 24]).is_ok() && Response::read_from_bytes(&[0xff; 10]).is_ok()
@@ -225,7 +225,7 @@ mod tests {
     fn numbers_are_the_specifications() {
         assert_eq!(RequestType::try_from(2), Ok(RequestType::UnplugAll));
         assert_eq!(ResponseType::try_from(3), Ok(ResponseType::Error));
-        assert_eq!(BlockState::try_from(2), Ok(BlockState::Mixed));
+        assert_eq!(PlugState::try_from(2), Ok(PlugState::Mixed));
         assert_eq!(RequestType::try_from(4), Err(Unknown(4)));
         let bytes = Request::new(RequestType::Plug, 0x1_4000_0000, 0x203);
         assert_eq!(

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use pagefold_virtio_mem_device::FeaturesError;
-use pagefold_virtio_mem_spec::{BlockState, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{PlugState, Request, RequestType, Response, ResponseType};
 
 /// Something that happened. Its text is a line without an end.
 #[derive(Clone, Debug)]
@@ -87,9 +87,9 @@ fn write_request(f: &mut fmt::Formatter<'_>, request: &Request, response: &Respo
     }
     f.write_str(match ResponseType::try_from(response.kind.get()) {
         Ok(ResponseType::Ack) if request.kind.get() == RequestType::State as u16 => {
-            match BlockState::try_from(response.state.get()) {
-                Ok(BlockState::Plugged) => ": plugged",
-                Ok(BlockState::Unplugged) => ": unplugged",
+            match PlugState::try_from(response.state.get()) {
+                Ok(PlugState::Plugged) => ": plugged",
+                Ok(PlugState::Unplugged) => ": unplugged",
                 _ => ": mixed",
             }
         }
@@ -113,7 +113,7 @@ mod tests {
             "PLUG 0x100000000 +64 blocks: ACK"
         );
         assert_eq!(line(Request::new(RequestType::UnplugAll, 0, 0), ack), "UNPLUG_ALL: ACK");
-        let mixed = Response::state(BlockState::Mixed);
+        let mixed = Response::state(PlugState::Mixed);
         assert_eq!(line(Request::new(RequestType::State, 0, 1), mixed), "STATE 0x0 +1 blocks: mixed");
     }
 }

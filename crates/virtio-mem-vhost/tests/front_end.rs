@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use pagefold_virtio_mem_device::{Memfd, Pages, Settings};
-use pagefold_virtio_mem_spec::{BlockState, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{PlugState, Request, RequestType, Response, ResponseType};
 use pagefold_virtio_mem_vhost::{Backend, Server, ServerError, Socket, Stop, Until};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::vhost_user::message::{VhostTransferStateDirection, VhostTransferStatePhase};
@@ -107,7 +107,7 @@ fn a_guest_grows_and_shrinks_and_its_memory_comes_and_goes() {
     assert!(served.backend.status().resident >= 4096);
     served.backend.resize(0).unwrap();
     vmm.config_changed();
-    assert_eq!(vmm.ask(&Request::new(RequestType::State, ADDR, 32)), Response::state(BlockState::Plugged));
+    assert_eq!(vmm.ask(&Request::new(RequestType::State, ADDR, 32)), Response::state(PlugState::Plugged));
     assert_eq!(vmm.ask(&unplug(0, 16)), ack());
     let status = served.backend.status();
     assert_eq!((status.plugged_size, status.plugged), (32 * MIB, vec![(ADDR + 16 * BLOCK, 32 * MIB)]));
@@ -228,7 +228,7 @@ fn the_state_moves_to_another_backend() {
     arriving.start(WANTED).unwrap();
     assert_eq!(
         arriving.ask(&Request::new(RequestType::State, ADDR + BLOCK, 5)),
-        Response::state(BlockState::Plugged)
+        Response::state(PlugState::Plugged)
     );
     assert_eq!(arriving.ask(&plug(0, 1)), ack());
     // The guest stays here after all.

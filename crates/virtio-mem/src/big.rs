@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use pagefold_engine::hotplug::{BlockId, OnlineTo};
 use pagefold_engine::{OutOfMemory, Platform, Zone};
-use pagefold_virtio_mem_spec::{BlockState as PlugState, RequestType};
+use pagefold_virtio_mem_spec::{PlugState, RequestType};
 
 use crate::context::Context;
 use crate::gate::Gate;

@@ -1,6 +1,8 @@
 //! What the driver needs of its device: the config space, and one request at a time.
 
-use pagefold_virtio_mem_spec::{BlockState, Config, Features, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{
+    ConfigSpace, Features, PlugState, Request, RequestType, Response, ResponseType,
+};
 use thiserror::Error;
 
 /// Why there is no answer. At a probe the variant says what to do; later the driver resets the device where that helps,
@@ -27,20 +29,20 @@ pub enum ChannelError {
     /// The device offers other features than before it was reset: end this driver and probe again.
     #[error("the device offers other features than before it was reset: probe it again")]
     FeaturesChanged,
-    /// The device's queue is too small for a request: it has so many entries, two are needed, or one and
-    /// VIRTIO_F_INDIRECT_DESC.
+    /// The device's queue has this many entries, too few for a request, which needs two, or one and VIRTIO_F_INDIRECT_DESC:
+    /// correct the host.
     #[error("the device's queue has {0} entries, too few for a request")]
     QueueSize(u32),
     /// The device does not confirm a reset. The driver tries again.
     #[error("the device does not reset")]
     NoReset,
-    /// The device has failed and said so (DEVICE_NEEDS_RESET). It is reset before it is asked anything more.
+    /// The device has failed and said so (DEVICE_NEEDS_RESET). It is reset before the next request.
     #[error("the device has failed and has to be reset")]
     NeedsReset,
-    /// The device was reset by somebody else. It is set up again before it is asked anything more.
-    #[error("the device was reset by somebody else")]
+    /// Other code than this channel has reset the device. It is set up again before the next request.
+    #[error("the device was reset by other code")]
     WasReset,
-    /// The device has returned what it was never given. It is reset before it is asked anything more.
+    /// The device has returned what it was never given. It is reset before the next request.
     #[error("the device returned what it was never given")]
     Damaged,
     /// The config space changed while it was read, several times. The driver reads it again.
@@ -58,7 +60,7 @@ pub trait Channel {
     ///
     /// # Errors
     /// [`ChannelError`].
-    fn config(&mut self) -> Result<Config, ChannelError>;
+    fn config(&mut self) -> Result<ConfigSpace, ChannelError>;
 
     /// Whether the device has said since the last call that its config space changed. The driver calls this between any two
     /// requests, so it should be cheap. A missed change costs time only: the driver reads the config space before it rests.
@@ -86,7 +88,7 @@ pub(crate) enum Reply {
     /// Done.
     Ack,
     /// Acknowledged, with the state that was asked for.
-    State(BlockState),
+    State(PlugState),
     /// It would pass the requested size.
     Nack,
     /// Not now.
@@ -102,7 +104,7 @@ pub(crate) enum Reply {
 pub(crate) fn interpret(asked: RequestType, response: &Response) -> Reply {
     match (ResponseType::try_from(response.kind.get()), asked) {
         (Ok(ResponseType::Ack), RequestType::State) => {
-            BlockState::try_from(response.state.get()).map_or(Reply::Malformed, Reply::State)
+            PlugState::try_from(response.state.get()).map_or(Reply::Malformed, Reply::State)
         }
         (Ok(ResponseType::Ack), _) => Reply::Ack,
         // Only PLUG can pass the requested size.
@@ -128,9 +130,9 @@ mod tests {
                     let response = Response { kind: kind.into(), state: state.into(), ..Response::default() };
                     let expected = match (kind, asked) {
                         (0, State) => match state {
-                            0 => Reply::State(BlockState::Plugged),
-                            1 => Reply::State(BlockState::Unplugged),
-                            2 => Reply::State(BlockState::Mixed),
+                            0 => Reply::State(PlugState::Plugged),
+                            1 => Reply::State(PlugState::Unplugged),
+                            2 => Reply::State(PlugState::Mixed),
                             _ => Reply::Malformed,
                         },
                         (0, _) => Reply::Ack,

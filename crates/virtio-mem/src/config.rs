@@ -1,7 +1,7 @@
 //! The device's config space, checked.
 
 use pagefold_engine::geometry::PAGE_SIZE;
-use pagefold_virtio_mem_spec::Config;
+use pagefold_virtio_mem_spec::ConfigSpace;
 use thiserror::Error;
 
 /// Why a config space is refused. Correct the host's configuration, unless the variant says something else.
@@ -35,11 +35,11 @@ pub enum ConfigError {
 /// Sizes that change, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes that may be plugged at all now, from the start of the region on.
+    /// Bytes at the start of the region that may be plugged now.
     pub usable: u64,
-    /// Bytes the device has plugged, as it says.
+    /// Bytes plugged, by the count of the device.
     pub plugged: u64,
-    /// Bytes the host wants plugged.
+    /// Bytes that the host asks for.
     pub requested: u64,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Region {
 }
 
 /// Checks a config space.
-pub(crate) fn check(config: &Config) -> Result<(Region, Limits), ConfigError> {
+pub(crate) fn check(config: &ConfigSpace) -> Result<(Region, Limits), ConfigError> {
     let block_size = config.block_size.get();
     if !block_size.is_power_of_two() || block_size < PAGE_SIZE {
         return Err(ConfigError::BlockSize(block_size));
@@ -89,22 +89,22 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn good() -> Config {
-        Config {
+    fn good() -> ConfigSpace {
+        ConfigSpace {
             block_size: (2 * MIB).into(),
             addr: (4096 * MIB).into(),
             region_size: (1024 * MIB).into(),
             usable_region_size: (512 * MIB).into(),
             requested_size: (256 * MIB).into(),
             plugged_size: (128 * MIB).into(),
-            ..Config::default()
+            ..ConfigSpace::default()
         }
     }
 
     #[test]
     fn bad_configurations_are_refused() {
         assert!(check(&good()).is_ok());
-        let refused = |change: &dyn Fn(&mut Config)| {
+        let refused = |change: &dyn Fn(&mut ConfigSpace)| {
             let mut config = good();
             change(&mut config);
             check(&config).unwrap_err()
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_usable_region_below_what_is_plugged_or_requested_is_a_limit_and_no_error() {
-        let config = Config { usable_region_size: 0.into(), ..good() };
+        let config = ConfigSpace { usable_region_size: 0.into(), ..good() };
         let limits = check(&config).unwrap().1;
         assert_eq!((limits.usable, limits.plugged, limits.requested), (0, 128 * MIB, 256 * MIB));
     }

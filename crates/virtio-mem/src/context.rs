@@ -13,6 +13,7 @@ use crate::link::Link;
 use crate::owners::{Asking, Owners};
 use crate::stop::{Result, Stop};
 
+/// The parts of the driver that both modes need, and what the kernel passes to a step.
 pub(crate) struct Context<'s, 'e, P: Platform> {
     pub(crate) link: &'s mut Link<dyn Channel + 's>,
     pub(crate) gate: &'s Gate,

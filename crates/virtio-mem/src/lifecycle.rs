@@ -61,7 +61,7 @@ impl fmt::Debug for Remains<'_> {
     }
 }
 
-/// A driver that is dropped, rather than [removed](Driver::remove_driver), leaves its memory as it is, for good.
+/// A driver that is dropped, rather than [removed](Driver::remove_driver), leaves its memory as it is for ever.
 impl<C: Channel> Drop for Driver<'_, C> {
     fn drop(&mut self) {
         self.gate.close();

@@ -3,7 +3,7 @@
 
 use core::ops::Range;
 
-use pagefold_virtio_mem_spec::{BlockState, Request, RequestType};
+use pagefold_virtio_mem_spec::{PlugState, Request, RequestType};
 
 use crate::channel::{Channel, Reply, interpret};
 use crate::config::{ConfigError, Limits, Region, check};
@@ -39,6 +39,7 @@ fn requests(kind: RequestType, bytes: Range<u64>, block: u64) -> impl Iterator<I
     })
 }
 
+/// One device. The channel comes last, so that a link to any channel is a `Link<dyn Channel>` for what a step calls.
 pub(crate) struct Link<C: ?Sized> {
     pub(crate) region: Region,
     pub(crate) geometry: Geometry,
@@ -137,7 +138,7 @@ impl<C: Channel + ?Sized> Link<C> {
     }
 
     /// The state of `bytes`, as the device says.
-    pub(crate) fn state(&mut self, bytes: Range<u64>) -> Result<BlockState> {
+    pub(crate) fn state(&mut self, bytes: Range<u64>) -> Result<PlugState> {
         if self.requests_left == 0 {
             return Err(Stop::Spent);
         }
@@ -148,20 +149,20 @@ impl<C: Channel + ?Sized> Link<C> {
                 Reply::Error => return Err(Shortfall::DeviceError.into()),
                 _ => return Err(Shortfall::Malformed.into()),
             };
-            if state == BlockState::Mixed || found.is_some_and(|found| found != state) {
-                return Ok(BlockState::Mixed);
+            if state == PlugState::Mixed || found.is_some_and(|found| found != state) {
+                return Ok(PlugState::Mixed);
             }
             found = Some(state);
         }
-        Ok(found.unwrap_or(BlockState::Unplugged))
+        Ok(found.unwrap_or(PlugState::Unplugged))
     }
 
     /// Plugs or unplugs those blocks of `bytes` that are not yet, in halves until each is uniform. After an error some are
     /// done, and the next attempt finds out which.
     pub(crate) fn change_rest(&mut self, kind: RequestType, bytes: Range<u64>) -> Result {
         match (self.state(bytes.clone())?, kind) {
-            (BlockState::Plugged, RequestType::Plug) | (BlockState::Unplugged, RequestType::Unplug) => Ok(()),
-            (BlockState::Mixed, _) => {
+            (PlugState::Plugged, RequestType::Plug) | (PlugState::Unplugged, RequestType::Unplug) => Ok(()),
+            (PlugState::Mixed, _) => {
                 let block = self.geometry.device_block;
                 let blocks = (bytes.end - bytes.start) / block;
                 // A device may call a single block mixed; then there is no half of it to ask about.

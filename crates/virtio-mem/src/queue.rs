@@ -1,8 +1,8 @@
 //! The request queue: a split virtqueue (virtio 1.2, 2.7) with one request in flight at most.
 //!
-//! All of it lies in one page of DMA memory, the request and the answer included, so nothing else is ever shared with the
-//! device. Nothing that the device can write is trusted: what is read back is the used index, one entry of the used ring and
-//! the answer, each read once, and an entry that cannot be is [`Look::Damaged`].
+//! All of it lies in one page of DMA memory, the request and the answer included; nothing else is shared with the device.
+//! Nothing that the device can write is trusted: the driver reads back the used index, one entry of the used ring and the
+//! answer, each once, and an impossible entry is [`Look::Damaged`].
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
@@ -61,7 +61,7 @@ pub(crate) struct RequestQueue<H: Hal> {
     /// Requests made, and answers taken. They differ by one while a request is in flight.
     made: u16,
     taken: u16,
-    /// The device may still write to the page although nobody waits for it: it is never freed then.
+    /// The device may still write to the page, so the page is never freed.
     abandoned: bool,
     hal: core::marker::PhantomData<fn() -> H>,
 }

@@ -97,7 +97,7 @@ impl From<AddError> for Stop {
     fn from(error: AddError) -> Self {
         match error {
             AddError::OutOfMemory => Stop::NO_MEMORY,
-            AddError::Overlap => Stop::refused("somebody else has added memory in the device's region"),
+            AddError::Overlap => Stop::refused("other code has added memory in the device's region"),
             AddError::Misaligned | AddError::OutOfRange => {
                 Stop::refused("a memory block of the device does not fit the machine")
             }

@@ -7,7 +7,7 @@
 use core::ops::Range;
 
 use pagefold_engine::Platform;
-use pagefold_virtio_mem_spec::{BlockState, RequestType};
+use pagefold_virtio_mem_spec::{PlugState, RequestType};
 
 use crate::channel::Channel;
 use crate::context::Context;
@@ -72,7 +72,7 @@ fn survey_units(
     loop {
         let len = range.end - range.start;
         if !is_known(cx, units, range.clone())
-            && cx.link.state(geometry.unit_bytes(range.clone()))? == BlockState::Unplugged
+            && cx.link.state(geometry.unit_bytes(range.clone()))? == PlugState::Unplugged
         {
             let span = len.saturating_mul(2).min(widest_span(&geometry));
             return Ok(Survey::Units { next: range.end, span });
@@ -99,7 +99,7 @@ fn unplug_strays(link: &mut Link<dyn Channel + '_>) -> Result {
     let before = start..geometry.start.min(start + usable);
     let behind = end.max(start)..start + usable;
     for stray in [before, behind] {
-        if stray.start < stray.end && link.state(stray.clone())? != BlockState::Unplugged {
+        if stray.start < stray.end && link.state(stray.clone())? != PlugState::Unplugged {
             link.change_rest(RequestType::Unplug, stray)?;
         }
     }

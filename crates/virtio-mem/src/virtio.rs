@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use pagefold_virtio_mem_spec::{Config, Features, GUEST_REQUEST_QUEUE, Request, Response};
+use pagefold_virtio_mem_spec::{ConfigSpace, Features, GUEST_REQUEST_QUEUE, Request, Response};
 use virtio_drivers::Hal;
 use virtio_drivers::transport::{DeviceStatus, InterruptStatus, Transport};
 
@@ -230,7 +230,7 @@ impl<H: Hal, T: Transport> Channel for VirtioChannel<H, T> {
         self.features.unwrap_or_default()
     }
 
-    fn config(&mut self) -> Result<Config, ChannelError> {
+    fn config(&mut self) -> Result<ConfigSpace, ChannelError> {
         // A device that fails sends a config interrupt, so this is where the channel learns of it first.
         if self.check_status().is_err() {
             self.ensure_up()?;
@@ -239,7 +239,7 @@ impl<H: Hal, T: Transport> Channel for VirtioChannel<H, T> {
         for _ in 0..GENERATIONS {
             let before = transport.read_config_generation();
             // Word by word, as a device sees what is read (virtio 1.2, 2.5.1): a structure may be read in bytes.
-            let mut words = [0u32; size_of::<Config>() / size_of::<u32>()];
+            let mut words = [0u32; size_of::<ConfigSpace>() / size_of::<u32>()];
             for (at, word) in words.iter_mut().enumerate() {
                 *word = transport.read_config_space(at * size_of::<u32>())?;
             }

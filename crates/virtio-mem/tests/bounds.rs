@@ -11,7 +11,7 @@ use model::Model;
 use pagefold_engine::hotplug::{FakeOffline, Migrate, Migration, Unmovable};
 use pagefold_engine::{Folio, Kind, Order, Pfn};
 use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Next, Shortfall};
-use pagefold_virtio_mem_spec::{BlockState, RequestType, Response};
+use pagefold_virtio_mem_spec::{PlugState, RequestType, Response};
 
 /// Requests of one step at most: see `Driver::step`.
 const REQUESTS: u64 = 800;
@@ -270,7 +270,7 @@ fn a_device_that_calls_everything_mixed_is_not_asked_for_ever() {
     half_plugged(&device);
     device.answer(|_, request| {
         let is_question = request.kind.get() == RequestType::State as u16 && request.nb_blocks.get() > 1;
-        is_question.then(|| Ok(Response::state(BlockState::Mixed)))
+        is_question.then(|| Ok(Response::state(PlugState::Mixed)))
     });
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
     let settings = DriverSettings { inherited: Inherited::Adopt, ..DriverSettings::default() };

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use common::*;
 use pagefold_engine::hotplug::{FakeOffline, Unmovable};
 use pagefold_virtio_mem::{Channel, ChannelError, ConfigInterrupt, Driver, Next};
-use pagefold_virtio_mem_spec::{Config, Features, Request, Response};
+use pagefold_virtio_mem_spec::{ConfigSpace, Features, Request, Response};
 
 /// Counts reads of the config space, and may be deaf to interrupts.
 struct Counted {
@@ -21,7 +21,7 @@ impl Channel for Counted {
     fn features(&self) -> Features {
         self.inner.features()
     }
-    fn config(&mut self) -> Result<Config, ChannelError> {
+    fn config(&mut self) -> Result<ConfigSpace, ChannelError> {
         self.reads.set(self.reads.get() + 1);
         self.inner.config()
     }

@@ -3,7 +3,7 @@
 
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
-use pagefold_virtio_mem_spec::{Config, GUEST_REQUEST_QUEUE, Request, RequestType, Response};
+use pagefold_virtio_mem_spec::{ConfigSpace, GUEST_REQUEST_QUEUE, Request, RequestType, Response};
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
 use zerocopy::IntoBytes;
@@ -59,8 +59,8 @@ impl Client {
         Self { transport, queue }
     }
 
-    pub fn config(&self) -> Config {
-        let read = || self.transport.read_config_space::<Config>(0);
+    pub fn config(&self) -> ConfigSpace {
+        let read = || self.transport.read_config_space::<ConfigSpace>(0);
         self.transport.read_consistent(read).unwrap()
     }
 

@@ -4,7 +4,7 @@
 use pagefold_virtio_mem_device::{
     Device, Memfd, Pages, RestoreError, Settings, Snapshot, Unplugged, VERSION_1,
 };
-use pagefold_virtio_mem_spec::{BlockState, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{PlugState, Request, RequestType, Response, ResponseType};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
@@ -122,10 +122,10 @@ pub fn restore(snapshot: &Snapshot, unplugged: Unplugged) -> bool {
     if device.set_requested_size(REGION).is_ok() {
         for block in 0..REGION / MIB {
             let state = ask(&mut device, RequestType::State, block);
-            if state == Response::state(BlockState::Unplugged) {
+            if state == Response::state(PlugState::Unplugged) {
                 assert_eq!(ask(&mut device, RequestType::Plug, block), Response::new(ResponseType::Ack));
             } else {
-                assert_eq!(state, Response::state(BlockState::Plugged));
+                assert_eq!(state, Response::state(PlugState::Plugged));
             }
         }
         assert_eq!(device.config().plugged_size.get(), REGION);

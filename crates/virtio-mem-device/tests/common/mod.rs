@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use pagefold_virtio_mem_device::{
     Backing, Device, FeaturesError, GuestAccess, Memfd, Notify, Pages, RegionRange, Settings, Step, VERSION_1,
 };
-use pagefold_virtio_mem_spec::{BlockState, Features, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{Features, PlugState, Request, RequestType, Response, ResponseType};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 
 pub const MIB: u64 = 1 << 20;
@@ -209,7 +209,7 @@ pub fn says(kind: ResponseType) -> Response {
     Response::new(kind)
 }
 
-pub fn is(state: BlockState) -> Response {
+pub fn is(state: PlugState) -> Response {
     Response::state(state)
 }
 

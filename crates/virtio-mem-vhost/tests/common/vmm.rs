@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use pagefold_virtio_mem_spec::{Config, Request, Response};
+use pagefold_virtio_mem_spec::{ConfigSpace, Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::vhost_user::message::{
@@ -133,11 +133,11 @@ impl Vmm {
     }
 
     /// The config space.
-    pub fn config(&mut self) -> Config {
-        let len = size_of::<Config>() as u32;
+    pub fn config(&mut self) -> ConfigSpace {
+        let len = size_of::<ConfigSpace>() as u32;
         let flags = VhostUserConfigFlags::WRITABLE;
         let (_, bytes) = self.frontend.get_config(0, len, flags, &vec![0; len as usize]).unwrap();
-        Config::read_from_bytes(&bytes).unwrap()
+        ConfigSpace::read_from_bytes(&bytes).unwrap()
     }
 
     /// Makes a request available, without a doorbell.

@@ -1,7 +1,7 @@
 //! Settling a memory block in sub-block mode: the device is asked what is plugged of it, and the machine made to agree.
 
 use pagefold_engine::{BlockState, Platform};
-use pagefold_virtio_mem_spec::{BlockState as PlugState, RequestType};
+use pagefold_virtio_mem_spec::{PlugState, RequestType};
 
 use crate::context::Context;
 use crate::stop::{Result, Stop};

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use pagefold_virtio_mem::{Channel, ChannelError};
-use pagefold_virtio_mem_spec::{Config, Features, Request, RequestType, Response};
+use pagefold_virtio_mem_spec::{ConfigSpace, Features, Request, RequestType, Response};
 
 thread_local! {
     /// Allocations of this thread that still succeed; `None` for all.
@@ -70,7 +70,7 @@ impl<C: Channel> Channel for Faulty<C> {
     fn features(&self) -> Features {
         self.inner.features()
     }
-    fn config(&mut self) -> Result<Config, ChannelError> {
+    fn config(&mut self) -> Result<ConfigSpace, ChannelError> {
         with_allocations(None, || self.inner.config())
     }
     fn config_changed(&mut self) -> bool {

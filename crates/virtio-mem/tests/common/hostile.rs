@@ -5,13 +5,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, Migrate, Migration, OnlinePolicy};
-use pagefold_engine::{BlockState, Config as Machine, Engine, Folio, Kind, Order, Pfn, Zone};
+use pagefold_engine::{BlockState, Config, Engine, Folio, Kind, Order, Pfn, Zone};
 use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_mem::{
     Channel, ChannelError, ConfigError, Driver, DriverSettings, Inherited, Next, Removed, Shortfall,
 };
 use pagefold_virtio_mem_spec::{
-    BlockState as Plugged, Config, Features, Request, RequestType, Response, ResponseType,
+    ConfigSpace, Features, PlugState, Request, RequestType, Response, ResponseType,
 };
 
 type HostilePlatform = Linux<Membarrier, [u64; 7]>;
@@ -62,15 +62,15 @@ impl Device {
         self.blocks.iter().filter(|plugged| **plugged).count() as u64 * BLOCK
     }
 
-    fn config(&self) -> Config {
-        Config {
+    fn config(&self) -> ConfigSpace {
+        ConfigSpace {
             block_size: BLOCK.into(),
             addr: ADDR.into(),
             region_size: REGION.into(),
             usable_region_size: REGION.into(),
             requested_size: self.requested.into(),
             plugged_size: self.plugged().into(),
-            ..Config::default()
+            ..ConfigSpace::default()
         }
     }
 
@@ -90,9 +90,9 @@ impl Device {
         };
         let set = blocks.iter().filter(|plugged| **plugged).count();
         match kind {
-            RequestType::State if set == blocks.len() => return Response::state(Plugged::Plugged),
-            RequestType::State if set == 0 => return Response::state(Plugged::Unplugged),
-            RequestType::State => return Response::state(Plugged::Mixed),
+            RequestType::State if set == blocks.len() => return Response::state(PlugState::Plugged),
+            RequestType::State if set == 0 => return Response::state(PlugState::Unplugged),
+            RequestType::State => return Response::state(PlugState::Mixed),
             RequestType::Plug if plugged + count * BLOCK > self.requested => {
                 return Response::new(ResponseType::Nack);
             }
@@ -113,7 +113,7 @@ impl Channel for Hostile {
         Features::UNPLUGGED_INACCESSIBLE
     }
 
-    fn config(&mut self) -> Result<Config, ChannelError> {
+    fn config(&mut self) -> Result<ConfigSpace, ChannelError> {
         let device = &mut *self.0.borrow_mut();
         let mut config = device.config();
         let field = match device.script.next() {
@@ -247,7 +247,7 @@ pub fn survive(bytes: &[u8]) {
         requests: 0,
     })));
     let host = HostilePlatform::new(Membarrier::register().expect("membarrier")).expect("a platform");
-    let engine = Engine::<_>::new(host, Machine::new((4u64 << 30) >> 12)).expect("an engine");
+    let engine = Engine::<_>::new(host, Config::new((4u64 << 30) >> 12)).expect("an engine");
     let policy = OnlinePolicy::Zone(Zone::Movable);
     let config = HotplugConfig { policy, fake_offline, ..HotplugConfig::default() };
     let mut hotplug: Hotplug<'_, _> = engine.hotplug(config).expect("hotplug");

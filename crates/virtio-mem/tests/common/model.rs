@@ -5,13 +5,15 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use pagefold_virtio_mem::{Channel, ChannelError};
-use pagefold_virtio_mem_spec::{BlockState, Config, Features, Request, RequestType, Response, ResponseType};
+use pagefold_virtio_mem_spec::{
+    ConfigSpace, Features, PlugState, Request, RequestType, Response, ResponseType,
+};
 
 /// Answers a request instead of the device.
 pub type Answers = Box<dyn FnMut(&mut State, &Request) -> Option<Result<Response, ChannelError>>>;
 
 /// Changes what the config space says.
-pub type Says = Box<dyn FnMut(&mut Config)>;
+pub type Says = Box<dyn FnMut(&mut ConfigSpace)>;
 
 pub struct State {
     pub block: u64,
@@ -35,8 +37,8 @@ impl State {
         self.plugged.iter().map(|&plugged| u64::from(plugged)).sum::<u64>() * self.block
     }
 
-    pub fn config(&self) -> Config {
-        Config {
+    pub fn config(&self) -> ConfigSpace {
+        ConfigSpace {
             block_size: self.block.into(),
             node_id: self.node.unwrap_or(0).into(),
             addr: self.addr.into(),
@@ -44,7 +46,7 @@ impl State {
             usable_region_size: self.usable.into(),
             requested_size: self.requested.into(),
             plugged_size: self.plugged_bytes().into(),
-            ..Config::default()
+            ..ConfigSpace::default()
         }
     }
 
@@ -67,9 +69,9 @@ impl State {
         let plugged = self.plugged[range.clone()].iter().filter(|&&plugged| plugged == 1).count() as u64;
         let is_plug = kind == RequestType::Plug;
         match kind {
-            RequestType::State if plugged == blocks => Response::state(BlockState::Plugged),
-            RequestType::State if plugged == 0 => Response::state(BlockState::Unplugged),
-            RequestType::State => Response::state(BlockState::Mixed),
+            RequestType::State if plugged == blocks => Response::state(PlugState::Plugged),
+            RequestType::State if plugged == 0 => Response::state(PlugState::Unplugged),
+            RequestType::State => Response::state(PlugState::Mixed),
             _ if is_plug && self.plugged_bytes() + blocks * self.block > self.requested => {
                 Response::new(ResponseType::Nack)
             }
@@ -148,7 +150,7 @@ impl Channel for Model {
             None => Features::UNPLUGGED_INACCESSIBLE,
         })
     }
-    fn config(&mut self) -> Result<Config, ChannelError> {
+    fn config(&mut self) -> Result<ConfigSpace, ChannelError> {
         self.with(|state| {
             state.reads += 1;
             let mut config = state.config();
