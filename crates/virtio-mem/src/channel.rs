@@ -50,8 +50,8 @@ pub enum ChannelError {
     ConfigUnsteady,
 }
 
-/// A way to a virtio-mem device: [`VirtioChannel`](crate::VirtioChannel), or one of your own. A driver calls it from
-/// [`Driver::step`](crate::Driver::step) and its like only, never from an interrupt handler.
+/// A way to a virtio-mem device: [`VirtioChannel`](crate::VirtioChannel), or one of your own. A driver calls it where it is
+/// called itself, from [`Driver::step`](crate::Driver::step) and its like, never from an interrupt handler.
 pub trait Channel {
     /// The features that both ends agreed on.
     fn features(&self) -> Features;

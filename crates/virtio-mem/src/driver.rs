@@ -30,8 +30,8 @@ const WORK_STEPS_A_UNIT: u64 = 256;
 
 /// A virtio-mem driver.
 ///
-/// It has no thread, no clock and no lock: the kernel calls [`step`](Self::step) when [`Next`] says so, from a context
-/// that may wait.
+/// It has no thread, no clock and no lock: the kernel calls [`step`](Self::step) when [`Next`] says so, from a thread that
+/// may wait. What says nothing of its context may be called from any.
 pub struct Driver<'e, C: Channel> {
     pub(crate) link: Link<C>,
     pub(crate) gate: Arc<Gate>,
@@ -50,9 +50,10 @@ pub struct Driver<'e, C: Channel> {
 }
 
 impl<'e, C: Channel> Driver<'e, C> {
-    /// Begins to drive a device. Nothing is plugged or unplugged before the first step. Allocates the driver's tables from
-    /// the heap, and registers a listener at `hotplug`. `Config::pages` of the engine must cover the device's region, or as
-    /// much of it as is to be used.
+    /// Begins to drive a device, and registers a listener at `hotplug`. Nothing is plugged or unplugged before the first
+    /// step. `Config::pages` of the engine must cover the device's region, or as much of it as is to be used.
+    ///
+    /// Context: takes heap memory.
     ///
     /// # Errors
     /// [`ProbeError`].
@@ -141,6 +142,8 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Forgets which folios owners have refused to move, so that the owners are asked again, and makes a step due now. Call
     /// it when an owner can move what it refused before for a reason that no reference shows.
+    ///
+    /// Context: frees heap memory.
     pub fn ask_again(&mut self) {
         self.owners.refusals.clear();
         self.pace.reset();
@@ -154,7 +157,9 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Steps until there is nothing more to do for now, or `go_on` returns false. Returns [`Next::Again`] also after many
     /// times the steps that the device's size makes necessary, which only a host that keeps changing the requested size can
-    /// cause. Context as for [`step`](Self::step).
+    /// cause.
+    ///
+    /// Context: as of [`step`](Self::step).
     pub fn work<P: Platform>(
         &mut self,
         hotplug: &mut Hotplug<'e, P>,
@@ -177,10 +182,8 @@ impl<'e, C: Channel> Driver<'e, C> {
     ///
     /// `hotplug` is the one that the driver was probed with.
     ///
-    /// # Context
-    /// A context that may wait, never an interrupt handler: a step waits for answers of the device and for grace periods,
-    /// folds, and so may interrupt other CPUs. It allocates from the heap and takes frames for the memory map. It must
-    /// not be called inside a read-side section.
+    /// Context: waits for answers of the device and for grace periods, interrupts other CPUs, takes frames and changes page
+    /// tables, takes heap memory. So never an interrupt handler, nor a read-side section.
     pub fn step<P: Platform>(
         &mut self,
         hotplug: &mut Hotplug<'e, P>,

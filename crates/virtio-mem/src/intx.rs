@@ -60,6 +60,8 @@ impl Intx {
     /// [clone](ConfigurationAccess::unsafe_clone) of the access that `root` was made of. Call it where
     /// `PciTransport::new` is called; like that it sizes a BAR, for which address decoding is off for a moment.
     ///
+    /// Context: takes heap memory, and what `mmio_phys_to_virt` takes.
+    ///
     /// # Errors
     /// [`VirtioPciError`]: the device has no such register, or it does not lie in a memory BAR with an address. As with
     /// `PciTransport::new`, correct the host or the assignment of BARs; without this register the device cannot use INTx.
@@ -102,8 +104,7 @@ impl Intx {
     /// Reads the ISR status, which clears it and lowers the line, and tells the channel of a config change. Returns what
     /// the device has signalled: nothing if the interrupt was for another device of a shared line.
     ///
-    /// To be called by the interrupt handler, on any CPU: it takes no lock, allocates nothing and does not wait. It costs one
-    /// read of a device register.
+    /// Context: any; made for interrupt handlers. One read of a device register.
     pub fn handle(&self) -> InterruptStatus {
         // SAFETY: a mapped register by `find`. The transport has a pointer to it as well, which only `ack_interrupt` uses;
         // that is one read, as this is.

@@ -50,6 +50,8 @@ pub struct Remains<'e>(Arc<dyn Listener + 'e>);
 
 impl<'e> Remains<'e> {
     /// Removes the listener. Probe the next driver right after this: until then nothing guards the memory.
+    ///
+    /// Context: frees heap memory.
     pub fn hand_over<P: Platform>(self, hotplug: &mut Hotplug<'e, P>) {
         hotplug.unlisten(&self.0);
     }
@@ -69,7 +71,7 @@ impl<C: Channel> Drop for Driver<'_, C> {
 }
 
 impl<'e, C: Channel> Driver<'e, C> {
-    /// Whether the machine may sleep that deep. Ask before every sleep. It does not wait.
+    /// Whether the machine may sleep that deep. Ask before every sleep.
     ///
     /// # Errors
     /// [`SuspendError`].
@@ -91,6 +93,8 @@ impl<'e, C: Channel> Driver<'e, C> {
     /// A device keeps its blocks over its own reset, and over a sleep that [`may_sleep`](Self::may_sleep) allowed. If it has
     /// not, its plugged size says so, and the driver asks it about every block.
     ///
+    /// Context: waits for the device to reset.
+    ///
     /// # Errors
     /// [`ChannelError`]: the device cannot be talked to yet. The driver keeps the new channel and tries again by itself.
     pub fn resume(&mut self, channel: C) -> Result<(), ChannelError> {
@@ -98,7 +102,9 @@ impl<'e, C: Channel> Driver<'e, C> {
         self.restart()
     }
 
-    /// Sets the device up again over the same channel, after a sleep in which it was reset. Waits for the device to reset.
+    /// Sets the device up again over the same channel, after a sleep in which it was reset.
+    ///
+    /// Context: as of [`resume`](Self::resume).
     ///
     /// # Errors
     /// As [`resume`](Self::resume).
@@ -109,8 +115,9 @@ impl<'e, C: Channel> Driver<'e, C> {
     }
 
     /// Ends the driver. Blocks that are added but offline and partly plugged are removed; memory in use stays in use.
-    /// `hotplug` is the one that the driver was probed with; with any other nothing is done. Context as for
-    /// [`step`](Self::step), but no owner is asked.
+    /// `hotplug` is the one that the driver was probed with; with any other nothing is done.
+    ///
+    /// Context: as of [`step`](Self::step), but no owner is asked. Drops the channel, so waits for the device to reset.
     pub fn remove_driver<P: Platform>(self, hotplug: &mut Hotplug<'e, P>) -> Removed<'e> {
         let geometry = self.geometry();
         let listener = Arc::clone(&self.listener);

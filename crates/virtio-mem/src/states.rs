@@ -77,15 +77,18 @@ impl<S: UnitState> States<S> {
     }
 
     /// The first unit below `end` in `state`.
+    // Inlined so that it compares with a constant: on a large device this loop is a third of what plugging a block costs.
+    #[inline(always)]
     pub(crate) fn first(&self, end: u64, state: S) -> Option<u64> {
-        let numbers = self.numbers.get(..end as usize)?;
-        numbers.iter().position(|number| number.load(Relaxed) == state.number()).map(|unit| unit as u64)
+        let number = state.number();
+        let mut units = (0..).zip(self.numbers.iter().take(end as usize));
+        units.find(|(_, at)| at.load(Relaxed) == number).map(|(unit, _)| unit)
     }
 
     /// The last unit below `end` in `state`.
     pub(crate) fn last(&self, end: u64, state: S) -> Option<u64> {
-        let numbers = self.numbers.get(..end as usize)?;
-        numbers.iter().rposition(|number| number.load(Relaxed) == state.number()).map(|unit| unit as u64)
+        let (numbers, number) = (self.numbers.get(..end as usize)?, state.number());
+        numbers.iter().rposition(|at| at.load(Relaxed) == number).map(|unit| unit as u64)
     }
 }
 

@@ -21,8 +21,9 @@ const VERSION_1: u64 = 1 << 32;
 pub struct ConfigInterrupt(Arc<AtomicBool>);
 
 impl ConfigInterrupt {
-    /// Tells the channel. Call it from the handler of the device's configuration interrupt: it takes no lock, allocates
-    /// nothing and does not wait.
+    /// Tells the channel. For the handler of the device's configuration interrupt.
+    ///
+    /// Context: any.
     pub fn raise(&self) {
         // Release: what the handler has seen of the device before the flag.
         self.0.store(true, Ordering::Release);
@@ -75,8 +76,9 @@ pub struct VirtioChannel<H: Hal, T: Transport> {
 
 impl<H: Hal, T: Transport> VirtioChannel<H, T> {
     /// Sets the device up, up to DRIVER_OK. A request is waited for in `patience` looks at the ring, at most
-    /// [`LONGEST_PATIENCE`], before it is [`ChannelError::NoAnswer`]. Takes one page from [`Hal::dma_alloc`], and waits for
-    /// the device to reset.
+    /// [`LONGEST_PATIENCE`], before it is [`ChannelError::NoAnswer`].
+    ///
+    /// Context: takes one page by [`Hal::dma_alloc`], waits for the device to reset.
     ///
     /// # Errors
     /// [`ChannelError`].
