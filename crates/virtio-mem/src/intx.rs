@@ -44,6 +44,7 @@ const MOST_CAPABILITIES: usize = 48;
 ///     !intx.handle().is_empty()
 /// }
 /// ```
+#[derive(Debug)]
 pub struct Intx {
     isr: NonNull<u8>,
     changed: ConfigInterrupt,
@@ -113,11 +114,5 @@ impl Intx {
             self.changed.raise();
         }
         status
-    }
-}
-
-impl core::fmt::Debug for Intx {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Intx").field("isr", &self.isr).finish_non_exhaustive()
     }
 }
