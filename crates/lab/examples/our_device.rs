@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pagefold_lab::our_device::{Driven, Wanted, boot_on_qemus_own, qemu_for};
-use pagefold_lab::{Kernel, MIB, Machine, newer_counting_plugin};
+use pagefold_lab::{Kernel, MIB, Vm, newer_counting_plugin};
 use pagefold_virtio_mem_spec::{RequestType, ResponseType};
 use pagefold_virtio_mem_vhost::Event;
 
 /// A machine with one of the devices.
 trait Guest {
-    fn machine(&mut self) -> &mut Machine;
+    fn machine(&mut self) -> &mut Vm;
     fn ask(&mut self, bytes: u64) -> Result<()>;
     fn plugged(&mut self) -> Result<u64>;
 }
@@ -21,7 +21,7 @@ trait Guest {
 struct Ours(Driven);
 
 impl Guest for Ours {
-    fn machine(&mut self) -> &mut Machine {
+    fn machine(&mut self) -> &mut Vm {
         &mut self.0.machine
     }
     fn ask(&mut self, bytes: u64) -> Result<()> {
@@ -32,10 +32,10 @@ impl Guest for Ours {
     }
 }
 
-struct Theirs(Machine);
+struct Theirs(Vm);
 
 impl Guest for Theirs {
-    fn machine(&mut self) -> &mut Machine {
+    fn machine(&mut self) -> &mut Vm {
         &mut self.0
     }
     fn ask(&mut self, bytes: u64) -> Result<()> {

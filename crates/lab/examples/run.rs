@@ -4,7 +4,7 @@
 use std::env;
 
 use anyhow::{Context, Result};
-use pagefold_lab::{GIB, Kernel, MIB, Machine, static_pagefold};
+use pagefold_lab::{GIB, Kernel, MIB, Vm, static_pagefold};
 
 fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
@@ -12,7 +12,7 @@ fn main() -> Result<()> {
     let plugged: u64 = arguments.next().context("how many MiB to plug?")?.parse()?;
     let kernels = Kernel::all()?;
     let kernel = kernels.iter().rfind(|kernel| kernel.release().starts_with(&release));
-    let mut machine = Machine::builder()
+    let mut machine = Vm::builder()
         .kernel(kernel.context("no such kernel; crates/lab/setup brings some")?)
         .virtio_mem(4 * GIB)
         .command_line("memhp_default_state=online_movable")

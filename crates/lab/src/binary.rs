@@ -30,7 +30,7 @@ pub fn static_pin() -> Result<PathBuf> {
     build(&["--package", "pagefold-lab", "--bin", "lab-pin"], STATIC, "lab-pin")
 }
 
-/// As [`static_pagefold`], the plugin for [`Builder::count_instructions`](crate::Builder::count_instructions).
+/// As [`static_pagefold`], the plugin for [`VmBuilder::count_instructions`](crate::VmBuilder::count_instructions).
 ///
 /// # Errors
 /// It does not build.

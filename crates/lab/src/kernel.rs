@@ -81,8 +81,12 @@ impl Kernel {
         let builtin = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let builtin =
             builtin.lines().filter_map(|line| Path::new(line).file_stem()?.to_str()).map(plain).collect();
-        let mut order =
-            Order { modules: self.dir.join("modules"), builtin, seen: HashSet::new(), files: Vec::new() };
+        let mut order = ModuleOrder {
+            modules: self.dir.join("modules"),
+            builtin,
+            seen: HashSet::new(),
+            files: Vec::new(),
+        };
         for name in names {
             order.add(name).with_context(|| format!("Linux {}", self.release))?;
         }
@@ -95,14 +99,14 @@ fn plain(name: &str) -> String {
     name.replace('-', "_")
 }
 
-struct Order {
+struct ModuleOrder {
     modules: PathBuf,
     builtin: HashSet<String>,
     seen: HashSet<String>,
     files: Vec<PathBuf>,
 }
 
-impl Order {
+impl ModuleOrder {
     fn add(&mut self, name: &str) -> Result<()> {
         if self.builtin.contains(name) || !self.seen.insert(name.to_owned()) {
             return Ok(());

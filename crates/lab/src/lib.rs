@@ -1,15 +1,15 @@
 //! Real Linux kernels in QEMU, to compare with what Pagefold says of them.
 //!
-//! A [`Machine`] boots a Debian kernel ([`Kernel`]) with an initial RAM disk that holds busybox, the kernel's own virtio
+//! A [`Vm`] boots a Debian kernel ([`Kernel`]) with an initial RAM disk that holds busybox, the kernel's own virtio
 //! modules, any files the caller adds, and a small agent that runs commands. QEMU emulates the CPU (TCG): slow, the same
 //! everywhere, and no rights are needed. A boot takes three to four seconds.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
-//! use pagefold_lab::{GIB, Kernel, MIB, Machine};
+//! use pagefold_lab::{GIB, Kernel, MIB, Vm};
 //!
 //! let kernels = Kernel::all()?;
-//! let mut machine = Machine::builder()
+//! let mut machine = Vm::builder()
 //!     .kernel(&kernels[0])
 //!     .memory(GIB)
 //!     .virtio_mem(4 * GIB)
@@ -35,5 +35,5 @@ pub mod our_device;
 pub use binary::{counting_plugin, newer_counting_plugin, static_pagefold, static_pin};
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
-pub use machine::{Builder, Machine};
+pub use machine::{Vm, VmBuilder};
 pub use pagefold_qemu::{GIB, MIB, QEMU, Qmp, Version};

@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// What a machine is to have.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Builder {
-    qemu: pagefold_qemu::Builder,
+pub struct VmBuilder {
+    qemu: pagefold_qemu::QemuBuilder,
     kernel: Option<Kernel>,
     console: &'static str,
     busybox: PathBuf,
@@ -31,7 +31,7 @@ pub struct Builder {
     patience: Duration,
 }
 
-impl Builder {
+impl VmBuilder {
     /// The kernel to boot.
     pub fn kernel(mut self, kernel: &Kernel) -> Self {
         self.kernel = Some(kernel.clone());
@@ -71,7 +71,7 @@ impl Builder {
     /// Changes QEMU's own options.
     pub fn change_qemu(
         mut self,
-        change: impl FnOnce(pagefold_qemu::Builder) -> pagefold_qemu::Builder,
+        change: impl FnOnce(pagefold_qemu::QemuBuilder) -> pagefold_qemu::QemuBuilder,
     ) -> Self {
         self.qemu = change(self.qemu);
         self
@@ -108,7 +108,7 @@ impl Builder {
     ///
     /// # Errors
     /// QEMU or a file is missing, or the guest does not come up in time; with the console's last lines.
-    pub fn boot(self) -> Result<Machine> {
+    pub fn boot(self) -> Result<Vm> {
         let kernel = self.kernel.as_ref().context("a machine needs a kernel")?;
         // In memory: nothing is left behind, however this ends.
         let disk = rustix::fs::memfd_create("initramfs", MemfdFlags::CLOEXEC);
@@ -130,7 +130,7 @@ impl Builder {
             qemu.end();
             return Err(explain(&qemu, error, format_args!("booting Linux {}", kernel.release())));
         }
-        Ok(Machine { qemu, agent, patience: self.patience })
+        Ok(Vm { qemu, agent, patience: self.patience })
     }
 }
 
@@ -140,17 +140,17 @@ fn explain(qemu: &Qemu, error: anyhow::Error, what: impl Display) -> anyhow::Err
 }
 
 /// A Linux machine that runs. Dropping it turns it off.
-pub struct Machine {
+pub struct Vm {
     qemu: Qemu,
     agent: Agent,
     patience: Duration,
 }
 
-impl Machine {
+impl Vm {
     /// A machine to be: 1 GiB, one CPU, nothing else.
-    pub fn builder() -> Builder {
-        Builder {
-            qemu: pagefold_qemu::Builder::new(),
+    pub fn builder() -> VmBuilder {
+        VmBuilder {
+            qemu: pagefold_qemu::QemuBuilder::new(),
             kernel: None,
             console: "ttyS0",
             busybox: initramfs::BUSYBOX.into(),

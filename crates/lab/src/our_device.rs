@@ -17,7 +17,7 @@ use pagefold_virtio_mem_vhost::{Backend, Event, Server, Socket, Status, Stop, Un
 use rustix::fs::{SeekFrom, seek};
 use tempfile::TempDir;
 
-use crate::{Builder, GIB, Kernel, MIB, Machine};
+use crate::{GIB, Kernel, MIB, Vm, VmBuilder};
 
 /// Where `crates/lab/setup-qemu` puts QEMU.
 const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer");
@@ -35,7 +35,7 @@ pub fn qemu_for(kernel: &Kernel) -> Option<PathBuf> {
 /// Our device, and a Linux machine that has it.
 pub struct Driven {
     /// The machine.
-    pub machine: Machine,
+    pub machine: Vm,
     /// The device.
     pub backend: Backend,
     file: File,
@@ -290,7 +290,7 @@ impl Driven {
 ///
 /// # Errors
 /// As of [`Driven::boot`].
-pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Result<Machine> {
+pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Result<Vm> {
     let Wanted { memory, size, block, .. } = *wanted;
     let mut builder = plain_machine(kernel, wanted)?.dimms(size + GIB).change_qemu(|it| {
         it.option("-object", &format!("memory-backend-memfd,id=dm,share=on,size={size},reserve=off")).option(
@@ -314,10 +314,10 @@ impl Drop for Driven {
 }
 
 /// A machine with shared memory, as the kernel's architecture needs it, without a device.
-fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<Builder> {
+fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<VmBuilder> {
     let qemu = qemu_for(kernel).ok_or_else(|| anyhow!("no newer QEMU: crates/lab/setup-qemu brings it"))?;
     let (memory, resets) = (wanted.memory, wanted.resets);
-    let mut builder = Machine::builder().kernel(kernel).memory(memory).change_qemu(|mut it| {
+    let mut builder = Vm::builder().kernel(kernel).memory(memory).change_qemu(|mut it| {
         it = it
             .program(qemu)
             .option("-object", &format!("memory-backend-memfd,id=ram,size={memory},share=on"));
@@ -340,7 +340,7 @@ fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<Builder> {
 }
 
 /// The machine with our device.
-fn machine(kernel: &Kernel, wanted: &Wanted, socket: &Path, file: &File, addr: u64) -> Result<Builder> {
+fn machine(kernel: &Kernel, wanted: &Wanted, socket: &Path, file: &File, addr: u64) -> Result<VmBuilder> {
     let size = wanted.size;
     // QEMU opens it by this process's name of it.
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());

@@ -13,6 +13,7 @@
 mod barrier;
 mod budget;
 mod error;
+mod madvise;
 pub mod measure;
 mod preempted;
 mod probe;

@@ -10,8 +10,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::error::LinuxError;
+use crate::madvise::process_madvise_dontneed;
 use crate::measure::{Pages, scan_pagemap};
-use crate::region::process_madvise_dontneed;
 
 /// What works here.
 #[derive(Debug)]

@@ -10,7 +10,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +23,7 @@ use rustix::mm::{
 
 use crate::budget::Budget;
 use crate::error::{Limit, LinuxError};
+use crate::madvise::process_madvise_dontneed;
 use crate::measure::{self, Pages};
 use crate::probe::Features;
 use crate::strict::StrictMode;
@@ -219,48 +219,6 @@ impl Region {
         let word = self.backed.get((page / 64) as usize);
         word.is_some_and(|word| word.load(Ordering::Acquire) >> (page % 64) & 1 != 0)
     }
-}
-
-/// `MADV_DONTNEED` for many ranges of this process, each `base` plus its offsets. Returns the bytes done.
-pub(crate) fn process_madvise_dontneed(
-    pidfd: &OwnedFd,
-    base: *mut u8,
-    ranges: &[FoldRange],
-) -> io::Result<u64> {
-    /// `UIO_MAXIOV`.
-    const MOST: usize = 1024;
-    let mut vectors = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MOST];
-    let mut done = 0;
-    for lot in ranges.chunks(MOST) {
-        for (vector, range) in vectors.iter_mut().zip(lot) {
-            vector.iov_base = base.wrapping_add(range.bytes.start as usize).cast();
-            vector.iov_len = (range.bytes.end - range.bytes.start) as usize;
-        }
-        let wanted: u64 = lot.iter().map(|range| range.bytes.end - range.bytes.start).sum();
-        // SAFETY: the vectors describe ranges of our own mappings whose content nobody needs (the callers' promise),
-        // and the array outlives the call.
-        let bytes = unsafe {
-            libc::syscall(
-                libc::SYS_process_madvise,
-                pidfd.as_raw_fd(),
-                vectors.as_ptr(),
-                lot.len(),
-                libc::MADV_DONTNEED,
-                0,
-            )
-        };
-        match u64::try_from(bytes) {
-            Ok(bytes) => {
-                done += bytes;
-                if bytes < wanted {
-                    break;
-                }
-            }
-            Err(_) if done > 0 => break,
-            Err(_) => return Err(io::Error::last_os_error()),
-        }
-    }
-    Ok(done)
 }
 
 // SAFETY: `base..base+len` is a private anonymous mapping that lives until drop. Never-written and discarded pages read

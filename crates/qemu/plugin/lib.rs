@@ -1,6 +1,6 @@
 //! A plugin for QEMU's emulator (TCG) that counts what the guest executes.
 //!
-//! It adds to [`Counters`](pagefold_qemu::Counters), which the host has mapped too, so that they can be read at any moment
+//! It adds to [`InstructionCounters`](pagefold_qemu::InstructionCounters), which the host has mapped too, so that they can be read at any moment
 //! without stopping the guest. [`Builder::count_instructions`](pagefold_qemu::Builder::count_instructions) loads it.
 //!
 //! **What is counted.** Each CPU counts its own, so that several lose nothing. When a CPU begins a block of translated

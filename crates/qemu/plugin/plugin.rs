@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs::OpenOptions;
 use std::sync::OnceLock;
 
-use pagefold_qemu::{Counters, is_repeated};
+use pagefold_qemu::{InstructionCounters, is_repeated};
 
 /// `qemu_info_t`.
 #[repr(C)]
@@ -77,7 +77,7 @@ unsafe extern "C" {
 #[unsafe(no_mangle)]
 pub static qemu_plugin_version: c_int = if cfg!(feature = "newer-plugin") { 7 } else { 1 };
 
-static COUNTERS: OnceLock<Counters> = OnceLock::new();
+static COUNTERS: OnceLock<InstructionCounters> = OnceLock::new();
 
 /// QEMU calls this once, before there is a machine. The one argument is `counters=` and their file.
 ///
@@ -121,7 +121,10 @@ unsafe extern "C" fn qemu_plugin_install(
     }
 }
 
-fn open<'a>(info: &Info, mut arguments: impl Iterator<Item = &'a CStr>) -> Result<Counters, String> {
+fn open<'a>(
+    info: &Info,
+    mut arguments: impl Iterator<Item = &'a CStr>,
+) -> Result<InstructionCounters, String> {
     // SAFETY: QEMU's promise: a string that lives as long as `info`.
     let target = unsafe { CStr::from_ptr(info.target_name) };
     if target != c"x86_64" || !info.system_emulation {
@@ -133,7 +136,8 @@ fn open<'a>(info: &Info, mut arguments: impl Iterator<Item = &'a CStr>) -> Resul
     let argument = argument.to_string_lossy();
     let path = argument.strip_prefix("counters=").ok_or(format!("unknown argument '{argument}'"))?;
     let file = OpenOptions::new().read(true).write(true).open(path);
-    let counters = file.and_then(|file| Counters::map(&file)).map_err(|error| format!("{path}: {error}"))?;
+    let counters =
+        file.and_then(|file| InstructionCounters::map(&file)).map_err(|error| format!("{path}: {error}"))?;
     match usize::try_from(info.system.max_vcpus) {
         Ok(cpus) if cpus <= counters.cpus() => Ok(counters),
         _ => Err(format!("{path}: counters of {} CPUs, not {}", counters.cpus(), info.system.max_vcpus)),

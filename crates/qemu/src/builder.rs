@@ -7,12 +7,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::{Error, GIB, Node, QEMU, Qemu, VirtioMem, process};
+use crate::{GIB, NumaNode, QEMU, VirtioMem};
 
 /// A machine to be: 1 GiB and one CPU, unless told otherwise.
 #[derive(Clone, Debug)]
 #[must_use]
-pub struct Builder {
+pub struct QemuBuilder {
     program: PathBuf,
     machine: String,
     /// Whatever else QEMU is to be told.
@@ -24,7 +24,7 @@ pub struct Builder {
     interrupt: Option<Arc<AtomicBool>>,
     command_line: String,
     /// The first one always is.
-    nodes: Vec<Node>,
+    nodes: Vec<NumaNode>,
     devices: Vec<VirtioMem>,
     dimms: u64,
     ports: Vec<Port>,
@@ -40,16 +40,16 @@ pub(crate) struct Port {
     is_serial: bool,
 }
 
-impl Default for Builder {
+impl Default for QemuBuilder {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Builder {
+impl QemuBuilder {
     /// A machine of 1 GiB and one CPU that boots nothing.
     pub fn new() -> Self {
-        Builder {
+        QemuBuilder {
             program: QEMU.into(),
             machine: "q35".into(),
             options: Vec::new(),
@@ -58,7 +58,7 @@ impl Builder {
             initrd_file: None,
             interrupt: None,
             command_line: String::new(),
-            nodes: vec![Node { memory: GIB, cpus: 1 }],
+            nodes: vec![NumaNode { memory: GIB, cpus: 1 }],
             devices: Vec::new(),
             dimms: 0,
             ports: Vec::new(),
@@ -130,7 +130,7 @@ impl Builder {
     }
 
     /// One more NUMA node.
-    pub fn node(mut self, node: Node) -> Self {
+    pub fn node(mut self, node: NumaNode) -> Self {
         self.nodes.push(node);
         self
     }
@@ -148,7 +148,7 @@ impl Builder {
     }
 
     /// One more serial port of a PC: the first of them is COM2, since COM1 is the console; a PC has four. The host's end
-    /// is [`Qemu::take_port`] of this name.
+    /// is [`Qemu::take_port`](crate::Qemu::take_port) of this name.
     pub fn serial(mut self, name: &str) -> Self {
         self.ports.push(Port { name: name.to_owned(), is_serial: true });
         self
@@ -172,19 +172,11 @@ impl Builder {
         self
     }
 
-    /// Counts what the guest executes ([`Qemu::executed`]) with this plugin: the shared object that the crate
-    /// the example `insn_count` is built to. The guest runs slower by it.
+    /// Counts what the guest executes ([`Qemu::executed`](crate::Qemu::executed)) with this plugin: the shared object that
+    /// this crate's example `insn_count` is built to. The guest runs slower by it.
     pub fn count_instructions(mut self, plugin: impl AsRef<Path>) -> Self {
         self.counter = Some(plugin.as_ref().to_owned());
         self
-    }
-
-    /// Starts it.
-    ///
-    /// # Errors
-    /// There is no QEMU, or it does not like an option, such as a kernel that does not exist.
-    pub fn spawn(&self) -> Result<Qemu, Error> {
-        process::spawn(self)
     }
 
     pub(crate) fn program_path(&self) -> &Path {

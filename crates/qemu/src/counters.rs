@@ -38,17 +38,17 @@ impl Sub for Executed {
 /// One CPU's counters; in a cache line of its own, since only that CPU writes there.
 #[repr(C, align(64))]
 #[derive(Default)]
-struct Cpu {
+struct CpuCounter {
     instructions: AtomicU64,
     repetitions: AtomicU64,
 }
 
 /// The counters of all CPUs, in a file that any number of processes have mapped.
-pub struct Counters {
+pub struct InstructionCounters {
     map: MmapRaw,
 }
 
-impl Counters {
+impl InstructionCounters {
     /// A file for the counters of so many CPUs, in memory only, which cannot become shorter.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Counters {
     pub fn file(cpus: usize) -> io::Result<File> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(rustix::fs::memfd_create("pagefold-counters", flags)?);
-        file.set_len((cpus * size_of::<Cpu>()) as u64)?;
+        file.set_len((cpus * size_of::<CpuCounter>()) as u64)?;
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
         Ok(file)
     }
@@ -65,26 +65,26 @@ impl Counters {
     ///
     /// # Errors
     /// It is none of [`file`](Self::file), or cannot be mapped.
-    pub fn map(file: &File) -> io::Result<Counters> {
+    pub fn map(file: &File) -> io::Result<InstructionCounters> {
         // Of any other file we might lose the memory while we use it.
         let is_sealed =
             rustix::fs::fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
         let bytes = file.metadata()?.len();
-        if !is_sealed || bytes == 0 || bytes % size_of::<Cpu>() as u64 != 0 {
+        if !is_sealed || bytes == 0 || bytes % size_of::<CpuCounter>() as u64 != 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no file of counters"));
         }
-        Ok(Counters { map: MmapOptions::new().map_raw(file)? })
+        Ok(InstructionCounters { map: MmapOptions::new().map_raw(file)? })
     }
 
     /// How many CPUs they count.
     pub fn cpus(&self) -> usize {
-        self.map.len() / size_of::<Cpu>()
+        self.map.len() / size_of::<CpuCounter>()
     }
 
-    fn all(&self) -> &[Cpu] {
+    fn all(&self) -> &[CpuCounter] {
         // SAFETY: the mapping is page-aligned, readable and writable, and lives as long as `self`; its file cannot shrink
         // under it. Atomics are valid whatever their bytes are, and nobody, in whichever process, accesses them otherwise.
-        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<Cpu>(), self.cpus()) }
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<CpuCounter>(), self.cpus()) }
     }
 
     /// A CPU has executed more. To be called by one thread at a time for a CPU; a CPU that there is not is not counted.
@@ -99,8 +99,9 @@ impl Counters {
 
     /// What all CPUs have executed so far. Of CPUs that run meanwhile, a little more or less.
     pub fn read(&self) -> Executed {
-        let sum =
-            |counter: fn(&Cpu) -> &AtomicU64| self.all().iter().map(|cpu| counter(cpu).load(Relaxed)).sum();
+        let sum = |counter: fn(&CpuCounter) -> &AtomicU64| {
+            self.all().iter().map(|cpu| counter(cpu).load(Relaxed)).sum()
+        };
         Executed { instructions: sum(|cpu| &cpu.instructions), repetitions: sum(|cpu| &cpu.repetitions) }
     }
 }
@@ -111,8 +112,9 @@ mod tests {
 
     #[test]
     fn two_mappings_are_one() {
-        let file = Counters::file(2).unwrap();
-        let (ours, theirs) = (Counters::map(&file).unwrap(), Counters::map(&file).unwrap());
+        let file = InstructionCounters::file(2).unwrap();
+        let (ours, theirs) =
+            (InstructionCounters::map(&file).unwrap(), InstructionCounters::map(&file).unwrap());
         assert_eq!(ours.cpus(), 2);
         theirs.add(0, 5, 0);
         theirs.add(1, 7, 3);
@@ -130,7 +132,7 @@ mod tests {
         let file =
             File::options().read(true).write(true).create_new(true).open(dir.path().join("file")).unwrap();
         file.set_len(64).unwrap();
-        assert!(Counters::map(&file).is_err());
-        assert!(Counters::map(&Counters::file(0).unwrap()).is_err());
+        assert!(InstructionCounters::map(&file).is_err());
+        assert!(InstructionCounters::map(&InstructionCounters::file(0).unwrap()).is_err());
     }
 }

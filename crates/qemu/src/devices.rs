@@ -4,7 +4,7 @@ use crate::MIB;
 
 /// A NUMA node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct NumaNode {
     /// Bytes of memory at boot; may be none, if the machine has other nodes with some.
     pub memory: u64,
     /// CPUs; may be none.

@@ -39,7 +39,7 @@ pub enum Error {
         /// How long we waited.
         seconds: u64,
     },
-    /// Somebody wants us to stop: see [`Builder::interrupted_by`](crate::Builder::interrupted_by).
+    /// Somebody wants us to stop: see [`QemuBuilder::interrupted_by`](crate::Builder::interrupted_by).
     #[error("interrupted while QEMU had {command} to answer")]
     Interrupted {
         /// The command.

@@ -1,6 +1,6 @@
 //! A QEMU process with virtio-mem devices, driven from outside.
 //!
-//! A [`Builder`] says what the machine has; [`Builder::spawn`] starts it as a child with a console that is collected, the
+//! A [`QemuBuilder`] says what the machine has; [`QemuBuilder::spawn`] starts it as a child with a console that is collected, the
 //! machine protocol ([`Qmp`]) and any further serial ports over inherited socket pairs, so that nothing is left behind in
 //! the file system and nobody else can connect. Dropping a [`Qemu`] ends it, and so does the end of this process, however
 //! it comes ([`spawn_bound`]). What the machine boots is up to the caller.
@@ -42,11 +42,11 @@ mod repeat;
 mod settle;
 mod version;
 
-pub use builder::Builder;
+pub use builder::QemuBuilder;
 pub use child::spawn_bound;
 pub use console::Console;
-pub use counters::{Counters, Executed};
-pub use devices::{Node, VirtioMem};
+pub use counters::{Executed, InstructionCounters};
+pub use devices::{NumaNode, VirtioMem};
 pub use error::Error;
 pub use exit::Exit;
 pub use process::Qemu;

@@ -11,48 +11,54 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::child::spawn_bound;
-use crate::{Builder, Console, Counters, Error, Executed, Exit, Qmp};
+use crate::{Console, Error, Executed, Exit, InstructionCounters, QemuBuilder, Qmp};
 
 /// A QEMU that runs. Dropping it ends it.
 pub struct Qemu {
     process: Process,
     qmp: Qmp,
     ports: Vec<(String, UnixStream)>,
-    counters: Option<Counters>,
+    counters: Option<InstructionCounters>,
 }
 
-pub(crate) fn spawn(builder: &Builder) -> Result<Qemu, Error> {
-    let (qmp, qmp_end) = socket_pair()?;
-    let (mut ports, mut port_ends) = (Vec::new(), Vec::new());
-    for port in builder.ports() {
-        let (ours, theirs) = socket_pair()?;
-        ports.push((port.name.clone(), ours));
-        port_ends.push(theirs);
-    }
-    let counters = builder.counts_instructions().then(|| counters(builder.all_cpus())).transpose()?;
-    let (counters, file) = counters.unzip();
-    let command = builder.to_command(&qmp_end, &port_ends, file.as_ref());
-    let files = [&qmp_end].into_iter().chain(&port_ends).map(AsRawFd::as_raw_fd);
-    let files = files.chain(file.as_ref().map(AsRawFd::as_raw_fd)).chain(builder.files());
-    let spawned = spawn_bound(command, &files.collect::<Vec<_>>());
-    // With our copies closed, we see it when QEMU ends.
-    drop((qmp_end, port_ends, file));
-    let mut child = spawned.map_err(|source| {
-        let program = builder.program_path().to_owned();
-        match source.kind() {
-            std::io::ErrorKind::NotFound => Error::Missing { program },
-            _ => Error::Spawn { program, source },
+impl QemuBuilder {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// There is no QEMU, or it does not like an option, such as a kernel that does not exist.
+    pub fn spawn(&self) -> Result<Qemu, Error> {
+        let (qmp, qmp_end) = socket_pair()?;
+        let (mut ports, mut port_ends) = (Vec::new(), Vec::new());
+        for port in self.ports() {
+            let (ours, theirs) = socket_pair()?;
+            ports.push((port.name.clone(), ours));
+            port_ends.push(theirs);
         }
-    })?;
-    let console = Console::default();
-    let out = child.stdout.take().map(|out| console.collect(out));
-    let err = child.stderr.take().map(|err| console.collect(err));
-    let mut process = Process { child, console, collectors: out.into_iter().chain(err).collect() };
-    match Qmp::new(qmp, builder.interrupt()) {
-        Ok(qmp) => Ok(Qemu { process, qmp, ports, counters }),
-        Err(error) => {
-            process.end();
-            Err(Error::Start { source: Box::new(error), console: process.console.tail() })
+        let counters = self.counts_instructions().then(|| counters(self.all_cpus())).transpose()?;
+        let (counters, file) = counters.unzip();
+        let command = self.to_command(&qmp_end, &port_ends, file.as_ref());
+        let files = [&qmp_end].into_iter().chain(&port_ends).map(AsRawFd::as_raw_fd);
+        let files = files.chain(file.as_ref().map(AsRawFd::as_raw_fd)).chain(self.files());
+        let spawned = spawn_bound(command, &files.collect::<Vec<_>>());
+        // With our copies closed, we see it when QEMU ends.
+        drop((qmp_end, port_ends, file));
+        let mut child = spawned.map_err(|source| {
+            let program = self.program_path().to_owned();
+            match source.kind() {
+                std::io::ErrorKind::NotFound => Error::Missing { program },
+                _ => Error::Spawn { program, source },
+            }
+        })?;
+        let console = Console::default();
+        let out = child.stdout.take().map(|out| console.collect(out));
+        let err = child.stderr.take().map(|err| console.collect(err));
+        let mut process = Process { child, console, collectors: out.into_iter().chain(err).collect() };
+        match Qmp::new(qmp, self.interrupt()) {
+            Ok(qmp) => Ok(Qemu { process, qmp, ports, counters }),
+            Err(error) => {
+                process.end();
+                Err(Error::Start { source: Box::new(error), console: process.console.tail() })
+            }
         }
     }
 }
@@ -67,10 +73,10 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd), Error> {
 }
 
 /// Counters, and their file for a child to inherit.
-fn counters(cpus: u32) -> Result<(Counters, File), Error> {
+fn counters(cpus: u32) -> Result<(InstructionCounters, File), Error> {
     let counters = || -> std::io::Result<_> {
-        let file = Counters::file(cpus as usize)?;
-        let counters = Counters::map(&file)?;
+        let file = InstructionCounters::file(cpus as usize)?;
+        let counters = InstructionCounters::map(&file)?;
         Ok((counters, file))
     };
     counters().map_err(Error::system("no memory for counters"))
@@ -87,15 +93,15 @@ impl Qemu {
         &self.process.console
     }
 
-    /// The host's end of a port ([`Builder::serial`], [`Builder::virtio_port`]); once, for whoever takes it owns it.
+    /// The host's end of a port ([`QemuBuilder::serial`], [`QemuBuilder::virtio_port`]); once: the caller owns it.
     pub fn take_port(&mut self, name: &str) -> Option<UnixStream> {
         let at = self.ports.iter().position(|(port, _)| port == name)?;
         Some(self.ports.swap_remove(at).1)
     }
 
-    /// What the guest has executed so far, if it is counted ([`Builder::count_instructions`]). It does not notice.
+    /// What the guest has executed so far, if it is counted ([`QemuBuilder::count_instructions`]). It does not notice.
     pub fn executed(&self) -> Option<Executed> {
-        self.counters.as_ref().map(Counters::read)
+        self.counters.as_ref().map(InstructionCounters::read)
     }
 
     /// The process.

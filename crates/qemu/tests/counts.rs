@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use image::{ADDRESS, HALT, HEADER, image, print};
 use libtest_mimic::{Arguments, Trial};
-use pagefold_qemu::{Builder, Error, GIB, MIB, QEMU, Version, VirtioMem};
+use pagefold_qemu::{Error, GIB, MIB, QEMU, QemuBuilder, Version, VirtioMem};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LOOPS: u32 = 1_000_000;
@@ -87,7 +87,7 @@ fn program() -> Vec<u8> {
 
 fn exact() {
     let (_dir, kernel) = image(&program());
-    let builder = Builder::new().memory(16 * MIB).kernel(kernel).count_instructions(plugin());
+    let builder = QemuBuilder::new().memory(16 * MIB).kernel(kernel).count_instructions(plugin());
     let mut qemu = builder.spawn().unwrap();
     assert!(qemu.console().wait_for("a", MINUTE));
     let before = qemu.executed().unwrap();
@@ -104,12 +104,12 @@ fn exact() {
     qemu.end();
     let ended = qemu.executed().unwrap();
     assert!(ended.instructions >= before.instructions + executed.instructions);
-    assert!(Builder::new().memory(16 * MIB).spawn().unwrap().executed().is_none());
+    assert!(QemuBuilder::new().memory(16 * MIB).spawn().unwrap().executed().is_none());
 }
 
 fn settles() {
     let builder =
-        Builder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).count_instructions(plugin());
+        QemuBuilder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).count_instructions(plugin());
     // Halts, and drives no device.
     let (_dir, kernel) = image(&[print("a"), HALT.to_vec()].concat());
     let mut qemu = builder.clone().kernel(kernel).spawn().unwrap();
@@ -125,13 +125,13 @@ fn settles() {
     let error = qemu.resize_and_settle(0, GIB, Duration::from_secs(3)).unwrap_err();
     assert!(matches!(error, Error::Busy { device: 0, plugged: 0, wanted: GIB, .. }), "{error}");
 
-    let mut qemu = Builder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).spawn().unwrap();
+    let mut qemu = QemuBuilder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).spawn().unwrap();
     assert!(matches!(qemu.resize_and_settle(0, GIB, MINUTE), Err(Error::NotCounted)));
 }
 
 fn bad_counters() {
-    let error = |builder: Builder| builder.memory(16 * MIB).spawn().err().unwrap().to_string();
-    let text = error(Builder::new().count_instructions("/nowhere/plugin.so"));
+    let error = |builder: QemuBuilder| builder.memory(16 * MIB).spawn().err().unwrap().to_string();
+    let text = error(QemuBuilder::new().count_instructions("/nowhere/plugin.so"));
     assert!(text.contains("/nowhere/plugin.so"), "{text}");
 
     let output = Command::new(QEMU)

@@ -10,18 +10,8 @@ use pagefold_virtio_mem_spec::{ConfigSpace, PlugState, Request, RequestType, Res
 use zerocopy::little_endian::{U16, U64};
 
 use crate::bitmap::Bitmap;
+use crate::range::RegionRange;
 use crate::settings::Settings;
-
-/// A part of the device's region: whole blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RegionRange {
-    /// Where it begins in guest physical address space.
-    pub addr: u64,
-    /// Where it begins in the region, and in the backing. Bytes.
-    pub offset: u64,
-    /// Its bytes.
-    pub len: u64,
-}
 
 /// What to do about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

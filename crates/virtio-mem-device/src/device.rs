@@ -5,14 +5,17 @@ use std::time::Instant;
 use pagefold_virtio_mem_spec::{ConfigSpace, Features, Request, Response, ResponseType};
 use zerocopy::IntoBytes;
 
-use crate::core::{Core, Decision, RegionRange};
+use crate::core::{Core, Decision};
 use crate::host::{Backing, GuestAccess, Host, HostError, Step};
-use crate::queue::EVENT_IDX;
+use crate::range::RegionRange;
 use crate::settings::{RequestedSizeError, Settings, SettingsError, Unplugged, check_requested};
 use crate::stats::Stats;
 
 /// `VIRTIO_F_VERSION_1`: a memory device is never a legacy device.
 pub const VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_F_EVENT_IDX`.
+pub(crate) const EVENT_IDX: u64 = 1 << 29;
+
 /// `VIRTIO_F_INDIRECT_DESC` and [`EVENT_IDX`]: what the queue can do.
 const QUEUE_FEATURES: u64 = 1 << 28 | EVENT_IDX;
 
@@ -75,7 +78,7 @@ pub enum SystemReset {
 
 /// Where the device stands with its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Driver {
+pub(crate) enum DriverState {
     /// None is there.
     Away,
     /// None is there, and the machine was reset: what is plugged is to be unplugged before the next one comes.
@@ -102,7 +105,7 @@ pub struct Device<B, G = ()> {
     unplugged: Unplugged,
     offered: Features,
     resize_without_driver: bool,
-    pub(crate) driver: Driver,
+    pub(crate) driver: DriverState,
     pub(crate) stats: Stats,
 }
 
@@ -139,7 +142,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             unplugged: settings.unplugged,
             offered,
             resize_without_driver: settings.resize_without_driver,
-            driver: Driver::Away,
+            driver: DriverState::Away,
             stats: Stats::default(),
         })
     }
@@ -173,8 +176,8 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// The feature bits of the active driver; `None` where there is none.
     pub fn negotiated_features(&self) -> Option<u64> {
         match self.driver {
-            Driver::Ready { features } | Driver::Broken { features } => Some(features),
-            Driver::Away | Driver::ResetDue => None,
+            DriverState::Ready { features } | DriverState::Broken { features } => Some(features),
+            DriverState::Away | DriverState::ResetDue => None,
         }
     }
 
@@ -211,15 +214,15 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             return Err(FeaturesError::Active);
         }
         self.check_features(accepted)?;
-        self.driver = Driver::Ready { features: accepted };
+        self.driver = DriverState::Ready { features: accepted };
         Ok(())
     }
 
     /// The driver resets the device (status 0), or goes. Blocks and their contents stay as they are. The queue is the
     /// VMM's to reset.
     pub fn device_reset(&mut self) {
-        if self.driver != Driver::ResetDue {
-            self.driver = Driver::Away;
+        if self.driver != DriverState::ResetDue {
+            self.driver = DriverState::Away;
         }
     }
 
@@ -236,7 +239,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         if reset == SystemReset::Wakeup {
             return Ok(());
         }
-        self.driver = Driver::ResetDue;
+        self.driver = DriverState::ResetDue;
         self.settle()
     }
 
@@ -247,9 +250,9 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// Where the host still refuses. It stays due.
     pub fn settle(&mut self) -> Result<(), HostError> {
         self.host.settle()?;
-        if self.driver == Driver::ResetDue && !self.core.frozen {
+        if self.driver == DriverState::ResetDue && !self.core.frozen {
             self.unplug_all()?;
-            self.driver = Driver::Away;
+            self.driver = DriverState::Away;
         }
         Ok(())
     }
@@ -269,7 +272,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         if self.core.frozen {
             return Err(ResizeError::Frozen);
         }
-        if !matches!(self.driver, Driver::Ready { .. }) && !self.resize_without_driver {
+        if !matches!(self.driver, DriverState::Ready { .. }) && !self.resize_without_driver {
             return Err(ResizeError::NoDriver);
         }
         if size == self.core.requested_size {
@@ -299,7 +302,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     }
 
     fn answer(&mut self, request: &Request) -> Response {
-        if !matches!(self.driver, Driver::Ready { .. }) {
+        if !matches!(self.driver, DriverState::Ready { .. }) {
             return Response::new(ResponseType::Error);
         }
         let done = match self.core.decide(request) {

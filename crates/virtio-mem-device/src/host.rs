@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::num::NonZeroU64;
 
-use crate::core::RegionRange;
+use crate::range::RegionRange;
 
 /// The memory behind a device's region. Offsets and lengths are bytes, multiples of the device block.
 ///

@@ -16,6 +16,7 @@
 //! | `mappers` | devices that reach memory directly, and come late: [`Mappers`] |
 //! | `snapshot` | saving, sending and restoring |
 //! | `saved` | device and queue saved together: [`Saved`] |
+//! | `range` | parts of the region |
 //! | `settings` | what a device is built from, and what is wrong with it |
 //! | `stats` | what a device has done so far, and how long it took |
 //!
@@ -87,18 +88,19 @@ mod host;
 mod mappers;
 mod memfd;
 mod queue;
+mod range;
 mod saved;
 mod settings;
 mod slots;
 mod snapshot;
 mod stats;
 
-pub use crate::core::RegionRange;
 pub use device::{Device, FeaturesError, Notify, ResizeError, SystemReset, VERSION_1};
 pub use host::{Backing, GuestAccess, HostError, Step};
 pub use mappers::{DmaMapper, MapperId, Mappers};
 pub use memfd::{Memfd, MemfdError, Pages};
 pub use queue::{QUEUE_SIZE, Served};
+pub use range::RegionRange;
 pub use saved::Saved;
 pub use settings::{
     DEFAULT_GUEST_BLOCK_SIZE, MIN_BLOCK_SIZE, RequestedSizeError, Settings, SettingsError, Unplugged,

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroU64;
 
-use crate::core::RegionRange;
 use crate::device::Device;
 use crate::host::{Backing, GuestAccess, HostError, Step};
+use crate::range::RegionRange;
 
 /// Maps guest memory for one device or one container of them (VFIO, vDPA, an IOMMU).
 pub trait DmaMapper {

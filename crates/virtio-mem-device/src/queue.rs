@@ -20,11 +20,8 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryError, Per
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::core::Core;
-use crate::device::{Device, Driver};
+use crate::device::{Device, DriverState, EVENT_IDX};
 use crate::host::{Backing, GuestAccess};
-
-/// `VIRTIO_F_EVENT_IDX`.
-pub(crate) const EVENT_IDX: u64 = 1 << 29;
 
 /// The size to offer for the queue: that of other devices. A chain has as many descriptors at most, whatever the size of the
 /// queue that carries it.
@@ -67,14 +64,14 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         tell: &mut dyn FnMut(&Request, &Response),
     ) -> Served {
         let mut served = Served::default();
-        let Driver::Ready { features } = self.driver else { return served };
+        let DriverState::Ready { features } = self.driver else { return served };
         if !queue.ready() {
             return served;
         }
         // A queue that does not know would tell the driver where to look for doorbells in a place it does not read.
         queue.set_event_idx(features & EVENT_IDX != 0);
         if self.serve_chains(queue, mem, tell, &mut served).is_err() {
-            self.driver = Driver::Broken { features };
+            self.driver = DriverState::Broken { features };
             served.needs_reset = true;
             served.more = false;
         }

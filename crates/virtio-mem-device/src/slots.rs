@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU64;
 
-use crate::core::RegionRange;
 use crate::host::GuestAccess;
+use crate::range::RegionRange;
 use crate::settings::MIN_BLOCK_SIZE;
 
 /// How a VMM adds a memory slot to its guest, and removes it.

@@ -10,9 +10,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::bitmap::Bitmap;
-use crate::core::{Core, RegionRange};
-use crate::device::{Device, Driver, FeaturesError};
+use crate::core::Core;
+use crate::device::{Device, DriverState, FeaturesError};
 use crate::host::{Backing, GuestAccess, HostError, Step};
+use crate::range::RegionRange;
 use crate::settings::{Settings, SettingsError, check_requested};
 
 /// The version of [`Snapshot`] this crate writes, and the only one it reads.
@@ -139,7 +140,7 @@ impl Head {
 /// What a device becomes.
 struct State {
     core: Core,
-    driver: Driver,
+    driver: DriverState,
 }
 
 impl<B: Backing, G: GuestAccess> Device<B, G> {
@@ -151,9 +152,9 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         self.freeze();
         let core = &self.core;
         let (driver, features) = match self.driver {
-            Driver::Away | Driver::ResetDue => (0, 0),
-            Driver::Ready { features } => (1, features),
-            Driver::Broken { features } => (2, features),
+            DriverState::Away | DriverState::ResetDue => (0, 0),
+            DriverState::Ready { features } => (1, features),
+            DriverState::Broken { features } => (2, features),
         };
         let mut head = Head {
             addr: core.addr,
@@ -167,7 +168,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             driver,
             features,
         };
-        let reset = self.driver == Driver::ResetDue;
+        let reset = self.driver == DriverState::ResetDue;
         if reset {
             head.usable_size = core.usable_size.min(core.usable_for(core.requested_size));
             // It is another config space than the one that can be read here.
@@ -259,13 +260,13 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             return Err(RestoreError::Node { saved, here });
         }
         let driver = match head.driver {
-            0 if head.features == 0 => Driver::Away,
+            0 if head.features == 0 => DriverState::Away,
             0 => return Err(Damaged("features without a driver")),
-            1 => Driver::Ready { features: head.features },
-            2 => Driver::Broken { features: head.features },
+            1 => DriverState::Ready { features: head.features },
+            2 => DriverState::Broken { features: head.features },
             _ => return Err(Damaged("the driver is in no known state")),
         };
-        if driver != Driver::Away {
+        if driver != DriverState::Away {
             self.check_features(head.features)?;
         }
         core.generation =

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pagefold_qemu::{Exit, Qemu};
 
 use super::{Account, Guest, Source};
-use crate::{GIB, Kernel, Machine, counting_plugin, static_pin};
+use crate::{GIB, Kernel, Vm, counting_plugin, static_pin};
 
 /// Where the guest has the program that pins.
 const PIN: &str = "/bin/lab-pin";
@@ -57,7 +57,7 @@ impl Linux {
     /// # Errors
     /// QEMU or a file is missing, or the guest does not come up; with the console's last lines.
     pub fn boot(&self) -> Result<LinuxGuest> {
-        let mut builder = Machine::builder();
+        let mut builder = Vm::builder();
         if self.pins {
             builder = builder.file(PIN, static_pin()?);
         }
@@ -80,7 +80,7 @@ impl Linux {
 
 /// A Linux that runs.
 pub struct LinuxGuest {
-    machine: Machine,
+    machine: Vm,
     name: String,
     /// Bytes of a memory block.
     block: u64,
@@ -88,7 +88,7 @@ pub struct LinuxGuest {
 }
 
 /// Memory blocks that there are, and those online.
-fn blocks(machine: &mut Machine) -> Result<(u64, u64)> {
+fn blocks(machine: &mut Vm) -> Result<(u64, u64)> {
     let states = machine.run("cat /sys/devices/system/memory/memory*/state")?;
     let online = states.lines().filter(|&state| state == "online").count();
     Ok((states.lines().count() as u64, online as u64))
@@ -96,7 +96,7 @@ fn blocks(machine: &mut Machine) -> Result<(u64, u64)> {
 
 impl LinuxGuest {
     /// The machine.
-    pub fn machine(&mut self) -> &mut Machine {
+    pub fn machine(&mut self) -> &mut Vm {
         &mut self.machine
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use pagefold_boot::{BUILD, Guest as Running, find_kernel};
 use pagefold_boot_protocol::{Answer, Options, Request};
-use pagefold_qemu::{Builder, Qemu, VirtioMem};
+use pagefold_qemu::{Qemu, QemuBuilder, VirtioMem};
 
 use super::{Account, Guest, Source};
 use crate::{GIB, counting_plugin};
@@ -45,7 +45,7 @@ impl Pagefold {
         let kernel = find_kernel().with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
         let work = if self.pins > 0 { vec![format!("pinned={}K", self.pins * 4)] } else { Vec::new() };
         let options = Options { walkers: Some(0), work, ..Options::default() };
-        let builder = Builder::new()
+        let builder = QemuBuilder::new()
             .kernel(&kernel)
             .command_line(&options.to_string())
             .memory(self.memory)

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use pagefold_boot::{Guest, Rest, find_kernel};
-use pagefold_boot_protocol::{Answer, DeviceStatus, Leftovers, Options, Request, Restart};
-use pagefold_qemu::{Builder, VirtioMem};
+use pagefold_boot_protocol::{Answer, DeviceStatus, LeftoversChoice, Options, Request, Restart};
+use pagefold_qemu::{QemuBuilder, VirtioMem};
 use serde_json::json;
 
 use crate::Pagefold;
@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A guest that is up, with a device of 8 GiB.
 fn guest(options: Options) -> Guest {
-    let builder = Builder::new()
+    let builder = QemuBuilder::new()
         .kernel(find_kernel().unwrap())
         .command_line(&options.to_string())
         .memory(256 * MIB)
@@ -140,7 +140,7 @@ pub fn restart(_: &Pagefold) {
 }
 
 pub fn forgotten(_: &Pagefold) {
-    for leftovers in [Leftovers::Unplug, Leftovers::Adopt] {
+    for leftovers in [LeftoversChoice::Unplug, LeftoversChoice::Adopt] {
         let mut guest = guest(Options { leftovers, ..options() });
         resize(&mut guest, 4 * GIB);
         // As after the start of another kernel: all of it is plugged, and nobody knows. UNPLUG_ALL, or STATE.

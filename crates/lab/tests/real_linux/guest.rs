@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use pagefold_lab::{Builder, GIB, Kernel, Machine, static_pagefold};
+use pagefold_lab::{GIB, Kernel, Vm, VmBuilder, static_pagefold};
 use pagefold_machine::{PageState, snapshot};
 use serde_json::Value;
 
@@ -18,14 +18,14 @@ pub fn pagefold() -> &'static PathBuf {
 }
 
 /// A guest of 1 GiB with a virtio-mem device of 4 GiB.
-pub fn builder(kernel: &Kernel) -> Builder {
+pub fn builder(kernel: &Kernel) -> VmBuilder {
     builder_with(kernel, GIB, 4 * GIB)
 }
 
 /// A guest with so much memory and a virtio-mem device of such a size, which puts what it plugs into the movable zone, and
 /// `pagefold`.
-pub fn builder_with(kernel: &Kernel, memory: u64, device: u64) -> Builder {
-    Machine::builder()
+pub fn builder_with(kernel: &Kernel, memory: u64, device: u64) -> VmBuilder {
+    Vm::builder()
         .kernel(kernel)
         .memory(memory)
         .virtio_mem(device)
@@ -34,20 +34,20 @@ pub fn builder_with(kernel: &Kernel, memory: u64, device: u64) -> Builder {
 }
 
 /// Records the guest's pages inside, and brings the file out.
-pub fn record(guest: &mut Machine) -> Vec<u8> {
+pub fn record(guest: &mut Vm) -> Vec<u8> {
     guest.run("pagefold snapshot --force /tmp/guest.pgf").unwrap();
     guest.run_bytes("cat /tmp/guest.pgf").unwrap()
 }
 
 /// What `pagefold report` says in the guest; every part of it could be read.
-pub fn report(guest: &mut Machine) -> Value {
+pub fn report(guest: &mut Vm) -> Value {
     let report: Value = serde_json::from_str(&guest.run("pagefold report --json").unwrap()).unwrap();
     assert_eq!(report["partial"], false, "{:#}", report["gaps"]);
     report
 }
 
 /// Pages of the memory map, where the kernel counts them (6.10).
-pub fn memmap(guest: &mut Machine) -> Option<u64> {
+pub fn memmap(guest: &mut Vm) -> Option<u64> {
     let mut counter = |key: &str| guest.number("/proc/vmstat", key).ok();
     counter("nr_memmap_boot_pages").map(|boot| boot + counter("nr_memmap_pages").unwrap())
 }
@@ -71,7 +71,7 @@ pub fn movable(machine: &pagefold_machine::Machine) -> (u64, u64) {
 }
 
 /// Plugs or unplugs, and waits until the guest has as many memory blocks online as it then has to.
-pub fn resize(guest: &mut Machine, bytes: u64) {
+pub fn resize(guest: &mut Vm, bytes: u64) {
     guest.qmp().resize(0, bytes).unwrap();
     wait_for_blocks(guest, bytes.div_ceil(BLOCK * 4096));
     // Parts of a block that is online already come without a sign in the guest.
@@ -79,7 +79,7 @@ pub fn resize(guest: &mut Machine, bytes: u64) {
 }
 
 /// Waits until this many memory blocks are online, besides those that the guest booted with.
-pub fn wait_for_blocks(guest: &mut Machine, blocks: u64) {
+pub fn wait_for_blocks(guest: &mut Vm, blocks: u64) {
     let online = "cat /sys/devices/system/memory/memory*/state | grep -c ^online";
     guest.wait_for(&format!("[ $({online}) = {} ]", BOOT_BLOCKS + blocks)).unwrap();
 }

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use pagefold_lab::{GIB, Kernel, MIB, Machine};
+use pagefold_lab::{GIB, Kernel, MIB, Vm};
 use serde_json::Value;
 
 use crate::guest;
@@ -76,7 +76,7 @@ fn largest(answer: &Value) -> u64 {
 }
 
 /// The exit code and the answer.
-fn plan(guest: &mut Machine, bytes: u64) -> (u64, Value) {
+fn plan(guest: &mut Vm, bytes: u64) -> (u64, Value) {
     let file = "/tmp/plan.json";
     let output = guest.run(&format!("pagefold plan --hotplug {bytes} --json >{file}; echo $?; cat {file}"));
     let output = output.unwrap();
@@ -85,7 +85,7 @@ fn plan(guest: &mut Machine, bytes: u64) -> (u64, Value) {
 }
 
 /// Free bytes of all zones but the movable one, those on per-CPU lists included.
-fn free_in_kernel_zones(guest: &mut Machine) -> u64 {
+fn free_in_kernel_zones(guest: &mut Vm) -> u64 {
     let program = "/^Node/ { movable = /Movable/ } !movable && (/pages free/ || / count: /) { pages += $NF } \
                    END { print pages * 4096 }";
     guest.run(&format!("awk '{program}' /proc/zoneinfo")).unwrap().trim().parse().unwrap()

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use pagefold_lab::{Kernel, Machine};
+use pagefold_lab::{Kernel, Vm};
 use serde_json::Value;
 
 use crate::guest;
@@ -72,7 +72,7 @@ fn predicted_pages(file: &[u8]) -> u64 {
     (bytes("linux_bytes") - bytes("hvo_bytes")) / 4096
 }
 
-fn set_pool(guest: &mut Machine, huge_pages: u64) {
+fn set_pool(guest: &mut Vm, huge_pages: u64) {
     guest.run(&format!("echo {huge_pages} > /proc/sys/vm/nr_hugepages")).unwrap();
     assert_eq!(guest.number("/proc/meminfo", "HugePages_Total").unwrap(), huge_pages);
 }
@@ -85,7 +85,7 @@ struct Cost {
     memmap: Option<i64>,
 }
 
-fn cost_of_a_pool(guest: &mut Machine) -> Cost {
+fn cost_of_a_pool(guest: &mut Vm) -> Cost {
     let before = counters(guest);
     set_pool(guest, HUGE_PAGES);
     let after = counters(guest);
@@ -94,7 +94,7 @@ fn cost_of_a_pool(guest: &mut Machine) -> Cost {
 }
 
 /// Free pages, those on per-CPU lists included, and pages of the memory map.
-fn counters(guest: &mut Machine) -> (u64, Option<u64>) {
+fn counters(guest: &mut Vm) -> (u64, Option<u64>) {
     let free = "awk '/ nr_free_pages / || / count: / { pages += $2 } END { print pages }' /proc/zoneinfo";
     let free = guest.run(free).unwrap().trim().parse().unwrap();
     (free, guest::memmap(guest))

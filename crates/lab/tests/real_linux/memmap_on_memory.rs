@@ -1,7 +1,7 @@
 //! `memory_hotplug.memmap_on_memory=1` puts the descriptors of a DIMM on the DIMM itself, but not those of virtio-mem
 //! memory: they come out of memory that the machine has already.
 
-use pagefold_lab::{GIB, Kernel, MIB, Machine};
+use pagefold_lab::{GIB, Kernel, MIB, Vm};
 use pagefold_machine::Zone;
 
 use crate::guest::{self, BLOCK};
@@ -41,7 +41,7 @@ pub fn does_nothing(kernel: &Kernel) {
 }
 
 /// Pages of all zones.
-fn pages(guest: &mut Machine) -> Zone {
+fn pages(guest: &mut Vm) -> Zone {
     let zones = guest::parse(&guest::record(guest)).header.zones;
     zones.into_iter().fold(Zone::default(), |sum, zone| Zone {
         present: sum.present + zone.present,

@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use pagefold_qemu::{Builder, Error, Exit, MIB};
+use pagefold_qemu::{Error, Exit, MIB, QemuBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -18,7 +18,7 @@ pub fn is_parent() -> bool {
 }
 
 pub fn parent() -> ExitCode {
-    let qemu = Builder::new().memory(16 * MIB).spawn().unwrap();
+    let qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
     println!("{}", qemu.id());
     // Until it is killed.
     let read = std::io::stdin().read_to_end(&mut Vec::new());
@@ -46,7 +46,7 @@ pub fn killed_parent() {
 }
 
 pub fn ended_thread() {
-    let mut qemu = thread::spawn(|| Builder::new().memory(16 * MIB).spawn().unwrap()).join().unwrap();
+    let mut qemu = thread::spawn(|| QemuBuilder::new().memory(16 * MIB).spawn().unwrap()).join().unwrap();
     // It answers, and ends in order.
     qemu.qmp().inject_nmi().unwrap();
     qemu.qmp().quit().unwrap();
@@ -54,7 +54,7 @@ pub fn ended_thread() {
 }
 
 pub fn stopped() {
-    let mut qemu = Builder::new().memory(16 * MIB).spawn().unwrap();
+    let mut qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
     let id = Pid::from_raw(qemu.id() as i32).unwrap();
     kill_process(id, Signal::STOP).unwrap();
     qemu.qmp().set_patience(Duration::from_millis(100));

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pagefold_qemu::{Builder, Error, GIB, MIB, Node, Qemu, VirtioMem};
+use pagefold_qemu::{Error, GIB, MIB, NumaNode, Qemu, QemuBuilder, VirtioMem};
 use serde_json::{Value, json};
 
 /// Two nodes, of which the second has no memory, and a device on each.
 fn machine() -> Qemu {
-    let builder = Builder::new().memory(16 * MIB).cpus(2).node(Node { memory: 0, cpus: 1 });
+    let builder = QemuBuilder::new().memory(16 * MIB).cpus(2).node(NumaNode { memory: 0, cpus: 1 });
     let builder = builder.virtio_mem(VirtioMem::new(3 * GIB).requested(GIB));
     let builder = builder.virtio_mem(VirtioMem::new(64 * GIB).block(4 * MIB).node(1));
     builder.spawn().unwrap()
@@ -58,11 +58,11 @@ pub fn no_driver() {
 }
 
 pub fn dimm() {
-    let mut qemu = Builder::new().memory(16 * MIB).dimms(256 * MIB).spawn().unwrap();
+    let mut qemu = QemuBuilder::new().memory(16 * MIB).dimms(256 * MIB).spawn().unwrap();
     qemu.qmp().plug_dimm(128 * MIB).unwrap();
     qemu.qmp().plug_dimm(128 * MIB).unwrap();
     let sizes: Vec<_> = devices(&mut qemu).iter().map(|device| device["size"].clone()).collect();
     assert_eq!(sizes, [128 * MIB, 128 * MIB]);
-    let mut qemu = Builder::new().memory(16 * MIB).spawn().unwrap();
+    let mut qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
     assert!(matches!(qemu.qmp().plug_dimm(2 * GIB), Err(Error::Refused { .. })));
 }

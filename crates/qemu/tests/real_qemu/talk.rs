@@ -4,22 +4,22 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use pagefold_qemu::{Builder, Error, Exit, MIB};
+use pagefold_qemu::{Error, Exit, MIB, QemuBuilder};
 
 use crate::image::{HALT, image, print};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub fn missing() {
-    let error = Builder::new().program("/nowhere/qemu-system-x86_64").spawn().err().unwrap();
+    let error = QemuBuilder::new().program("/nowhere/qemu-system-x86_64").spawn().err().unwrap();
     assert!(matches!(error, Error::Missing { .. }));
     assert!(error.to_string().contains("Debian's package is qemu-system-x86"), "{error}");
-    let error = Builder::new().program("/etc/passwd").spawn().err().unwrap();
+    let error = QemuBuilder::new().program("/etc/passwd").spawn().err().unwrap();
     assert!(matches!(error, Error::Spawn { .. }), "{error}");
 }
 
 pub fn bad_option() {
-    let error = Builder::new().kernel("/nowhere/kernel").spawn().err().unwrap();
+    let error = QemuBuilder::new().kernel("/nowhere/kernel").spawn().err().unwrap();
     let text = error.to_string();
     assert!(text.contains("QEMU does not start") && text.contains("/nowhere/kernel"), "{text}");
 }
@@ -34,7 +34,7 @@ pub fn ports_and_exit() {
     code.extend([0xe6, 0xf4]); //                   out 0xf4, al
     code.extend(HALT);
     let (_dir, kernel) = image(&code);
-    let builder = Builder::new().memory(16 * MIB).kernel(kernel).serial("talk").debug_exit();
+    let builder = QemuBuilder::new().memory(16 * MIB).kernel(kernel).serial("talk").debug_exit();
     let mut qemu = builder.spawn().unwrap();
     assert!(qemu.console().wait_for("up", MINUTE));
     assert!(matches!(qemu.wait(Duration::from_millis(20)), Err(Error::Running { .. })));
@@ -54,7 +54,7 @@ pub fn ports_and_exit() {
 pub fn resets_and_interrupts() {
     let code = [print("x"), HALT.to_vec()].concat();
     let (_dir, kernel) = image(&code);
-    let builder = Builder::new().memory(16 * MIB).kernel(kernel);
+    let builder = QemuBuilder::new().memory(16 * MIB).kernel(kernel);
     let mut qemu = builder.clone().resets().spawn().unwrap();
     assert!(qemu.console().wait_for("x", MINUTE));
     qemu.qmp().system_reset().unwrap();
@@ -69,20 +69,20 @@ pub fn resets_and_interrupts() {
 
 pub fn ends() {
     let is_there = |id: u32| Path::new(&format!("/proc/{id}")).exists();
-    let mut qemu = Builder::new().memory(16 * MIB).spawn().unwrap();
+    let mut qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
     let id = qemu.id();
     assert!(is_there(id));
     qemu.qmp().quit().unwrap();
     assert_eq!(qemu.wait(MINUTE).unwrap(), Exit::Off);
     assert!(!is_there(id));
 
-    let qemu = Builder::new().memory(16 * MIB).spawn().unwrap();
+    let qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
     let id = qemu.id();
     assert!(is_there(id));
     drop(qemu);
     assert!(!is_there(id));
 
-    let mut qemu = Builder::new().memory(16 * MIB).spawn().unwrap();
+    let mut qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
     qemu.end();
     assert_eq!(qemu.wait(MINUTE).unwrap(), Exit::Signal(9));
 }
