@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use pagefold_boot_protocol::Exit;
+use pagefold_boot_protocol::GuestExit;
 use spin::Mutex;
 use uart_16550::backend::PioBackend;
 use uart_16550::{Config, Uart16550};
@@ -83,7 +83,7 @@ pub fn print_anyway(text: fmt::Arguments<'_>) {
 }
 
 /// Ends the machine.
-pub fn exit(how: Exit) -> ! {
+pub fn exit(how: GuestExit) -> ! {
     interrupts::disable();
     // SAFETY: the port is QEMU's debug exit device or nothing.
     unsafe { Port::<u32>::new(EXIT_PORT).write(how as u32) };

@@ -10,7 +10,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use pagefold_boot_protocol::Exit;
+use pagefold_boot_protocol::GuestExit;
 use pagefold_virtio_mem::{Intx, VirtioChannel};
 use spin::{Mutex, Once};
 use virtio_drivers::transport::pci::bus::{Cam, Command, DeviceFunction, MmioCam, PciRoot};
@@ -65,7 +65,7 @@ unsafe impl Hal for GuestHal {
         // There is no way to say no here.
         at.unwrap_or_else(|| {
             fault::end(
-                Exit::Unsupported,
+                GuestExit::Unsupported,
                 None,
                 format_args!("no frames to map a device's registers at {address:#x}"),
             )

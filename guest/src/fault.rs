@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use pagefold_boot_protocol::Exit;
+use pagefold_boot_protocol::GuestExit;
 use pagefold_engine::platform::TableKind;
 use spin::Once;
 use x86_64::registers::control::{Cr2, Cr3};
@@ -25,7 +25,7 @@ pub static DESCRIBE: Once<&'static dyn Describe> = Once::new();
 static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// Stops all other processors, says what happened and how each stood, and ends the machine.
-pub fn end(exit: Exit, frame: Option<&Frame>, what: fmt::Arguments<'_>) -> ! {
+pub fn end(exit: GuestExit, frame: Option<&Frame>, what: fmt::Arguments<'_>) -> ! {
     if ENDING.swap(true, Ordering::AcqRel) {
         // Somebody else does; its interrupt will find us here.
         x86_64::instructions::interrupts::disable();
@@ -109,7 +109,7 @@ fn backtrace(f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
 
 /// A double fault: mostly a stack that ran out while it was needed for an exception.
 pub fn double_fault(frame: &Frame) -> ! {
-    end(Exit::DoubleFault, Some(frame), format_args!("on processor {}", cpu::this().number))
+    end(GuestExit::DoubleFault, Some(frame), format_args!("on processor {}", cpu::this().number))
 }
 
 /// Any other exception.
@@ -143,7 +143,7 @@ pub fn exception(frame: &Frame) -> ! {
     let name = NAMES.get(frame.vector as usize).unwrap_or(&"unknown");
     let number = cpu::this().number;
     end(
-        Exit::Exception,
+        GuestExit::Exception,
         Some(frame),
         format_args!("{name}, error code {:#x}, on processor {number}", frame.error),
     )
@@ -156,13 +156,13 @@ fn page_fault(frame: &Frame) -> ! {
     let did = if is_write { "write" } else { "read" };
     if (STACKS..STACKS + STACK_STRIDE * 1024).contains(&address) {
         end(
-            Exit::StackOverflow,
+            GuestExit::StackOverflow,
             Some(frame),
             format_args!("{did} at {address:#x}, below the stack, on processor {number}"),
         );
     }
     if let Some((kind, offset)) = tables::find(address) {
-        let exit = if is_write { Exit::StrayWrite } else { Exit::StrayRead };
+        let exit = if is_write { GuestExit::StrayWrite } else { GuestExit::StrayRead };
         if kind == TableKind::Map {
             let pfn = offset / 64;
             let (class, is_backed) = DESCRIBE.get().map_or(("unknown", false), |engine| engine.class(pfn));
@@ -185,7 +185,7 @@ fn page_fault(frame: &Frame) -> ! {
         );
     }
     end(
-        Exit::Exception,
+        GuestExit::Exception,
         Some(frame),
         format_args!("page fault: {did} at {address:#x}, on processor {number}"),
     )

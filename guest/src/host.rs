@@ -7,7 +7,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use pagefold_boot_protocol::{Answer, Exit, LineError, PULSE, Request, SILENCE_SECONDS, from_line, to_line};
+use pagefold_boot_protocol::{
+    Answer, GuestExit, LineError, PULSE, Request, SILENCE_SECONDS, from_line, to_line,
+};
 use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -78,7 +80,7 @@ pub fn tick() {
     }
     SILENT.store(silent + 1, Ordering::Relaxed);
     if silent > SILENCE_SECONDS * TIMER_HZ {
-        let how = Exit::HostGone;
+        let how = GuestExit::HostGone;
         console::print_anyway(format_args!("{}, for {SILENCE_SECONDS} s\n", how.meaning()));
         console::exit(how);
     }

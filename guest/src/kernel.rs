@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use pagefold_boot_protocol::{Answer, Exit, Leftovers, Options, Request, Restart};
+use pagefold_boot_protocol::{Answer, GuestExit, LeftoversChoice, Options, Request, Restart};
 use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Folio};
@@ -99,8 +99,8 @@ impl<R: Protocol> Kernel<R> {
         let settings = DriverSettings {
             force_big: self.options.big_blocks,
             inherited: match self.options.leftovers {
-                Leftovers::Unplug => Inherited::UnplugAll,
-                Leftovers::Adopt => Inherited::Adopt,
+                LeftoversChoice::Unplug => Inherited::UnplugAll,
+                LeftoversChoice::Adopt => Inherited::Adopt,
             },
             seed: self.options.seed,
             ..DriverSettings::default()
@@ -118,7 +118,7 @@ impl<R: Protocol> Kernel<R> {
     pub fn run(mut self) -> ! {
         let mut tasks = match self.crew.tasks(0, cpu::count()) {
             Ok(tasks) => tasks,
-            Err(error) => fault::end(Exit::Unsupported, None, format_args!("walkers: {error}")),
+            Err(error) => fault::end(GuestExit::Unsupported, None, format_args!("walkers: {error}")),
         };
         let hello = self.hello();
         say!("Pagefold guest: {} processors, {} MiB", hello.cpus, hello.boot_memory >> 20);
@@ -206,7 +206,7 @@ impl<R: Protocol> Kernel<R> {
             }
             Request::Stop => {
                 self.host.answer(&Answer::Done);
-                console::exit(Exit::Stopped);
+                console::exit(GuestExit::Stopped);
             }
             Request::Populate => self.populate(|arg| arg.changes().collect()),
             Request::Free(share) => {

@@ -38,7 +38,7 @@ mod watchdog;
 
 use core::arch::global_asm;
 
-use pagefold_boot_protocol::Exit;
+use pagefold_boot_protocol::GuestExit;
 
 global_asm!(include_str!("boot.s"));
 pvh::xen_elfnote_phys32_entry!(pvh_start);
@@ -50,5 +50,5 @@ unsafe extern "C" {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     console::print_anyway(format_args!("{info}\n"));
-    console::exit(Exit::Panic)
+    console::exit(GuestExit::Panic)
 }

@@ -6,7 +6,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_boot_protocol::{Exit, Options, Protocol as Rules};
+use pagefold_boot_protocol::{GuestExit, Options, ProtocolChoice};
 use pagefold_engine::hotplug::HotplugConfig;
 use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol};
 use pagefold_engine::{Config, Engine, Pfn};
@@ -38,7 +38,7 @@ static BOOT: Once<Boot> = Once::new();
 static WORK: Once<&'static (dyn Fn(usize) + Sync)> = Once::new();
 
 /// Ends for a reason that no exception is.
-fn refuse(exit: Exit, why: core::fmt::Arguments<'_>) -> ! {
+fn refuse(exit: GuestExit, why: core::fmt::Arguments<'_>) -> ! {
     console::print_anyway(format_args!("{}: {why}\n", exit.meaning()));
     console::exit(exit)
 }
@@ -50,12 +50,12 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     console::init();
     // SAFETY: the boot page tables map the first 4 GiB where they are, and nothing runs but this.
     let Some(boot) = (unsafe { Boot::read(start_info) }) else {
-        refuse(Exit::Unsupported, format_args!("not booted by PVH"));
+        refuse(GuestExit::Unsupported, format_args!("not booted by PVH"));
     };
     let boot = BOOT.call_once(|| boot);
     let Some(own) = boot.memory().iter().find(|range| range.contains(&image()[0])).cloned() else {
         refuse(
-            Exit::Unsupported,
+            GuestExit::Unsupported,
             format_args!("the loader's memory map does not have the kernel's own memory"),
         );
     };
@@ -64,20 +64,20 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     let frames_end = image()[3] + frames::BOOT * PAGE;
     let heap_end = (frames_end + HEAP + total / HEAP_SHARE).next_multiple_of(PAGE);
     if heap_end > own.end || own.end > 1 << 32 {
-        refuse(Exit::Unsupported, format_args!("{} MiB of memory are too little", total >> 20));
+        refuse(GuestExit::Unsupported, format_args!("{} MiB of memory are too little", total >> 20));
     }
     // SAFETY: memory behind the image that nobody uses; the boot page tables have the direct map's first 4 GiB.
     unsafe { frames::init(image()[3]..frames_end) };
     let mapped = core::iter::once(0..boot.low_end).chain(boot.memory().iter().cloned());
     if paging::init(mapped).is_err() {
-        refuse(Exit::Unsupported, format_args!("page tables for {} MiB do not fit", total >> 20));
+        refuse(GuestExit::Unsupported, format_args!("page tables for {} MiB do not fit", total >> 20));
     }
     // SAFETY: memory that nobody uses, in the direct map.
     unsafe { heap::claim(direct(frames_end), (heap_end - frames_end) as usize) };
     machine::note_boot(heap_end);
     machine::note_all(total);
     let Some(firmware) = Firmware::read(boot) else {
-        refuse(Exit::Unsupported, format_args!("no ACPI tables that make sense"));
+        refuse(GuestExit::Unsupported, format_args!("no ACPI tables that make sense"));
     };
     // Each processor has its own stacks, whatever else boot needs.
     let processors = firmware.processors.len().clamp(1, cpu::MAX) as u64;
@@ -85,7 +85,7 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     if stacks_end > own.end {
         let mib = total >> 20;
         refuse(
-            Exit::Unsupported,
+            GuestExit::Unsupported,
             format_args!("{mib} MiB of memory are too little for {processors} processors"),
         );
     }
@@ -99,7 +99,7 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
         cpu::init(firmware.local_apic, apic_id.into()).ok()
     })();
     let Some(stack) = stack else {
-        refuse(Exit::Unsupported, format_args!("too few frames at boot"));
+        refuse(GuestExit::Unsupported, format_args!("too few frames at boot"));
     };
     let start = Box::leak(Box::new(Start { boot, firmware, heap_end, own_end: own.end }));
     // SAFETY: a fresh stack, and a function that never returns: the boot stack is left for good.
@@ -132,11 +132,11 @@ extern "C" fn started(start: &'static mut Start) -> ! {
     cpu_interrupts::enable();
     let options = match start.boot.command_line().parse::<Options>() {
         Ok(options) => options,
-        Err(error) => refuse(Exit::Usage, format_args!("{error}")),
+        Err(error) => refuse(GuestExit::Usage, format_args!("{error}")),
     };
     if cpu::start_others(&start.firmware.processors).is_err() {
         refuse(
-            Exit::Unsupported,
+            GuestExit::Unsupported,
             format_args!("too few frames for {} processors", start.firmware.processors.len()),
         );
     }
@@ -146,15 +146,15 @@ extern "C" fn started(start: &'static mut Start) -> ! {
         Err((exit, why)) => refuse(exit, format_args!("{why}")),
     };
     match options.protocol {
-        Rules::Fold => live::<Interrupted<Fold>>(start, options, workloads),
-        Rules::NoGracePeriod => live::<Interrupted<NoGracePeriod>>(start, options, workloads),
+        ProtocolChoice::Fold => live::<Interrupted<Fold>>(start, options, workloads),
+        ProtocolChoice::NoGracePeriod => live::<Interrupted<NoGracePeriod>>(start, options, workloads),
     }
 }
 
 /// The workloads of the command line, and the heap that they need, out of what would be the engine's.
-fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (Exit, String)> {
+fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (GuestExit, String)> {
     let read = |text: &String| {
-        WorkloadArg::parse(text).map_err(|error| (Exit::Usage, format!("work={text}: {error}")))
+        WorkloadArg::parse(text).map_err(|error| (GuestExit::Usage, format!("work={text}: {error}")))
     };
     let workloads = options.work.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let plans: Vec<_> = workloads.iter().map(|arg| arg.workload.clone()).collect();
@@ -163,7 +163,7 @@ fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (
     if end > start.own_end {
         let mib = bytes >> 20;
         return Err((
-            Exit::Unsupported,
+            GuestExit::Unsupported,
             format!("{mib} MiB to keep account of the workloads' folios are not there"),
         ));
     }
@@ -215,11 +215,11 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
     let engine = unsafe { Engine::with_rules(Machine::new(), config) };
     let engine: &'static Engine<Machine<R>> = match engine {
         Ok(engine) => Box::leak(Box::new(engine)),
-        Err(error) => refuse(Exit::Unsupported, format_args!("no engine: {error:?}")),
+        Err(error) => refuse(GuestExit::Unsupported, format_args!("no engine: {error:?}")),
     };
     DESCRIBE.call_once(|| Box::leak(Box::new(Describer(engine))));
     let Ok(mut hotplug) = engine.hotplug(HotplugConfig::default()) else {
-        refuse(Exit::Unsupported, format_args!("no memory hotplug"));
+        refuse(GuestExit::Unsupported, format_args!("no memory hotplug"));
     };
     for pages in engine_memory(start) {
         let node = start.firmware.node(pages.start * PAGE);
@@ -238,13 +238,13 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
     );
     let kernel = match kernel {
         Ok(kernel) => kernel,
-        Err(error) => refuse(Exit::Unsupported, format_args!("{error}")),
+        Err(error) => refuse(GuestExit::Unsupported, format_args!("{error}")),
     };
     let crew: &'static Crew<R> = kernel.crew();
     let work: &'static (dyn Fn(usize) + Sync) =
         Box::leak(Box::new(move |number| match crew.tasks(number, cpu::count()) {
             Ok(tasks) => crew::run(tasks),
-            Err(error) => fault::end(Exit::Unsupported, None, format_args!("walkers: {error}")),
+            Err(error) => fault::end(GuestExit::Unsupported, None, format_args!("walkers: {error}")),
         }));
     WORK.call_once(|| work);
     kernel.run()

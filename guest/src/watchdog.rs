@@ -5,7 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use pagefold_boot_protocol::Exit;
+use pagefold_boot_protocol::GuestExit;
 
 use crate::interrupts::Frame;
 use crate::{clock, cpu, fault};
@@ -42,7 +42,7 @@ pub fn tick(frame: &Frame) {
     if patience > 0 && silent > patience {
         let seconds = patience / 100;
         fault::end(
-            Exit::Hang,
+            GuestExit::Hang,
             Some(frame),
             format_args!(
                 "processor {} for {seconds} s; processor {} noticed",
@@ -68,7 +68,11 @@ pub fn dump_others() {
 pub fn stopped(frame: &Frame) -> ! {
     if !STOPPING.load(Ordering::Acquire) {
         let number = cpu::this().number;
-        fault::end(Exit::Hang, Some(frame), format_args!("interrupted from outside, on processor {number}"));
+        fault::end(
+            GuestExit::Hang,
+            Some(frame),
+            format_args!("interrupted from outside, on processor {number}"),
+        );
     }
     {
         let _turn = TURN.lock();

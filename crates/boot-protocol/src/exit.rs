@@ -3,7 +3,7 @@
 /// What a guest writes to QEMU's `isa-debug-exit` device as it ends. QEMU then exits with twice that number and one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Exit {
+pub enum GuestExit {
     /// It was asked to stop.
     Stopped = 0x10,
     /// It noticed a broken promise: an invariant of its own, or of the engine.
@@ -28,20 +28,20 @@ pub enum Exit {
     HostGone = 0x1a,
 }
 
-impl Exit {
+impl GuestExit {
     /// All of them.
-    pub const ALL: [Exit; 11] = [
-        Exit::Stopped,
-        Exit::Panic,
-        Exit::StrayWrite,
-        Exit::StrayRead,
-        Exit::Exception,
-        Exit::DoubleFault,
-        Exit::StackOverflow,
-        Exit::Hang,
-        Exit::Usage,
-        Exit::Unsupported,
-        Exit::HostGone,
+    pub const ALL: [GuestExit; 11] = [
+        GuestExit::Stopped,
+        GuestExit::Panic,
+        GuestExit::StrayWrite,
+        GuestExit::StrayRead,
+        GuestExit::Exception,
+        GuestExit::DoubleFault,
+        GuestExit::StackOverflow,
+        GuestExit::Hang,
+        GuestExit::Usage,
+        GuestExit::Unsupported,
+        GuestExit::HostGone,
     ];
 
     /// QEMU's exit code for it.
@@ -50,24 +50,24 @@ impl Exit {
     }
 
     /// What QEMU's exit code means; `None` if it was not the guest that ended it.
-    pub fn from_qemu_code(code: i32) -> Option<Exit> {
+    pub fn from_qemu_code(code: i32) -> Option<GuestExit> {
         Self::ALL.into_iter().find(|exit| exit.qemu_code() == code)
     }
 
     /// In a few words.
     pub const fn meaning(self) -> &'static str {
         match self {
-            Exit::Stopped => "it was asked to stop",
-            Exit::Panic => "the kernel noticed a broken promise and stopped",
-            Exit::StrayWrite => "somebody wrote to a folded descriptor",
-            Exit::StrayRead => "somebody looked at a descriptor while it was being folded",
-            Exit::Exception => "an exception that nobody expects",
-            Exit::DoubleFault => "a double fault",
-            Exit::StackOverflow => "a stack ran into its guard page",
-            Exit::Hang => "a processor made no progress",
-            Exit::Usage => "its command line makes no sense",
-            Exit::Unsupported => "the machine lacks something that the kernel needs",
-            Exit::HostGone => "nobody is at the other end of the host's port any more",
+            GuestExit::Stopped => "it was asked to stop",
+            GuestExit::Panic => "the kernel noticed a broken promise and stopped",
+            GuestExit::StrayWrite => "somebody wrote to a folded descriptor",
+            GuestExit::StrayRead => "somebody looked at a descriptor while it was being folded",
+            GuestExit::Exception => "an exception that nobody expects",
+            GuestExit::DoubleFault => "a double fault",
+            GuestExit::StackOverflow => "a stack ran into its guard page",
+            GuestExit::Hang => "a processor made no progress",
+            GuestExit::Usage => "its command line makes no sense",
+            GuestExit::Unsupported => "the machine lacks something that the kernel needs",
+            GuestExit::HostGone => "nobody is at the other end of the host's port any more",
         }
     }
 }
@@ -78,10 +78,10 @@ mod tests {
 
     #[test]
     fn exit_codes_are_odd_apart_and_come_back() {
-        for exit in Exit::ALL {
-            assert_eq!(Exit::from_qemu_code(exit.qemu_code()), Some(exit));
+        for exit in GuestExit::ALL {
+            assert_eq!(GuestExit::from_qemu_code(exit.qemu_code()), Some(exit));
         }
         // What QEMU itself exits with.
-        assert_eq!((Exit::from_qemu_code(0), Exit::from_qemu_code(1)), (None, None));
+        assert_eq!((GuestExit::from_qemu_code(0), GuestExit::from_qemu_code(1)), (None, None));
     }
 }

@@ -4,7 +4,7 @@
 //! * Over the second serial port: lines of JSON, a [`Request`] down and an [`Answer`] up. The guest says [`Answer::Hello`]
 //!   once by itself; after that each request has one answer, but [`Request::Pages`], which has several. In between the
 //!   host sends [`PULSE`]s, by which the guest knows that it is there.
-//! * When the guest ends: an [`Exit`], through QEMU's `isa-debug-exit` device.
+//! * When the guest ends: an [`GuestExit`], through QEMU's `isa-debug-exit` device.
 //!
 //! The first serial port is for people, and has no form.
 
@@ -20,10 +20,10 @@ mod exit;
 mod message;
 mod options;
 
-pub use exit::Exit;
+pub use exit::GuestExit;
 pub use message::{
     Answer, Cycles, DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, LineError, MemoryReport, PULSE,
     PULSE_SECONDS, PageRun, Report, Request, Restart, SILENCE_SECONDS, Settled, TableReport, VERSION, Walks,
     from_line, to_line,
 };
-pub use options::{Break, Leftovers, Options, OptionsError, Protocol};
+pub use options::{Break, LeftoversChoice, Options, OptionsError, ProtocolChoice};

@@ -7,7 +7,7 @@ use core::str::FromStr;
 
 /// Which rules walkers and folders follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
+pub enum ProtocolChoice {
     /// Publish, wait for a grace period, remap.
     #[default]
     Fold,
@@ -17,7 +17,7 @@ pub enum Protocol {
 
 /// What a driver does about memory that is plugged already when it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Leftovers {
+pub enum LeftoversChoice {
     /// Unplugs all of it.
     #[default]
     Unplug,
@@ -42,7 +42,7 @@ pub enum Break {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Which rules to follow (`protocol=fold`).
-    pub protocol: Protocol,
+    pub protocol: ProtocolChoice,
     /// Walkers; they are spread over all processors (`walkers=N`; one of each kind, and one for each processor at least).
     pub walkers: Option<u16>,
     /// Owners that allocate, free, split and fold all the time (`owners=N`; none).
@@ -53,7 +53,7 @@ pub struct Options {
     /// number).
     pub work: Vec<String>,
     /// What to do about memory that is plugged already (`leftovers=unplug`).
-    pub leftovers: Leftovers,
+    pub leftovers: LeftoversChoice,
     /// Drive virtio-mem in big-block mode (`big-blocks`).
     pub big_blocks: bool,
     /// Seconds without progress on a processor that end it all (`watchdog=N`; 20; 0 for never).
@@ -65,12 +65,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            protocol: Protocol::Fold,
+            protocol: ProtocolChoice::Fold,
             walkers: None,
             owners: 0,
             seed: 1,
             work: Vec::new(),
-            leftovers: Leftovers::Unplug,
+            leftovers: LeftoversChoice::Unplug,
             big_blocks: false,
             watchdog: 20,
             breaks: None,
@@ -108,8 +108,8 @@ impl FromStr for Options {
             match key {
                 "protocol" => {
                     options.protocol = match value {
-                        "fold" => Protocol::Fold,
-                        "no-grace-period" => Protocol::NoGracePeriod,
+                        "fold" => ProtocolChoice::Fold,
+                        "no-grace-period" => ProtocolChoice::NoGracePeriod,
                         _ => return Err(wrong("protocol=fold or protocol=no-grace-period")),
                     }
                 }
@@ -119,8 +119,8 @@ impl FromStr for Options {
                 "work" => options.work.push(value.to_string()),
                 "leftovers" => {
                     options.leftovers = match value {
-                        "unplug" => Leftovers::Unplug,
-                        "adopt" => Leftovers::Adopt,
+                        "unplug" => LeftoversChoice::Unplug,
+                        "adopt" => LeftoversChoice::Adopt,
                         _ => return Err(wrong("leftovers=unplug or leftovers=adopt")),
                     }
                 }
@@ -145,12 +145,12 @@ impl FromStr for Options {
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let protocol = match self.protocol {
-            Protocol::Fold => "fold",
-            Protocol::NoGracePeriod => "no-grace-period",
+            ProtocolChoice::Fold => "fold",
+            ProtocolChoice::NoGracePeriod => "no-grace-period",
         };
         let leftovers = match self.leftovers {
-            Leftovers::Unplug => "unplug",
-            Leftovers::Adopt => "adopt",
+            LeftoversChoice::Unplug => "unplug",
+            LeftoversChoice::Adopt => "adopt",
         };
         write!(f, "protocol={protocol} owners={} seed={}", self.owners, self.seed)?;
         write!(f, " leftovers={leftovers} watchdog={}", self.watchdog)?;
@@ -205,12 +205,12 @@ mod tests {
             ]),
         ) {
             let options = Options {
-                protocol: if flags.0 { Protocol::NoGracePeriod } else { Protocol::Fold },
+                protocol: if flags.0 { ProtocolChoice::NoGracePeriod } else { ProtocolChoice::Fold },
                 walkers: numbers.0,
                 owners: numbers.1,
                 seed: numbers.2,
                 work,
-                leftovers: if flags.1 { Leftovers::Adopt } else { Leftovers::Unplug },
+                leftovers: if flags.1 { LeftoversChoice::Adopt } else { LeftoversChoice::Unplug },
                 big_blocks: flags.2,
                 watchdog: numbers.3,
                 breaks,

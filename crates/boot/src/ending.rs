@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use pagefold_boot_protocol as boot;
-use pagefold_qemu as qemu;
+use pagefold_boot_protocol::GuestExit;
+use pagefold_qemu::Exit;
 use serde::Serialize;
 
-use crate::guest::Lost;
+use crate::lost::Lost;
 use crate::symbols::Symbols;
 
 /// How a guest ended.
@@ -27,20 +27,18 @@ const TAIL: usize = 12;
 
 impl Ending {
     /// By QEMU's exit, if it ended by itself; by what was the matter before; and by what the console had to say.
-    pub fn new(exit: Option<qemu::Exit>, why: &Lost, console: String) -> Ending {
+    pub fn new(exit: Option<Exit>, why: &Lost, console: String) -> Ending {
         let (how, meaning) = match exit {
-            Some(qemu::Exit::Guest(number)) => {
+            Some(Exit::Guest(number)) => {
                 let code = i32::from(number) << 1 | 1;
-                match boot::Exit::from_qemu_code(code) {
+                match GuestExit::from_qemu_code(code) {
                     Some(exit) => (name(exit), exit.meaning().to_owned()),
                     None => ("unknown", format!("the guest ended with {number}, which means nothing here")),
                 }
             }
-            Some(qemu::Exit::Off) => {
-                ("reset", "the machine was reset: a fault that could not be handled".into())
-            }
-            Some(qemu::Exit::Failed(code)) => ("qemu-failed", format!("QEMU gave up (exit code {code})")),
-            Some(qemu::Exit::Signal(signal)) => ("qemu-killed", format!("signal {signal} ended QEMU")),
+            Some(Exit::Off) => ("reset", "the machine was reset: a fault that could not be handled".into()),
+            Some(Exit::Failed(code)) => ("qemu-failed", format!("QEMU gave up (exit code {code})")),
+            Some(Exit::Signal(signal)) => ("qemu-killed", format!("signal {signal} ended QEMU")),
             None => ("killed", "the guest did not end, not even by an interrupt: QEMU was killed".into()),
         };
         let (how, meaning) = match why {
@@ -55,12 +53,12 @@ impl Ending {
 
     /// Whether it was asked to stop, and did.
     pub fn is_in_order(&self) -> bool {
-        self.how == name(boot::Exit::Stopped)
+        self.how == name(GuestExit::Stopped)
     }
 
     /// Whether the kernel did not understand its command line.
     pub fn is_usage(&self) -> bool {
-        self.how == name(boot::Exit::Usage)
+        self.how == name(GuestExit::Usage)
     }
 
     /// What the guest said last.
@@ -82,25 +80,25 @@ impl Ending {
 fn last_words(console: &str) -> String {
     let clean = |line: &str| line.chars().filter(|c| !c.is_control() || *c == '\t').collect::<String>();
     let lines: Vec<String> = console.lines().map(clean).filter(|line| !line.trim().is_empty()).collect();
-    let says = |line: &String| boot::Exit::ALL.iter().any(|exit| line.starts_with(exit.meaning()));
+    let says = |line: &String| GuestExit::ALL.iter().any(|exit| line.starts_with(exit.meaning()));
     let from = lines.iter().position(says).unwrap_or(lines.len().saturating_sub(TAIL));
     lines[from..].join("\n")
 }
 
 /// A word for scripts.
-fn name(exit: boot::Exit) -> &'static str {
+fn name(exit: GuestExit) -> &'static str {
     match exit {
-        boot::Exit::Stopped => "stopped",
-        boot::Exit::Panic => "panic",
-        boot::Exit::StrayWrite => "stray-write",
-        boot::Exit::StrayRead => "stray-read",
-        boot::Exit::Exception => "exception",
-        boot::Exit::DoubleFault => "double-fault",
-        boot::Exit::StackOverflow => "stack-overflow",
-        boot::Exit::Hang => "hang",
-        boot::Exit::Usage => "usage",
-        boot::Exit::Unsupported => "unsupported",
-        boot::Exit::HostGone => "host-gone",
+        GuestExit::Stopped => "stopped",
+        GuestExit::Panic => "panic",
+        GuestExit::StrayWrite => "stray-write",
+        GuestExit::StrayRead => "stray-read",
+        GuestExit::Exception => "exception",
+        GuestExit::DoubleFault => "double-fault",
+        GuestExit::StackOverflow => "stack-overflow",
+        GuestExit::Hang => "hang",
+        GuestExit::Usage => "usage",
+        GuestExit::Unsupported => "unsupported",
+        GuestExit::HostGone => "host-gone",
     }
 }
 
@@ -108,19 +106,19 @@ fn name(exit: boot::Exit) -> &'static str {
 mod tests {
     use super::*;
 
-    fn ending(exit: Option<qemu::Exit>, why: &Lost) -> Ending {
+    fn ending(exit: Option<Exit>, why: &Lost) -> Ending {
         Ending::new(exit, why, "SeaBIOS\r\nup\r\n".into())
     }
 
     #[test]
     fn every_end_has_a_name_and_a_line() {
-        let asked = ending(Some(qemu::Exit::Guest(boot::Exit::Stopped as u8)), &Lost::Ended);
+        let asked = ending(Some(Exit::Guest(GuestExit::Stopped as u8)), &Lost::Ended);
         assert!(asked.is_in_order() && asked.explain(Path::new("none")).dump.is_none());
-        let trapped = ending(Some(qemu::Exit::Guest(boot::Exit::StrayWrite as u8)), &Lost::Ended);
+        let trapped = ending(Some(Exit::Guest(GuestExit::StrayWrite as u8)), &Lost::Ended);
         assert_eq!((trapped.how, trapped.is_in_order()), ("stray-write", false));
         assert_eq!(trapped.explain(Path::new("none")).dump.as_deref(), Some("SeaBIOS\nup"));
         let silent = Lost::Silent { request: "status".into(), seconds: 60 };
-        let hung = ending(Some(qemu::Exit::Guest(boot::Exit::Hang as u8)), &silent);
+        let hung = ending(Some(Exit::Guest(GuestExit::Hang as u8)), &silent);
         assert_eq!(hung.how, "hang");
         assert!(
             hung.meaning.starts_with("the guest did not answer 'status' for 60 s; then: "),
@@ -128,13 +126,13 @@ mod tests {
             hung.meaning
         );
         assert_eq!(ending(None, &silent).how, "killed");
-        assert_eq!(ending(Some(qemu::Exit::Off), &Lost::Ended).how, "reset");
+        assert_eq!(ending(Some(Exit::Off), &Lost::Ended).how, "reset");
         assert_eq!(ending(None, &Lost::Interrupted).how, "interrupted");
     }
 
     #[test]
     fn a_dump_begins_where_the_guest_says_what_happened() {
-        let console = format!("booting\n\n{}: on processor 1\n  rax 0\n", boot::Exit::DoubleFault.meaning());
+        let console = format!("booting\n\n{}: on processor 1\n  rax 0\n", GuestExit::DoubleFault.meaning());
         let words = last_words(&console);
         assert_eq!(words, "a double fault: on processor 1\n  rax 0");
         let long: String = (0..50).map(|line| format!("line {line}\n")).collect();

@@ -14,59 +14,22 @@ use std::time::{Duration, Instant};
 use pagefold_boot_protocol::{
     Answer, DeviceStatus, Hello, PULSE, PULSE_SECONDS, PageRun, Report, Request, VERSION, from_line, to_line,
 };
-use pagefold_qemu::{Builder, Qemu, Qmp};
+use pagefold_qemu::{Qemu, QemuBuilder, Qmp};
 
 use crate::ending::Ending;
+use crate::lost::{Lost, nonsense, shortened};
 
 /// The guest answers at once, if it does; but this machine may have other things to do. More than the guest's own
 /// watchdog has.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// QEMU does what it is told at once; one that does not by then stands still.
 const REACTION: Duration = Duration::from_secs(5);
-/// How often we look whether somebody wants us to stop.
+/// How often an interrupt is looked for.
 const GLANCE: Duration = Duration::from_millis(100);
 /// QEMU, after the guest has ended; the guest, for its dump.
 const GOODBYE: Duration = Duration::from_secs(20);
 /// Bytes of an answer, at most: more than the guest ever sends in one.
 const LONGEST: usize = 1 << 24;
-
-/// Why there is no answer any more.
-#[derive(Debug, thiserror::Error)]
-pub enum Lost {
-    /// QEMU has closed the port.
-    #[error("the guest ended")]
-    Ended,
-    /// The guest did not answer.
-    #[error("the guest did not answer '{request}' for {seconds} s")]
-    Silent {
-        /// What it was asked.
-        request: String,
-        /// How long it was waited for.
-        seconds: u64,
-    },
-    /// It greets although nobody reset it.
-    #[error("the guest started anew by itself")]
-    Restarted,
-    /// What it says is no answer to what was asked.
-    #[error("the guest answered '{request}' with '{answer}'")]
-    Nonsense {
-        /// What it was asked.
-        request: String,
-        /// The beginning of what it said.
-        answer: String,
-    },
-    /// Another version of the protocol.
-    #[error(
-        "the guest speaks version {0} of the protocol, and this command {VERSION}: build both from the same sources"
-    )]
-    Version(u32),
-    /// QEMU does not hear us.
-    #[error(transparent)]
-    Qemu(#[from] pagefold_qemu::Error),
-    /// Somebody wants us to stop.
-    #[error("interrupted")]
-    Interrupted,
-}
 
 /// A guest that runs.
 pub struct Guest {
@@ -85,7 +48,7 @@ impl Guest {
     ///
     /// # Errors
     /// There is no QEMU, or it does not like an option.
-    pub fn start(builder: Builder, interrupted: Arc<AtomicBool>) -> Result<Guest, Lost> {
+    pub fn start(builder: QemuBuilder, interrupted: Arc<AtomicBool>) -> Result<Guest, Lost> {
         const PORT: &str = "host";
         let builder = builder.interrupted_by(Arc::clone(&interrupted));
         let mut qemu = builder.serial(PORT).debug_exit().spawn()?;
@@ -303,14 +266,4 @@ fn pulse(mut port: UnixStream) -> std::io::Result<Sender<()>> {
     };
     thread::Builder::new().name("pulse".into()).spawn(send)?;
     Ok(alive)
-}
-
-/// The error of an answer to another question.
-pub fn nonsense(request: &str, answer: &Answer) -> Lost {
-    Lost::Nonsense { request: request.to_owned(), answer: shortened(&format!("{answer:?}")) }
-}
-
-fn shortened(line: &str) -> String {
-    let clean: String = line.chars().filter(|c| !c.is_control()).take(120).collect();
-    if clean.len() < line.len() { clean + "..." } else { clean }
 }

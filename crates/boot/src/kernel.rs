@@ -1,14 +1,69 @@
 //! Where the kernel is.
 
+use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-/// What makes it.
+/// What makes it: a script in the sources.
 pub const BUILD: &str = "guest/build";
 
-/// The kernel that `guest/build` made: in the sources that this was built from, or beside the program that runs.
+/// The environment's variable that names it.
+pub const VARIABLE: &str = "PAGEFOLD_GUEST";
+
+const NAME: &str = "pagefold-guest";
+
+/// The guest's kernel, in the first of these places that has it:
+///
+/// 1. the file that [`VARIABLE`] names; then no other place counts,
+/// 2. beside the program that runs,
+/// 3. `guest/` in the directory `target` that the program was built in, where [`BUILD`] leaves it,
+/// 4. `pagefold/` in the user's data directory and in the system's (`XDG_DATA_HOME`, `XDG_DATA_DIRS`), where
+///    `guest/build --install` puts it.
 pub fn find_kernel() -> Option<PathBuf> {
-    const NAME: &str = "pagefold-guest";
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/guest").join(NAME);
-    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(NAME)));
-    [Some(sources), beside].into_iter().flatten().find(|path| path.is_file())
+    if let Some(named) = env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
+        return Some(named.into()).filter(|path: &PathBuf| path.is_file());
+    }
+    let program = env::current_exe().ok();
+    let places =
+        near(program.as_deref()).into_iter().chain(data_directories().map(|dir| dir.join("pagefold")));
+    places.map(|place| place.join(NAME)).find(|path| path.is_file())
+}
+
+/// The directories that belong to a program.
+fn near(program: Option<&Path>) -> Vec<PathBuf> {
+    let Some(directory) = program.and_then(Path::parent) else { return Vec::new() };
+    let target = directory.ancestors().find(|above| above.file_name() == Some(OsStr::new("target")));
+    [Some(directory.to_owned()), target.map(|target| target.join("guest"))].into_iter().flatten().collect()
+}
+
+/// The user's data directory, then the system's, as the XDG base directory specification has them.
+fn data_directories() -> impl Iterator<Item = PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let of_user = set("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| Path::new(&home).join(".local/share")));
+    let of_system = set("XDG_DATA_DIRS").unwrap_or_else(|| "/usr/local/share:/usr/share".into());
+    let of_system: Vec<PathBuf> = env::split_paths(&of_system).collect();
+    // Relative ones are invalid.
+    of_user.into_iter().chain(of_system).filter(|directory| directory.is_absolute())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_was_built_here_finds_what_was_built_here() {
+        let near = |program: &str| near(Some(Path::new(program)));
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(near("/usr/bin/pagefold"), paths(&["/usr/bin"]));
+        assert_eq!(
+            near("/src/target/release/pagefold"),
+            paths(&["/src/target/release", "/src/target/guest"])
+        );
+        assert_eq!(
+            near("/src/target/x86_64-unknown-linux-gnu/release/deps/boot-1"),
+            paths(&["/src/target/x86_64-unknown-linux-gnu/release/deps", "/src/target/guest"])
+        );
+    }
 }

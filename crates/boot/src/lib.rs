@@ -6,10 +6,12 @@
 mod ending;
 mod guest;
 mod kernel;
+mod lost;
 mod settle;
 mod symbols;
 
 pub use ending::Ending;
-pub use guest::{Guest, Lost, PATIENCE, nonsense};
-pub use kernel::{BUILD, find_kernel};
+pub use guest::{Guest, PATIENCE};
+pub use kernel::{BUILD, VARIABLE, find_kernel};
+pub use lost::{Lost, nonsense};
 pub use settle::Rest;

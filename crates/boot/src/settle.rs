@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use pagefold_boot_protocol::{DeviceStatus, Settled};
 
-use crate::guest::{Guest, Lost};
+use crate::guest::Guest;
+use crate::lost::Lost;
 
 /// How often the guest is asked.
 const GLANCE: Duration = Duration::from_millis(5);
