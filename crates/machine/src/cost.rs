@@ -1,5 +1,7 @@
 //! The arithmetic of descriptors: bytes of memory in, bytes of descriptors out. No result here is measured.
 
+use crate::geometry::PAGE_BYTES;
+
 /// How a kernel describes memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -11,7 +13,7 @@ pub struct Shape {
 
 impl Shape {
     /// x86-64: 64 bytes for each 4 KiB.
-    pub const USUAL: Shape = Shape { page: 4096, descriptor: 64 };
+    pub const USUAL: Shape = Shape { page: PAGE_BYTES, descriptor: 64 };
 
     /// Bytes of descriptors for `memory` bytes.
     pub fn descriptors(self, memory: u64) -> u64 {

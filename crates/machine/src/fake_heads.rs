@@ -16,11 +16,12 @@ use std::iter::Peekable;
 
 use crate::cost::Shape;
 use crate::flags::{COMPOUND_HEAD, COMPOUND_TAIL, HUGE};
-use crate::host::hugetlb::release;
-use crate::machine::{MAX_ORDER, Machine, Run};
+use crate::geometry::{MAX_ORDER, PAGE_BYTES, PAGES_PER_MAP_PAGE};
+use crate::host::release;
+use crate::machine::{Machine, Run};
 
 /// Pages from one fake head to the next: the descriptors in a page of them.
-const PIECE: u64 = 64;
+const PIECE: u64 = PAGES_PER_MAP_PAGE;
 /// Pages in the huge pages that HVO optimises most: 2 MiB and 1 GiB.
 const LARGE: u64 = 1 << 9;
 const GIGANTIC: u64 = 1 << MAX_ORDER;
@@ -81,7 +82,7 @@ pub(crate) fn gigantic_pages(machine: &Machine) -> u64 {
     // Nothing would tell them, or there are none: no reason to look at every page.
     let is_told = match header.pools[..] {
         [] => header.memmap_pages.is_some(),
-        _ => header.pools.iter().any(|pool| pool.size == GIGANTIC * 4096 && pool.pages > 0),
+        _ => header.pools.iter().any(|pool| pool.size == GIGANTIC * PAGE_BYTES && pool.pages > 0),
     };
     if !is_told {
         return 0;
@@ -125,7 +126,7 @@ fn stretches(machine: &Machine) -> impl Iterator<Item = (u64, u64)> + '_ {
 
 /// By the pools: those of 1 GiB that do not look like one folio.
 fn by_pools(machine: &Machine) -> Option<u64> {
-    let pool = machine.header.pools.iter().find(|pool| pool.size == GIGANTIC * 4096)?;
+    let pool = machine.header.pools.iter().find(|pool| pool.size == GIGANTIC * PAGE_BYTES)?;
     Some(pool.pages.saturating_sub(whole(machine)))
 }
 
@@ -153,15 +154,15 @@ fn whole(machine: &Machine) -> u64 {
 fn by_count(machine: &Machine, large: u64) -> Option<u64> {
     let header = &machine.header;
     let shape = Shape {
-        page: 4096,
+        page: PAGE_BYTES,
         descriptor: if header.descriptor_size > 0 { header.descriptor_size } else { 64 },
     };
-    let full = shape.descriptors(machine.described_pages().saturating_mul(4096)) / 4096;
+    let full = shape.descriptors(machine.described_pages().saturating_mul(PAGE_BYTES)) / PAGE_BYTES;
     let saved = full.checked_sub(header.memmap_pages?)?;
-    let more = saved.checked_sub(large.saturating_mul(shape.hvo_saves(LARGE * 4096) / 4096))?;
-    let each = shape.hvo_saves(GIGANTIC * 4096) / 4096;
+    let more = saved.checked_sub(large.saturating_mul(shape.hvo_saves(LARGE * PAGE_BYTES) / PAGE_BYTES))?;
+    let each = shape.hvo_saves(GIGANTIC * PAGE_BYTES) / PAGE_BYTES;
     let each = each
-        .checked_sub(GIGANTIC / LARGE * (shape.hvo_saves(LARGE * 4096) / 4096))
+        .checked_sub(GIGANTIC / LARGE * (shape.hvo_saves(LARGE * PAGE_BYTES) / PAGE_BYTES))
         .filter(|&each| each > 0)?;
     // Rounded: the count may be off by a few pages.
     Some(more.saturating_add(each / 2) / each)

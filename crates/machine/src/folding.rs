@@ -9,11 +9,9 @@
 
 use std::ops::Range;
 
-use crate::machine::{Extent, MAX_ORDER};
+use crate::extents::Extent;
+use crate::geometry::{MAX_ORDER, PAGES_PER_MAP_PAGE};
 use crate::state::PageState;
-
-/// Pages that one map page describes: 4 KiB of 64-byte descriptors.
-pub const PAGES_PER_MAP_PAGE: u64 = 64;
 
 /// What becomes of a map page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,26 +37,26 @@ pub struct Part {
     pub state: PageState,
     /// What becomes of their map pages.
     pub fate: Fate,
-    /// Map pages that stay because of them. One that stays because of several parts is shared out by their pages.
+    /// Fates pages that stay because of them. One that stays because of several parts is shared out by their pages.
     pub kept: f64,
 }
 
 /// Visits the parts of extents, which are in ascending order and do not overlap. Returns how many map pages stay.
 pub fn parts(extents: impl Iterator<Item = Extent>, visit: &mut dyn FnMut(Part)) -> u64 {
-    let mut map = Map { open: Vec::new(), kept: 0, visit };
+    let mut map = Fates { open: Vec::new(), kept: 0, visit };
     extents.for_each(|extent| map.extent(&extent));
     map.close();
     map.kept
 }
 
-struct Map<'v> {
+struct Fates<'v> {
     /// Parts of one map page that is being put together, and whether they keep it.
     open: Vec<(Range<u64>, PageState, bool)>,
     kept: u64,
     visit: &'v mut dyn FnMut(Part),
 }
 
-impl Map<'_> {
+impl Fates<'_> {
     fn extent(&mut self, extent: &Extent) {
         let Extent { start, pages, order, state, .. } = *extent;
         let end = start + pages;

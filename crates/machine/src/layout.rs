@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use crate::geometry::{MAX_PAGES, PAGE_BYTES};
+
 /// A range of page numbers that has memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryRange {
@@ -61,7 +63,7 @@ pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
             continue;
         }
         let (start, end) = addresses.into_inner();
-        let (start, end) = (start.div_ceil(4096), end.saturating_add(1) / 4096);
+        let (start, end) = (start.div_ceil(PAGE_BYTES), end.saturating_add(1) / PAGE_BYTES);
         if start >= end {
             continue;
         }
@@ -73,9 +75,6 @@ pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
     }
     ranges
 }
-
-/// Page numbers have at most 40 bits: 52 bits of physical address, the most that x86-64 and arm64 can have.
-const MAX_PAGES: u64 = 1 << 40;
 
 /// The zones of `/proc/zoneinfo` that have pages.
 ///

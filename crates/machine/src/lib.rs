@@ -10,22 +10,26 @@
 //! * [`PageState`] is what a page is used for, and [`Machine::extents`] turns runs of flags into folios with states.
 
 pub mod cost;
+mod extents;
 pub mod fake_heads;
 pub mod flags;
 pub mod folding;
+pub mod geometry;
 pub mod host;
 pub mod layout;
 pub mod live;
 mod machine;
 pub mod page_types;
+mod reading;
 mod scan;
 pub mod snapshot;
 mod state;
 pub mod tally;
 
+pub use extents::Extent;
 pub use flags::Flags;
 pub use host::Host;
 pub use layout::{MemoryRange, Zone};
-pub use machine::{Extent, Header, Machine, PAGES_PER_SECTION, Run, deferred_pages};
+pub use machine::{Header, Machine, Run, deferred_pages};
 pub use state::PageState;
 pub use tally::Tally;

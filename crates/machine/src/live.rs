@@ -1,83 +1,25 @@
 //! Reading the machine this runs on.
 
 use std::fs;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::flags::{Flags, NOPAGE};
-use crate::host::blocks::{self, BlockState};
+use crate::geometry::PAGE_BYTES;
+use crate::host::blocks::{self, OnlineState};
 use crate::host::files::Files;
 use crate::host::hugetlb;
 use crate::layout::{MemoryRange, Zone, parse_iomem, parse_zoneinfo, value};
 use crate::machine::{Header, Machine, Run};
+pub use crate::reading::{LiveError, ScanProgress};
 use crate::scan::{PageFiles, scan};
-
-/// Why the machine could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum LiveError {
-    /// A file cannot be read; for the page files that means: not root.
-    #[error("cannot read {path}")]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// No file says where memory is.
-    #[error("neither /proc/iomem nor /proc/zoneinfo says where memory is")]
-    NoMemory,
-    /// A page file ends before memory does.
-    #[error(
-        "{path} ends at page {end}, but memory goes on to page {needed}: did it shrink while it was read? Read it again"
-    )]
-    Short {
-        /// Which file.
-        path: PathBuf,
-        /// The first page it does not have.
-        end: u64,
-        /// One past the last page it should have.
-        needed: u64,
-    },
-}
-
-impl LiveError {
-    /// Whether it only takes more rights.
-    pub fn is_permission(&self) -> bool {
-        matches!(self, LiveError::Unreadable { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
-    }
-
-    /// Whether a file is not there at all.
-    pub fn is_missing(&self) -> bool {
-        matches!(self, LiveError::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    }
-}
-
-/// Progress of a scan, in pages, for whoever watches.
-#[derive(Debug, Default)]
-pub struct Progress {
-    done: AtomicU64,
-    total: AtomicU64,
-}
-
-impl Progress {
-    /// Pages read, and pages to read.
-    pub fn get(&self) -> (u64, u64) {
-        (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn advance(&self, pages: u64) {
-        self.done.fetch_add(pages, Ordering::Relaxed);
-    }
-}
 
 /// Reads all of this machine, with as many threads as it has CPUs. Needs root.
 ///
 /// # Errors
 /// [`LiveError`].
-pub fn read(note: &str, progress: &Progress) -> Result<Machine, LiveError> {
+pub fn read(note: &str, progress: &ScanProgress) -> Result<Machine, LiveError> {
     read_from(Path::new("/"), note, progress)
 }
 
@@ -88,11 +30,11 @@ pub fn read(note: &str, progress: &Progress) -> Result<Machine, LiveError> {
 ///
 /// # Errors
 /// [`LiveError`].
-pub fn read_from(root: &Path, note: &str, progress: &Progress) -> Result<Machine, LiveError> {
+pub fn read_from(root: &Path, note: &str, progress: &ScanProgress) -> Result<Machine, LiveError> {
     let proc = root.join("proc");
     let files = PageFiles::open(&proc)?;
     let mut machine = Machine { header: read_header(&proc, note)?, runs: Vec::new() };
-    progress.total.store(machine.described_pages(), Ordering::Relaxed);
+    progress.begin(machine.described_pages());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let runs = scan(&files, &machine.header.memory, threads, progress)?;
     machine.runs = without_states(runs, &offline_blocks(root, machine.header.page_size));
@@ -103,7 +45,7 @@ pub fn read_from(root: &Path, note: &str, progress: &Progress) -> Result<Machine
 fn offline_blocks(root: &Path, page_size: u64) -> Vec<Range<u64>> {
     let Some(blocks) = blocks::read(&mut Files::new(root)) else { return Vec::new() };
     let pages = blocks.size / page_size;
-    let offline = blocks.list.iter().filter(|block| block.state == BlockState::Offline);
+    let offline = blocks.list.iter().filter(|block| block.state == OnlineState::Offline);
     offline.map(|block| block.id * pages..(block.id + 1) * pages).collect()
 }
 
@@ -150,7 +92,7 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
     let release = text("sys/kernel/osrelease");
     let root = proc.parent().unwrap_or(proc);
     Ok(Header {
-        page_size: 4096,
+        page_size: PAGE_BYTES,
         kernel: release.trim().to_owned(),
         arch: std::env::consts::ARCH.to_owned(),
         recorded: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs()),
@@ -194,14 +136,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let proc = dir.path().join("proc");
         fs::create_dir(&proc).unwrap();
-        let error = read_from(dir.path(), "", &Progress::default()).unwrap_err();
+        let error = read_from(dir.path(), "", &ScanProgress::default()).unwrap_err();
         assert!(error.to_string().contains("kpageflags"), "{error}");
         fs::write(proc.join("kpageflags"), [0; 8]).unwrap();
-        let error = read_from(dir.path(), "", &Progress::default()).unwrap_err();
+        let error = read_from(dir.path(), "", &ScanProgress::default()).unwrap_err();
         assert!(error.to_string().contains("kpagecount"), "{error}");
         fs::write(proc.join("kpagecount"), [0; 8]).unwrap();
         fs::write(proc.join("iomem"), "nonsense\n").unwrap();
-        assert!(matches!(read_from(dir.path(), "", &Progress::default()), Err(LiveError::NoMemory)));
+        assert!(matches!(read_from(dir.path(), "", &ScanProgress::default()), Err(LiveError::NoMemory)));
     }
 
     #[test]
@@ -223,7 +165,7 @@ mod tests {
         for (block, state) in ["online", "offline", "offline", "going-offline"].iter().enumerate() {
             write(&format!("sys/devices/system/memory/memory{block}/state"), state.as_bytes());
         }
-        let machine = read_from(dir.path(), "", &Progress::default()).unwrap();
+        let machine = read_from(dir.path(), "", &ScanProgress::default()).unwrap();
         let run = |start, len, flags| Run { start, len, flags: Flags(flags), count: 0 };
         let half = BLOCK / 2;
         assert_eq!(

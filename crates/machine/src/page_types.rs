@@ -6,13 +6,12 @@
 //! for memory. Map counts stand in front with `--mapcnt` (`-M`).
 
 use crate::flags::{Flags, NOPAGE, RESERVED};
+use crate::geometry::{MAX_PAGES, PAGE_BYTES};
 use crate::layout::MemoryRange;
 use crate::machine::{Header, Machine, Run};
 
 /// Flags that the first places stand for: bits 0 to 26, and then bit 32, `KPF_RESERVED`.
 const PLACES: usize = 27;
-/// Page numbers have at most 40 bits.
-const MAX_PAGES: u64 = 1 << 40;
 
 /// Why a listing is of no use.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -76,7 +75,7 @@ pub fn parse(text: &str) -> Result<Machine, PageTypesError> {
         return Err(PageTypesError::Empty);
     }
     let note = "from page-types -l".into();
-    Ok(Machine { header: Header { page_size: 4096, memory, note, ..Header::default() }, runs })
+    Ok(Machine { header: Header { page_size: PAGE_BYTES, memory, note, ..Header::default() }, runs })
 }
 
 /// `4a0 3 __RU_lA____M_______________________________`: first page and pages, in hexadecimal, and flags.

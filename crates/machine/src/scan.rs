@@ -15,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::flags::{Flags, MMAP};
+use crate::geometry::PAGES_PER_SECTION;
 use crate::layout::MemoryRange;
-use crate::live::{LiveError, Progress};
-use crate::machine::{PAGES_PER_SECTION, Run};
+use crate::machine::Run;
+use crate::reading::{LiveError, ScanProgress};
 
 /// Bytes that stand for a page in both files.
 const WORD: usize = 8;
@@ -84,7 +85,7 @@ impl PageFile {
 
 /// A section with memory: the work of one thread at a time.
 #[derive(Debug, PartialEq)]
-struct Section {
+struct SectionRead {
     /// Which one, counted from 0.
     index: usize,
     pages: Range<u64>,
@@ -101,9 +102,9 @@ struct Sections<'m> {
 }
 
 impl Iterator for Sections<'_> {
-    type Item = Section;
+    type Item = SectionRead;
 
-    fn next(&mut self) -> Option<Section> {
+    fn next(&mut self) -> Option<SectionRead> {
         while self.memory.first()?.end <= self.at {
             self.memory = &self.memory[1..];
         }
@@ -112,19 +113,19 @@ impl Iterator for Sections<'_> {
         let inside = self.memory.iter().take_while(|range| range.start < self.at);
         let needed = inside.last().map_or(start, |range| range.end.min(self.at));
         self.count += 1;
-        Some(Section { index: self.count - 1, pages: start..self.at, needed })
+        Some(SectionRead { index: self.count - 1, pages: start..self.at, needed })
     }
 }
 
 /// The runs of all sections that are done without a gap, and those that wait for one before them.
 #[derive(Default)]
-struct Joined {
+struct JoinedRuns {
     runs: Vec<Run>,
     next: usize,
     early: BTreeMap<usize, Vec<Run>>,
 }
 
-impl Joined {
+impl JoinedRuns {
     /// Takes the runs of a section, and leaves `runs` empty.
     ///
     /// # Errors
@@ -173,10 +174,10 @@ pub(crate) fn scan(
     files: &PageFiles,
     memory: &[MemoryRange],
     threads: usize,
-    progress: &Progress,
+    progress: &ScanProgress,
 ) -> Result<Vec<Run>, LiveError> {
     let sections = Mutex::new(Sections { memory, at: 0, count: 0 });
-    let joined = Mutex::new(Joined::default());
+    let joined = Mutex::new(JoinedRuns::default());
     let stop = AtomicBool::new(false);
     let work = || -> Result<(), LiveError> {
         let mut reader = SectionReader::new(files)?;
@@ -230,7 +231,7 @@ impl<'f> SectionReader<'f> {
     }
 
     /// The section's runs.
-    fn read(&mut self, section: &Section) -> Result<&mut Vec<Run>, LiveError> {
+    fn read(&mut self, section: &SectionRead) -> Result<&mut Vec<Run>, LiveError> {
         self.runs.clear();
         for first in section.pages.clone().step_by(PIECE) {
             let pages = self.files.flags.read(first, &mut self.flags, section.needed)?;
@@ -315,7 +316,7 @@ mod tests {
 
     fn scan_of(proc: &Path, memory: &[(u64, u64)], threads: usize) -> Result<Vec<Run>, LiveError> {
         let memory: Vec<_> = memory.iter().map(|&(start, end)| MemoryRange { start, end }).collect();
-        scan(&PageFiles::open(proc).unwrap(), &memory, threads, &Progress::default())
+        scan(&PageFiles::open(proc).unwrap(), &memory, threads, &ScanProgress::default())
     }
 
     fn sections_of(memory: &[(u64, u64)]) -> Vec<(Range<u64>, u64)> {

@@ -32,6 +32,7 @@ use flate2::read::DeflateDecoder;
 use flate2::write::DeflateEncoder;
 
 use crate::flags::Flags;
+use crate::geometry::{MAX_PAGES, PAGE_BYTES};
 use crate::machine::{Header, Machine, Run};
 
 const MAGIC: [u8; 8] = *b"\x89PGF\r\n\x1a\n";
@@ -41,8 +42,6 @@ const BLOCK: usize = 1 << 16;
 /// Limits of what is believed: a header, a block.
 const MAX_HEADER: u32 = 1 << 20;
 const MAX_BLOCK: u32 = 1 << 24;
-/// Page numbers have at most 40 bits (52 bits of physical address).
-const MAX_PAGES: u64 = 1 << 40;
 
 /// Why a snapshot could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +142,7 @@ fn varint(to: &mut Vec<u8>, mut value: u64) {
 /// # Errors
 /// [`SnapshotError`]: which part is wrong, and how.
 pub fn read(from: impl Read) -> Result<Machine, SnapshotError> {
-    let mut parts = Parts { from, sum: crc32fast::Hasher::new() };
+    let mut parts = SnapshotParts { from, sum: crc32fast::Hasher::new() };
     let mut magic = [0; MAGIC.len()];
     match parts.from.read_exact(&mut magic) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -173,7 +172,7 @@ pub fn read(from: impl Read) -> Result<Machine, SnapshotError> {
     Ok(machine)
 }
 
-fn read_header(parts: &mut Parts<impl Read>) -> Result<Header, SnapshotError> {
+fn read_header(parts: &mut SnapshotParts<impl Read>) -> Result<Header, SnapshotError> {
     const PLACE: &str = "in its header";
     let version = u16::from_le_bytes(parts.array(PLACE)?);
     if version != VERSION {
@@ -187,7 +186,7 @@ fn read_header(parts: &mut Parts<impl Read>) -> Result<Header, SnapshotError> {
     parts.check(PLACE)?;
     let header: Header =
         serde_json::from_slice(&json).map_err(|_| SnapshotError::Malformed("its header is no valid JSON"))?;
-    if header.page_size != 4096 {
+    if header.page_size != PAGE_BYTES {
         return Err(SnapshotError::PageSize(header.page_size));
     }
     let mut last = 0;
@@ -201,7 +200,7 @@ fn read_header(parts: &mut Parts<impl Read>) -> Result<Header, SnapshotError> {
 }
 
 fn read_block(
-    parts: &mut Parts<impl Read>,
+    parts: &mut SnapshotParts<impl Read>,
     packed: u32,
     runs: &mut Vec<Run>,
     at: &mut u64,
@@ -266,12 +265,12 @@ fn take_varint(bytes: &mut &[u8]) -> Result<u64, SnapshotError> {
 }
 
 /// Reads parts and sums them up.
-struct Parts<R> {
+struct SnapshotParts<R> {
     from: R,
     sum: crc32fast::Hasher,
 }
 
-impl<R: Read> Parts<R> {
+impl<R: Read> SnapshotParts<R> {
     fn array<const N: usize>(&mut self, place: &'static str) -> Result<[u8; N], SnapshotError> {
         let mut bytes = [0; N];
         self.fill(&mut bytes, place)?;

@@ -69,7 +69,7 @@ impl PageState {
         }
     }
 
-    /// Whether the page belongs to nobody.
+    /// Whether the page is free.
     pub const fn is_free(self) -> bool {
         matches!(self, PageState::Free | PageState::Deferred)
     }

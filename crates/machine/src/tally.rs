@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
+use crate::extents::Extent;
 use crate::fake_heads;
 use crate::folding::{self, Fate};
-use crate::machine::{Extent, MAX_ORDER, Machine, PAGES_PER_SECTION};
+use crate::geometry::{ORDERS, PAGES_PER_SECTION};
+use crate::machine::Machine;
 use crate::state::PageState;
-
-/// Orders a folio may have.
-pub const ORDERS: usize = MAX_ORDER as usize + 1;
 
 /// The pages of a machine, summed up.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,7 +152,7 @@ mod tests {
 
     /// The rule, page by page: which map pages stay.
     fn by_the_rule(machine: &Machine) -> (u64, u64) {
-        const PAGES: u64 = folding::PAGES_PER_MAP_PAGE;
+        const PAGES: u64 = crate::geometry::PAGES_PER_MAP_PAGE;
         let mut kept = std::collections::BTreeSet::new();
         for Extent { start, pages, order, state, .. } in machine.extents() {
             let end = start + pages;

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
-use pagefold_machine::live::{self, Progress};
+use pagefold_machine::live::{self, ScanProgress};
 
 /// The root of a machine with this much memory, in pages, nothing known about any of them. The files are sparse: they
 /// take no space.
@@ -31,7 +31,7 @@ fn peak_of(f: impl FnOnce()) -> u64 {
 }
 
 fn read(root: &Path, pages: u64) {
-    let progress = Progress::default();
+    let progress = ScanProgress::default();
     let machine = live::read_from(root, "", &progress).unwrap();
     assert_eq!((machine.pages(), machine.runs.len()), (pages, 1));
     assert_eq!(progress.get(), (pages, pages));

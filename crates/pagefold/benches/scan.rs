@@ -11,15 +11,16 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pagefold_machine::live::{self, Progress};
-use pagefold_machine::{Machine, MemoryRange, PAGES_PER_SECTION};
+use pagefold_machine::geometry::PAGES_PER_SECTION;
+use pagefold_machine::live::{self, ScanProgress};
+use pagefold_machine::{Machine, MemoryRange};
 use pairs::{Bar, pair, print, time};
 
 /// Where benches/page-types.sh puts it.
 const PAGE_TYPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/peers/page-types");
 
 fn main() {
-    let machine = match live::read("", &Progress::default()) {
+    let machine = match live::read("", &ScanProgress::default()) {
         Ok(machine) => machine,
         Err(error) => {
             println!("left out: everything, since this machine's pages cannot be read ({error})");
@@ -66,7 +67,7 @@ fn main() {
 
 /// What `pagefold` does with a live machine before anything else: from the files to folios with states.
 fn scan_and_classify() -> u64 {
-    let machine = live::read("", &Progress::default()).expect("this machine");
+    let machine = live::read("", &ScanProgress::default()).expect("this machine");
     machine.extents().map(|extent| extent.pages).sum()
 }
 

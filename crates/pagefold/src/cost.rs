@@ -10,11 +10,11 @@ use pagefold_linux::{Linux, Region, measure};
 use pagefold_workload::Stamp;
 use serde::Serialize;
 
-use crate::say;
+use crate::stderr::say;
 
 /// One sort of metadata, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct CostPart {
     /// By our own count.
     pub counted: u64,
     /// As `/proc/self/smaps` (for page tables: `/proc/self/status`) has it.
@@ -23,7 +23,7 @@ pub struct Part {
     pub pagemap: Option<u64>,
 }
 
-impl Part {
+impl CostPart {
     /// The three agree within 1 % (or a few pages, where there is next to nothing).
     pub fn agrees(&self) -> bool {
         let near = |a: u64, b: u64| a.abs_diff(b) <= (a.max(b) / 100).max(SLACK);
@@ -31,10 +31,10 @@ impl Part {
     }
 }
 
-impl std::ops::Add for Part {
-    type Output = Part;
-    fn add(self, other: Part) -> Part {
-        Part {
+impl std::ops::Add for CostPart {
+    type Output = CostPart;
+    fn add(self, other: CostPart) -> CostPart {
+        CostPart {
             counted: self.counted + other.counted,
             smaps: self.smaps + other.smaps,
             pagemap: self.pagemap.zip(other.pagemap).map(|(a, b)| a + b),
@@ -49,31 +49,35 @@ const SLACK: u64 = 8 * 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Cost {
     /// The memory map: descriptors.
-    pub map: Part,
+    pub map: CostPart,
     /// Page tables that map the tables into this process.
-    pub page_tables: Part,
+    pub page_tables: CostPart,
     /// Class table, section table, and marks beside the map.
-    pub classes: Part,
+    pub classes: CostPart,
     /// The frame allocator.
-    pub allocator: Part,
+    pub allocator: CostPart,
 }
 
-impl Part {
-    const ZERO: Part = Part { counted: 0, smaps: 0, pagemap: Some(0) };
+impl CostPart {
+    const ZERO: CostPart = CostPart { counted: 0, smaps: 0, pagemap: Some(0) };
 }
 
 impl Cost {
     /// Nothing.
-    pub const ZERO: Cost =
-        Cost { map: Part::ZERO, page_tables: Part::ZERO, classes: Part::ZERO, allocator: Part::ZERO };
-    pub fn total(&self) -> Part {
+    pub const ZERO: Cost = Cost {
+        map: CostPart::ZERO,
+        page_tables: CostPart::ZERO,
+        classes: CostPart::ZERO,
+        allocator: CostPart::ZERO,
+    };
+    pub fn total(&self) -> CostPart {
         self.map + self.page_tables + self.classes + self.allocator
     }
 
     /// Whether all agree but for `VmPTE`: where the rest of the process has freed memory since, the kernel keeps empty page
     /// tables for it, and does not say whose they are.
     pub fn agrees_without_vmpte(&self) -> bool {
-        let page_tables = Part { smaps: self.page_tables.counted, ..self.page_tables };
+        let page_tables = CostPart { smaps: self.page_tables.counted, ..self.page_tables };
         Cost { page_tables, ..*self }.total().agrees()
     }
 }
@@ -105,7 +109,7 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
             TableKind::Map => engine.materialised_map_pages() * 4096,
             _ => region.counted_pages() * 4096,
         };
-        let part = Part {
+        let part = CostPart {
             counted,
             smaps: measure::smaps_anonymous(&region.addresses())?,
             pagemap: if_possible(region.measured_pages())?.map(|pages| pages * 4096),
@@ -135,7 +139,7 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
     let others = measure::page_tables_outside(&ranges)?;
     let ours = all.saturating_sub(baseline.all).saturating_sub(others.saturating_sub(baseline.others));
     let by_scan = if_possible(measure::page_tables_of(&ranges))?;
-    cost.page_tables = Part { counted: by_scan.unwrap_or(ours), smaps: ours, pagemap: by_scan };
+    cost.page_tables = CostPart { counted: by_scan.unwrap_or(ours), smaps: ours, pagemap: by_scan };
     Ok(cost)
 }
 

@@ -4,8 +4,6 @@ use std::env;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 
-use crate::table::wrap;
-
 /// Columns of running text, where nothing says how many there are.
 const TEXT: usize = 100;
 /// Fewer columns are not taken into account.
@@ -43,6 +41,21 @@ fn says_utf8(locale: Option<&str>) -> bool {
         let locale = locale.to_ascii_lowercase();
         locale.contains("utf-8") || locale.contains("utf8")
     })
+}
+
+/// Breaks a paragraph into lines of at most `width` characters.
+pub fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 /// Breaks lines that are longer than the terminal is wide. What follows a name and two spaces or more goes on below itself.
@@ -146,5 +159,12 @@ mod tests {
             broken("words without a name that are longer than this\n", Some(40)),
             "words without a name that are longer\nthan this\n"
         );
+    }
+
+    #[test]
+    fn paragraphs_are_wrapped() {
+        assert_eq!(wrap("a bb  ccc\ndddd", 5), "a bb\nccc\ndddd");
+        assert_eq!(wrap("", 5), "");
+        assert_eq!(wrap("longerthanthat a", 5), "longerthanthat\na");
     }
 }

@@ -26,6 +26,7 @@ mod shortage;
 mod size;
 mod snapshot;
 mod source;
+mod stderr;
 mod survey;
 mod table;
 mod tiles;
@@ -33,12 +34,12 @@ mod tty;
 mod walkers;
 mod watch;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Args, Command};
+use crate::stderr::say;
 
 /// Exit codes: 0 fine, 1 failure (or a violation, or numbers that disagree), 2 usage (clap's); and those of [`exit`] and
 /// [`interrupt`].
@@ -73,10 +74,4 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),
     }
-}
-
-/// One line to the person at the terminal.
-pub fn say(line: impl std::fmt::Display) {
-    // There is nobody else to tell that stderr cannot be written.
-    let _ = writeln!(io::stderr(), "pagefold: {line}");
 }

@@ -96,7 +96,10 @@ impl Place {
                     Err(error) => return Err(error.into()),
                 }
                 // There is no surer way to know: rights, file systems that are read-only, directories of the kernel's.
-                drop(Scratch::new(dir).with_context(|| format!("no file can be made in {}", dir.display()))?);
+                drop(
+                    ScratchFile::new(dir)
+                        .with_context(|| format!("no file can be made in {}", dir.display()))?,
+                );
             }
         }
         Ok(())
@@ -154,7 +157,7 @@ impl Place {
             }
             Target::File { path, old } => {
                 let dir = parent(&path);
-                let scratch = Scratch::new(dir)?;
+                let scratch = ScratchFile::new(dir)?;
                 let written = filled(scratch.file(), fill)?;
                 match old.filter(|old| is_ours_to_keep(dir, old)) {
                     Some(old) => resemble(scratch.file(), &old, self.is_public)?,
@@ -224,19 +227,19 @@ fn parent(path: &Path) -> &Path {
 
 /// Fills a file.
 fn filled(file: &File, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
-    let mut to = Counted { to: BufWriter::with_capacity(1 << 16, file), bytes: 0 };
+    let mut to = CountedWriter { to: BufWriter::with_capacity(1 << 16, file), bytes: 0 };
     fill(&mut to)?;
     to.flush()?;
     Ok(to.bytes)
 }
 
 /// Counts what it passes on.
-struct Counted<W> {
+struct CountedWriter<W> {
     to: W,
     bytes: u64,
 }
 
-impl<W: Write> Write for Counted<W> {
+impl<W: Write> Write for CountedWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.to.write(bytes)?;
         self.bytes += written as u64;
@@ -282,13 +285,13 @@ fn resemble(file: &File, old: &std::fs::Metadata, is_public: bool) -> io::Result
 
 /// A file that has no name yet, or one that nobody knows. It is gone when it is dropped, and the first kind also when this
 /// process is killed.
-enum Scratch {
+enum ScratchFile {
     Unnamed(File),
     Named(NamedTempFile),
 }
 
-impl Scratch {
-    fn new(dir: &Path) -> io::Result<Scratch> {
+impl ScratchFile {
+    fn new(dir: &Path) -> io::Result<ScratchFile> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let unnamed = rustix::fs::open(dir, flags, Mode::from_raw_mode(NEW));
         // Its name is given by way of /proc.
@@ -296,25 +299,25 @@ impl Scratch {
             true => Ok(file),
             false => Err(Errno::NOTSUP),
         });
-        unnamed.map(|file| Scratch::Unnamed(file.into())).or_else(|error| {
+        unnamed.map(|file| ScratchFile::Unnamed(file.into())).or_else(|error| {
             // Not every file system has files without a name. Where there can be none at all, the first error says why.
             let named = builder().permissions(Permissions::from_mode(NEW)).tempfile_in(dir);
-            named.map(Scratch::Named).map_err(|_| error.into())
+            named.map(ScratchFile::Named).map_err(|_| error.into())
         })
     }
 
     fn file(&self) -> &File {
         match self {
-            Scratch::Unnamed(file) => file,
-            Scratch::Named(file) => file.as_file(),
+            ScratchFile::Unnamed(file) => file,
+            ScratchFile::Named(file) => file.as_file(),
         }
     }
 
     /// Takes the place of what is at `path`; of nothing, unless it `replaces`.
     fn appear(self, path: &Path, replaces: bool) -> io::Result<()> {
         let named = match self {
-            Scratch::Named(named) => named.into_temp_path(),
-            Scratch::Unnamed(file) => {
+            ScratchFile::Named(named) => named.into_temp_path(),
+            ScratchFile::Unnamed(file) => {
                 let open = format!("/proc/self/fd/{}", file.as_raw_fd());
                 let link = |path: &Path| -> io::Result<()> {
                     Ok(rustix::fs::linkat(CWD, &*open, CWD, path, AtFlags::SYMLINK_FOLLOW)?)

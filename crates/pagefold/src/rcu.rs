@@ -1,10 +1,21 @@
 //! The kind of grace periods that an engine gets here.
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use pagefold_linux::{Membarrier, YieldingFences};
 
-use crate::args::RcuArg;
-use crate::say;
+use crate::stderr::say;
+
+/// How grace periods reach the walkers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RcuArg {
+    /// membarrier where the kernel has it, else fences
+    Auto,
+    /// membarrier(2): walkers pay nothing
+    Membarrier,
+    /// Sequentially consistent fences on both sides: works everywhere
+    Fences,
+}
 
 /// What grace periods are made of.
 pub enum Rcu {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use pagefold_machine::live::{self, LiveError, Progress};
+use pagefold_machine::live::{self, LiveError, ScanProgress};
 use pagefold_machine::{Machine, snapshot};
 
 use crate::input::{is_stdin, origin};
-use crate::say;
+use crate::stderr::say;
 
 /// A machine recorded with `pagefold snapshot`; see docs/sample.md.
 const SAMPLE: &[u8] = include_bytes!("../sample.pgf");
@@ -71,7 +71,7 @@ pub fn read_host(note: &str) -> Result<Machine, LiveError> {
 
 /// As [`read_host`], with the `proc` and `sys` of another directory.
 pub fn read_root(root: &Path, note: &str) -> Result<Machine, LiveError> {
-    let progress = Progress::default();
+    let progress = ScanProgress::default();
     if !std::io::stderr().is_terminal() {
         return live::read_from(root, note, &progress);
     }

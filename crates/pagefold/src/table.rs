@@ -53,30 +53,3 @@ pub fn fit(table: &mut Table) -> String {
     }
     table.trim_fmt()
 }
-
-/// Breaks a paragraph into lines of at most `width` characters.
-pub fn wrap(text: &str, width: usize) -> String {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paragraphs_are_wrapped() {
-        assert_eq!(wrap("a bb  ccc\ndddd", 5), "a bb\nccc\ndddd");
-        assert_eq!(wrap("", 5), "");
-        assert_eq!(wrap("longerthanthat a", 5), "longerthanthat\na");
-    }
-}

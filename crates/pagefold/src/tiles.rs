@@ -2,12 +2,11 @@
 
 use std::ops::Range;
 
+use pagefold_machine::geometry::MAX_PAGES;
 use pagefold_machine::{Extent, Machine, PageState};
 
 /// A tile begins at a multiple of this: 1 GiB, so that every folio stays aligned.
 const ALIGNMENT: u64 = 1 << 18;
-/// Page numbers have at most 40 bits.
-const MAX_PAGES: u64 = 1 << 40;
 
 /// The machine to build.
 pub struct Tiles<'a> {
@@ -67,7 +66,7 @@ impl<'a> Tiles<'a> {
 
     /// Pages that Linux would have descriptors for.
     pub fn described_pages(&self) -> u64 {
-        const SECTION: u64 = pagefold_machine::PAGES_PER_SECTION;
+        const SECTION: u64 = pagefold_machine::geometry::PAGES_PER_SECTION;
         let mut next = 0;
         self.memory()
             .map(|range| {

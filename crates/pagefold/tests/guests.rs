@@ -15,8 +15,8 @@ use std::time::Duration;
 use common::binary;
 use common::pty::{Bond, Session};
 use libtest_mimic::{Arguments, Trial};
-use pagefold_boot_protocol as boot;
-use pagefold_qemu::{Builder, Exit, MIB, QEMU, Version, VirtioMem};
+use pagefold_boot_protocol::{GuestExit, PULSE, Request, to_line};
+use pagefold_qemu::{Exit, MIB, QEMU, QemuBuilder, Version, VirtioMem};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use serde_json::Value;
@@ -237,9 +237,9 @@ fn prompt() {
 
 fn closed_port() {
     let kernel = pagefold_boot::find_kernel().unwrap();
-    let builder = Builder::new().kernel(kernel).memory(64 * MIB).cpus(2);
+    let builder = QemuBuilder::new().kernel(kernel).memory(64 * MIB).cpus(2);
     let builder = builder.virtio_mem(VirtioMem::new(1 << 30)).serial("host").debug_exit();
-    for request in [None, Some(boot::Request::Cycle(1_000_000_000))] {
+    for request in [None, Some(Request::Cycle(1_000_000_000))] {
         let mut qemu = builder.spawn().unwrap();
         let port = qemu.take_port("host").unwrap();
         let (mut up, mut down) = (port.try_clone().unwrap(), BufReader::new(port));
@@ -247,14 +247,14 @@ fn closed_port() {
         down.read_line(&mut line).unwrap();
         assert!(line.contains("hello"), "{line}");
         // It knows now that there is a host.
-        up.write_all(&[boot::PULSE]).unwrap();
+        up.write_all(&[PULSE]).unwrap();
         if let Some(request) = &request {
             // A pulse in the midst of a request is none of it.
-            let text = boot::to_line(request).unwrap();
+            let text = to_line(request).unwrap();
             let (front, back) = text.split_at(4);
-            up.write_all(&[front.as_bytes(), &[boot::PULSE], back.as_bytes()].concat()).unwrap();
+            up.write_all(&[front.as_bytes(), &[PULSE], back.as_bytes()].concat()).unwrap();
         } else {
-            let text = boot::to_line(&boot::Request::Status).unwrap();
+            let text = to_line(&Request::Status).unwrap();
             up.write_all(text.as_bytes()).unwrap();
             line.clear();
             down.read_line(&mut line).unwrap();
@@ -264,7 +264,7 @@ fn closed_port() {
         // QEMU runs on, and answers: it is the guest that ends.
         assert!(!qemu.has_ended());
         let exit = qemu.wait(Duration::from_secs(PATIENCE.tv_sec as u64)).unwrap();
-        assert_eq!(exit, Exit::Guest(boot::Exit::HostGone as u8), "{}", qemu.console().text());
+        assert_eq!(exit, Exit::Guest(GuestExit::HostGone as u8), "{}", qemu.console().text());
     }
 }
 

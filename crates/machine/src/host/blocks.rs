@@ -24,7 +24,7 @@ pub struct Block {
     /// Its number: its physical address divided by the size.
     pub id: u64,
     /// What it is now.
-    pub state: BlockState,
+    pub state: OnlineState,
     /// The zone its pages are in, if they are in one and the kernel tells.
     pub zone: Option<String>,
 }
@@ -32,7 +32,8 @@ pub struct Block {
 /// States of a memory block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum BlockState {
+#[schemars(rename = "BlockState")]
+pub enum OnlineState {
     /// In use.
     Online,
     /// Added, not in use; it has descriptors all the same.
@@ -43,24 +44,24 @@ pub enum BlockState {
     Unknown,
 }
 
-impl BlockState {
+impl OnlineState {
     /// The state that a `state` file tells.
     pub fn parse(text: &str) -> Self {
         match text.trim() {
-            "online" => BlockState::Online,
-            "offline" => BlockState::Offline,
-            "going-offline" => BlockState::GoingOffline,
-            _ => BlockState::Unknown,
+            "online" => OnlineState::Online,
+            "offline" => OnlineState::Offline,
+            "going-offline" => OnlineState::GoingOffline,
+            _ => OnlineState::Unknown,
         }
     }
 
     /// A word for tables.
     pub const fn name(self) -> &'static str {
         match self {
-            BlockState::Online => "online",
-            BlockState::Offline => "offline",
-            BlockState::GoingOffline => "going offline",
-            BlockState::Unknown => "unknown",
+            OnlineState::Online => "online",
+            OnlineState::Offline => "offline",
+            OnlineState::GoingOffline => "going offline",
+            OnlineState::Unknown => "unknown",
         }
     }
 }
@@ -91,12 +92,12 @@ pub fn read(files: &mut Files) -> Option<Blocks> {
     let list = list.filter_map(|id| {
         let path = format!("{DIR}/memory{id}/state");
         let text = files.listed_text(&path, TELLS)?;
-        let state = BlockState::parse(&text);
-        if state == BlockState::Unknown {
+        let state = OnlineState::parse(&text);
+        if state == OnlineState::Unknown {
             files.malformed(&path, TELLS, &text);
         }
         let zones = match state {
-            BlockState::Online => files.optional_text(&format!("{DIR}/memory{id}/valid_zones"), TELLS),
+            OnlineState::Online => files.optional_text(&format!("{DIR}/memory{id}/valid_zones"), TELLS),
             _ => None,
         };
         Some(Block { id, state, zone: zones.and_then(|text| parse_zone(&text)) })
@@ -116,8 +117,8 @@ mod tests {
         for text in ["", "0", "0x8000000", "8000001", "-1", "ffffffffffffffff", "80000000000000000"] {
             assert_eq!(parse_block_size(text), None, "{text}");
         }
-        assert_eq!(BlockState::parse("going-offline\n"), BlockState::GoingOffline);
-        assert_eq!(BlockState::parse("onlin"), BlockState::Unknown);
+        assert_eq!(OnlineState::parse("going-offline\n"), OnlineState::GoingOffline);
+        assert_eq!(OnlineState::parse("onlin"), OnlineState::Unknown);
         assert_eq!(parse_zone("Normal Movable\n").as_deref(), Some("Normal"));
         assert_eq!(parse_zone("none\n"), None);
         assert_eq!(parse_zone("\u{1b}[31m"), None);
@@ -126,7 +127,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read(text in ".{0,60}") {
-            let _ = (parse_block_size(&text), BlockState::parse(&text), parse_zone(&text));
+            let _ = (parse_block_size(&text), OnlineState::parse(&text), parse_zone(&text));
         }
     }
 }

@@ -54,13 +54,13 @@ impl GapKind {
 /// The files under a root.
 #[derive(Debug)]
 pub struct Files {
-    root: Root,
+    root: FileRoot,
     gaps: Vec<Gap>,
 }
 
 /// Where files are.
 #[derive(Debug)]
-enum Root {
+enum FileRoot {
     /// In a directory, which has `proc` and `sys` in it.
     Disk(PathBuf),
     /// In memory, by their paths.
@@ -70,23 +70,23 @@ enum Root {
 impl Files {
     /// The files under `root`, which has `proc` and `sys` in it.
     pub fn new(root: &Path) -> Self {
-        Self { root: Root::Disk(root.to_owned()), gaps: Vec::new() }
+        Self { root: FileRoot::Disk(root.to_owned()), gaps: Vec::new() }
     }
 
     /// These files, and no others.
     pub fn of(files: Pasted) -> Self {
-        Self { root: Root::Memory(files), gaps: Vec::new() }
+        Self { root: FileRoot::Memory(files), gaps: Vec::new() }
     }
 
     /// Whether they are this host's own.
     pub fn is_this_host(&self) -> bool {
-        matches!(&self.root, Root::Disk(root) if root == Path::new("/"))
+        matches!(&self.root, FileRoot::Disk(root) if root == Path::new("/"))
     }
 
     fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         match &self.root {
-            Root::Disk(root) => read(&root.join(path)),
-            Root::Memory(files) => files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
+            FileRoot::Disk(root) => read(&root.join(path)),
+            FileRoot::Memory(files) => files.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -103,8 +103,8 @@ impl Files {
     /// Whether there is such a file or directory.
     pub fn exists(&self, path: &str) -> bool {
         match &self.root {
-            Root::Disk(root) => root.join(path).exists(),
-            Root::Memory(files) => files.contains_key(path) || below(files, path).next().is_some(),
+            FileRoot::Disk(root) => root.join(path).exists(),
+            FileRoot::Memory(files) => files.contains_key(path) || below(files, path).next().is_some(),
         }
     }
 
@@ -212,10 +212,10 @@ impl Files {
     /// Names in a directory, sorted; none if there is no such directory.
     pub fn names(&mut self, path: &str, tells: &str) -> Vec<String> {
         let listed = match &self.root {
-            Root::Disk(root) => fs::read_dir(root.join(path)).and_then(|entries| {
+            FileRoot::Disk(root) => fs::read_dir(root.join(path)).and_then(|entries| {
                 entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
             }),
-            Root::Memory(files) => {
+            FileRoot::Memory(files) => {
                 let mut names: Vec<String> = below(files, path).map(str::to_owned).collect();
                 // They are in order, but a directory stands there for each file in it.
                 names.dedup();

@@ -15,7 +15,7 @@ pub struct Firmware {
     /// Memory modules, as the firmware lists them (DMI, type 17): how many have a size, and the sum of their sizes.
     pub modules: Option<Modules>,
     /// The firmware's map (e820 on x86): ranges by their kind.
-    pub map: Vec<Kind>,
+    pub map: Vec<FirmwareKind>,
     /// The kernel's code and data, from `/proc/iomem` or its first messages.
     pub kernel_image: Option<u64>,
     /// What is set aside for a crash kernel.
@@ -42,7 +42,7 @@ impl Modules {
 
 /// Ranges of the firmware's map that are of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Kind {
+pub struct FirmwareKind {
     /// As the kernel calls it: `System RAM`, `Reserved`, `ACPI Tables`.
     pub kind: String,
     /// Bytes in all ranges of it.
@@ -149,9 +149,9 @@ fn in_dmidecode(text: &str) -> Option<Modules> {
 }
 
 /// `/sys/firmware/memmap`: a directory for each range.
-fn map(files: &mut Files) -> Vec<Kind> {
+fn map(files: &mut Files) -> Vec<FirmwareKind> {
     const DIR: &str = "sys/firmware/memmap";
-    let mut kinds: Vec<Kind> = Vec::new();
+    let mut kinds: Vec<FirmwareKind> = Vec::new();
     if !files.exists(DIR) {
         return kinds;
     }
@@ -166,7 +166,7 @@ fn map(files: &mut Files) -> Vec<Kind> {
         let kind = kind.trim();
         match kinds.iter_mut().find(|known| known.kind == kind) {
             Some(known) => known.bytes = known.bytes.saturating_add(bytes),
-            None => kinds.push(Kind { kind: kind.to_owned(), bytes }),
+            None => kinds.push(FirmwareKind { kind: kind.to_owned(), bytes }),
         }
     }
     kinds

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
 use super::files::Files;
+use super::release::release;
 
 /// The pool of one size of huge pages, of the host or of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -89,12 +90,6 @@ pub fn hvo_without_sysctl(arch: &str, kernel: &str) -> Hvo {
         Some(release) if release < FIRST => Hvo::Unsupported,
         _ => Hvo::Unknown,
     }
-}
-
-/// The first two numbers of a kernel release: `(6, 12)` of `6.12.43+deb13-amd64`.
-pub fn release(kernel: &str) -> Option<(u64, u64)> {
-    let mut numbers = kernel.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// What `/proc/sys/vm/hugetlb_optimize_vmemmap` says. Kernels that cannot (or whose descriptors have no size that HVO

@@ -16,13 +16,14 @@ pub mod nodes;
 pub mod onlining;
 mod page_size;
 pub mod paste;
+mod release;
 
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::blocks::{Block, BlockState, Blocks};
+pub use self::blocks::{Block, Blocks, OnlineState};
 pub use self::buddyinfo::FreeBlocks;
 pub use self::cmdline::BootOptions;
 pub use self::counters::Counters;
@@ -30,8 +31,10 @@ use self::files::{Files, plain};
 pub use self::files::{Gap, GapKind};
 pub use self::hugetlb::{Hvo, Pool};
 pub use self::nodes::Node;
-pub use self::onlining::{OnlinePolicy, Onlining};
+pub use self::onlining::{OnlineRule, Onlining};
 pub use self::page_size::{PageSize, PageSizeFrom};
+pub use self::release::release;
+use crate::geometry::section_bytes;
 use crate::layout::{Zone, parse_zoneinfo};
 use crate::machine::{Header, Machine};
 
@@ -121,6 +124,11 @@ const ARCHS_32: [&str; 9] = ["i386", "i486", "i586", "i686", "x86", "ppc", "mips
 const SANE_DESCRIPTORS: std::ops::RangeInclusive<u64> = 8..=512;
 
 impl Host {
+    /// Bytes in a section.
+    pub fn section_bytes(&self) -> u64 {
+        section_bytes(&self.arch, self.page_size.bytes)
+    }
+
     /// Reads the host under `root` (`/` for this one). Whatever fails is a gap.
     pub fn read(root: &Path) -> Self {
         Self::of_files(Files::new(root))

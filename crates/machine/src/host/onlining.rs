@@ -12,7 +12,7 @@ const TELLS: &str = "which zone added memory goes to";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Onlining {
     /// `online_policy`, of Linux 5.15 and newer.
-    pub policy: Option<OnlinePolicy>,
+    pub policy: Option<OnlineRule>,
     /// `auto_movable_ratio`: what ZONE_MOVABLE may have, in percent of what kernel zones have.
     pub movable_ratio: Option<u64>,
 }
@@ -20,7 +20,7 @@ pub struct Onlining {
 /// `online_policy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum OnlinePolicy {
+pub enum OnlineRule {
     /// A kernel zone, unless the block lies in ZONE_MOVABLE.
     ContigZones,
     /// ZONE_MOVABLE, as far as the ratio allows.
@@ -37,8 +37,8 @@ impl Onlining {
         let path = format!("{DIR}/online_policy");
         if let Some(text) = files.optional_text(&path, TELLS) {
             policy = match text.trim() {
-                "contig-zones" => Some(OnlinePolicy::ContigZones),
-                "auto-movable" => Some(OnlinePolicy::AutoMovable),
+                "contig-zones" => Some(OnlineRule::ContigZones),
+                "auto-movable" => Some(OnlineRule::AutoMovable),
                 _ => None,
             };
             if policy.is_none() {
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(read().0.ratio(), 301);
         fs::write(dir.join("online_policy"), "auto-movable\n").unwrap();
         fs::write(dir.join("auto_movable_ratio"), "401\n").unwrap();
-        let wanted = Onlining { policy: Some(OnlinePolicy::AutoMovable), movable_ratio: Some(401) };
+        let wanted = Onlining { policy: Some(OnlineRule::AutoMovable), movable_ratio: Some(401) };
         assert_eq!(read(), (wanted, 0));
         fs::write(dir.join("online_policy"), "by-chance\n").unwrap();
         fs::write(dir.join("auto_movable_ratio"), "-1\n").unwrap();

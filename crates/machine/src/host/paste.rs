@@ -103,7 +103,7 @@ fn is_counter(line: &str) -> bool {
 /// `uname -a`, or `/proc/version`: the release, and the architecture.
 pub(super) fn uname(line: &str) -> Option<(&str, Option<&str>)> {
     let rest = line.trim_start().strip_prefix("Linux ")?;
-    let looks_so = |word: &&str| super::hugetlb::release(word).is_some() && word.contains('.');
+    let looks_so = |word: &&str| super::release::release(word).is_some() && word.contains('.');
     if let Some(version) = rest.strip_prefix("version ") {
         return Some((version.split_ascii_whitespace().next().filter(looks_so)?, None));
     }

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use pagefold_boot_protocol as boot;
+use pagefold_boot_protocol::{Break, LeftoversChoice, Options, ProtocolChoice};
+use pagefold_picture::amount::Bytes;
 use pagefold_workload::WorkloadArg;
 
 use super::step::Wishes;
-use crate::size::{Bytes, parse_bytes, parse_seconds};
+use crate::size::{parse_bytes, parse_seconds};
 
 /// Boot a small kernel on the engine in QEMU, and let its memory grow and shrink by virtio-mem
 ///
@@ -125,8 +126,8 @@ pub struct GuestArgs {
     pub seed: u64,
 
     /// Which rules walkers and folders follow
-    #[arg(long, value_enum, default_value_t = ProtocolArg::Fold)]
-    pub protocol: ProtocolArg,
+    #[arg(long, value_enum, default_value_t = RulesArg::Fold)]
+    pub protocol: RulesArg,
 
     /// Drive virtio-mem in big-block mode: whole memory blocks only
     #[arg(long)]
@@ -235,7 +236,7 @@ fn parse_work(text: &str) -> Result<String, String> {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProtocolArg {
+pub enum RulesArg {
     /// Publish the class, wait for a grace period, remap: the one to use
     Fold,
     /// The bug: remap without waiting
@@ -352,33 +353,33 @@ impl GuestArgs {
     /// The protocol, as the command line spells it.
     pub fn protocol_name(&self) -> &'static str {
         match self.protocol {
-            ProtocolArg::Fold => "fold",
-            ProtocolArg::NoGracePeriod => "no-grace-period",
+            RulesArg::Fold => "fold",
+            RulesArg::NoGracePeriod => "no-grace-period",
         }
     }
 
     /// The kernel's command line.
     pub fn command_line(&self, work: &[String]) -> String {
-        let options = boot::Options {
+        let options = Options {
             protocol: match self.protocol {
-                ProtocolArg::Fold => boot::Protocol::Fold,
-                ProtocolArg::NoGracePeriod => boot::Protocol::NoGracePeriod,
+                RulesArg::Fold => ProtocolChoice::Fold,
+                RulesArg::NoGracePeriod => ProtocolChoice::NoGracePeriod,
             },
             walkers: self.walkers,
             owners: self.owners,
             seed: self.seed,
             work: work.to_vec(),
             leftovers: match self.leftovers {
-                LeftoversArg::Unplug => boot::Leftovers::Unplug,
-                LeftoversArg::Adopt => boot::Leftovers::Adopt,
+                LeftoversArg::Unplug => LeftoversChoice::Unplug,
+                LeftoversArg::Adopt => LeftoversChoice::Adopt,
             },
             big_blocks: self.big_blocks,
             watchdog: self.watchdog,
             breaks: self.breaks.map(|what| match what {
-                BreakArg::Write => boot::Break::Write,
-                BreakArg::Stack => boot::Break::Stack,
-                BreakArg::DoubleFault => boot::Break::DoubleFault,
-                BreakArg::Hang => boot::Break::Hang,
+                BreakArg::Write => Break::Write,
+                BreakArg::Stack => Break::Stack,
+                BreakArg::DoubleFault => Break::DoubleFault,
+                BreakArg::Hang => Break::Hang,
             }),
         };
         let mut line = options.to_string();

@@ -17,17 +17,18 @@ use anyhow::{Result, anyhow, bail};
 pub use args::BootArgs;
 use args::UNIT;
 use indicatif::ProgressBar;
-use pagefold_boot::{Ending, Guest, Lost};
-use pagefold_qemu::{self as qemu, Builder, Node, VirtioMem};
+use pagefold_boot::{BUILD, Ending, Guest, Lost, VARIABLE, find_kernel};
+use pagefold_qemu::{NumaNode, QemuBuilder, VirtioMem};
 
-use self::model::{Outcome, Row, SCHEMA};
+use self::model::{BootOutcome, BootRow, SCHEMA};
 use self::play::Player;
 use self::script::Script;
-use self::step::{HELP, Step, Wishes};
+use self::step::{BootStep, HELP, Wishes};
 use crate::interrupt::interrupted;
 use crate::place::Place;
 use crate::source::Found;
-use crate::{deliver, map, say, snapshot};
+use crate::stderr::say;
+use crate::{deliver, map, snapshot};
 
 /// Exit code of a command line that makes no sense, as clap's.
 const USAGE: u8 = 2;
@@ -45,20 +46,20 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     }
     let kernel = kernel(args.machine.kernel.as_deref())?;
     let mut builder =
-        Builder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
+        QemuBuilder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
     builder = machine(args, builder);
     let mut guest = Guest::start(builder, interrupted()).map_err(in_a_line)?;
     let patience = pagefold_boot::PATIENCE * args.machine.cpus.div_ceil(8);
     guest.set_patience(patience.min(Duration::from_secs_f64(args.course.deadline)));
     let mut life = Life { args, kernel, rows: Vec::new(), broken: Vec::new(), found: None, wrong: None };
     let (hello, ending) = life.play(guest)?;
-    let outcome = Outcome {
+    let outcome = BootOutcome {
         schema: SCHEMA,
         memory: args.machine.memory,
         cpus: args.machine.cpus,
         protocol: args.guest.protocol_name(),
         hello,
-        broken: life.rows.iter().flat_map(Row::broken).chain(life.broken).collect(),
+        broken: life.rows.iter().flat_map(BootRow::broken).chain(life.broken).collect(),
         rows: life.rows,
         ending,
     };
@@ -92,12 +93,12 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
 /// Why QEMU did not start, in a line: of what it said the last line, which is the one that says it.
 fn in_a_line(lost: Lost) -> anyhow::Error {
     match lost {
-        Lost::Qemu(qemu::Error::Start { source, .. })
-            if matches!(*source, qemu::Error::Interrupted { .. }) =>
+        Lost::Qemu(pagefold_qemu::Error::Start { source, .. })
+            if matches!(*source, pagefold_qemu::Error::Interrupted { .. }) =>
         {
             Lost::Interrupted.into()
         }
-        Lost::Qemu(qemu::Error::Start { source, console }) => {
+        Lost::Qemu(pagefold_qemu::Error::Start { source, console }) => {
             let said = console.lines().rfind(|line| !line.starts_with("----"));
             match said.filter(|line| !line.is_empty()) {
                 Some(line) => anyhow!("QEMU does not start: {line}"),
@@ -123,30 +124,33 @@ fn kernel(given: Option<&Path>) -> Result<PathBuf> {
     match given {
         Some(path) if path.is_file() => Ok(path.to_owned()),
         Some(path) => bail!("{}: no such file", path.display()),
-        None => match pagefold_boot::find_kernel() {
-            Some(path) => Ok(path),
-            None => bail!(
-                "there is no kernel to boot: build one with '{}' in the sources, or name one with --kernel",
-                pagefold_boot::BUILD
+        None => match (find_kernel(), std::env::var_os(VARIABLE)) {
+            (Some(path), _) => Ok(path),
+            (None, Some(path)) if !path.is_empty() => {
+                bail!("{}: no such file ({VARIABLE} names it)", Path::new(&path).display())
+            }
+            (None, _) => bail!(
+                "no guest kernel here: make it with '{BUILD} --install' in Pagefold's sources, or name one with --kernel \
+                 or {VARIABLE}"
             ),
         },
     }
 }
 
 /// The machine that was asked for: memory and CPUs spread over the nodes that devices name.
-fn machine(args: &BootArgs, mut builder: Builder) -> Builder {
+fn machine(args: &BootArgs, mut builder: QemuBuilder) -> QemuBuilder {
     let machine = &args.machine;
     let nodes = machine.nodes() as u32;
     let share = machine.memory / u64::from(nodes) / UNIT * UNIT;
     // The first node has what the others leave.
     let cpus = machine.cpus / nodes;
-    let first = Node {
+    let first = NumaNode {
         memory: machine.memory - share * u64::from(nodes - 1),
         cpus: machine.cpus - cpus * (nodes - 1),
     };
     builder = builder.memory(first.memory).cpus(first.cpus).resets();
     for _ in 1..nodes {
-        builder = builder.node(Node { memory: share, cpus });
+        builder = builder.node(NumaNode { memory: share, cpus });
     }
     for device in &machine.devices {
         builder = builder.virtio_mem(VirtioMem::new(device.size).block(device.block).node(device.node));
@@ -158,7 +162,7 @@ fn machine(args: &BootArgs, mut builder: Builder) -> Builder {
 struct Life<'a> {
     args: &'a BootArgs,
     kernel: PathBuf,
-    rows: Vec<Row>,
+    rows: Vec<BootRow>,
     /// What is wrong besides what rows say.
     broken: Vec<String>,
     /// The guest's pages, if they were asked for.
@@ -210,22 +214,22 @@ impl Life<'_> {
         } else {
             course.resize.clone()
         };
-        let mut steps = vec![Step::Boot];
-        let mut work = (!course.work.is_empty()).then_some(Step::Populate);
+        let mut steps = vec![BootStep::Boot];
+        let mut work = (!course.work.is_empty()).then_some(BootStep::Populate);
         if sizes.is_empty() {
             steps.extend(work.take());
         }
         for wishes in sizes {
-            steps.push(Step::Resize(wishes));
+            steps.push(BootStep::Resize(wishes));
             steps.extend(work.take());
             if course.touch {
-                steps.push(Step::Touch);
+                steps.push(BootStep::Touch);
             }
         }
-        steps.extend(course.cycle.map(Step::Cycle));
+        steps.extend(course.cycle.map(BootStep::Cycle));
         // What is to break breaks a while after the guest came up: until then it lives.
         let breaks = self.args.guest.breaks.map(|_| course.deadline);
-        steps.extend(course.seconds.or(breaks).map(Step::Live));
+        steps.extend(course.seconds.or(breaks).map(BootStep::Live));
         for step in steps {
             self.step(player, &step)?;
             if player.guest.is_interrupted() {
@@ -235,7 +239,7 @@ impl Life<'_> {
         Ok(())
     }
 
-    fn step(&mut self, player: &mut Player, step: &Step) -> Result<&Row, Lost> {
+    fn step(&mut self, player: &mut Player, step: &BootStep) -> Result<&BootRow, Lost> {
         let bar = ProgressBar::new_spinner();
         let row = player.step(step, &mut |message| {
             bar.set_message(message);
@@ -248,7 +252,7 @@ impl Life<'_> {
 
     /// Lines of a script.
     fn converse(&mut self, player: &mut Player, script: &mut Script) -> Result<(), Stop> {
-        self.step(player, &Step::Boot)?;
+        self.step(player, &BootStep::Boot)?;
         if script.is_person() {
             say(format_args!("up; 'help' lists the commands"));
         }
@@ -259,7 +263,7 @@ impl Life<'_> {
                 ["stop" | "quit" | "exit"] => return Ok(()),
                 ["help"] => writeln!(io::stderr(), "{HELP}")?,
                 ["report"] => {
-                    let row = self.step(player, &Step::Live(0.0))?;
+                    let row = self.step(player, &BootStep::Live(0.0))?;
                     if talks {
                         print::report(row, &mut deliver::stdout())?;
                     }
@@ -286,7 +290,7 @@ impl Life<'_> {
                         Err(error) => self.broken.push(format!("{error:#}")),
                     }
                 }
-                _ => match Step::parse(&line).and_then(|step| self.checked(step)) {
+                _ => match BootStep::parse(&line).and_then(|step| self.checked(step)) {
                     Ok(step) => {
                         let row = self.step(player, &step)?;
                         if talks {
@@ -306,10 +310,12 @@ impl Life<'_> {
     }
 
     /// A step that this machine can make.
-    fn checked(&self, step: Step) -> Result<Step, String> {
+    fn checked(&self, step: BootStep) -> Result<BootStep, String> {
         match &step {
-            Step::Resize(wishes) => self.args.machine.check(wishes)?,
-            Step::Restart(restart) => self.args.machine.check(&Wishes(vec![(restart.device as usize, 0)]))?,
+            BootStep::Resize(wishes) => self.args.machine.check(wishes)?,
+            BootStep::Restart(restart) => {
+                self.args.machine.check(&Wishes(vec![(restart.device as usize, 0)]))?
+            }
             _ => {}
         }
         Ok(step)

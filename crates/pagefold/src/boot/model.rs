@@ -9,14 +9,14 @@ pub const SCHEMA: u32 = 1;
 
 /// Everything. Sizes in bytes.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
+pub struct BootOutcome {
     pub schema: u32,
     pub memory: u64,
     pub cpus: u32,
     pub protocol: &'static str,
     /// What the guest said of itself when it came up.
     pub hello: Option<Hello>,
-    pub rows: Vec<Row>,
+    pub rows: Vec<BootRow>,
     pub ending: Ending,
     /// What is not as it should be.
     pub broken: Vec<String>,
@@ -24,7 +24,7 @@ pub struct Outcome {
 
 /// A step, and how everything stood after it.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct BootRow {
     pub step: String,
     /// Wall time of the step, measured here.
     pub seconds: f64,
@@ -50,7 +50,7 @@ pub fn linux(report: &Report) -> u64 {
     report.memory.described / 4096 * 64
 }
 
-impl Row {
+impl BootRow {
     /// Bytes of the memory map: by the engine's count, and by the page tables.
     pub fn map(&self) -> (u64, u64) {
         let map = self.report.tables.iter().find(|table| table.name == "Map");

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use pagefold_boot::{Guest, Lost, Rest, nonsense};
 use pagefold_boot_protocol::{Answer, DeviceStatus, Hello, PageRun, Report, Request, Settled};
+use pagefold_picture::amount::Bytes;
 
-use super::model::Row;
-use super::step::{Step, Wishes};
-use crate::size::Bytes;
+use super::model::BootRow;
+use super::step::{BootStep, Wishes};
 
 /// A guest, and how patient we are with it.
 pub struct Player {
@@ -24,24 +24,24 @@ pub type Tell<'a> = &'a mut dyn FnMut(String);
 
 impl Player {
     /// One step, and what there is after it.
-    pub fn step(&mut self, step: &Step, tell: Tell<'_>) -> Result<Row, Lost> {
+    pub fn step(&mut self, step: &BootStep, tell: Tell<'_>) -> Result<BootRow, Lost> {
         let (begun, before) = (Instant::now(), self.guest.qemu().executed());
         let (mut short, mut touched, mut cycles) = (None, None, None);
         self.wrong = None;
         match step {
-            Step::Boot => {}
-            Step::Resize(wishes) => short = self.resize(wishes, tell)?,
-            Step::Live(seconds) => self.live(Duration::from_secs_f64(*seconds), tell)?,
-            Step::Reset => {
+            BootStep::Boot => {}
+            BootStep::Resize(wishes) => short = self.resize(wishes, tell)?,
+            BootStep::Live(seconds) => self.live(Duration::from_secs_f64(*seconds), tell)?,
+            BootStep::Reset => {
                 self.guest.qmp().system_reset()?;
                 self.hello = self.guest.greeting()?;
             }
-            Step::Populate
-            | Step::Free(_)
-            | Step::Pin(_)
-            | Step::Touch
-            | Step::Cycle(_)
-            | Step::Restart(_) => {
+            BootStep::Populate
+            | BootStep::Free(_)
+            | BootStep::Pin(_)
+            | BootStep::Touch
+            | BootStep::Cycle(_)
+            | BootStep::Restart(_) => {
                 tell(step.to_string());
                 if let Some(request) = step.request() {
                     match self.guest.ask(&request, self.deadline)? {
@@ -52,7 +52,7 @@ impl Player {
                         Answer::Touched(bytes) => touched = Some(bytes),
                         Answer::Cycles(counts) => cycles = Some(counts),
                         // What was written has to be there, and memory for a few folios always is.
-                        Answer::Refused(why) if matches!(step, Step::Touch | Step::Cycle(_)) => {
+                        Answer::Refused(why) if matches!(step, BootStep::Touch | BootStep::Cycle(_)) => {
                             self.wrong = Some(why)
                         }
                         Answer::Refused(why) => short = Some(why),
@@ -61,7 +61,7 @@ impl Player {
                 }
             }
         }
-        if matches!(step, Step::Restart(_) | Step::Reset) {
+        if matches!(step, BootStep::Restart(_) | BootStep::Reset) {
             short = short.or(self.settle(tell)?);
         }
         let seconds = begun.elapsed().as_secs_f64();
@@ -69,7 +69,7 @@ impl Player {
         let instructions =
             before.zip(after).map(|(before, after)| after.instructions.saturating_sub(before.instructions));
         let (devices, report) = (self.guest.status()?, self.guest.report()?);
-        let is_resize = matches!(step, Step::Resize(_) | Step::Restart(_) | Step::Reset);
+        let is_resize = matches!(step, BootStep::Resize(_) | BootStep::Restart(_) | BootStep::Reset);
         let driver_ns = is_resize.then(|| devices.iter().map(|device| device.busy_ns).sum());
         for (number, device) in devices.iter().enumerate() {
             let has = self.guest.qmp().plugged(number)?;
@@ -81,7 +81,7 @@ impl Player {
             }
         }
         let wrong = self.wrong.take();
-        Ok(Row {
+        Ok(BootRow {
             step: step.to_string(),
             seconds,
             short,

@@ -2,12 +2,13 @@
 
 use std::io::{self, Write};
 
-use super::model::{Outcome, Row, linux};
-use crate::size::{Bytes, Count, Whole};
+use pagefold_picture::amount::{Bytes, Count, Whole};
+
+use super::model::{BootOutcome, BootRow, linux};
 use crate::table::{add, table, words};
 
 /// Prints everything.
-pub fn outcome(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
+pub fn outcome(outcome: &BootOutcome, out: &mut impl Write) -> io::Result<()> {
     if let Some(hello) = &outcome.hello {
         let cpus = if hello.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", hello.cpus) };
         writeln!(
@@ -73,7 +74,7 @@ pub fn outcome(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn rows(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+fn rows(rows: &[BootRow], out: &mut impl Write) -> io::Result<()> {
     let counts = rows.iter().any(|row| row.instructions.is_some());
     let mut head = vec![
         "after",
@@ -125,7 +126,7 @@ fn rows(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
 }
 
 /// What became of frames, translations and promises until the last step.
-fn summary(row: &Row, out: &mut impl Write) -> io::Result<()> {
+fn summary(row: &BootRow, out: &mut impl Write) -> io::Result<()> {
     let report = &row.report;
     let (frames, flushes, walks) = (&report.frames, &report.flushes, &report.walks);
     writeln!(
@@ -170,7 +171,7 @@ fn summary(row: &Row, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// A step, in a line.
-pub fn row(row: &Row, out: &mut impl Write) -> io::Result<()> {
+pub fn row(row: &BootRow, out: &mut impl Write) -> io::Result<()> {
     let report = &row.report;
     let short = row.short.as_ref().map_or(String::new(), |short| format!(" ({short})"));
     let touched = row.touched.map_or(String::new(), |bytes| format!(", {} touched", Bytes(bytes)));
@@ -190,7 +191,7 @@ pub fn row(row: &Row, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// One report, table by table.
-pub fn report(row: &Row, out: &mut impl Write) -> io::Result<()> {
+pub fn report(row: &BootRow, out: &mut impl Write) -> io::Result<()> {
     let mut rows = table(&["table", "address space", "counted", "measured"]);
     for table in &row.report.tables {
         add(

@@ -25,7 +25,7 @@ pub struct Script {
 }
 
 /// Where lines come from.
-enum Lines {
+enum ScriptLines {
     /// A person: with a prompt and a history.
     Person(Box<DefaultEditor>),
     /// Anything else.
@@ -39,7 +39,8 @@ impl Script {
     /// The system has no thread for it.
     pub fn from_stdin() -> Result<Script> {
         let is_person = io::stdin().is_terminal();
-        let mut from = if is_person { Lines::Person(Box::new(DefaultEditor::new()?)) } else { Lines::File };
+        let mut from =
+            if is_person { ScriptLines::Person(Box::new(DefaultEditor::new()?)) } else { ScriptLines::File };
         let (wanted, asked) = channel();
         let (to, lines) = channel();
         let read = move || {
@@ -82,11 +83,11 @@ impl Script {
     }
 }
 
-impl Lines {
+impl ScriptLines {
     fn next(&mut self) -> Result<Option<String>> {
         loop {
             let line = match self {
-                Lines::Person(editor) => match editor.readline("guest> ") {
+                ScriptLines::Person(editor) => match editor.readline("guest> ") {
                     Ok(line) => {
                         // A history that cannot grow is no reason to stop.
                         let _ = editor.add_history_entry(&line);
@@ -96,7 +97,7 @@ impl Lines {
                     Err(_) if is_hung_up(io::stdin().as_fd()) => return Ok(None),
                     Err(error) => bail!("cannot read from this terminal: {error}"),
                 },
-                Lines::File => {
+                ScriptLines::File => {
                     let mut line = String::new();
                     if io::stdin().lock().read_line(&mut line).context("cannot read the script")? == 0 {
                         return Ok(None);

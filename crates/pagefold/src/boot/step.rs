@@ -4,7 +4,8 @@ use std::fmt;
 
 use pagefold_boot_protocol::{Request, Restart};
 
-use crate::size::{Units, Whole, parse_bytes, parse_percent, parse_seconds};
+use crate::size::{parse_bytes, parse_percent, parse_seconds};
+use pagefold_picture::amount::{Units, Whole};
 
 /// Bytes that devices are asked to have plugged, all at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ impl fmt::Display for Wishes {
 
 /// Something that a guest is made to do, after which everything is measured.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum BootStep {
     /// Nothing: it has just come up.
     Boot,
     /// Plug or unplug.
@@ -65,9 +66,9 @@ pub enum Step {
     Reset,
 }
 
-impl Step {
+impl BootStep {
     /// Reads a line of a script.
-    pub fn parse(line: &str) -> Result<Step, String> {
+    pub fn parse(line: &str) -> Result<BootStep, String> {
         let mut words = line.split_ascii_whitespace();
         let command = words.next().unwrap_or_default();
         let rest: Vec<&str> = words.collect();
@@ -78,21 +79,21 @@ impl Step {
         let device = |word: &str| word.parse().map_err(|_| format!("'{word}' is no device's number"));
         let share = |word: &str| parse_percent(word).map(|percent| (percent * 10.0).round() as u16);
         match command {
-            "resize" => one("a size, as in 4G or 0:4G+1:2G").and_then(Wishes::parse).map(Step::Resize),
-            "populate" if rest.is_empty() => Ok(Step::Populate),
-            "free" => one("a share, as in 50%").and_then(share).map(Step::Free),
-            "pin" => one("a share, as in 10%").and_then(share).map(Step::Pin),
-            "touch" if rest.is_empty() => Ok(Step::Touch),
+            "resize" => one("a size, as in 4G or 0:4G+1:2G").and_then(Wishes::parse).map(BootStep::Resize),
+            "populate" if rest.is_empty() => Ok(BootStep::Populate),
+            "free" => one("a share, as in 50%").and_then(share).map(BootStep::Free),
+            "pin" => one("a share, as in 10%").and_then(share).map(BootStep::Pin),
+            "touch" if rest.is_empty() => Ok(BootStep::Touch),
             "cycle" => {
                 let number = one("a number of folios")?;
-                Ok(Step::Cycle(number.parse().map_err(|_| format!("'{number}' is no number"))?))
+                Ok(BootStep::Cycle(number.parse().map_err(|_| format!("'{number}' is no number"))?))
             }
             "restart" | "forget" => {
                 let device = one("a device's number").and_then(device)?;
-                Ok(Step::Restart(Restart { device, forget: command == "forget" }))
+                Ok(BootStep::Restart(Restart { device, forget: command == "forget" }))
             }
-            "live" => one("seconds").and_then(parse_seconds).map(Step::Live),
-            "reset" if rest.is_empty() => Ok(Step::Reset),
+            "live" => one("seconds").and_then(parse_seconds).map(BootStep::Live),
+            "reset" if rest.is_empty() => Ok(BootStep::Reset),
             _ => Err(format!("'{line}' is none of the commands; 'help' lists them")),
         }
     }
@@ -100,31 +101,31 @@ impl Step {
     /// The request that it takes, if it is done with one.
     pub fn request(&self) -> Option<Request> {
         match self {
-            Step::Populate => Some(Request::Populate),
-            Step::Free(share) => Some(Request::Free(*share)),
-            Step::Pin(share) => Some(Request::Pin(*share)),
-            Step::Touch => Some(Request::Touch),
-            Step::Cycle(rounds) => Some(Request::Cycle(*rounds)),
-            Step::Restart(restart) => Some(Request::RestartDriver(*restart)),
-            Step::Boot | Step::Resize(_) | Step::Live(_) | Step::Reset => None,
+            BootStep::Populate => Some(Request::Populate),
+            BootStep::Free(share) => Some(Request::Free(*share)),
+            BootStep::Pin(share) => Some(Request::Pin(*share)),
+            BootStep::Touch => Some(Request::Touch),
+            BootStep::Cycle(rounds) => Some(Request::Cycle(*rounds)),
+            BootStep::Restart(restart) => Some(Request::RestartDriver(*restart)),
+            BootStep::Boot | BootStep::Resize(_) | BootStep::Live(_) | BootStep::Reset => None,
         }
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for BootStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Boot => f.write_str("boot"),
-            Step::Resize(wishes) => write!(f, "{wishes}"),
-            Step::Populate => f.write_str("populate"),
-            Step::Free(share) => write!(f, "free {:.1} %", f64::from(*share) / 10.0),
-            Step::Pin(share) => write!(f, "pin {:.1} %", f64::from(*share) / 10.0),
-            Step::Touch => f.write_str("touch"),
-            Step::Cycle(rounds) => write!(f, "cycle {}", Whole(*rounds)),
-            Step::Restart(Restart { device, forget: false }) => write!(f, "restart vmem{device}"),
-            Step::Restart(Restart { device, .. }) => write!(f, "forget vmem{device}"),
-            Step::Live(seconds) => write!(f, "live {seconds} s"),
-            Step::Reset => f.write_str("reset"),
+            BootStep::Boot => f.write_str("boot"),
+            BootStep::Resize(wishes) => write!(f, "{wishes}"),
+            BootStep::Populate => f.write_str("populate"),
+            BootStep::Free(share) => write!(f, "free {:.1} %", f64::from(*share) / 10.0),
+            BootStep::Pin(share) => write!(f, "pin {:.1} %", f64::from(*share) / 10.0),
+            BootStep::Touch => f.write_str("touch"),
+            BootStep::Cycle(rounds) => write!(f, "cycle {}", Whole(*rounds)),
+            BootStep::Restart(Restart { device, forget: false }) => write!(f, "restart vmem{device}"),
+            BootStep::Restart(Restart { device, .. }) => write!(f, "forget vmem{device}"),
+            BootStep::Live(seconds) => write!(f, "live {seconds} s"),
+            BootStep::Reset => f.write_str("reset"),
         }
     }
 }
@@ -154,13 +155,13 @@ mod tests {
 
     #[test]
     fn lines_are_read_or_refused() {
-        assert_eq!(Step::parse("resize 1:2G"), Ok(Step::Resize(Wishes(vec![(1, 2 << 30)]))));
-        assert_eq!(Step::parse("  free  12.5% "), Ok(Step::Free(125)));
-        assert_eq!(Step::parse("forget 1"), Ok(Step::Restart(Restart { device: 1, forget: true })));
+        assert_eq!(BootStep::parse("resize 1:2G"), Ok(BootStep::Resize(Wishes(vec![(1, 2 << 30)]))));
+        assert_eq!(BootStep::parse("  free  12.5% "), Ok(BootStep::Free(125)));
+        assert_eq!(BootStep::parse("forget 1"), Ok(BootStep::Restart(Restart { device: 1, forget: true })));
         for line in
             ["", "resize", "resize 1G 2G", "cycle many", "pin 200%", "restart -1", "touch it", "dance"]
         {
-            assert!(Step::parse(line).is_err(), "{line}");
+            assert!(BootStep::parse(line).is_err(), "{line}");
         }
     }
 

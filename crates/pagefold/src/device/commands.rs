@@ -2,16 +2,17 @@
 
 use std::fmt::Write;
 
+use pagefold_picture::amount::Bytes;
 use pagefold_virtio_mem_vhost::{Backend, Status};
 use serde::Serialize;
 
 use super::metrics;
-use crate::size::{Bytes, parse_bytes};
+use crate::size::parse_bytes;
 
 const HELP: &str = "resize SIZE, status [--json], stats, quit, help";
 
 /// What comes of a command.
-pub enum Answer {
+pub enum Reply {
     /// Text to print: whole lines.
     Text(String),
     /// What was wrong, without an end of line.
@@ -21,23 +22,23 @@ pub enum Answer {
 }
 
 /// Does what a line says. An empty one says nothing.
-pub fn run(backend: &Backend, line: &str) -> Answer {
+pub fn run(backend: &Backend, line: &str) -> Reply {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
     match words[..] {
-        [] => Answer::Text(String::new()),
+        [] => Reply::Text(String::new()),
         ["resize", size] => match parse_bytes(size) {
             Ok(bytes) => match backend.resize(bytes) {
-                Ok(()) => Answer::Text(format!("requested {bytes}\n")),
-                Err(error) => Answer::Wrong(error.to_string()),
+                Ok(()) => Reply::Text(format!("requested {bytes}\n")),
+                Err(error) => Reply::Wrong(error.to_string()),
             },
-            Err(error) => Answer::Wrong(error),
+            Err(error) => Reply::Wrong(error),
         },
-        ["status"] => Answer::Text(text(&backend.status())),
-        ["status", "--json"] => Answer::Text(json(&backend.status())),
-        ["stats"] => Answer::Text(metrics::text(backend)),
-        ["quit"] => Answer::Quit,
-        ["help"] => Answer::Text(format!("{HELP}\n")),
-        _ => Answer::Wrong(format!("'{line}' is no command; there are: {HELP}")),
+        ["status"] => Reply::Text(text(&backend.status())),
+        ["status", "--json"] => Reply::Text(json(&backend.status())),
+        ["stats"] => Reply::Text(metrics::text(backend)),
+        ["quit"] => Reply::Quit,
+        ["help"] => Reply::Text(format!("{HELP}\n")),
+        _ => Reply::Wrong(format!("'{line}' is no command; there are: {HELP}")),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use pagefold_virtio_mem_vhost::{Backend, Socket, Stop};
 
-use super::commands::{self, Answer};
+use super::commands::{self, Reply};
 
 /// The most bytes of a command.
 const LINE: u64 = 4096;
@@ -33,12 +33,12 @@ pub fn from_stdin(backend: &Backend, stop: &Stop) -> io::Result<()> {
     thread::Builder::new().name("stdin".into()).spawn(move || {
         let mut out = io::stdout();
         let _ = obey(&backend, &stop, io::stdin().lock(), |answer| match answer {
-            Answer::Wrong(why) => {
-                crate::say(why);
+            Reply::Wrong(why) => {
+                crate::stderr::say(why);
                 Ok(())
             }
-            Answer::Text(text) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
-            Answer::Quit => Ok(()),
+            Reply::Text(text) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
+            Reply::Quit => Ok(()),
         });
     })?;
     Ok(())
@@ -60,7 +60,7 @@ pub fn from_socket(backend: &Backend, stop: &Stop, socket: Arc<Socket>) -> io::R
                 let _ = talk(&backend, &stop, &client);
             });
             if spawned.is_err() {
-                crate::say("no thread for a control client");
+                crate::stderr::say("no thread for a control client");
             }
         }
     })?;
@@ -72,9 +72,9 @@ fn talk(backend: &Backend, stop: &Stop, client: &UnixStream) -> io::Result<()> {
     let mut to = client;
     obey(backend, stop, BufReader::new(client), |answer| {
         let text = match answer {
-            Answer::Text(text) => text,
-            Answer::Wrong(why) => format!("{ERROR}{why}\n"),
-            Answer::Quit => "ending\n".into(),
+            Reply::Text(text) => text,
+            Reply::Wrong(why) => format!("{ERROR}{why}\n"),
+            Reply::Quit => "ending\n".into(),
         };
         to.write_all(text.as_bytes())?;
         to.write_all(b"\n")
@@ -85,7 +85,7 @@ fn obey(
     backend: &Backend,
     stop: &Stop,
     mut from: impl BufRead,
-    mut answer: impl FnMut(Answer) -> io::Result<()>,
+    mut answer: impl FnMut(Reply) -> io::Result<()>,
 ) -> io::Result<()> {
     loop {
         let mut line = Vec::new();
@@ -94,7 +94,7 @@ fn obey(
         }
         let line = String::from_utf8_lossy(&line);
         let done = commands::run(backend, line.trim());
-        let quit = matches!(done, Answer::Quit);
+        let quit = matches!(done, Reply::Quit);
         answer(done)?;
         if quit {
             stop.stop();
@@ -119,7 +119,7 @@ pub fn tell(path: &Path, command: &str) -> Result<ExitCode> {
         .with_context(|| format!("the device at {name} has hung up"))?;
     let answer = answer.strip_suffix('\n').unwrap_or(&answer);
     if let Some(why) = answer.strip_prefix(ERROR) {
-        crate::say(why.trim_end());
+        crate::stderr::say(why.trim_end());
         return Ok(ExitCode::FAILURE);
     }
     io::stdout().write_all(answer.as_bytes())?;

@@ -19,7 +19,7 @@ pub fn open(path: &Path, size: u64) -> Result<Memfd> {
     if path.as_os_str() == MEMFD {
         let memory = Memfd::new(size, Pages::Normal)?;
         let (process, file) = (std::process::id(), memory.file().as_raw_fd());
-        crate::say(format_args!("the device's memory is /proc/{process}/fd/{file}"));
+        crate::stderr::say(format_args!("the device's memory is /proc/{process}/fd/{file}"));
         return Ok(memory);
     }
     let name = path.display();

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 /// The device now.
 pub fn text(backend: &Backend) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Device { status: backend.status(), stats: backend.stats() }));
+    registry.register_collector(Box::new(DeviceMetrics { status: backend.status(), stats: backend.stats() }));
     let mut text = String::new();
     // It is written to memory.
     let _ = encode(&mut text, &registry);
@@ -21,19 +21,19 @@ pub fn text(backend: &Backend) -> String {
 }
 
 #[derive(Debug)]
-struct Device {
+struct DeviceMetrics {
     status: Status,
     stats: Stats,
 }
 
-impl Device {
+impl DeviceMetrics {
     fn kinds(&self) -> [(&'static str, &Requests); 4] {
         let Stats { plug, unplug, unplug_all, state, .. } = &self.stats;
         [("plug", plug), ("unplug", unplug), ("unplug_all", unplug_all), ("state", state)]
     }
 }
 
-impl Collector for Device {
+impl Collector for DeviceMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = &self.status;
         let gauges = [

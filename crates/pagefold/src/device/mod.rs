@@ -56,7 +56,7 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     let quiet = args.quiet;
     let log = move |event: Event| {
         if !(quiet && matches!(event, Event::Request(..))) {
-            crate::say(event);
+            crate::stderr::say(event);
         }
     };
     let backend = Backend::new(settings, memory, saved.as_ref(), log)?;
@@ -80,7 +80,7 @@ fn serve(
     server: &mut Server,
     state: Option<&Place>,
 ) -> Result<ExitCode> {
-    crate::say("ready");
+    crate::stderr::say("ready");
     let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
     if let Some(place) = state {
         place.write_all(&serde_json::to_vec(&backend.snapshot())?)?;

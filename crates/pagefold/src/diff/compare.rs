@@ -3,27 +3,28 @@
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 
+use pagefold_machine::geometry::ORDERS;
 use pagefold_machine::{Extent, Machine, PageState};
 
 use crate::covered::Covered;
 
 /// What a page is in one of two machines; `None`: that machine has no memory there.
-pub type Place = Option<(PageState, u32)>;
+pub type PageUse = Option<(PageState, u32)>;
 
 /// Adjacent pages that were alike, and are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct PageChange {
     /// First page.
     pub start: u64,
     /// Pages.
     pub pages: u64,
     /// State and folio order in A.
-    pub from: Place,
+    pub from: PageUse,
     /// In B.
-    pub to: Place,
+    pub to: PageUse,
 }
 
-impl Change {
+impl PageChange {
     /// The states alone.
     pub fn states(&self) -> (Option<PageState>, Option<PageState>) {
         (self.from.map(|(state, _)| state), self.to.map(|(state, _)| state))
@@ -31,7 +32,7 @@ impl Change {
 }
 
 /// All pages that either machine has, in ascending order.
-pub fn changes<'m>(a: &'m Machine, b: &'m Machine) -> impl Iterator<Item = Change> + 'm {
+pub fn changes<'m>(a: &'m Machine, b: &'m Machine) -> impl Iterator<Item = PageChange> + 'm {
     Changes { a: covered(a).peekable(), b: covered(b).peekable() }
 }
 
@@ -45,9 +46,9 @@ struct Changes<A: Iterator<Item = Extent>, B: Iterator<Item = Extent>> {
 }
 
 impl<A: Iterator<Item = Extent>, B: Iterator<Item = Extent>> Iterator for Changes<A, B> {
-    type Item = Change;
+    type Item = PageChange;
 
-    fn next(&mut self) -> Option<Change> {
+    fn next(&mut self) -> Option<PageChange> {
         let (a, b) = (self.a.peek().copied(), self.b.peek().copied());
         let starts = [a, b].map(|extent| extent.map_or(u64::MAX, |extent| extent.start));
         let start = starts[0].min(starts[1]);
@@ -57,7 +58,7 @@ impl<A: Iterator<Item = Extent>, B: Iterator<Item = Extent>> Iterator for Change
             .flatten()
             .map(|extent| if extent.start == start { extent.start + extent.pages } else { extent.start })
             .min()?;
-        let change = Change {
+        let change = PageChange {
             start,
             pages: end - start,
             from: take(&mut self.a, start, end),
@@ -68,7 +69,7 @@ impl<A: Iterator<Item = Extent>, B: Iterator<Item = Extent>> Iterator for Change
 }
 
 /// What lies at `start`, and no longer before `end`.
-fn take(extents: &mut Peekable<impl Iterator<Item = Extent>>, start: u64, end: u64) -> Place {
+fn take(extents: &mut Peekable<impl Iterator<Item = Extent>>, start: u64, end: u64) -> PageUse {
     let extent = extents.peek_mut().filter(|extent| extent.start == start)?;
     let place = (extent.state, extent.order);
     extent.pages -= end - start;
@@ -78,9 +79,6 @@ fn take(extents: &mut Peekable<impl Iterator<Item = Extent>>, start: u64, end: u
     }
     Some(place)
 }
-
-/// Orders a folio may have.
-pub const ORDERS: usize = pagefold_machine::tally::ORDERS;
 
 /// Changes, summed up.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,7 +113,7 @@ impl Compared {
 }
 
 /// Whether only the order of the folios around has changed.
-pub fn is_regrouped(change: &Change) -> bool {
+pub fn is_regrouped(change: &PageChange) -> bool {
     let (from, to) = change.states();
     from == to && change.from != change.to
 }
@@ -146,7 +144,7 @@ mod tests {
         let b = machine(&[(50, 260)], &[(55, 10, flags::ANON)]);
         let seen: Vec<_> = changes(&a, &b)
             .map(|change| {
-                let name = |place: Place| place.map_or("-", |(state, _)| state.name());
+                let name = |place: PageUse| place.map_or("-", |(state, _)| state.name());
                 (change.start, change.pages, name(change.from), name(change.to))
             })
             .collect();

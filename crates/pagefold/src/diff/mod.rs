@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::Args as ClapArgs;
-use pagefold_machine::{Header, Machine};
+use clap::Args;
+use pagefold_machine::Machine;
+use pagefold_picture::Grid;
+use pagefold_picture::{Piece, Subject};
 
 use self::compare::Compared;
-use self::model::Report;
+use self::model::DiffReport;
 use crate::deliver;
-use crate::picture::args::PictureArgs;
-use crate::picture::grid::Grid;
-use crate::picture::output::PAPER;
-use crate::picture::terminal::Terminal;
-use crate::picture::{Piece, Subject};
+use crate::map::zone_spans;
+use crate::picture::PAPER;
+use crate::picture::PictureArgs;
 use crate::size::UnitArgs;
 use crate::source::{Found, Source, read_host};
 
@@ -32,7 +32,7 @@ use crate::source::{Found, Source, read_host};
 ///
 /// Exit codes: 0 when both could be read, whether or not they differ (two moments of a running machine always do), 1
 /// failure, 2 usage. With --exit-code as diff(1): 0 no page differs, 1 some do, 2 trouble.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pagefold diff before.pgf after.pgf
@@ -75,7 +75,7 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode> {
         (Ok(_), false) | (Ok(false), true) => Ok(ExitCode::SUCCESS),
         (Ok(true), true) => Ok(ExitCode::from(1)),
         (Err(error), true) => {
-            crate::say(format_args!("{error:#}"));
+            crate::stderr::say(format_args!("{error:#}"));
             Ok(ExitCode::from(2))
         }
         (Err(error), false) => Err(error),
@@ -85,7 +85,7 @@ pub fn run(args: &DiffArgs) -> Result<ExitCode> {
 /// Returns whether any page differs.
 fn compare(args: &DiffArgs) -> Result<bool> {
     // That a picture has no place is said before anything is read.
-    let output = args.picture.output()?;
+    let output = args.picture.files()?;
     let a = Source::File(&args.a).read()?;
     let b = match &args.b {
         Some(path) => Source::File(path).read()?,
@@ -97,7 +97,7 @@ fn compare(args: &DiffArgs) -> Result<bool> {
     let units = args.units.units();
     let page_bytes = page_bytes(&a, &b)?;
     let compared = Compared::of(&a.machine, &b.machine);
-    let report = Report::new(&a, &b, page_bytes, &compared);
+    let report = DiffReport::new(&a, &b, page_bytes, &compared);
     let pieces = |visit: &mut dyn FnMut(Piece)| {
         compare::changes(&a.machine, &b.machine).for_each(|change| {
             visit(Piece { start: change.start, pages: change.pages, category: change::category(&change) });
@@ -111,33 +111,33 @@ fn compare(args: &DiffArgs) -> Result<bool> {
             "Colours: what became of pages, computed from the flags of both.".into(),
         ],
         memory: union(&a.machine, &b.machine),
-        zones: if b.machine.header.zones.is_empty() {
-            &a.machine.header.zones
+        zones: zone_spans(if b.machine.header.zones.is_empty() {
+            &a.machine.header
         } else {
-            &b.machine.header.zones
-        },
+            &b.machine.header
+        }),
         page_bytes,
         units,
         palette: &change::PALETTE,
         extra: None,
         pieces: &pieces,
     };
-    let layout = args.picture.layout;
+    let order = args.picture.order();
     let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
     } else if !output.is_stdout() {
         print::print(&mut stdout, &report, units)?;
         if args.map {
-            let terminal = Terminal::of_stdout(args.picture.color);
+            let terminal = args.picture.terminal();
             writeln!(stdout)?;
-            let grid = Grid::new(&subject, layout, terminal.size(layout));
+            let grid = Grid::new(&subject, order, terminal.size(order));
             terminal.write(&mut stdout, &subject, &grid)?;
         }
     }
     drop(stdout);
     if output.is_file() {
-        output.write(&subject, &Grid::new(&subject, layout, PAPER))?;
+        output.write(&subject, &Grid::new(&subject, order, PAPER))?;
     }
     Ok(report.changed_pages + report.regrouped_pages > 0)
 }
@@ -148,8 +148,7 @@ fn name(origin: &str) -> &str {
 }
 
 fn page_bytes(a: &Found, b: &Found) -> Result<u64> {
-    let bytes = |header: &Header| if header.page_size == 0 { 4096 } else { header.page_size };
-    let (of_a, of_b) = (bytes(&a.machine.header), bytes(&b.machine.header));
+    let (of_a, of_b) = (a.machine.header.page_bytes(), b.machine.header.page_bytes());
     if of_a != of_b {
         bail!("{} has pages of {of_a} bytes and {} of {of_b}: they cannot be compared", a.origin, b.origin);
     }

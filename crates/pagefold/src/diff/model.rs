@@ -3,10 +3,10 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use pagefold_machine::PageState;
+use pagefold_picture::amount::Units;
 use serde::Serialize;
 
 use super::compare::Compared;
-use crate::size::Units;
 use crate::source::Found;
 
 /// What a state is called where a machine has no memory.
@@ -14,7 +14,7 @@ pub const NOT_THERE: &str = "not there";
 
 /// Everything a comparison found. The JSON is this, with `schema` raised whenever a field changes its meaning.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct DiffReport {
     pub schema: u32,
     pub page_bytes: u64,
     pub a: Side,
@@ -26,7 +26,7 @@ pub struct Report {
     /// Pages that only one of the two has memory for (counted).
     pub only_in_a: u64,
     pub only_in_b: u64,
-    pub states: Vec<StateRow>,
+    pub states: Vec<DiffStateRow>,
     /// What became what: the most pages first.
     pub changes: Vec<ChangeRow>,
     pub orders: Vec<OrderRow>,
@@ -46,7 +46,7 @@ pub struct Side {
 
 /// A state: pages then, pages now, and what came and went.
 #[derive(Debug, Serialize)]
-pub struct StateRow {
+pub struct DiffStateRow {
     pub state: &'static str,
     pub a_pages: u64,
     pub b_pages: u64,
@@ -72,12 +72,12 @@ pub struct OrderRow {
     pub b_pages: u64,
 }
 
-impl Report {
-    pub fn new(a: &Found, b: &Found, page_bytes: u64, compared: &Compared) -> Report {
+impl DiffReport {
+    pub fn new(a: &Found, b: &Found, page_bytes: u64, compared: &Compared) -> DiffReport {
         let sum = |wanted: &dyn Fn(Option<PageState>, Option<PageState>) -> bool| -> u64 {
             compared.pages.iter().filter(|&(&(from, to), _)| wanted(from, to)).map(|(_, pages)| pages).sum()
         };
-        let states = PageState::ALL.into_iter().map(Some).chain([None]).map(|state| StateRow {
+        let states = PageState::ALL.into_iter().map(Some).chain([None]).map(|state| DiffStateRow {
             state: name(state),
             a_pages: sum(&|from, _| from == state),
             b_pages: sum(&|_, to| to == state),
@@ -101,7 +101,7 @@ impl Report {
             a_pages,
             b_pages,
         });
-        Report {
+        DiffReport {
             schema: 1,
             page_bytes,
             a: Side::new(a, page_bytes),

@@ -2,15 +2,16 @@
 
 use std::io::{self, Write};
 
-use super::model::Report;
-use crate::picture::text::{Share, printable};
-use crate::size::{Units, Whole};
+use pagefold_picture::amount::{Units, Whole};
+use pagefold_picture::text::{Share, printable};
+
+use super::model::DiffReport;
 use crate::table::{add, table, words};
 
 /// Rows of "what became what" that are printed.
 const SHOWN: usize = 12;
 
-pub fn print(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> {
+pub fn print(to: &mut impl Write, report: &DiffReport, units: Units) -> io::Result<()> {
     writeln!(to, "{}", printable(&report.a.line("A", units)))?;
     writeln!(to, "{}", printable(&report.b.line("B", units)))?;
     let bytes = |pages: u64| units.words(pages.saturating_mul(report.page_bytes));
@@ -39,7 +40,7 @@ pub fn print(to: &mut impl Write, report: &Report, units: Units) -> io::Result<(
     writeln!(to, "Pages, folios: counted from the flags of both.")
 }
 
-fn states(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> {
+fn states(to: &mut impl Write, report: &DiffReport, units: Units) -> io::Result<()> {
     let bytes = |pages: u64| units.show(pages.saturating_mul(report.page_bytes));
     let mut table = table(&["state", "A", "B", "change", "gained", "lost"]);
     for row in &report.states {
@@ -52,7 +53,7 @@ fn states(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> 
     writeln!(to, "{table}\n")
 }
 
-fn changes(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> {
+fn changes(to: &mut impl Write, report: &DiffReport, units: Units) -> io::Result<()> {
     let mut table = table(&["was", "is", "pages", "memory"]);
     words(&mut table, &[1]);
     for row in report.changes.iter().take(SHOWN) {
@@ -68,7 +69,7 @@ fn changes(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()>
     writeln!(to, "{table}\n")
 }
 
-fn orders(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> {
+fn orders(to: &mut impl Write, report: &DiffReport, units: Units) -> io::Result<()> {
     let mut table = table(&["folios of", "A", "B", "change"]);
     for row in &report.orders {
         let folios = |pages: u64| Whole(pages >> row.order).to_string();
@@ -80,7 +81,7 @@ fn orders(to: &mut impl Write, report: &Report, units: Units) -> io::Result<()> 
 }
 
 /// A difference of pages, as memory.
-fn signed(report: &Report, units: Units, a: u64, b: u64) -> String {
+fn signed(report: &DiffReport, units: Units, a: u64, b: u64) -> String {
     let bytes = units.show(a.abs_diff(b).saturating_mul(report.page_bytes));
     match a.cmp(&b) {
         std::cmp::Ordering::Less => format!("+{bytes}"),

@@ -9,15 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use pagefold_machine::host::Hvo;
 use pagefold_machine::{Host, Machine};
+use pagefold_picture::amount::{Bytes, Whole};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::args::ExportArgs;
 use super::parquet::{Common, write};
 use super::rows::rows;
 use crate::place::Place;
-use crate::size::{Bytes, Whole};
 use crate::source::{Found, Source, read_root};
-use crate::{deliver, exit, say};
+use crate::stderr::say;
+use crate::{deliver, exit};
 
 /// The last second of the year 9999: later there are no dates.
 const LAST: u64 = 253_402_300_799;
@@ -29,14 +30,14 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.survey.no_scan {
         return Err(exit::usage("Parquet has every page's state: it takes a scan, so no --no-scan"));
     }
-    let output = args.output.as_deref().map(Output::new).transpose()?;
+    let output = args.output.as_deref().map(FleetFile::new).transpose()?;
     let (machine, common) = read(args)?;
     let mut bytes = Vec::new();
     let count = write(&mut bytes, &common, rows(&machine)).context("cannot write Parquet")?;
     let place = match output {
         None => None,
-        Some(Output::File(place)) => Some(place),
-        Some(Output::Fleet(dir)) => {
+        Some(FleetFile::File(place)) => Some(place),
+        Some(FleetFile::Fleet(dir)) => {
             let path = dir.join(place(&common));
             let dir = path.parent().unwrap_or(&path);
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -52,23 +53,23 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
 }
 
 /// Where it goes.
-enum Output {
+enum FleetFile {
     File(Place),
     /// A directory, with directories for days and hosts in it.
     Fleet(PathBuf),
 }
 
-impl Output {
+impl FleetFile {
     /// An existing directory, or a name that can only be one's, is a fleet's. It is made now: that it cannot be is said
     /// before pages are read.
-    fn new(path: &Path) -> Result<Output> {
+    fn new(path: &Path) -> Result<FleetFile> {
         if !path.is_dir() && !path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return Ok(Output::File(Place::public(path)?));
+            return Ok(FleetFile::File(Place::public(path)?));
         }
         fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
         rustix::fs::accessat(CWD, path, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
             .with_context(|| format!("no file can be made in {}", path.display()))?;
-        Ok(Output::Fleet(path.to_owned()))
+        Ok(FleetFile::Fleet(path.to_owned()))
     }
 }
 

@@ -12,7 +12,7 @@ use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter, Seri
 use ::parquet::schema::parser::parse_message_type;
 use ::parquet::schema::types::ColumnPath;
 
-use super::rows::Row;
+use super::rows::PageRow;
 
 /// The columns.
 const SCHEMA: &str = "
@@ -61,7 +61,7 @@ pub struct Common {
 pub fn write<'m>(
     to: impl Write + Send,
     common: &Common,
-    mut rows: impl Iterator<Item = Row<'m>>,
+    mut rows: impl Iterator<Item = PageRow<'m>>,
 ) -> Result<u64, ParquetError> {
     let schema = Arc::new(parse_message_type(SCHEMA)?);
     let version = KeyValue::new("pagefold.layout".to_owned(), VERSION.to_owned());
@@ -76,7 +76,7 @@ pub fn write<'m>(
     let mut file = SerializedFileWriter::new(to, schema, Arc::new(properties))?;
     let mut written = 0;
     loop {
-        let group: Vec<Row<'_>> = rows.by_ref().take(GROUP).collect();
+        let group: Vec<PageRow<'_>> = rows.by_ref().take(GROUP).collect();
         if group.is_empty() {
             break;
         }
@@ -93,7 +93,7 @@ pub fn write<'m>(
 fn columns<W: Write + Send>(
     to: &mut SerializedRowGroupWriter<'_, W>,
     common: &Common,
-    rows: &[Row<'_>],
+    rows: &[PageRow<'_>],
 ) -> Result<(), ParquetError> {
     let long = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let int = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let zone = Zone { node: 3, name: "Movable".into(), ..Zone::default() };
-        let row = |start, zone, optimised| Row {
+        let row = |start, zone, optimised| PageRow {
             zone,
             start,
             pages: start + 1,

@@ -9,7 +9,7 @@ use crate::covered::Covered;
 
 /// Adjacent pages that are alike.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row<'m> {
+pub struct PageRow<'m> {
     /// The zone, if any is known there. Where zones overlap: the one that begins last.
     pub zone: Option<&'m Zone>,
     /// First page.
@@ -25,14 +25,14 @@ pub struct Row<'m> {
 }
 
 /// All of a machine's memory, in ascending order.
-pub fn rows(machine: &Machine) -> impl Iterator<Item = Row<'_>> {
+pub fn rows(machine: &Machine) -> impl Iterator<Item = PageRow<'_>> {
     let memory = machine.header.memory.iter().map(|range| range.start..range.end);
     let zones = Zones::new(&machine.header.zones);
     let tells = fake_heads::are_shown(machine);
     let cut = Covered::new(memory, machine.extents()).flat_map(move |extent| {
         let end = extent.start + extent.pages;
         let optimised = (tells && extent.state == PageState::Hugetlb).then_some(extent.optimised);
-        zones.cut(extent.start..end).map(move |(pages, zone)| Row {
+        zones.cut(extent.start..end).map(move |(pages, zone)| PageRow {
             zone,
             start: pages.start,
             pages: pages.end - pages.start,
@@ -41,7 +41,7 @@ pub fn rows(machine: &Machine) -> impl Iterator<Item = Row<'_>> {
             optimised,
         })
     });
-    Joined { rows: cut, pending: None }
+    JoinedRows { rows: cut, pending: None }
 }
 
 /// Zones as ranges that do not overlap.
@@ -84,15 +84,15 @@ impl<'m> Zones<'m> {
 }
 
 /// Joins rows that differ in nothing that a row tells.
-struct Joined<'m, I: Iterator<Item = Row<'m>>> {
+struct JoinedRows<'m, I: Iterator<Item = PageRow<'m>>> {
     rows: I,
-    pending: Option<Row<'m>>,
+    pending: Option<PageRow<'m>>,
 }
 
-impl<'m, I: Iterator<Item = Row<'m>>> Iterator for Joined<'m, I> {
-    type Item = Row<'m>;
+impl<'m, I: Iterator<Item = PageRow<'m>>> Iterator for JoinedRows<'m, I> {
+    type Item = PageRow<'m>;
 
-    fn next(&mut self) -> Option<Row<'m>> {
+    fn next(&mut self) -> Option<PageRow<'m>> {
         let mut row = self.pending.take().or_else(|| self.rows.next())?;
         for next in self.rows.by_ref() {
             let is_alike = next.start == row.start + row.pages

@@ -3,16 +3,21 @@
 use pagefold_machine::Extent;
 use pagefold_machine::folding::parts;
 
-use crate::picture::Piece;
-use crate::picture::palette::{BLUE, Category, Color, GREEN, Palette, YELLOW};
+use pagefold_picture::Piece;
+use pagefold_picture::palette::{BLUE, Category, Color, GREEN, Palette, YELLOW};
 
 pub use pagefold_machine::folding::Fate;
 
 /// Categories in the order of [`Fate`].
 pub static PALETTE: Palette = Palette {
     categories: &[
-        Category::quiet("folded: free", '.', Color(0xdf, 0xe5, 0xea), Color(0x2b, 0x34, 0x3d)),
-        Category::quiet("no descriptors: no memory", '-', Color(0xf4, 0xf4, 0xf4), Color(0x1c, 0x20, 0x24)),
+        Category::two_toned("folded: free", '.', Color(0xdf, 0xe5, 0xea), Color(0x2b, 0x34, 0x3d)),
+        Category::two_toned(
+            "no descriptors: no memory",
+            '-',
+            Color(0xf4, 0xf4, 0xf4),
+            Color(0x1c, 0x20, 0x24),
+        ),
         Category::new("folded: tails of large folios", 'T', GREEN),
         Category::new("folded: offline", 'O', YELLOW),
         Category::new("materialised", 'M', BLUE),

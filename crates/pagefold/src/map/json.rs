@@ -2,16 +2,16 @@
 
 use std::io::{self, Write};
 
+use pagefold_picture::Grid;
+use pagefold_picture::Subject;
 use serde::Serialize;
 
-use super::By;
-use crate::picture::Subject;
-use crate::picture::grid::Grid;
+use super::args::By;
 use crate::source::Found;
 
 /// The JSON, with `schema` raised whenever a field changes its meaning.
 #[derive(Serialize)]
-struct Map<'a> {
+struct MapJson<'a> {
     schema: u32,
     origin: &'a str,
     kernel: &'a str,
@@ -63,7 +63,7 @@ pub fn write(
         let start_pfn = grid.axis.first_pfn(slot)?;
         grid.look(slot).map(|_| CellRow { start_pfn, pages: grid.cells.pages(slot) })
     };
-    let map = Map {
+    let map = MapJson {
         schema: 1,
         origin: &found.origin,
         kernel: &header.kernel,

@@ -1,82 +1,30 @@
 //! `pagefold map`: physical memory as a picture.
 
+mod args;
 mod folding;
 mod json;
 mod state;
 
 use std::cell::Cell;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
-use clap::{Args as ClapArgs, FromArgMatches, ValueEnum};
-use pagefold_machine::Header;
+use clap::{Args, FromArgMatches};
+use pagefold_machine::{Header, Zone};
+use pagefold_picture::Grid;
+use pagefold_picture::{Extra, Piece, Subject, ZoneSpan};
 
+use self::args::By;
+pub use self::args::MapArgs;
 use crate::covered::Covered;
 use crate::deliver;
-use crate::picture::args::PictureArgs;
-use crate::picture::grid::Grid;
-use crate::picture::output::{Output, PAPER};
-use crate::picture::terminal::Terminal;
-use crate::picture::{Extra, Piece, Subject};
-use crate::size::{UnitArgs, parse_pages};
+use crate::picture::{PAPER, PictureFiles};
 use crate::source::{Found, Source};
 use crate::tiles::Tiles;
 
-/// Show physical memory as a picture: what its pages are used for, or what folding leaves of their descriptors
-///
-/// Reads this machine (as root; otherwise the built-in sample), or a file recorded with `pagefold snapshot`. A cell of the
-/// picture stands for as many pages as it must; holes are made short. On the terminal half blocks show two cells, or
-/// letters one where there are no colours (NO_COLOR); --svg and --png write files instead.
-#[derive(Debug, ClapArgs)]
-#[command(after_help = "\
-Examples:
-  pagefold map                            this machine (as root), or the sample
-  pagefold map web7.pgf                   a recorded machine
-  pagefold map web7.pgf --by folding      what folding leaves of its descriptors
-  pagefold map --layout hilbert --svg map.svg --png map.png
-  pagefold map --sample --memory 1T       the sample, repeated until it has 1 TiB
-")]
-pub struct MapArgs {
-    /// A machine recorded with `pagefold snapshot`
-    #[arg(value_name = "FILE", conflicts_with = "sample")]
-    pub file: Option<PathBuf>,
-
-    /// Show the built-in sample, recorded from a real machine
-    #[arg(long)]
-    pub sample: bool,
-
-    /// Repeat the machine's layout until it has this much memory (512M, 1T)
-    #[arg(long, value_name = "SIZE", value_parser = parse_pages)]
-    pub memory: Option<u64>,
-
-    /// What the colours stand for
-    #[arg(long, value_enum, default_value_t = By::State)]
-    pub by: By,
-
-    #[command(flatten)]
-    pub picture: PictureArgs,
-
-    /// Print cells and sums as JSON
-    #[arg(long, conflicts_with_all = ["svg", "png"], help_heading = "Output")]
-    pub json: bool,
-
-    #[command(flatten)]
-    pub units: UnitArgs,
-}
-
-/// What the colours stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum By {
-    /// What pages are used for, as the kernel's flags tell
-    State,
-    /// What folding would leave of their descriptors (computed)
-    Folding,
-}
-
 pub fn run(args: &MapArgs) -> Result<ExitCode> {
     // That a picture has no place is said before memory is read.
-    let output = args.picture.output()?;
+    let output = args.picture.files()?;
     let found = match (&args.file, args.sample) {
         (Some(path), _) => Source::File(path).read(),
         (None, true) => Source::Sample.read(),
@@ -89,10 +37,10 @@ pub fn run(args: &MapArgs) -> Result<ExitCode> {
 pub fn show_plainly(found: &Found) -> Result<ExitCode> {
     let command = MapArgs::augment_args(clap::Command::new("map"));
     let args = MapArgs::from_arg_matches(&command.try_get_matches_from(["map"])?)?;
-    show(&args, found, &args.picture.output()?)
+    show(&args, found, &args.picture.files()?)
 }
 
-fn show(args: &MapArgs, found: &Found, output: &Output) -> Result<ExitCode> {
+fn show(args: &MapArgs, found: &Found, output: &PictureFiles) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let covered = || Covered::new(tiles.memory(), tiles.extents());
@@ -106,10 +54,10 @@ fn show(args: &MapArgs, found: &Found, output: &Output) -> Result<ExitCode> {
         By::State => &by_state,
         By::Folding => &by_folding,
     };
-    let layout = args.picture.layout;
-    let terminal = Terminal::of_stdout(args.picture.color);
-    let size = if args.json || output.is_file() { PAPER } else { terminal.size(layout) };
-    let grid = Grid::new(&subject, layout, size);
+    let order = args.picture.order();
+    let terminal = args.picture.terminal();
+    let size = if args.json || output.is_file() { PAPER } else { terminal.size(order) };
+    let grid = Grid::new(&subject, order, size);
     subject.extra = Some(descriptors(args.by, &grid, mapped.get()));
     if args.json {
         json::write(&mut deliver::stdout(), args.by, found, &subject, &grid)?;
@@ -124,7 +72,7 @@ fn show(args: &MapArgs, found: &Found, output: &Output) -> Result<ExitCode> {
 fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'a> {
     let header = &found.machine.header;
     let memory: Vec<_> = tiles.memory().collect();
-    let page_bytes = page_bytes(header);
+    let page_bytes = header.page_bytes();
     let units = args.units.units();
     let bytes = units.words(tiles.pages().saturating_mul(page_bytes));
     let kernel = if header.kernel.is_empty() { String::new() } else { format!(", Linux {}", header.kernel) };
@@ -141,7 +89,7 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
         notes: vec![header.note.clone(), source.into()],
         memory,
         // The zones of one tile say nothing about the next.
-        zones: if tiles.count() > 1 { &[] } else { &header.zones },
+        zones: if tiles.count() > 1 { Vec::new() } else { zone_spans(header) },
         page_bytes,
         units,
         palette: match args.by {
@@ -153,9 +101,15 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
     }
 }
 
-/// Bytes in a page of that machine.
-pub fn page_bytes(header: &Header) -> u64 {
-    if header.page_size == 0 { 4096 } else { header.page_size }
+/// Where its zones are.
+pub fn zone_spans(header: &Header) -> Vec<ZoneSpan> {
+    let span = |zone: &Zone| ZoneSpan {
+        node: zone.node,
+        name: zone.name.clone(),
+        start: zone.start,
+        pages: zone.spanned,
+    };
+    header.zones.iter().map(span).collect()
 }
 
 /// What descriptors cost: of Linux, by what they describe; or what folding leaves.

@@ -53,7 +53,7 @@ pub struct PlanArgs {
 
     /// The zone that added memory goes to [default: what the machine is set to, or movable]
     #[arg(long, value_enum, requires = "hotplug")]
-    pub online: Option<Online>,
+    pub online: Option<OnlineArg>,
 
     /// Memory block size [default: the machine's, or 128M]
     #[arg(long, value_name = "SIZE", value_parser = parse_block, requires = "hotplug")]
@@ -72,7 +72,7 @@ pub struct PlanArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Online {
+pub enum OnlineArg {
     /// ZONE_MOVABLE: can be taken away again; its descriptors must lie elsewhere
     Movable,
     /// A kernel zone: the next block's descriptors may lie in it

@@ -3,14 +3,14 @@
 use anyhow::{Result, bail};
 use pagefold_machine::PageState;
 use pagefold_machine::cost::Shape;
+use pagefold_machine::geometry::ORDERS;
 use pagefold_machine::host::{Hvo, Pool};
-use pagefold_machine::tally::ORDERS;
+use pagefold_picture::amount::Bytes;
 
 use super::args::PlanArgs;
 use crate::exit::usage;
 use crate::report::model::{Figure, How, Interval};
 use crate::report::{Accounts, folding, pools};
-use crate::size::Bytes;
 use crate::survey::Survey;
 
 /// A machine as far as a plan needs it.

@@ -5,55 +5,14 @@
 //! block decides what comes next: online in a kernel zone it can hold the next block's descriptors, in ZONE_MOVABLE it
 //! cannot. (mm/memory_hotplug.c; facts measured in guests of Linux 6.1 to 7.3.)
 
-use anyhow::{Result, bail};
-use pagefold_machine::cost::Shape;
 use serde::Serialize;
 
-use super::args::PlanArgs;
-use super::online::{Target, Zone};
+use super::guest::PlannedGuest;
 use super::ways::Way;
-use crate::exit::usage;
-use crate::report::Accounts;
-use crate::report::model::{Figure, How};
-use crate::survey::Survey;
+use crate::report::model::Figure;
 
-/// What a block costs besides its descriptors, at most: measured 6 to 20 KiB a block of 128 MiB with virtio-mem in guests
-/// of Linux 6.1 to 7.3.
-const BLOCK_OBJECTS: u64 = 20 << 10;
-/// What a guest needs to live on: one part in so many of its kernel zones. Linux takes descriptors down to the last page: a
-/// guest of 256 MiB that was asked for more than fits (Linux 6.12, virtio-mem, online_movable) stopped with 9 MiB left one
-/// time, and another time went on and died ("System is deadlocked on memory").
-const LIVING: u64 = 16;
-/// And no more than this: what large machines live on does not grow with them.
-const LIVING_MOST: u64 = 512 << 20;
-const LIVING_FROM: &str = "a sixteenth of kernel zones, at most 512 MiB";
-/// What a guest has free if nobody says, in percent of its memory: the rule that Kata's limit of 48 times rests on.
-const ASSUMED_FREE_PERCENT: u64 = 75;
 /// Steps that are written down.
 const MAX_STEPS: usize = 16;
-
-/// The guest, as far as adding memory needs it.
-pub struct Guest {
-    pub origin: String,
-    pub shape: Shape,
-    /// Bytes of memory it has in kernel zones, and in ZONE_MOVABLE.
-    pub memory: u64,
-    pub movable: u64,
-    /// Bytes that page extensions take for each page besides its descriptor; `None` if there are some, and nothing tells.
-    pub page_ext: Option<u64>,
-    /// Where added blocks go.
-    pub target: Target,
-    /// Bytes that are free in kernel zones.
-    pub free: Figure,
-    /// Bytes of them that must stay.
-    pub reserve: Figure,
-    /// Bytes in a memory block.
-    pub block: u64,
-    /// Free blocks of 2 MiB and more in kernel zones: each takes a block's descriptors in one piece. `None` if unknown.
-    pub large_free: Option<u64>,
-    /// Whether something could not be read.
-    pub partial: bool,
-}
 
 /// What may go wrong although the memory can be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -71,7 +30,7 @@ pub enum Warning {
 
 /// The answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Answer {
+pub struct HotplugAnswer {
     pub schema: u32,
     /// Which guest.
     pub origin: String,
@@ -118,122 +77,9 @@ pub struct Answer {
     pub ways: Vec<Way>,
 }
 
-impl Guest {
-    /// From a machine that was looked at, or from sizes.
-    pub fn of(args: &PlanArgs) -> Result<Self> {
-        match args.memory {
-            Some(memory) => Self::of_sizes(args, memory),
-            None => Self::of_host(args, args.survey.survey_quickly()?),
-        }
-    }
-
-    fn of_sizes(args: &PlanArgs, memory: u64) -> Result<Self> {
-        let free = match args.free {
-            Some(free) if free > memory => {
-                return Err(usage("more is free (--free) than there is (--guest-memory)"));
-            }
-            Some(free) => Figure { bytes: free, how: How::Given, from: "--free".into() },
-            None => {
-                let free = memory / 100 * ASSUMED_FREE_PERCENT;
-                Figure::computed(free, "75 % of --guest-memory, as --free is not given")
-            }
-        };
-        let reserve = reserve(args, memory, None);
-        Ok(Self {
-            origin: "sizes alone".into(),
-            shape: Shape::USUAL,
-            memory,
-            movable: 0,
-            page_ext: Some(0),
-            target: Target::of_sizes(args.online),
-            free,
-            reserve,
-            block: args.block.unwrap_or(128 << 20),
-            large_free: None,
-            partial: false,
-        })
-    }
-
-    fn of_host(args: &PlanArgs, survey: Survey) -> Result<Self> {
-        let accounts = Accounts::of(&survey);
-        let host = &survey.host;
-        let shape = accounts.shape;
-        let is_kernel = |zone: &str| zone != "Movable" && zone != "Device";
-        let sum = |is_wanted: &dyn Fn(&str) -> bool, field: fn(&pagefold_machine::Zone) -> u64| {
-            let zones = host.zones.iter().filter(|zone| is_wanted(&zone.name));
-            zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(shape.page)
-        };
-        if host.zones.is_empty() {
-            bail!("nothing tells what is free in which zone; give --guest-memory and --free");
-        }
-        let memory = sum(&is_kernel, |zone| zone.present);
-        let reserve = reserve(args, memory, host.min_free);
-        let block = args.block.or(host.blocks.as_ref().map(|blocks| blocks.size)).unwrap_or(128 << 20);
-        // One piece: a block's descriptors, 2 MiB for 128 MiB, as far as the buddy allocator has such blocks.
-        let pieces = (shape.descriptors(block.min(128 << 20)) / shape.page.max(1)).max(1).ilog2();
-        let large_free = host.free_blocks.iter().filter(|zone| is_kernel(&zone.zone));
-        let large_free =
-            large_free.fold(0u64, |sum, zone| sum.saturating_add(zone.pages_from(pieces) >> pieces));
-        // What there is of them now, for each page that has a descriptor.
-        let pages = accounts.described.min / shape.page.max(1);
-        let page_ext = match accounts.excess.page_ext.max {
-            0 if host.boot.page_ext.is_empty() => Some(0),
-            0 => None,
-            bytes => Some(bytes.div_ceil(pages.max(1))),
-        };
-        Ok(Self {
-            shape,
-            memory,
-            movable: sum(&|zone| zone == "Movable", |zone| zone.present),
-            page_ext,
-            target: Target::of_host(args.online, host),
-            free: Figure::counted(sum(&is_kernel, |zone| zone.free), "/proc/zoneinfo, kernel zones"),
-            reserve,
-            block,
-            large_free: (!host.free_blocks.is_empty()).then_some(large_free),
-            partial: host.is_partial(),
-            origin: survey.origin,
-        })
-    }
-
-    /// Bytes that can be taken.
-    pub(super) fn spare(&self) -> u64 {
-        self.free.bytes.saturating_sub(self.reserve.bytes)
-    }
-
-    /// What adding `blocks` takes beforehand: descriptors, page extensions, and all.
-    pub(super) fn needs(&self, blocks: u64) -> Needs {
-        let descriptors = self.shape.descriptors(self.block).saturating_mul(blocks);
-        let pages = (self.block / self.shape.page.max(1)).saturating_mul(blocks);
-        let page_ext = pages.saturating_mul(self.page_ext.unwrap_or(0));
-        let objects = self.objects().saturating_mul(blocks);
-        Needs { descriptors, page_ext, objects }
-    }
-
-    pub(super) fn objects(&self) -> u64 {
-        // A block of another size has as much more or less of page tables.
-        BLOCK_OBJECTS.max(BLOCK_OBJECTS / 2 * (self.block >> 27))
-    }
-
-    /// Blocks that `bytes` suffice for, each at `cost`.
-    pub(super) fn largest(&self, bytes: u64, cost: u64) -> u64 {
-        (bytes / cost.max(1)).saturating_mul(self.block)
-    }
-
-    /// Blocks of `blocks` that go to ZONE_MOVABLE.
-    fn to_movable(&self, blocks: u64) -> u64 {
-        match self.target.zone {
-            Zone::Movable => blocks,
-            Zone::Kernel => 0,
-            Zone::ByRatio => {
-                let most = self.memory / 100 * self.target.ratio;
-                blocks.min(most.saturating_sub(self.movable) / self.block)
-            }
-        }
-    }
-
+impl PlannedGuest {
     /// The answer to `asked` bytes.
-    pub fn answer(&self, asked: u64) -> Answer {
+    pub fn answer(&self, asked: u64) -> HotplugAnswer {
         let blocks = asked.div_ceil(self.block);
         let added = blocks.saturating_mul(self.block);
         let all = self.needs(blocks);
@@ -253,7 +99,7 @@ impl Guest {
             (works && first.saturating_add(tables) > spare && tables > 0, Warning::PageTables),
             (self.page_ext.is_none(), Warning::PageExtensions),
         ];
-        Answer {
+        HotplugAnswer {
             schema: 1,
             origin: self.origin.clone(),
             asked,
@@ -320,44 +166,22 @@ impl Guest {
     }
 }
 
-/// What blocks take beforehand, in bytes.
-pub(super) struct Needs {
-    pub(super) descriptors: u64,
-    pub(super) page_ext: u64,
-    pub(super) objects: u64,
-}
-
-impl Needs {
-    pub(super) fn all(&self) -> u64 {
-        self.descriptors.saturating_add(self.page_ext).saturating_add(self.objects)
-    }
-}
-
 /// `part` in percent of `all`, in whole numbers.
 fn percent(part: u64, all: u64) -> u64 {
     let percent = u128::from(part) * 100 / u128::from(all.max(1));
     u64::try_from(percent).unwrap_or(u64::MAX)
 }
 
-/// What must stay free.
-fn reserve(args: &PlanArgs, memory: u64, min_free: Option<u64>) -> Figure {
-    if let Some(bytes) = args.reserve {
-        return Figure { bytes, how: How::Given, from: "--reserve".into() };
-    }
-    let living = (memory / LIVING).min(LIVING_MOST);
-    match min_free.filter(|&bytes| bytes > living) {
-        Some(bytes) => Figure::counted(bytes, "/proc/sys/vm/min_free_kbytes"),
-        None => Figure::computed(living, LIVING_FROM),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::args::Online;
+    use crate::plan::args::OnlineArg;
+    use crate::plan::guest::{BLOCK_OBJECTS, LIVING};
+    use crate::plan::online::{Target, ZoneChoice};
+    use pagefold_machine::cost::Shape;
 
-    fn guest(memory: u64, free: u64) -> Guest {
-        Guest {
+    fn guest(memory: u64, free: u64) -> PlannedGuest {
+        PlannedGuest {
             origin: String::new(),
             shape: Shape::USUAL,
             memory,
@@ -373,8 +197,8 @@ mod tests {
     }
 
     /// The same, for a kernel zone.
-    fn kernel(memory: u64, free: u64) -> Guest {
-        Guest { target: Target::of_sizes(Some(Online::Kernel)), ..guest(memory, free) }
+    fn kernel(memory: u64, free: u64) -> PlannedGuest {
+        PlannedGuest { target: Target::of_sizes(Some(OnlineArg::Kernel)), ..guest(memory, free) }
     }
 
     const GIB: u64 = 1 << 30;
@@ -406,7 +230,7 @@ mod tests {
     #[test]
     fn a_policy_stops_at_its_ratio() {
         let mut guest = guest(GIB, 150 * MIB);
-        guest.target.zone = Zone::ByRatio;
+        guest.target.zone = ZoneChoice::ByRatio;
         // 3.01 GiB go to ZONE_MOVABLE, with 24 blocks' descriptors; the rest holds its own.
         let answer = guest.answer(39 * GIB);
         assert!(answer.works, "{answer:?}");

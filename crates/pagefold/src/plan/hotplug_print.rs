@@ -2,13 +2,14 @@
 
 use std::io::{self, Write};
 
-use super::hotplug::{Answer, Warning};
-use crate::lines::text_width;
-use crate::report::model::How;
-use crate::size::{Units, Whole};
-use crate::table::{add, fit, table, words, wrap};
+use pagefold_picture::amount::{Units, Whole};
 
-pub fn print(answer: &Answer, units: Units, to: &mut impl Write) -> io::Result<()> {
+use super::hotplug::{HotplugAnswer, Warning};
+use crate::lines::{text_width, wrap};
+use crate::report::model::How;
+use crate::table::{add, fit, table, words};
+
+pub fn print(answer: &HotplugAnswer, units: Units, to: &mut impl Write) -> io::Result<()> {
     writeln!(to, "{}\n", wrap(&verdict(answer, units), text_width()))?;
     writeln!(
         to,
@@ -79,7 +80,7 @@ pub fn print(answer: &Answer, units: Units, to: &mut impl Write) -> io::Result<(
     Ok(())
 }
 
-fn verdict(answer: &Answer, units: Units) -> String {
+fn verdict(answer: &HotplugAnswer, units: Units) -> String {
     let more = units.words(answer.added);
     let zone = answer.zone;
     let rounded =
@@ -135,7 +136,7 @@ fn verdict(answer: &Answer, units: Units) -> String {
 }
 
 /// What may go wrong, in a sentence or two.
-fn warn(warning: Warning, answer: &Answer, units: Units) -> String {
+fn warn(warning: Warning, answer: &HotplugAnswer, units: Units) -> String {
     match warning {
         Warning::StaysOffline => {
             "Its blocks would stay offline: auto_online_blocks is offline, so nothing uses them \

@@ -2,8 +2,10 @@
 
 mod args;
 mod base;
+mod guest;
 mod hotplug;
 mod hotplug_print;
+mod model;
 mod online;
 mod pool;
 mod print;
@@ -13,40 +15,20 @@ mod whatif;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pagefold_machine::host::Pool;
-use serde::Serialize;
 
 pub use self::args::PlanArgs;
-use self::whatif::{BlockSize, Scenario};
+use self::model::Plan;
 use crate::deliver;
 use crate::exit;
 use crate::lines::Lines;
-use crate::report::model::{Figure, Interval};
-
-/// What descriptors would cost.
-#[derive(Debug, Serialize)]
-pub struct Plan {
-    pub schema: u32,
-    /// Which machine.
-    pub origin: String,
-    /// Bytes of memory.
-    pub memory: u64,
-    /// What descriptors cost now; absent for sizes alone.
-    pub now: Option<Figure>,
-    pub pools: Vec<Pool>,
-    /// Folios in use, outside of the pools.
-    pub folios: Interval,
-    pub scenarios: Vec<Scenario>,
-    pub block_sizes: Vec<BlockSize>,
-    pub partial: bool,
-}
+use crate::report::model::Interval;
 
 pub fn run(args: &PlanArgs) -> Result<ExitCode> {
     let mut stdout = deliver::stdout();
     let units = args.units.units();
     let (is_partial, is_no) = match args.hotplug {
         Some(asked) => {
-            let guest = hotplug::Guest::of(args)?;
+            let guest = guest::PlannedGuest::of(args)?;
             let answer = guest.answer(asked);
             if args.json {
                 deliver::json(&answer, &mut stdout)?;

@@ -4,14 +4,14 @@
 //! that is `online`, the kernel chooses the zone: by `online_policy`, and `auto_movable_ratio` (mm/memory_hotplug.c).
 
 use pagefold_machine::Host;
-use pagefold_machine::host::{OnlinePolicy, Onlining};
+use pagefold_machine::host::{OnlineRule, Onlining};
 
-use super::args::Online;
+use super::args::OnlineArg;
 
 /// Where added blocks go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    pub zone: Zone,
+    pub zone: ZoneChoice,
     /// From what that is known.
     pub from: String,
     /// Whether blocks stay offline until somebody brings them online.
@@ -23,20 +23,20 @@ pub struct Target {
 
 /// The zone of added blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Zone {
+pub enum ZoneChoice {
     Movable,
     Kernel,
     /// ZONE_MOVABLE up to the ratio, then a kernel zone.
     ByRatio,
 }
 
-impl Zone {
+impl ZoneChoice {
     /// Words for it.
     pub const fn name(self) -> &'static str {
         match self {
-            Zone::Movable => "ZONE_MOVABLE",
-            Zone::Kernel => "a kernel zone",
-            Zone::ByRatio => "ZONE_MOVABLE and, above its ratio, a kernel zone",
+            ZoneChoice::Movable => "ZONE_MOVABLE",
+            ZoneChoice::Kernel => "a kernel zone",
+            ZoneChoice::ByRatio => "ZONE_MOVABLE and, above its ratio, a kernel zone",
         }
     }
 }
@@ -45,9 +45,9 @@ const USUAL: &str = "the kernel's default of auto_movable_ratio";
 
 impl Target {
     /// Of a guest that nothing is known of.
-    pub fn of_sizes(online: Option<Online>) -> Self {
+    pub fn of_sizes(online: Option<OnlineArg>) -> Self {
         Self {
-            zone: if online == Some(Online::Kernel) { Zone::Kernel } else { Zone::Movable },
+            zone: if online == Some(OnlineArg::Kernel) { ZoneChoice::Kernel } else { ZoneChoice::Movable },
             from: if online.is_some() { "--online" } else { "assumed; --online kernel is the other" }.into(),
             stays_offline: false,
             ratio: Onlining::USUAL_RATIO,
@@ -56,7 +56,7 @@ impl Target {
     }
 
     /// Of a host, unless somebody asks for one zone.
-    pub fn of_host(online: Option<Online>, host: &Host) -> Self {
+    pub fn of_host(online: Option<OnlineArg>, host: &Host) -> Self {
         let auto = host.blocks.as_ref().and_then(|blocks| blocks.auto_online.as_deref());
         let usual = Self {
             stays_offline: auto == Some("offline"),
@@ -66,11 +66,11 @@ impl Target {
         };
         let (zone, from) = match (auto, host.onlining.policy) {
             _ if online.is_some() => return usual,
-            (Some("online_kernel"), _) => (Zone::Kernel, "auto_online_blocks is online_kernel"),
-            (Some("online_movable"), _) => (Zone::Movable, "auto_online_blocks is online_movable"),
-            (_, Some(OnlinePolicy::AutoMovable)) => (Zone::ByRatio, "online_policy is auto-movable"),
+            (Some("online_kernel"), _) => (ZoneChoice::Kernel, "auto_online_blocks is online_kernel"),
+            (Some("online_movable"), _) => (ZoneChoice::Movable, "auto_online_blocks is online_movable"),
+            (_, Some(OnlineRule::AutoMovable)) => (ZoneChoice::ByRatio, "online_policy is auto-movable"),
             (Some("online"), _) => {
-                (Zone::Kernel, "auto_online_blocks is online, and online_policy contig-zones")
+                (ZoneChoice::Kernel, "auto_online_blocks is online, and online_policy contig-zones")
             }
             _ => return usual,
         };
@@ -97,14 +97,14 @@ mod tests {
             assert_eq!((target.ratio, target.ratio_from), (401, "auto_movable_ratio"));
             (target.zone, target.stays_offline)
         };
-        let (contig, auto) = (Some(OnlinePolicy::ContigZones), Some(OnlinePolicy::AutoMovable));
-        assert_eq!(of(Some("online"), contig, None), (Zone::Kernel, false));
-        assert_eq!(of(Some("online"), auto, None), (Zone::ByRatio, false));
-        assert_eq!(of(Some("online_kernel"), auto, None), (Zone::Kernel, false));
-        assert_eq!(of(Some("online_movable"), contig, None), (Zone::Movable, false));
-        assert_eq!(of(Some("offline"), contig, None), (Zone::Movable, true));
-        assert_eq!(of(Some("offline"), auto, Some(Online::Kernel)), (Zone::Kernel, true));
-        assert_eq!(of(None, None, None), (Zone::Movable, false));
-        assert_eq!(of(Some("online_kernel"), contig, Some(Online::Movable)), (Zone::Movable, false));
+        let (contig, auto) = (Some(OnlineRule::ContigZones), Some(OnlineRule::AutoMovable));
+        assert_eq!(of(Some("online"), contig, None), (ZoneChoice::Kernel, false));
+        assert_eq!(of(Some("online"), auto, None), (ZoneChoice::ByRatio, false));
+        assert_eq!(of(Some("online_kernel"), auto, None), (ZoneChoice::Kernel, false));
+        assert_eq!(of(Some("online_movable"), contig, None), (ZoneChoice::Movable, false));
+        assert_eq!(of(Some("offline"), contig, None), (ZoneChoice::Movable, true));
+        assert_eq!(of(Some("offline"), auto, Some(OnlineArg::Kernel)), (ZoneChoice::Kernel, true));
+        assert_eq!(of(None, None, None), (ZoneChoice::Movable, false));
+        assert_eq!(of(Some("online_kernel"), contig, Some(OnlineArg::Movable)), (ZoneChoice::Movable, false));
     }
 }

@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 
 use comfy_table::ColumnConstraint;
+use pagefold_picture::amount::{Units, Whole};
 
-use super::Plan;
-use super::whatif::{Availability, MEMDESC_OBJECT, Scenario};
-use crate::lines::{text_width, width};
+use super::model::Plan;
+use super::whatif::{Alternative, Availability, MEMDESC_OBJECT};
+use crate::lines::{text_width, width, wrap};
 use crate::report::model::Interval;
-use crate::report::percent;
-use crate::size::{Units, Whole};
-use crate::table::{add, fit, table, words, wrap};
+use crate::report::model::percent;
+use crate::table::{add, fit, table, words};
 
 /// Columns that the whole table takes.
 const ROOMY: usize = 100;
@@ -108,7 +108,7 @@ fn range(interval: &Interval, units: Units) -> String {
     if min == max { max } else { format!("{min} to {max}") }
 }
 
-fn saved(scenario: &Scenario, units: Units) -> String {
+fn saved(scenario: &Alternative, units: Units) -> String {
     let signed = |bytes: i64| {
         let sign = if bytes < 0 { "-" } else { "" };
         format!("{sign}{}", units.show(bytes.unsigned_abs()))

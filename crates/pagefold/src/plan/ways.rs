@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::hotplug::Guest;
+use super::guest::PlannedGuest;
 
 /// One way to add memory.
 #[derive(Clone, Debug, Serialize)]
@@ -21,7 +21,7 @@ pub struct Way {
     pub note: String,
 }
 
-impl Guest {
+impl PlannedGuest {
     /// All ways, for so many blocks, which are so many bytes.
     pub(super) fn ways(&self, added: u64, blocks: u64) -> Vec<Way> {
         let needs = self.needs(blocks).all();

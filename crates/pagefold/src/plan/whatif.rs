@@ -9,7 +9,7 @@ use crate::report::model::{How, Interval};
 
 /// One way to keep descriptors.
 #[derive(Clone, Debug, Serialize)]
-pub struct Scenario {
+pub struct Alternative {
     /// A name.
     pub name: String,
     /// What descriptors would cost (computed).
@@ -72,11 +72,11 @@ impl Availability {
 pub const MEMDESC_OBJECT: u64 = 64;
 
 /// All ways.
-pub fn scenarios(base: &Base) -> Vec<Scenario> {
+pub fn scenarios(base: &Base) -> Vec<Alternative> {
     let full = base.full();
     let now = &base.descriptors_now;
     let exact = |bytes: u64, from: &str| Interval::computed(bytes, bytes, from);
-    let mut options = vec![Scenario::new(
+    let mut options = vec![Alternative::new(
         "as Linux has them, no HVO",
         now,
         exact(full, "a descriptor for each page"),
@@ -85,7 +85,7 @@ pub fn scenarios(base: &Base) -> Vec<Scenario> {
         "",
     )];
     options.push(hvo(base, full));
-    options.push(Scenario::new(
+    options.push(Alternative::new(
         "memmap_on_memory",
         now,
         exact(full, "the same number, in another place"),
@@ -96,7 +96,7 @@ pub fn scenarios(base: &Base) -> Vec<Scenario> {
     for size in [32, 16, 8] {
         options.push(memdesc(base, size));
     }
-    options.push(Scenario::new(
+    options.push(Alternative::new(
         "folding",
         now,
         base.folded_in_all(),
@@ -121,7 +121,7 @@ pub fn hvo_saves(pools: &[Pool], shape: Shape) -> u64 {
 }
 
 /// HVO, where the machine's kernel has it.
-fn hvo(base: &Base, full: u64) -> Scenario {
+fn hvo(base: &Base, full: u64) -> Alternative {
     const NAME: &str = "HVO for all huge pages";
     let now = &base.descriptors_now;
     let saved = hvo_saves(&base.pools, base.shape);
@@ -130,16 +130,16 @@ fn hvo(base: &Base, full: u64) -> Scenario {
         let all = Interval::computed(full, full, "a descriptor for each page");
         let note = match saved {
             0 => String::new(),
-            _ => format!("a kernel that has it would save {}", crate::size::Bytes(saved)),
+            _ => format!("a kernel that has it would save {}", pagefold_picture::amount::Bytes(saved)),
         };
-        return Scenario::new(NAME, now, all, Availability::NotHere, Vec::new(), &note);
+        return Alternative::new(NAME, now, all, Availability::NotHere, Vec::new(), &note);
     }
     let note = match base.hvo {
         _ if base.pools.is_empty() => "there are no huge pages; try --hugetlb",
         Hvo::On => "it is on: huge pages made from now on are optimised",
         _ => "vm.hugetlb_optimize_vmemmap=1",
     };
-    Scenario::new(
+    Alternative::new(
         NAME,
         now,
         Interval::computed(left, left, from),
@@ -149,7 +149,7 @@ fn hvo(base: &Base, full: u64) -> Scenario {
     )
 }
 
-fn memdesc(base: &Base, size: u64) -> Scenario {
+fn memdesc(base: &Base, size: u64) -> Alternative {
     let shape = Shape { descriptor: size, ..base.shape };
     let words = shape.descriptors(base.described);
     let huge = base.pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.pages));
@@ -162,18 +162,18 @@ fn memdesc(base: &Base, size: u64) -> Scenario {
     let note = match hvo_saves(&base.pools, shape) {
         _ if base.pools.is_empty() => String::new(),
         0 => "HVO on top would save nothing: a huge page has one page of them".into(),
-        more => format!("HVO on top would save {} more", crate::size::Bytes(more)),
+        more => format!("HVO on top would save {} more", pagefold_picture::amount::Bytes(more)),
     };
     let name = format!("memdesc of {size} bytes");
-    Scenario::new(&name, &base.descriptors_now, descriptors, Availability::No, Vec::new(), &note)
+    Alternative::new(&name, &base.descriptors_now, descriptors, Availability::No, Vec::new(), &note)
 }
 
-fn larger_pages(base: &Base, page: u64) -> Scenario {
+fn larger_pages(base: &Base, page: u64) -> Alternative {
     let bytes = Shape { page, ..base.shape }.descriptors(base.described);
     let name = format!("pages of {} KiB", page >> 10);
     let from = Interval::computed(bytes, bytes, "a descriptor for each page");
     let note = "small files and mappings take whole pages, which is not in this figure";
-    Scenario::new(&name, &base.descriptors_now, from, Availability::ElsewhereOnly, Vec::new(), note)
+    Alternative::new(&name, &base.descriptors_now, from, Availability::ElsewhereOnly, Vec::new(), note)
 }
 
 /// What HVO adds to making and freeing pools.
@@ -198,7 +198,7 @@ fn hvo_time(pools: &[Pool]) -> Vec<Time> {
     times
 }
 
-impl Scenario {
+impl Alternative {
     fn new(
         name: &str,
         now: &Interval,
@@ -265,7 +265,7 @@ mod tests {
         Pool { size, pages, free: pages, surplus: 0 }
     }
 
-    fn option<'a>(options: &'a [Scenario], name: &str) -> &'a Scenario {
+    fn option<'a>(options: &'a [Alternative], name: &str) -> &'a Alternative {
         options.iter().find(|option| option.name.starts_with(name)).unwrap()
     }
 

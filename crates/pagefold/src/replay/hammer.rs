@@ -13,7 +13,7 @@ use crate::walkers::{StopOnDrop, Walk, join, with_walkers};
 
 /// How many threads do what, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct ReplayPlan {
     pub walkers: usize,
     pub owners: usize,
     pub seconds: f64,
@@ -48,7 +48,7 @@ const BATCH: usize = 512;
 pub fn live<'e, P: Platform<Owner = Stamp>>(
     index: &Index<'e, P>,
     fixed: &[RawFolio],
-    plan: Plan,
+    plan: ReplayPlan,
     log: &Log,
     interrupted: &AtomicBool,
     folded: impl FnOnce() -> Result<()>,
@@ -75,7 +75,7 @@ pub fn live<'e, P: Platform<Owner = Stamp>>(
 /// Owners, a thread each, for as long as planned.
 fn own<P: Platform<Owner = Stamp>>(
     index: &Index<'_, P>,
-    plan: Plan,
+    plan: ReplayPlan,
     enlist: &(impl Fn(String) + Sync),
     interrupted: &AtomicBool,
 ) -> Result<OwnerCounts> {

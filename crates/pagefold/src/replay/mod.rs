@@ -1,5 +1,6 @@
 //! `pagefold replay`: a real machine's pages, folded while walkers look at them.
 
+mod args;
 mod hammer;
 mod load;
 mod report;
@@ -14,18 +15,21 @@ use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, Wr
 use pagefold_engine::{Config, Engine, Layout, Pfn};
 use pagefold_linux::{Linux, Preempted, preempt_every};
 use pagefold_machine::{Header, Machine, MemoryRange, PageState};
+use pagefold_picture::amount::Bytes;
 use pagefold_workload::{BrokenPromise, Index, Log, Shape, Stamp, WalkerKind};
 
-use self::hammer::{Lived, Plan};
-use self::report::{FoldingReport, OwnersReport, Report, StateRow, ViolationRow, Violations, WalkerRow};
-use crate::args::{ProtocolArg, ReplayArgs};
+use self::args::ProtocolArg;
+pub use self::args::ReplayArgs;
+use self::hammer::{Lived, ReplayPlan};
+use self::report::{
+    FoldedReport, OwnersReport, ReplayReport, ReplayStateRow, ViolationRow, Violations, WalkerRow,
+};
 use crate::cost::{self, Baseline, Cost, available, rematerialised};
 use crate::deliver;
 use crate::interrupt::interrupted;
 use crate::rcu::{self, Rcu};
-use crate::say;
-use crate::size::Bytes;
 use crate::source::{Found, Source, bar};
+use crate::stderr::say;
 use crate::tiles::Tiles;
 use crate::walkers::Walked;
 
@@ -35,7 +39,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let read_seconds = begun.elapsed().as_secs_f64();
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
-    let job = Job { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
+    let job = ReplayJob { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
     let report = match rcu::choose(args.rcu)? {
         Rcu::Membarrier(barrier) => job.with_protocol(barrier, "membarrier"),
         Rcu::Fences(barrier) => job.with_protocol(barrier, "fences"),
@@ -69,7 +73,7 @@ fn find(args: &ReplayArgs) -> Result<Found> {
 }
 
 /// One replay.
-struct Job<'a> {
+struct ReplayJob<'a> {
     args: &'a ReplayArgs,
     origin: &'a str,
     header: &'a Header,
@@ -80,8 +84,8 @@ struct Job<'a> {
 /// Folios that nobody moves while the walkers look for them.
 const PINNED: usize = 1024;
 
-impl Job<'_> {
-    fn with_protocol<B: Barrier + Clone>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
+impl ReplayJob<'_> {
+    fn with_protocol<B: Barrier + Clone>(&self, barrier: B, rcu: &'static str) -> Result<ReplayReport> {
         preempt_every(self.args.preempt);
         match self.args.protocol {
             ProtocolArg::Fold => self.replay::<B, Preempted<Fold>>(barrier, rcu),
@@ -91,7 +95,7 @@ impl Job<'_> {
         }
     }
 
-    fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<Report> {
+    fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<ReplayReport> {
         let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
         let mut host: Linux<B, Stamp, R> = Linux::new(barrier)?;
         host.features().missing().iter().for_each(say);
@@ -161,7 +165,7 @@ impl Job<'_> {
         let bookkeeping_bytes = cost::bookkeeping(&engine);
         // The workload's folios go with the engine.
         std::mem::forget(index);
-        Ok(Report {
+        Ok(ReplayReport {
             schema: 2,
             origin: self.origin.to_owned(),
             kernel: self.header.kernel.clone(),
@@ -210,7 +214,7 @@ impl Job<'_> {
         }
     }
 
-    fn plan<R: Protocol>(&self) -> Plan {
+    fn plan<R: Protocol>(&self) -> ReplayPlan {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let kinds = WalkerKind::ALL.len();
         let walkers = self.args.walkers.map_or(cpus.max(kinds), usize::from);
@@ -218,7 +222,7 @@ impl Job<'_> {
         // Without grace periods there is nothing to share, and the sooner the memory goes, the more visible the bug.
         let batch = if R::WAITS { 64 } else { 1 };
         let shape = Shape { batch, ..Shape::default() };
-        Plan { walkers, owners, seconds: self.args.seconds, seed: self.args.seed, shape }
+        ReplayPlan { walkers, owners, seconds: self.args.seconds, seed: self.args.seed, shape }
     }
 
     fn states(
@@ -226,7 +230,7 @@ impl Job<'_> {
         pages: &HashMap<PageState, u64>,
         hugetlb: u64,
         pagefold: &HashMap<PageState, f64>,
-    ) -> Vec<StateRow> {
+    ) -> Vec<ReplayStateRow> {
         let mut rows: Vec<_> = PageState::ALL
             .into_iter()
             .filter_map(|state| {
@@ -236,7 +240,7 @@ impl Job<'_> {
                 let hvo_bytes = if state == PageState::Hugetlb { hugetlb * 4096 } else { linux_bytes };
                 let pagefold_bytes = pagefold.get(&state).map_or(0, |bytes| bytes.round() as u64);
                 let memory_bytes = pages * 4096;
-                (pages > 0).then_some(StateRow {
+                (pages > 0).then_some(ReplayStateRow {
                     state: state.name(),
                     pages,
                     memory_bytes,
@@ -248,7 +252,7 @@ impl Job<'_> {
             .collect();
         let holes = self.tiles.described_pages() - self.tiles.pages();
         if holes > 0 {
-            rows.push(StateRow {
+            rows.push(ReplayStateRow {
                 state: "holes in sections",
                 pages: holes,
                 memory_bytes: 0,
@@ -332,9 +336,9 @@ fn lived_fixed<P: pagefold_engine::Platform>(audit: &pagefold_engine::Audit, ind
     audit.folios.saturating_sub(index.occupied())
 }
 
-fn folding_report(lived: &Lived) -> FoldingReport {
+fn folding_report(lived: &Lived) -> FoldedReport {
     let folding = &lived.folding;
-    FoldingReport {
+    FoldedReport {
         folios: folding.folios,
         map_pages: folding.report.map_pages,
         refused: folding.report.refused,

@@ -3,15 +3,15 @@
 use std::io::{self, Write};
 
 use comfy_table::Table;
+use pagefold_picture::amount::{Bytes, Count, Whole};
 use serde::Serialize;
 
-use crate::cost::{Cost, Part};
-use crate::size::{Bytes, Count, Whole};
+use crate::cost::{Cost, CostPart};
 use crate::table::{add, table};
 
 /// Everything a replay found. The JSON is this, with `schema` raised whenever a field changes its meaning.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct ReplayReport {
     pub schema: u32,
     pub origin: String,
     pub kernel: String,
@@ -29,8 +29,8 @@ pub struct Report {
     pub flat_seconds: Option<f64>,
     pub load_seconds: f64,
     pub load_pages_per_second: f64,
-    pub folding: FoldingReport,
-    pub states: Vec<StateRow>,
+    pub folding: FoldedReport,
+    pub states: Vec<ReplayStateRow>,
     /// After everything was materialised; absent where that would not fit.
     pub flat: Option<Cost>,
     /// After everything was folded.
@@ -49,7 +49,7 @@ pub struct Report {
 }
 
 #[derive(Debug, Serialize)]
-pub struct FoldingReport {
+pub struct FoldedReport {
     pub folios: u64,
     pub map_pages: u64,
     pub refused: u64,
@@ -59,7 +59,7 @@ pub struct FoldingReport {
 }
 
 #[derive(Debug, Serialize)]
-pub struct StateRow {
+pub struct ReplayStateRow {
     pub state: &'static str,
     pub pages: u64,
     pub memory_bytes: u64,
@@ -126,7 +126,7 @@ pub struct ViolationRow {
     pub confirmed: bool,
 }
 
-impl Report {
+impl ReplayReport {
     pub fn print(&self, mut to: impl Write) -> io::Result<()> {
         self.print_head(&mut to)?;
         self.print_states(&mut to)?;
@@ -178,7 +178,7 @@ impl Report {
     fn print_states(&self, to: &mut impl Write) -> io::Result<()> {
         let mut table =
             table(&["descriptors by page state", "pages", "memory", "Linux", "with HVO", "Pagefold"]);
-        let row = |row: &StateRow| {
+        let row = |row: &ReplayStateRow| {
             [
                 row.state.to_owned(),
                 Whole(row.pages).to_string(),
@@ -189,8 +189,8 @@ impl Report {
             ]
         };
         self.states.iter().for_each(|state| add(&mut table, row(state)));
-        let sum = |field: fn(&StateRow) -> u64| self.states.iter().map(field).sum();
-        let total = StateRow {
+        let sum = |field: fn(&ReplayStateRow) -> u64| self.states.iter().map(field).sum();
+        let total = ReplayStateRow {
             state: "total",
             pages: sum(|row| row.pages),
             memory_bytes: sum(|row| row.memory_bytes),
@@ -213,7 +213,7 @@ impl Report {
 
     fn print_costs(&self, to: &mut impl Write) -> io::Result<()> {
         let mut table = table(&["all metadata", "counted", "smaps", "page map"]);
-        let part = |table: &mut Table, name: String, part: Part| {
+        let part = |table: &mut Table, name: String, part: CostPart| {
             let [counted, smaps] = [part.counted, part.smaps].map(|bytes| Bytes(bytes).to_string());
             let pagemap = part.pagemap.map_or_else(String::new, |bytes| Bytes(bytes).to_string());
             add(table, [name, counted, smaps, pagemap]);

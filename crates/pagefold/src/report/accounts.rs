@@ -164,7 +164,7 @@ fn described_by_count(host: &Host, shape: Shape, counted: u64, described: Interv
     if !host.boot.page_ext.is_empty() {
         return match sections_with_page_ext(host, shape, counted, &full) {
             Some(sections) => {
-                let bytes = sections.saturating_mul(section_size(host));
+                let bytes = sections.saturating_mul(host.section_bytes());
                 let from = "the kernel's count, of descriptors and page extensions of as many sections";
                 Interval::computed(bytes, bytes, from)
             }
@@ -182,7 +182,7 @@ fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
     if let Some(pages) = pages {
         return Interval::computed(pages.described, pages.described, "sections of System RAM");
     }
-    let section = section_size(host);
+    let section = host.section_bytes();
     let blocks = blocks_bytes(host);
     if let Some(list) = host.blocks.as_ref().filter(|_| blocks > 0) {
         if list.size <= section {
@@ -190,7 +190,7 @@ fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
         }
         // A block may have sections without memory.
         let offline =
-            list.list.iter().filter(|block| block.state != pagefold_machine::host::BlockState::Online);
+            list.list.iter().filter(|block| block.state != pagefold_machine::host::OnlineState::Online);
         let offline = list.size.saturating_mul(offline.count() as u64);
         return Interval::computed(
             memory.saturating_add(offline).min(blocks),
@@ -205,14 +205,6 @@ fn described(host: &Host, pages: Option<&Pages>, memory: u64) -> Interval {
         return Interval::computed(memory, spanned.max(memory), "from present to spanned pages of all zones");
     }
     Interval::computed(memory, memory, "memory in total")
-}
-
-/// Bytes in a section: 128 MiB, and 512 MiB on arm64 with pages of 64 KiB (`SECTION_SIZE_BITS`).
-pub fn section_size(host: &Host) -> u64 {
-    match (host.arch.as_str(), host.page_size.bytes) {
-        ("aarch64" | "arm64", 65536) => 512 << 20,
-        _ => 128 << 20,
-    }
 }
 
 /// What HVO saves, page by page, if page flags tell which huge pages are optimised.
@@ -240,11 +232,11 @@ fn saved_by_state(host: &Host, savable: u64) -> Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagefold_machine::host::{Block, BlockState, Blocks, Memmap};
+    use pagefold_machine::host::{Block, Blocks, Memmap, OnlineState};
 
     /// 64 GiB in blocks of 128 MiB, 1024 huge pages of 2 MiB.
     fn host(hvo: Hvo, memmap_pages: Option<u64>) -> Survey {
-        let block = |id| Block { id, state: BlockState::Online, zone: None };
+        let block = |id| Block { id, state: OnlineState::Online, zone: None };
         let host = Host {
             arch: "x86_64".into(),
             blocks: Some(Blocks { size: 128 << 20, auto_online: None, list: (0..512).map(block).collect() }),
@@ -344,7 +336,7 @@ mod tests {
         survey.host.blocks = Some(Blocks {
             size: 2 << 30,
             auto_online: None,
-            list: (0..2).map(|id| Block { id, state: BlockState::Online, zone: None }).collect(),
+            list: (0..2).map(|id| Block { id, state: OnlineState::Online, zone: None }).collect(),
         });
         assert_eq!(interval(&Accounts::of(&survey).full), (3 << 12, 4 << 12));
     }

@@ -1,11 +1,11 @@
 //! What else memory costs by the page: page tables, sections, blocks, and the extensions that some boots ask for.
 
 use pagefold_machine::Host;
+use pagefold_picture::amount::Bytes;
 
-use super::accounts::{Accounts, section_size};
+use super::accounts::Accounts;
 use super::excess::device_memory;
 use super::model::{Figure, How, Interval, OtherCost};
-use crate::size::Bytes;
 
 /// A page-table page has 512 entries on every architecture with 4 KiB pages and 8-byte entries.
 const ENTRIES: u64 = 512;
@@ -36,7 +36,7 @@ pub fn other_costs(host: &Host, accounts: &Accounts) -> Vec<OtherCost> {
     });
     costs.push(memory_map_tables(accounts));
     if let (Some(section), Some(usage)) = (host.structs.mem_section, host.structs.mem_section_usage) {
-        let sections = accounts.described.max / section_size(host);
+        let sections = accounts.described.max / host.section_bytes();
         let bytes = sections.saturating_mul(section.saturating_add(usage).saturating_add(PAGEBLOCK_BYTES));
         costs.push(OtherCost {
             name: "sections",

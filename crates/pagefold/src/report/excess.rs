@@ -6,7 +6,6 @@
 use pagefold_machine::Host;
 use pagefold_machine::cost::Shape;
 
-use super::accounts::section_size;
 use super::model::{ExcessReport, Interval};
 
 /// Words in an entry of page extensions, at most: all of them together have about 20.
@@ -62,7 +61,7 @@ impl ExcessReport {
 /// Page extensions are made for the sections that have descriptors, and an entry is a whole number of words. So `counted` is
 /// a number of sections times what one costs with an entry of some size; `full` are the descriptors that are possible.
 pub fn sections_with_page_ext(host: &Host, shape: Shape, counted: u64, full: &Interval) -> Option<u64> {
-    let section = section_size(host);
+    let section = host.section_bytes();
     let descriptors = shape.descriptors(section).max(1);
     let possible = full.min.div_ceil(descriptors)..=full.max / descriptors;
     let entries = (1..=MAX_ENTRY_WORDS).map(|words| words * 8);

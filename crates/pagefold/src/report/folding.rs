@@ -2,7 +2,7 @@
 
 use pagefold_machine::{Host, deferred_pages};
 
-use super::accounts::{Accounts, section_size};
+use super::accounts::Accounts;
 use super::model::{Figure, FoldingReport, Interval};
 use crate::survey::Survey;
 
@@ -22,7 +22,7 @@ pub fn folding(survey: &Survey, accounts: &Accounts) -> FoldingReport {
             (Interval::computed(left, left, from), pages.tally.sections_left)
         }
         None => {
-            let sections = accounts.described.max / section_size(&survey.host).max(1);
+            let sections = accounts.described.max / survey.host.section_bytes().max(1);
             (limits(&survey.host, accounts), sections)
         }
     };

@@ -19,7 +19,7 @@ use anyhow::Result;
 pub use self::accounts::{Accounts, pools};
 pub use self::args::ReportArgs;
 pub use self::folding::folding;
-use self::model::{How, HvoReport, MachineFacts, Report, SCHEMA};
+use self::model::{How, HvoReport, MachineFacts, Report, SCHEMA, percent};
 use crate::deliver;
 use crate::exit;
 use crate::lines::Lines;
@@ -91,9 +91,4 @@ impl Report {
         };
         percent(least, self.memory.bytes)
     }
-}
-
-/// `part` of `whole` in percent.
-pub fn percent(part: u64, whole: u64) -> f64 {
-    part as f64 * 100.0 / whole.max(1) as f64
 }

@@ -1,6 +1,6 @@
 //! The report as data. The JSON is this, and so is its schema; `schema` is raised whenever a field changes its meaning.
 
-use pagefold_machine::host::{BlockState, Gap, Hvo, PageSizeFrom};
+use pagefold_machine::host::{Gap, Hvo, OnlineState, PageSizeFrom};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ pub struct Report {
     /// All descriptors as the kernel counts them (Linux 6.12 or newer).
     pub descriptors_counted: Option<Figure>,
     /// Where descriptors lie.
-    pub places: Vec<Place>,
+    pub places: Vec<PlaceReport>,
     /// By NUMA node.
     pub nodes: Vec<NodeRow>,
     /// By zone: what their pages cost without HVO.
@@ -167,7 +167,8 @@ pub struct MachineFacts {
 
 /// A place where descriptors lie.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Place {
+#[schemars(rename = "Place")]
+pub struct PlaceReport {
     /// `boot`, `runtime` (the buddy allocator), `block` (the block they describe), `runtime or block`, `unknown`.
     pub place: &'static str,
     /// How many.
@@ -227,7 +228,7 @@ pub struct BlocksReport {
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BlockGroup {
     /// Their state.
-    pub state: BlockState,
+    pub state: OnlineState,
     /// Their zone, if they are in one.
     pub zone: Option<String>,
     /// How many.
@@ -246,7 +247,7 @@ pub struct BlockRow {
     /// Its number.
     pub block: u64,
     /// Its state.
-    pub state: BlockState,
+    pub state: OnlineState,
     /// Its zone.
     pub zone: Option<String>,
     /// Its node, if the kernel tells.
@@ -395,4 +396,9 @@ impl From<Figure> for Interval {
     fn from(figure: Figure) -> Self {
         Self { min: figure.bytes, max: figure.bytes, how: figure.how, from: figure.from }
     }
+}
+
+/// `part` of `whole` in percent.
+pub fn percent(part: u64, whole: u64) -> f64 {
+    part as f64 * 100.0 / whole.max(1) as f64
 }

@@ -4,12 +4,11 @@ use std::io::{self, Write};
 
 use comfy_table::ColumnConstraint;
 use pagefold_machine::host::{Hvo, PageSizeFrom};
+use pagefold_picture::amount::{Units, Whole};
 
-use super::model::{Figure, Interval, Report};
-use super::percent;
-use crate::lines::text_width;
-use crate::size::{Units, Whole};
-use crate::table::{add, fit, table, words, wrap};
+use super::model::{Figure, Interval, Report, percent};
+use crate::lines::{text_width, wrap};
+use crate::table::{add, fit, table, words};
 
 pub fn print(report: &Report, units: Units, each_block: bool, to: &mut impl Write) -> io::Result<()> {
     let printer = Printer { report, units };

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use pagefold_machine::host::{Block, BlockState};
+use pagefold_machine::host::{Block, OnlineState};
 use pagefold_machine::{Host, PageState};
 
 use super::accounts::{Accounts, pools};
 use super::model::{
     BlockGroup, BlockRow, BlocksReport, Figure, FolioRow, How, HugeRow, Interval, NodeRow, OfflineReport,
-    Place, StateRow, ZoneRow,
+    PlaceReport, StateRow, ZoneRow,
 };
 use crate::survey::{Pages, Survey};
 
@@ -16,11 +16,11 @@ use crate::survey::{Pages, Survey};
 const SECTION: u64 = 128 << 20;
 
 /// Where descriptors lie.
-pub fn places(host: &Host, accounts: &Accounts) -> Vec<Place> {
+pub fn places(host: &Host, accounts: &Accounts) -> Vec<PlaceReport> {
     let counted = host.memmap.filter(|_| accounts.descriptors.how == How::Counted);
     let Some((memmap, boot)) = counted.and_then(|memmap| Some((memmap, memmap.boot_pages?))) else {
         let note = "boot memory, or the buddy allocator: this kernel does not tell (6.12 and newer do)";
-        return vec![Place {
+        return vec![PlaceReport {
             place: "unknown",
             descriptors: accounts.descriptors.clone(),
             note: note.into(),
@@ -38,15 +38,19 @@ pub fn places(host: &Host, accounts: &Accounts) -> Vec<Place> {
         _ => ("runtime", "from the buddy allocator, for memory added after boot or given back by HVO"),
     };
     let mut places = vec![
-        Place {
+        PlaceReport {
             place: "boot",
             descriptors: Figure::counted(boot.saturating_mul(page), "vmstat nr_memmap_boot_pages"),
             note: "taken from memory at boot".into(),
         },
-        Place { place, descriptors: Figure::counted(later, "vmstat nr_memmap_pages"), note: note.into() },
+        PlaceReport {
+            place,
+            descriptors: Figure::counted(later, "vmstat nr_memmap_pages"),
+            note: note.into(),
+        },
     ];
     if host.memmap_on_memory == Some(false) {
-        places.push(Place {
+        places.push(PlaceReport {
             place: "block",
             descriptors: Figure::computed(0, "memmap_on_memory is off"),
             note: "on the added blocks themselves".into(),
@@ -136,7 +140,7 @@ pub fn blocks(survey: &Survey, accounts: &Accounts) -> Option<BlocksReport> {
         }
     };
     let list: Vec<BlockRow> = blocks.list.iter().map(row).collect();
-    let mut alike: BTreeMap<(BlockState, Option<String>), (u64, Option<u64>)> = BTreeMap::new();
+    let mut alike: BTreeMap<(OnlineState, Option<String>), (u64, Option<u64>)> = BTreeMap::new();
     for row in &list {
         let (count, offline) =
             alike.entry((row.state, row.zone.clone())).or_insert((0, row.offline.map(|_| 0)));

@@ -81,7 +81,7 @@ fn before_the_kernel(host: &Host) -> Vec<WentStage> {
         stages.push(stage("installed", "installed", memory, parts));
     } else if let Some(blocks) = host.blocks.as_ref().filter(|blocks| !blocks.list.is_empty()) {
         let online =
-            blocks.list.iter().filter(|block| block.state == pagefold_machine::host::BlockState::Online);
+            blocks.list.iter().filter(|block| block.state == pagefold_machine::host::OnlineState::Online);
         let bytes = blocks.size.saturating_mul(online.count() as u64);
         let memory = Figure::computed(bytes, "memory blocks that are online: at most");
         if bytes > present(host).saturating_add(SMALL) {
@@ -204,7 +204,7 @@ fn uses(host: &Host, accounts: &Accounts) -> Vec<WentPart> {
 mod tests {
     use super::*;
     use pagefold_machine::Zone;
-    use pagefold_machine::host::firmware::{Firmware, Kind, Modules};
+    use pagefold_machine::host::firmware::{Firmware, FirmwareKind, Modules};
     use pagefold_machine::host::{Counters, Memmap};
 
     const MIB: u64 = 1 << 20;
@@ -248,8 +248,8 @@ mod tests {
             firmware: Firmware {
                 modules: Some(Modules { count: 8, bytes: 128 * GIB }),
                 map: vec![
-                    Kind { kind: "System RAM".into(), bytes: 127 * GIB },
-                    Kind { kind: "ACPI Tables".into(), bytes: 60 * MIB },
+                    FirmwareKind { kind: "System RAM".into(), bytes: 127 * GIB },
+                    FirmwareKind { kind: "ACPI Tables".into(), bytes: 60 * MIB },
                 ],
                 kernel_image: Some(50 * MIB),
                 crash_kernel: Some(512 * MIB),

@@ -7,12 +7,12 @@ use pagefold_engine::platform::Barrier;
 
 /// `B`, and how often its writer's half ran: once a grace period.
 #[derive(Clone, Debug)]
-pub struct Counted<B> {
+pub struct CountedBarrier<B> {
     inner: B,
     count: Arc<AtomicU64>,
 }
 
-impl<B> Counted<B> {
+impl<B> CountedBarrier<B> {
     pub fn new(inner: B) -> Self {
         Self { inner, count: Arc::default() }
     }
@@ -24,7 +24,7 @@ impl<B> Counted<B> {
 }
 
 // SAFETY: both halves are those of `inner`, which keeps the trait's promise; counting comes before and changes nothing.
-unsafe impl<B: Barrier> Barrier for Counted<B> {
+unsafe impl<B: Barrier> Barrier for CountedBarrier<B> {
     #[inline]
     fn light(&self) {
         self.inner.light();

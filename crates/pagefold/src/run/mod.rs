@@ -15,17 +15,16 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use pagefold_picture::amount::Bytes;
 
 pub use self::args::RunArgs;
-use self::plan::Plan;
+use self::plan::RunPlan;
 use self::scenario::{Mistake, SHIPPED};
-use crate::args::RcuArg;
 use crate::cost::available;
 use crate::deliver;
 use crate::place::Place;
-use crate::rcu::{self, Rcu};
-use crate::say;
-use crate::size::Bytes;
+use crate::rcu::{self, Rcu, RcuArg};
+use crate::stderr::say;
 
 /// A mistake in the scenario is a mistake in what was asked for, as one on the command line is.
 const USAGE: u8 = 2;
@@ -85,14 +84,14 @@ fn unknown(name: &str) -> String {
 }
 
 /// The scenario of that name, or in that file; the default if nothing is said.
-fn find(scenario: Option<&str>) -> Result<Plan> {
+fn find(scenario: Option<&str>) -> Result<RunPlan> {
     let (default, text) = SHIPPED[0];
-    let Some(name) = scenario else { return Ok(Plan::read(default, text)?) };
+    let Some(name) = scenario else { return Ok(RunPlan::read(default, text)?) };
     if let Some(text) = shipped(name) {
-        return Ok(Plan::read(name, text)?);
+        return Ok(RunPlan::read(name, text)?);
     }
     match fs::read_to_string(name) {
-        Ok(text) => Ok(Plan::read(name, &text)?),
+        Ok(text) => Ok(RunPlan::read(name, &text)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !name.contains(['/', '.']) => {
             bail!(unknown(name))
         }
@@ -103,7 +102,7 @@ fn find(scenario: Option<&str>) -> Result<Plan> {
 fn list() -> Result<()> {
     let mut stdout = deliver::stdout();
     for (name, text) in SHIPPED {
-        let about = Plan::read(name, text).map(|plan| plan.about);
+        let about = RunPlan::read(name, text).map(|plan| plan.about);
         writeln!(stdout, "{name:<12} {}", about.unwrap_or_else(|mistake: Mistake| mistake.to_string()))?;
     }
     Ok(())

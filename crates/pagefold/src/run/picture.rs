@@ -4,11 +4,11 @@
 use std::fmt::Write;
 
 use indicatif::BinaryBytes;
+use pagefold_picture::svg::escaped;
 
-use super::report::Report;
+use super::report::RunReport;
 use super::sample::Moment;
-use crate::picture::svg::escaped;
-use crate::table::wrap;
+use crate::lines::wrap;
 
 const WIDTH: f64 = 1120.0;
 const HEIGHT: f64 = 660.0;
@@ -105,7 +105,7 @@ impl Panel {
 }
 
 /// Draws the run.
-pub fn draw(report: &Report) -> String {
+pub fn draw(report: &RunReport) -> String {
     let steps = report.rows.len().max(1);
     let moments = place(&report.moments, steps);
     let most = |value: &dyn Fn(&Moment) -> u64| {

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use pagefold_engine::hotplug::{DEFAULT_RATIO, FakeOffline, OnlinePolicy};
 use pagefold_engine::{Order, Zone};
+use pagefold_picture::amount::Bytes;
 use pagefold_workload::{Change, Misfit, WalkerKind, Workload, slots};
 use toml::Spanned;
 
-use super::scenario::{self, FakeOfflineName, Mistake, Online, Scenario, Share, Size, parse};
-use crate::size::Bytes;
+use super::scenario::{self, FakeOfflineName, Mistake, OnlineSpec, Scenario, ShareSpec, SizeSpec, parse};
 
 const SECTION: u64 = 128 << 20;
 /// Device memory lies above here, as on PCs.
@@ -22,7 +22,7 @@ const MOST_WALKERS: u16 = 64;
 
 /// What is to be done.
 #[derive(Debug)]
-pub struct Plan {
+pub struct RunPlan {
     /// A name or a file.
     pub origin: String,
     pub about: String,
@@ -65,7 +65,7 @@ pub struct ChangePlan {
     pub change: Change,
 }
 
-impl Plan {
+impl RunPlan {
     /// Reads and judges a scenario.
     pub fn read(origin: &str, text: &str) -> Result<Self, Mistake> {
         let scenario = parse(origin, text)?;
@@ -102,21 +102,21 @@ impl Reader<'_> {
         at..at
     }
 
-    fn plan(&self, scenario: Scenario) -> Judged<Plan> {
+    fn plan(&self, scenario: Scenario) -> Judged<RunPlan> {
         let machine = &scenario.machine;
         let memory_block = self.memory_block(machine.memory_block.as_ref())?;
         let boot = self.boot(&machine.boot)?;
         let ratio = match &machine.ratio {
-            Some(ratio) if machine.online != Online::AutoMovable => {
+            Some(ratio) if machine.online != OnlineSpec::AutoMovable => {
                 return self.mistake(ratio.span(), "a ratio is for online = \"auto-movable\" only");
             }
             Some(ratio) => *ratio.get_ref(),
             None => DEFAULT_RATIO,
         };
         let policy = match machine.online {
-            Online::Movable => OnlinePolicy::Zone(Zone::Movable),
-            Online::Kernel => OnlinePolicy::Zone(Zone::Normal),
-            Online::AutoMovable => OnlinePolicy::AutoMovable { ratio, numa_aware: boot.len() > 1 },
+            OnlineSpec::Movable => OnlinePolicy::Zone(Zone::Movable),
+            OnlineSpec::Kernel => OnlinePolicy::Zone(Zone::Normal),
+            OnlineSpec::AutoMovable => OnlinePolicy::AutoMovable { ratio, numa_aware: boot.len() > 1 },
         };
         let fake_offline = match machine.fake_offline {
             FakeOfflineName::Folded => FakeOffline::Folded,
@@ -134,7 +134,7 @@ impl Reader<'_> {
         let names = self.names(&scenario.workloads)?;
         let (workloads, steps) = self.life(&scenario, &names, &devices)?;
         let walkers = self.walkers(&scenario)?;
-        Ok(Plan {
+        Ok(RunPlan {
             origin: self.origin.to_owned(),
             about: scenario.about,
             boot,
@@ -151,7 +151,7 @@ impl Reader<'_> {
         })
     }
 
-    fn memory_block(&self, size: Option<&Spanned<Size>>) -> Judged<u64> {
+    fn memory_block(&self, size: Option<&Spanned<SizeSpec>>) -> Judged<u64> {
         let Some(size) = size else { return Ok(SECTION) };
         let bytes = size.get_ref().0;
         if !bytes.is_power_of_two() || !(SECTION..=1 << 40).contains(&bytes) {
@@ -161,7 +161,7 @@ impl Reader<'_> {
         Ok(bytes)
     }
 
-    fn boot(&self, sizes: &[Spanned<Size>]) -> Judged<Vec<u64>> {
+    fn boot(&self, sizes: &[Spanned<SizeSpec>]) -> Judged<Vec<u64>> {
         if sizes.is_empty() || sizes.len() > 64 {
             return self.mistake(
                 self.header("[machine]"),
@@ -245,7 +245,7 @@ impl Reader<'_> {
         Ok(kinds.into_iter().cycle().take(count.into()).collect())
     }
 
-    fn names(&self, workloads: &[scenario::Workload]) -> Judged<Vec<String>> {
+    fn names(&self, workloads: &[scenario::WorkloadSpec]) -> Judged<Vec<String>> {
         let mut names = Vec::new();
         for workload in workloads {
             let name = workload.name.get_ref();
@@ -307,10 +307,10 @@ impl Reader<'_> {
         Ok((workloads, steps))
     }
 
-    fn workload(&self, workload: &scenario::Workload) -> Judged<Workload> {
+    fn workload(&self, workload: &scenario::WorkloadSpec) -> Judged<Workload> {
         let mut orders = Vec::new();
         for share in &workload.orders {
-            let Share { order, share: part } = *share.get_ref();
+            let ShareSpec { order, share: part } = *share.get_ref();
             let Some(order) = Order::new(order) else {
                 return self.mistake(share.span(), format!("orders go up to {}", Order::MAX.get()));
             };
@@ -333,7 +333,7 @@ impl Reader<'_> {
         })
     }
 
-    fn change(&self, spanned: &Spanned<scenario::Change>, names: &[String]) -> Judged<ChangePlan> {
+    fn change(&self, spanned: &Spanned<scenario::ChangeSpec>, names: &[String]) -> Judged<ChangePlan> {
         let change = spanned.get_ref();
         let name = change.workload.get_ref();
         let Some(workload) = names.iter().position(|known| known == name) else {

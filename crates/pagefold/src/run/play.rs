@@ -16,27 +16,27 @@ use pagefold_virtio_mem::{Driver, DriverSettings, Next, Shortfall, Status, Virti
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
 use pagefold_workload::{Index, Log, Population, Stamp, slots};
 
-use super::barrier::Counted;
+use super::barrier::CountedBarrier;
 use super::contents::SparseMemory;
-use super::plan::{DevicePlan, Plan, StepPlan};
-use super::report::{Broken, Report, Row, Walked};
+use super::plan::{DevicePlan, RunPlan, StepPlan};
+use super::report::{Broken, RunReport, StepRow, WalkedRow};
 use super::sample::{Curves, Moment};
 use crate::cost::{self, Baseline, rematerialised};
-use crate::say;
 use crate::source::bar;
+use crate::stderr::say;
 use crate::walkers::with_walkers;
 
 /// The platform of a run.
-type Machine<B> = Linux<B, Stamp>;
+type RunPlatform<B> = Linux<B, Stamp>;
 type TheDevice = Loopback<Device<Memfd>>;
 type TheDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
 
 /// Carries out `plan`.
-pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> Result<Report> {
+pub fn play<B: Barrier + Clone>(plan: &RunPlan, barrier: B, rcu: &'static str) -> Result<RunReport> {
     let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
-    let barrier = Counted::new(barrier);
+    let barrier = CountedBarrier::new(barrier);
     let grace_periods = barrier.count();
-    let host: Machine<Counted<B>> = Linux::new(barrier)?;
+    let host: RunPlatform<CountedBarrier<B>> = Linux::new(barrier)?;
     host.features().missing().iter().for_each(say);
     let engine = Engine::new(host, Config::new(plan.end() / 4096))?;
     let mut memory = SparseMemory::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;
@@ -87,7 +87,7 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
             report
         },
     )?;
-    report.walkers = walk.walked.iter().map(|walked| Walked::new(walked, walk.seconds)).collect();
+    report.walkers = walk.walked.iter().map(|walked| WalkedRow::new(walked, walk.seconds)).collect();
     report.broken.strays = rematerialised(&engine)?.len() as u64;
     report.broken.audit = match engine.audit() {
         Err(violation) => Some(violation.to_string()),
@@ -97,7 +97,7 @@ pub fn play<B: Barrier + Clone>(plan: &Plan, barrier: B, rcu: &'static str) -> R
     Ok(report)
 }
 
-fn make_device(plan: &Plan, device: &DevicePlan) -> Result<TheDevice> {
+fn make_device(plan: &RunPlan, device: &DevicePlan) -> Result<TheDevice> {
     let backing = Memfd::new(device.size, Pages::Normal)?;
     let settings = Settings {
         block_size: Some(device.block),
@@ -108,7 +108,7 @@ fn make_device(plan: &Plan, device: &DevicePlan) -> Result<TheDevice> {
     Ok(Loopback::new(Device::new(settings, backing, ())?))
 }
 
-fn boot<B: Barrier + Clone>(hotplug: &mut Hotplug<'_, Machine<B>>, plan: &Plan) -> Result<()> {
+fn boot<B: Barrier + Clone>(hotplug: &mut Hotplug<'_, RunPlatform<B>>, plan: &RunPlan) -> Result<()> {
     let mut next = 0;
     for (node, bytes) in plan.boot.iter().enumerate() {
         let pages = next / 4096..(next + bytes) / 4096;
@@ -121,7 +121,7 @@ fn boot<B: Barrier + Clone>(hotplug: &mut Hotplug<'_, Machine<B>>, plan: &Plan) 
 fn probe<'e, B: Barrier + Clone>(
     number: usize,
     device: &TheDevice,
-    hotplug: &mut Hotplug<'e, Machine<B>>,
+    hotplug: &mut Hotplug<'e, RunPlatform<B>>,
     seed: u64,
 ) -> Result<TheDriver<'e>> {
     let mut connect = || -> Result<TheDriver<'e>> {
@@ -134,15 +134,15 @@ fn probe<'e, B: Barrier + Clone>(
 
 /// Everything that takes part.
 struct Show<'a, 'e, B: Barrier + Clone> {
-    plan: &'a Plan,
+    plan: &'a RunPlan,
     baseline: Baseline,
     devices: &'a [TheDevice],
     log: &'a Log,
     interrupted: &'a AtomicBool,
     grace_periods: Arc<AtomicU64>,
-    hotplug: Hotplug<'e, Machine<B>>,
+    hotplug: Hotplug<'e, RunPlatform<B>>,
     drivers: Vec<TheDriver<'e>>,
-    population: Population<'a, 'e, Machine<B>, SparseMemory>,
+    population: Population<'a, 'e, RunPlatform<B>, SparseMemory>,
     curves: Curves,
     bar: ProgressBar,
     /// Of this process, before the machine had memory.
@@ -159,7 +159,7 @@ struct Resized {
 }
 
 impl<B: Barrier + Clone> Show<'_, '_, B> {
-    fn run(&mut self, rcu: &'static str) -> Result<Report> {
+    fn run(&mut self, rcu: &'static str) -> Result<RunReport> {
         let begun = Instant::now();
         let first = cost::measure(self.hotplug.engine(), self.baseline)?;
         let mut rows = Vec::new();
@@ -174,7 +174,7 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
         }
         broken.lost = self.population.lost();
         let last = std::mem::take(&mut self.curves).into_moments();
-        Ok(Report {
+        Ok(RunReport {
             schema: 1,
             scenario: self.plan.origin.clone(),
             about: self.plan.about.clone(),
@@ -204,7 +204,7 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
         self.grace_periods.load(Ordering::Relaxed)
     }
 
-    fn step(&mut self, number: usize, step: &StepPlan) -> Result<Row> {
+    fn step(&mut self, number: usize, step: &StepPlan) -> Result<StepRow> {
         let (grace_periods, migrated) = (self.grace_periods(), self.population.migrated());
         let violations = self.log.total();
         self.bar.set_message(format!("{}/{} {}", number + 1, self.plan.steps.len(), step.name));
@@ -225,7 +225,7 @@ impl<B: Barrier + Clone> Show<'_, '_, B> {
         let blocks = self.blocks();
         let linux = self.linux(blocks);
         let gib_per_second = resized.moved as f64 / (1u64 << 30) as f64 / resized.seconds.max(1e-9);
-        Ok(Row {
+        Ok(StepRow {
             name: step.name.clone(),
             requested,
             plugged,
@@ -411,7 +411,7 @@ fn is_fleeting(why: &Shortfall) -> bool {
 }
 
 /// All metadata: tables by our own count, page tables as the system has them.
-fn metadata_now<B: Barrier + Clone>(engine: &Engine<Machine<B>>, page_tables_before: u64) -> u64 {
+fn metadata_now<B: Barrier + Clone>(engine: &Engine<RunPlatform<B>>, page_tables_before: u64) -> u64 {
     let tables = engine.tables().into_iter().map(|(kind, region)| match kind {
         TableKind::Map => engine.materialised_map_pages() * 4096,
         _ => region.counted_pages() * 4096,

@@ -3,18 +3,18 @@
 use std::io::{self, Write};
 
 use comfy_table::Cell;
+use pagefold_picture::amount::{Bytes, Count, Whole};
 use pagefold_workload::{BrokenPromise, Log};
 use serde::Serialize;
 
 use super::sample::Moment;
 use crate::cost::Cost;
-use crate::size::{Bytes, Count, Whole};
 use crate::table::table;
 use crate::walkers;
 
 /// Everything a run found. The JSON is this, with `schema` raised whenever a field changes its meaning.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct RunReport {
     pub schema: u32,
     pub scenario: String,
     pub about: String,
@@ -25,12 +25,12 @@ pub struct Report {
     pub device_bytes: u64,
     /// All metadata before the first step.
     pub first: Cost,
-    pub rows: Vec<Row>,
+    pub rows: Vec<StepRow>,
     /// Steps of the scenario; fewer rows if it was interrupted.
     pub steps: usize,
     pub interrupted: bool,
     pub seconds: f64,
-    pub walkers: Vec<Walked>,
+    pub walkers: Vec<WalkedRow>,
     pub broken: Broken,
     /// Counted and measured metadata agreed at the end of every step.
     pub agree: bool,
@@ -41,7 +41,7 @@ pub struct Report {
 
 /// The state at the end of a step. Sizes in bytes.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct StepRow {
     pub name: String,
     pub requested: u64,
     pub plugged: u64,
@@ -74,7 +74,7 @@ pub struct Row {
 
 /// What the walkers of one kind did.
 #[derive(Debug, Serialize)]
-pub struct Walked {
+pub struct WalkedRow {
     pub kind: &'static str,
     pub threads: usize,
     pub looks_per_second: f64,
@@ -100,7 +100,7 @@ pub struct Broken {
     pub audit: Option<String>,
 }
 
-impl Walked {
+impl WalkedRow {
     /// From what they did in so many seconds.
     pub fn new(walked: &walkers::Walked, seconds: f64) -> Self {
         let rate = |count: u64| count as f64 / seconds.max(1e-9);
@@ -125,7 +125,7 @@ impl Broken {
     }
 }
 
-impl Report {
+impl RunReport {
     /// Whether everything was as it must be.
     pub fn is_fine(&self) -> bool {
         self.broken.total == 0 && self.agree && !self.fell_short

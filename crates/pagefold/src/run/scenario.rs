@@ -50,21 +50,21 @@ pub fn parse(origin: &str, text: &str) -> Result<Scenario, Mistake> {
 
 /// A size in bytes: `"4 GiB"`, or a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Size(pub u64);
+pub struct SizeSpec(pub u64);
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for SizeSpec {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Reader;
         impl Visitor<'_> for Reader {
-            type Value = Size;
+            type Value = SizeSpec;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a size such as \"512 MiB\"")
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                parse_bytes(text).map(Size).map_err(E::custom)
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SizeSpec, E> {
+                parse_bytes(text).map(SizeSpec).map_err(E::custom)
             }
-            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<Size, E> {
-                u64::try_from(bytes).map(Size).map_err(|_| E::custom("a size cannot be negative"))
+            fn visit_i64<E: de::Error>(self, bytes: i64) -> Result<SizeSpec, E> {
+                u64::try_from(bytes).map(SizeSpec).map_err(|_| E::custom("a size cannot be negative"))
             }
         }
         from.deserialize_any(Reader)
@@ -77,26 +77,26 @@ impl<'de> Deserialize<'de> for Size {
 pub struct Scenario {
     /// A line about it.
     pub about: String,
-    pub machine: Machine,
+    pub machine: MachineSpec,
     #[serde(default, rename = "device")]
-    pub devices: Vec<Device>,
+    pub devices: Vec<DeviceSpec>,
     #[serde(default, rename = "workload")]
-    pub workloads: Vec<Workload>,
+    pub workloads: Vec<WorkloadSpec>,
     #[serde(default)]
     pub walkers: Walkers,
     #[serde(default, rename = "step")]
-    pub steps: Vec<Step>,
+    pub steps: Vec<StepSpec>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Machine {
+pub struct MachineSpec {
     /// Boot memory of each node, from page 0 up.
-    pub boot: Vec<Spanned<Size>>,
+    pub boot: Vec<Spanned<SizeSpec>>,
     #[serde(default)]
-    pub memory_block: Option<Spanned<Size>>,
+    pub memory_block: Option<Spanned<SizeSpec>>,
     #[serde(default)]
-    pub online: Online,
+    pub online: OnlineSpec,
     /// For `online = "auto-movable"`: movable memory in per cent of kernel memory.
     #[serde(default)]
     pub ratio: Option<Spanned<u32>>,
@@ -113,7 +113,7 @@ pub struct Machine {
 /// Where added memory goes online.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Online {
+pub enum OnlineSpec {
     #[default]
     Movable,
     Kernel,
@@ -135,15 +135,15 @@ pub enum FakeOfflineName {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Device {
+pub struct DeviceSpec {
     #[serde(default)]
     pub node: Option<Spanned<u8>>,
-    pub size: Spanned<Size>,
+    pub size: Spanned<SizeSpec>,
     #[serde(default)]
-    pub block: Option<Spanned<Size>>,
+    pub block: Option<Spanned<SizeSpec>>,
     /// Address; by itself behind whatever comes before it.
     #[serde(default)]
-    pub at: Option<Spanned<Size>>,
+    pub at: Option<Spanned<SizeSpec>>,
 }
 
 /// A use of memory by its name.
@@ -159,12 +159,12 @@ impl<'de> Deserialize<'de> for UseName {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Workload {
+pub struct WorkloadSpec {
     pub name: Spanned<String>,
     pub kind: UseName,
     /// Which part of it lies in folios of which order; if nothing is said 9 for hugetlb, otherwise 0.
     #[serde(default)]
-    pub orders: Vec<Spanned<Share>>,
+    pub orders: Vec<Spanned<ShareSpec>>,
     /// As much of what it takes is given back in between, folio by folio, at random: 0 (none) to below 1.
     #[serde(default)]
     pub fragmentation: Option<Spanned<f64>>,
@@ -175,7 +175,7 @@ pub struct Workload {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Share {
+pub struct ShareSpec {
     pub order: u32,
     pub share: f64,
 }
@@ -219,10 +219,10 @@ impl From<WalkerName> for WalkerKind {
 /// A step: workloads change first, one after the other, then devices are resized, one after the other.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Step {
+pub struct StepSpec {
     pub name: String,
     #[serde(default)]
-    pub change: Vec<Spanned<Change>>,
+    pub change: Vec<Spanned<ChangeSpec>>,
     #[serde(default)]
     pub resize: Vec<Resize>,
     /// Falling short of a requested size is a failure.
@@ -234,17 +234,17 @@ pub struct Step {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Resize {
     pub device: Spanned<usize>,
-    pub to: Spanned<Size>,
+    pub to: Spanned<SizeSpec>,
 }
 
 /// A change of one workload: exactly one of the others.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Change {
+pub struct ChangeSpec {
     pub workload: Spanned<String>,
     /// Grow or shrink to this size.
     #[serde(default)]
-    pub to: Option<Spanned<Size>>,
+    pub to: Option<Spanned<SizeSpec>>,
     /// Free this part of its folios, at random.
     #[serde(default)]
     pub free: Option<Spanned<f64>>,

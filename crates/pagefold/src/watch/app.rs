@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-use super::gauges::{Gauge, Reading, Section, TABS};
+use super::gauges::{Gauge, GaugeSection, Reading, TABS};
 use super::history::History;
 
 /// Intervals that `+` and `-` step through, in milliseconds.
@@ -157,7 +157,7 @@ impl App {
     }
 
     /// What the tab shows.
-    pub fn sections(&self) -> &[Section] {
+    pub fn sections(&self) -> &[GaugeSection] {
         self.reading.as_ref().map_or(&[], |reading| &reading.tabs[self.tab])
     }
 
@@ -167,18 +167,18 @@ impl App {
     }
 
     /// A gauge's change in a second.
-    pub fn rate(&self, section: &Section, gauge: &Gauge) -> Option<f64> {
+    pub fn rate(&self, section: &GaugeSection, gauge: &Gauge) -> Option<f64> {
         self.history.rate(&key(self.tab, section, gauge))
     }
 
     /// A gauge's past.
-    pub fn sparkline(&self, section: &Section, gauge: &Gauge, width: usize) -> String {
+    pub fn sparkline(&self, section: &GaugeSection, gauge: &Gauge, width: usize) -> String {
         self.history.sparkline(&key(self.tab, section, gauge), width)
     }
 }
 
 /// A gauge's name among all.
-fn key(tab: usize, section: &Section, gauge: &Gauge) -> String {
+fn key(tab: usize, section: &GaugeSection, gauge: &Gauge) -> String {
     // HVO's state stands in its headline, and may change.
     let title = section.title.split(':').next().unwrap_or_default();
     format!("{tab}/{title}/{}", gauge.name)
@@ -186,14 +186,14 @@ fn key(tab: usize, section: &Section, gauge: &Gauge) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::gauges::Value;
+    use super::super::gauges::GaugeValue;
     use super::*;
 
     fn app() -> App {
-        let section = |title: &str, gauges: u64| Section {
+        let section = |title: &str, gauges: u64| GaugeSection {
             title: title.into(),
             gauges: (0..gauges)
-                .map(|n| Gauge { name: n.to_string(), value: Value::Count(n), how: "counted" })
+                .map(|n| Gauge { name: n.to_string(), value: GaugeValue::Count(n), how: "counted" })
                 .collect(),
             notes: Vec::new(),
         };

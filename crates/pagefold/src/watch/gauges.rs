@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use pagefold_machine::Host;
 use pagefold_machine::host::Hvo;
+use pagefold_picture::amount::{Bytes, Whole};
 
 use crate::report::model::{Figure, Interval, Report};
-use crate::size::{Bytes, Whole};
 use crate::survey::SurveyArgs;
 
 /// The tabs.
@@ -19,12 +19,12 @@ pub struct Reading {
     /// Which machine.
     pub title: String,
     /// What each tab shows.
-    pub tabs: [Vec<Section>; TABS.len()],
+    pub tabs: [Vec<GaugeSection>; TABS.len()],
 }
 
 /// Gauges under a headline.
 #[derive(Clone, Debug)]
-pub struct Section {
+pub struct GaugeSection {
     pub title: String,
     pub gauges: Vec<Gauge>,
     /// Lines of text below them.
@@ -35,14 +35,14 @@ pub struct Section {
 #[derive(Clone, Debug)]
 pub struct Gauge {
     pub name: String,
-    pub value: Value,
+    pub value: GaugeValue,
     /// How it came about: counted, computed.
     pub how: &'static str,
 }
 
 /// A value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum GaugeValue {
     /// Bytes.
     Bytes(u64),
     /// Bytes, within limits.
@@ -51,23 +51,23 @@ pub enum Value {
     Count(u64),
 }
 
-impl Value {
+impl GaugeValue {
     /// The number that its history shows: of limits, the upper one.
     pub fn number(self) -> u64 {
         match self {
-            Value::Bytes(value) | Value::Range(_, value) | Value::Count(value) => value,
+            GaugeValue::Bytes(value) | GaugeValue::Range(_, value) | GaugeValue::Count(value) => value,
         }
     }
 
     /// The value in words.
     pub fn text(self) -> String {
         match self {
-            Value::Bytes(bytes) => Bytes(bytes).to_string(),
-            Value::Range(min, max) => {
+            GaugeValue::Bytes(bytes) => Bytes(bytes).to_string(),
+            GaugeValue::Range(min, max) => {
                 let (min, max) = (Bytes(min).to_string(), Bytes(max).to_string());
                 if min == max { min } else { format!("{min} to {max}") }
             }
-            Value::Count(count) => Whole(count).to_string(),
+            GaugeValue::Count(count) => Whole(count).to_string(),
         }
     }
 
@@ -77,27 +77,27 @@ impl Value {
         let sign = if rate < 0.0 { '-' } else { '+' };
         match self {
             _ if size == 0 => String::new(),
-            Value::Count(_) => format!("{sign}{}/s", Whole(size)),
-            Value::Bytes(_) | Value::Range(..) => format!("{sign}{}/s", Bytes(size)),
+            GaugeValue::Count(_) => format!("{sign}{}/s", Whole(size)),
+            GaugeValue::Bytes(_) | GaugeValue::Range(..) => format!("{sign}{}/s", Bytes(size)),
         }
     }
 }
 
-impl Section {
-    fn new(title: impl Into<String>) -> Section {
-        Section { title: title.into(), gauges: Vec::new(), notes: Vec::new() }
+impl GaugeSection {
+    fn new(title: impl Into<String>) -> GaugeSection {
+        GaugeSection { title: title.into(), gauges: Vec::new(), notes: Vec::new() }
     }
 
-    fn gauge(&mut self, name: impl Into<String>, value: Value, how: &'static str) {
+    fn gauge(&mut self, name: impl Into<String>, value: GaugeValue, how: &'static str) {
         self.gauges.push(Gauge { name: name.into(), value, how });
     }
 
     fn figure(&mut self, name: &str, figure: &Figure) {
-        self.gauge(name, Value::Bytes(figure.bytes), figure.how.name());
+        self.gauge(name, GaugeValue::Bytes(figure.bytes), figure.how.name());
     }
 
     fn interval(&mut self, name: &str, interval: &Interval) {
-        self.gauge(name, Value::Range(interval.min, interval.max), interval.how.name());
+        self.gauge(name, GaugeValue::Range(interval.min, interval.max), interval.how.name());
     }
 
     fn is_empty(&self) -> bool {
@@ -134,8 +134,8 @@ impl Reading {
     }
 }
 
-fn overview(report: &Report, host: &Host) -> Vec<Section> {
-    let mut descriptors = Section::new("Page descriptors");
+fn overview(report: &Report, host: &Host) -> Vec<GaugeSection> {
+    let mut descriptors = GaugeSection::new("Page descriptors");
     descriptors.figure("all", &report.descriptors);
     if report.descriptors_counted.is_some() {
         descriptors.interval("all, by arithmetic", &report.descriptors_computed);
@@ -149,36 +149,36 @@ fn overview(report: &Report, host: &Host) -> Vec<Section> {
         Hvo::Unsupported => "not in this kernel",
         Hvo::Unknown => "unknown",
     };
-    let mut hvo = Section::new(format!("HVO: {state}"));
+    let mut hvo = GaugeSection::new(format!("HVO: {state}"));
     hvo.interval("saved now", &report.hvo.saved);
     hvo.interval("left to save", &report.hvo.left);
-    let mut memory = Section::new("Memory");
+    let mut memory = GaugeSection::new("Memory");
     memory.figure("all", &report.memory);
     if let Some(free) = host.meminfo.get("MemFree") {
-        memory.gauge("free", Value::Bytes(free), COUNTED);
+        memory.gauge("free", GaugeValue::Bytes(free), COUNTED);
     }
     let pools = host.pools.iter().fold((0u64, 0u64), |(all, free), pool| {
         (all.saturating_add(pool.bytes()), free.saturating_add(pool.free.saturating_mul(pool.size)))
     });
     if !host.pools.is_empty() {
-        memory.gauge("hugetlb pools", Value::Bytes(pools.0), COUNTED);
-        memory.gauge("hugetlb pools, free", Value::Bytes(pools.1), COUNTED);
+        memory.gauge("hugetlb pools", GaugeValue::Bytes(pools.0), COUNTED);
+        memory.gauge("hugetlb pools, free", GaugeValue::Bytes(pools.1), COUNTED);
     }
-    let mut others = Section::new("Other costs by the page");
+    let mut others = GaugeSection::new("Other costs by the page");
     for cost in &report.other_costs {
         if let Some(interval) = &cost.cost {
             others.interval(cost.title, interval);
         }
     }
-    let mut folding = Section::new("Folding (not in Linux today)");
+    let mut folding = GaugeSection::new("Folding (not in Linux today)");
     folding.interval("would leave", &report.folding.total);
     vec![descriptors, hvo, memory, others, folding]
 }
 
-fn nodes_and_zones(report: &Report) -> Vec<Section> {
+fn nodes_and_zones(report: &Report) -> Vec<GaugeSection> {
     let nodes = report.nodes.iter().map(|row| {
-        let mut section = Section::new(format!("Node {}", row.node));
-        section.gauge("memory", Value::Bytes(row.memory), COUNTED);
+        let mut section = GaugeSection::new(format!("Node {}", row.node));
+        section.gauge("memory", GaugeValue::Bytes(row.memory), COUNTED);
         section.interval("descriptors", &row.descriptors);
         section.interval("saved by HVO", &row.hvo_saved);
         if let Some(page_tables) = &row.page_tables {
@@ -187,25 +187,28 @@ fn nodes_and_zones(report: &Report) -> Vec<Section> {
         section
     });
     let zones = report.zones.iter().map(|row| {
-        let mut section = Section::new(format!("Node {}, zone {}", row.node, row.zone));
-        section.gauge("present", Value::Bytes(row.present), COUNTED);
-        section.gauge("managed", Value::Bytes(row.managed), COUNTED);
-        section.gauge("free", Value::Bytes(row.free), COUNTED);
+        let mut section = GaugeSection::new(format!("Node {}, zone {}", row.node, row.zone));
+        section.gauge("present", GaugeValue::Bytes(row.present), COUNTED);
+        section.gauge("managed", GaugeValue::Bytes(row.managed), COUNTED);
+        section.gauge("free", GaugeValue::Bytes(row.free), COUNTED);
         section.figure("descriptors, without HVO", &row.descriptors);
         section
     });
     nodes.chain(zones).collect()
 }
 
-fn huge_pages(report: &Report) -> Vec<Section> {
+fn huge_pages(report: &Report) -> Vec<GaugeSection> {
     let mut sections: Vec<_> = report
         .huge_pages
         .iter()
         .map(|row| {
-            let mut section = Section::new(format!("Pages of {}", crate::size::Units::Iec.size(row.size)));
-            section.gauge("in the pool", Value::Count(row.pages), COUNTED);
+            let mut section = GaugeSection::new(format!(
+                "Pages of {}",
+                pagefold_picture::amount::Units::Iec.size(row.size)
+            ));
+            section.gauge("in the pool", GaugeValue::Count(row.pages), COUNTED);
             if let Some(free) = row.free {
-                section.gauge("free", Value::Count(free), COUNTED);
+                section.gauge("free", GaugeValue::Count(free), COUNTED);
             }
             section.figure("descriptors without HVO", &row.descriptors);
             section.figure("descriptors with HVO for all", &row.with_hvo);
@@ -213,21 +216,21 @@ fn huge_pages(report: &Report) -> Vec<Section> {
         })
         .collect();
     if sections.is_empty() {
-        let mut none = Section::new("Huge pages");
+        let mut none = GaugeSection::new("Huge pages");
         none.notes.push("This host has no pools of huge pages.".into());
         sections.push(none);
     }
     sections
 }
 
-fn free_blocks(host: &Host) -> Vec<Section> {
+fn free_blocks(host: &Host) -> Vec<GaugeSection> {
     let page = host.page_size.bytes;
     let section = |title: String, blocks: &[u64]| {
-        let mut section = Section::new(title);
+        let mut section = GaugeSection::new(title);
         for (order, &blocks) in blocks.iter().enumerate() {
             let size = page.checked_shl(order as u32).unwrap_or(u64::MAX);
-            let size = crate::size::Units::Iec.size(size);
-            section.gauge(format!("order {order:>2}: {size}"), Value::Count(blocks), COUNTED);
+            let size = pagefold_picture::amount::Units::Iec.size(size);
+            section.gauge(format!("order {order:>2}: {size}"), GaugeValue::Count(blocks), COUNTED);
         }
         section
     };
@@ -240,13 +243,13 @@ fn free_blocks(host: &Host) -> Vec<Section> {
     let zones = host.free_blocks.iter().map(|zone| {
         let mut section = section(format!("Node {}, zone {}", zone.node, zone.zone), &zone.blocks);
         let bytes = zone.pages_from(0).saturating_mul(page);
-        section.gauge("in all", Value::Bytes(bytes), COUNTED);
+        section.gauge("in all", GaugeValue::Bytes(bytes), COUNTED);
         section
     });
     std::iter::once(section("All zones".into(), &all)).chain(zones).collect()
 }
 
-fn counters(report: &Report, host: &Host) -> Vec<Section> {
+fn counters(report: &Report, host: &Host) -> Vec<GaugeSection> {
     const VMSTAT: [&str; 6] = [
         "nr_memmap_boot_pages",
         "nr_memmap_pages",
@@ -268,24 +271,24 @@ fn counters(report: &Report, host: &Host) -> Vec<Section> {
         "HardwareCorrupted",
         "Balloon",
     ];
-    let mut vmstat = Section::new("/proc/vmstat");
+    let mut vmstat = GaugeSection::new("/proc/vmstat");
     for name in VMSTAT {
         if let Some(value) = host.vmstat.get(name) {
-            vmstat.gauge(name, Value::Count(value), COUNTED);
+            vmstat.gauge(name, GaugeValue::Count(value), COUNTED);
         }
     }
-    let mut meminfo = Section::new("/proc/meminfo");
+    let mut meminfo = GaugeSection::new("/proc/meminfo");
     for name in MEMINFO {
         if let Some(value) = host.meminfo.get(name) {
-            meminfo.gauge(name, Value::Bytes(value), COUNTED);
+            meminfo.gauge(name, GaugeValue::Bytes(value), COUNTED);
         }
     }
-    let mut checks = Section::new("Numbers that should agree");
+    let mut checks = GaugeSection::new("Numbers that should agree");
     for check in &report.checks {
         let agrees = if check.agrees { "agrees" } else { "DIFFERS" };
-        checks.gauge(check.name, Value::Bytes(check.difference), agrees);
+        checks.gauge(check.name, GaugeValue::Bytes(check.difference), agrees);
     }
-    let mut gaps = Section::new("Not read");
+    let mut gaps = GaugeSection::new("Not read");
     gaps.notes = host.gaps.iter().map(|gap| format!("{} ({}): {}", gap.path, gap.tells, gap.why)).collect();
     vec![vmstat, meminfo, checks, gaps]
 }
@@ -296,13 +299,13 @@ mod tests {
 
     #[test]
     fn values_say_what_they_are() {
-        assert_eq!(Value::Bytes(3 << 30).text(), "3.00 GiB");
-        assert_eq!(Value::Range(1 << 20, 1 << 20).text(), "1.00 MiB");
-        assert_eq!(Value::Range(0, 1 << 20).text(), "0 B to 1.00 MiB");
-        assert_eq!(Value::Count(12345).text(), "12,345");
-        assert_eq!(Value::Bytes(0).rate_text(-2048.0), "-2.00 KiB/s");
-        assert_eq!(Value::Count(0).rate_text(3.2), "+3/s");
-        assert_eq!(Value::Count(0).rate_text(-0.2), "");
+        assert_eq!(GaugeValue::Bytes(3 << 30).text(), "3.00 GiB");
+        assert_eq!(GaugeValue::Range(1 << 20, 1 << 20).text(), "1.00 MiB");
+        assert_eq!(GaugeValue::Range(0, 1 << 20).text(), "0 B to 1.00 MiB");
+        assert_eq!(GaugeValue::Count(12345).text(), "12,345");
+        assert_eq!(GaugeValue::Bytes(0).rate_text(-2048.0), "-2.00 KiB/s");
+        assert_eq!(GaugeValue::Count(0).rate_text(3.2), "+3/s");
+        assert_eq!(GaugeValue::Count(0).rate_text(-0.2), "");
     }
 
     #[test]
@@ -316,7 +319,7 @@ mod tests {
         host.free_blocks = vec![zone("DMA"), zone("Normal")];
         let sections = free_blocks(&host);
         assert_eq!(sections.len(), 3);
-        assert_eq!(sections[0].gauges[1].value, Value::Count(4));
-        assert_eq!(sections[0].gauges[2].value, Value::Count(u64::MAX));
+        assert_eq!(sections[0].gauges[1].value, GaugeValue::Count(4));
+        assert_eq!(sections[0].gauges[2].value, GaugeValue::Count(u64::MAX));
     }
 }

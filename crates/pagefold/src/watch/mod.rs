@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Args as ClapArgs;
+use clap::Args;
 use ratatui::crossterm::event::{self, Event};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 
@@ -28,7 +28,7 @@ use crate::tty::Tty;
 ///
 /// Descriptors, HVO, huge pages, nodes and zones, free blocks by order and the kernel's own counters, with rates. Everyone
 /// may: it reads what `pagefold report --no-scan` reads, and changes nothing. Keys: q quits, ? tells the others.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   pagefold watch

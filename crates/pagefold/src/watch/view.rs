@@ -1,5 +1,6 @@
 //! Drawing.
 
+use pagefold_picture::text::printable;
 use ratatui::Frame;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -8,9 +9,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Clear, Paragraph, Tabs};
 
 use super::app::App;
-use super::gauges::{Gauge, Section, TABS};
+use super::gauges::{Gauge, GaugeSection, TABS};
 use crate::lines::is_utf8;
-use crate::picture::text::printable;
 
 /// Widths of columns; of names: at least, and at most.
 const NAME: (usize, usize) = (12, 34);
@@ -115,7 +115,7 @@ fn footline(frame: &mut Frame<'_>, app: &App, area: Rect) {
 }
 
 /// A section: its headline, its gauges, its notes, and a blank line.
-fn lines(app: &App, section: &Section, width: usize) -> Vec<Line<'static>> {
+fn lines(app: &App, section: &GaugeSection, width: usize) -> Vec<Line<'static>> {
     let mut lines = vec![Line::from(printable(&section.title)).bold().fg(Color::Cyan)];
     lines.extend(section.gauges.iter().map(|gauge| line(app, section, gauge, width)));
     lines.extend(section.notes.iter().map(|note| Line::from(format!("  {}", printable(note)))));
@@ -124,7 +124,7 @@ fn lines(app: &App, section: &Section, width: usize) -> Vec<Line<'static>> {
 }
 
 /// A gauge. What is told last is left out first where there is no room.
-fn line(app: &App, section: &Section, gauge: &Gauge, width: usize) -> Line<'static> {
+fn line(app: &App, section: &GaugeSection, gauge: &Gauge, width: usize) -> Line<'static> {
     let others = 2 + VALUE + RATE + 2 + HOW + 1 + BARS;
     let name_width = width.saturating_sub(others).clamp(NAME.0, NAME.1);
     let name = shortened(&printable(&gauge.name), name_width);

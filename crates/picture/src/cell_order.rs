@@ -1,25 +1,23 @@
 //! Where slots lie: line by line, or along a Hilbert curve.
 
-use clap::ValueEnum;
-
 /// How addresses run through the picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Layout {
-    /// Line by line, from left to right
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CellOrder {
+    /// Line by line, from left to right.
     Linear,
-    /// Along a Hilbert curve: near addresses lie near each other in all directions
+    /// Along a Hilbert curve: near addresses lie near each other in all directions.
     Hilbert,
 }
 
-impl Layout {
+impl CellOrder {
     /// Column and row of `slot` in a picture with so many columns (for a Hilbert curve: a power of two).
     pub fn place(self, slot: u64, columns: u32) -> (u32, u32) {
         match self {
-            Layout::Linear => {
+            CellOrder::Linear => {
                 let columns = u64::from(columns.max(1));
                 ((slot % columns) as u32, u32::try_from(slot / columns).unwrap_or(u32::MAX))
             }
-            Layout::Hilbert => fast_hilbert::h2xy::<u32>(slot, columns.max(1).ilog2() as u8),
+            CellOrder::Hilbert => fast_hilbert::h2xy::<u32>(slot, columns.max(1).ilog2() as u8),
         }
     }
 }
@@ -30,7 +28,7 @@ mod tests {
 
     #[test]
     fn both_layouts_are_bijections_of_the_square() {
-        for layout in [Layout::Linear, Layout::Hilbert] {
+        for layout in [CellOrder::Linear, CellOrder::Hilbert] {
             for side in [1u32, 2, 4, 8, 64] {
                 let mut seen = vec![false; (side * side) as usize];
                 for slot in 0..u64::from(side * side) {
@@ -47,15 +45,15 @@ mod tests {
     #[test]
     fn the_curve_never_jumps_and_fills_quadrants_one_after_the_other() {
         for side in [2u32, 8, 32, 128] {
-            let mut last = Layout::Hilbert.place(0, side);
+            let mut last = CellOrder::Hilbert.place(0, side);
             assert_eq!(last, (0, 0));
             for slot in 1..u64::from(side * side) {
-                let next = Layout::Hilbert.place(slot, side);
+                let next = CellOrder::Hilbert.place(slot, side);
                 assert_eq!(last.0.abs_diff(next.0) + last.1.abs_diff(next.1), 1, "{side} {slot}");
                 last = next;
             }
             let quadrant = |slot| {
-                let (x, y) = Layout::Hilbert.place(slot, side);
+                let (x, y) = CellOrder::Hilbert.place(slot, side);
                 (x * 2 / side, y * 2 / side)
             };
             let quarter = u64::from(side * side) / 4;

@@ -5,52 +5,53 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Subject;
-use super::draw::draw;
-use super::grid::{Grid, Size};
-use super::png::{SCALE, png};
-use super::scene::Scene;
-use super::svg::svg;
+use pagefold_picture::draw::draw;
+use pagefold_picture::png::{SCALE, png};
+use pagefold_picture::scene::Scene;
+use pagefold_picture::svg::svg;
+use pagefold_picture::{Grid, GridSize, Subject};
+
 use crate::deliver;
 use crate::exit::usage;
 use crate::place::Place;
+use crate::stderr::say;
 
 /// The size of a grid on paper.
-pub const PAPER: Size = Size { columns: 128, rows: 160 };
+pub const PAPER: GridSize = GridSize { columns: 128, rows: 160 };
 
 /// Which files to write.
 #[derive(Debug)]
-pub struct Output {
-    svg: Option<To>,
-    png: Option<To>,
+pub struct PictureFiles {
+    svg: Option<Target>,
+    png: Option<Target>,
 }
 
 /// Where a picture goes.
 #[derive(Debug)]
-enum To {
+enum Target {
     Stdout,
     Place(Place),
 }
 
-impl To {
-    fn new(path: &Path) -> Result<To> {
-        if path == Path::new("-") { Ok(To::Stdout) } else { Place::public(path).map(To::Place) }
+impl Target {
+    fn new(path: &Path) -> Result<Target> {
+        if path == Path::new("-") { Ok(Target::Stdout) } else { Place::public(path).map(Target::Place) }
     }
 }
 
-impl Output {
+impl PictureFiles {
     /// Looks at the places, before there is anything to write.
     ///
     /// # Errors
     /// A place that cannot be written, or one place for both pictures.
-    pub fn new(svg: Option<&Path>, png: Option<&Path>) -> Result<Output> {
+    pub fn new(svg: Option<&Path>, png: Option<&Path>) -> Result<PictureFiles> {
         if let (Some(svg), Some(png)) = (svg, png)
             && svg == png
         {
             let where_to = if svg == Path::new("-") { "stdout".into() } else { svg.display().to_string() };
             return Err(usage(format!("only one picture can go to {where_to}: give the other a name")));
         }
-        Ok(Output { svg: svg.map(To::new).transpose()?, png: png.map(To::new).transpose()? })
+        Ok(PictureFiles { svg: svg.map(Target::new).transpose()?, png: png.map(Target::new).transpose()? })
     }
 
     /// Whether any is wanted.
@@ -60,7 +61,7 @@ impl Output {
 
     /// Whether one of them is to go to stdout, as `-`.
     pub fn is_stdout(&self) -> bool {
-        [&self.svg, &self.png].into_iter().flatten().any(|to| matches!(to, To::Stdout))
+        [&self.svg, &self.png].into_iter().flatten().any(|to| matches!(to, Target::Stdout))
     }
 
     /// Draws `grid` and writes the files. Names them on stdout, or on stderr if a picture goes there.
@@ -80,13 +81,13 @@ impl Output {
         Ok(())
     }
 
-    fn one(&self, to: &To, bytes: &[u8], scene: &Scene, scale: u32) -> Result<()> {
-        let To::Place(place) = to else { return deliver::to(None, bytes) };
+    fn one(&self, to: &Target, bytes: &[u8], scene: &Scene, scale: u32) -> Result<()> {
+        let Target::Place(place) = to else { return deliver::to(None, bytes) };
         place.write_all(bytes)?;
         let (width, height) = (scene.width * scale, scene.height * scale);
         let line = format!("{}: {width} x {height} pixels", place.path().display());
         match self.is_stdout() {
-            true => crate::say(line),
+            true => say(line),
             false => writeln!(deliver::stdout(), "{line}")?,
         }
         Ok(())

@@ -2,30 +2,36 @@
 
 use ab_glyph::{Font, FontRef, PxScale, ScaleFont};
 
-use super::palette::Color;
+use crate::palette::Color;
 
 /// A rectangle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rect {
+    /// Pixels from the left.
     pub x: u32,
+    /// Pixels from the top.
     pub y: u32,
+    /// Pixels.
     pub width: u32,
+    /// Pixels.
     pub height: u32,
 }
 
 /// Which face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
+    /// The face of most text.
     Regular,
+    /// The face of headings.
     Medium,
 }
 
 impl Weight {
-    /// The font: Roboto, cut down to Latin (Apache-2.0; see src/picture/font).
+    /// The font: Roboto, cut down to Latin (Apache-2.0; see the directory `font`).
     pub fn font(self) -> Option<FontRef<'static>> {
         let bytes: &[u8] = match self {
-            Weight::Regular => include_bytes!("font/Roboto-Regular.ttf"),
-            Weight::Medium => include_bytes!("font/Roboto-Medium.ttf"),
+            Weight::Regular => include_bytes!("../font/Roboto-Regular.ttf"),
+            Weight::Medium => include_bytes!("../font/Roboto-Medium.ttf"),
         };
         FontRef::try_from_slice(bytes).ok()
     }
@@ -34,22 +40,30 @@ impl Weight {
 /// Which point of a line of text lies at its x.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
+    /// The first.
     Start,
+    /// The one in the middle.
     Middle,
+    /// The last.
     End,
 }
 
 /// A line of text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Text {
+    /// Pixels from the left to the anchor.
     pub x: u32,
-    /// The baseline.
+    /// Pixels from the top to the baseline.
     pub y: u32,
     /// Pixels from baseline to baseline.
     pub size: u32,
+    /// The face.
     pub weight: Weight,
+    /// What lies at `x`.
     pub anchor: Anchor,
+    /// The colour.
     pub color: Color,
+    /// The words.
     pub text: String,
 }
 
@@ -65,10 +79,13 @@ pub enum Item {
 /// A drawing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scene {
+    /// Pixels.
     pub width: u32,
+    /// Pixels.
     pub height: u32,
-    /// What it says, for those who cannot see it.
+    /// A description for screen readers.
     pub title: String,
+    /// What is drawn, in this order.
     pub items: Vec<Item>,
 }
 

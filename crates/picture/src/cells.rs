@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::Piece;
-use super::axis::Axis;
+use crate::axis::Axis;
+use crate::subject::Piece;
 
 /// A count of pages for each category and slot of an axis.
 #[derive(Clone, Debug)]

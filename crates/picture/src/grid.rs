@@ -1,14 +1,14 @@
 //! Memory, counted into cells at their places.
 
-use super::Subject;
-use super::axis::{Axis, Room};
-use super::cells::Cells;
-use super::layout::Layout;
-use super::palette::Look;
+use crate::axis::{Axis, Room};
+use crate::cell_order::CellOrder;
+use crate::cells::Cells;
+use crate::palette::Look;
+use crate::subject::Subject;
 
 /// How large a grid may become.
 #[derive(Clone, Copy, Debug)]
-pub struct Size {
+pub struct GridSize {
     /// Columns: a power of two. A Hilbert curve has as many rows.
     pub columns: u32,
     /// Rows of the linear layout, one for each hole included.
@@ -21,7 +21,7 @@ pub struct Grid {
     /// Which pages a cell stands for.
     pub axis: Axis,
     /// Where cells lie.
-    pub layout: Layout,
+    pub layout: CellOrder,
     /// Columns of the layout.
     pub columns: u32,
     /// Columns and rows that are used.
@@ -33,24 +33,26 @@ pub struct Grid {
 
 impl Grid {
     /// Counts `subject` into the finest grid that `size` allows; into a smaller one where there are only few pages.
-    pub fn new(subject: &Subject<'_>, layout: Layout, size: Size) -> Grid {
+    pub fn new(subject: &Subject<'_>, layout: CellOrder, size: GridSize) -> Grid {
         let pages = subject.pages().max(1);
         let most = 1 << size.columns.max(1).ilog2();
         let square = |columns: u32| u64::from(columns) * u64::from(columns);
         let columns = match layout {
             // Few pages make a small grid, not one long line.
-            Layout::Linear => (3..32).map(|order| 1 << order).find(|&columns| square(columns) >= pages * 4),
-            Layout::Hilbert => (1..32).map(|order| 1 << order).find(|&columns| square(columns) >= pages),
+            CellOrder::Linear => {
+                (3..32).map(|order| 1 << order).find(|&columns| square(columns) >= pages * 4)
+            }
+            CellOrder::Hilbert => (1..32).map(|order| 1 << order).find(|&columns| square(columns) >= pages),
         };
         let columns = columns.unwrap_or(most).min(most);
         let room = match layout {
-            Layout::Linear => Room {
+            CellOrder::Linear => Room {
                 slots: u64::from(columns) * u64::from(size.rows.max(1)),
                 grain: u64::from(columns),
                 hole: u64::from(columns),
                 align: u64::from(columns),
             },
-            Layout::Hilbert => Room {
+            CellOrder::Hilbert => Room {
                 slots: square(columns),
                 grain: 1,
                 hole: (square(columns) / 256).max(1),
@@ -79,11 +81,11 @@ mod tests {
     use super::*;
     use std::slice::from_ref;
 
-    use crate::picture::Piece;
-    use crate::picture::palette::{BLACK, BLUE, Category, Palette, WHITE};
+    use crate::palette::{BLACK, BLUE, Category, Palette, WHITE};
+    use crate::subject::Piece;
 
     static PALETTE: Palette = Palette {
-        categories: &[Category::quiet("free", '.', WHITE, BLACK), Category::new("used", 'U', BLUE)],
+        categories: &[Category::two_toned("free", '.', WHITE, BLACK), Category::new("used", 'U', BLUE)],
         quiet: 1,
         alarm: None,
         rule: "A cell shows most of it",
@@ -91,7 +93,7 @@ mod tests {
     };
 
     /// Every second `step` pages are used.
-    fn check(memory: &[std::ops::Range<u64>], step: u64, layout: Layout, size: Size) -> Grid {
+    fn check(memory: &[std::ops::Range<u64>], step: u64, layout: CellOrder, size: GridSize) -> Grid {
         let ranges = memory;
         let pieces = move |visit: &mut dyn FnMut(Piece)| {
             for range in ranges {
@@ -107,9 +109,9 @@ mod tests {
             title: String::new(),
             notes: Vec::new(),
             memory: memory.to_vec(),
-            zones: &[],
+            zones: Vec::new(),
             page_bytes: 4096,
-            units: crate::size::Units::Iec,
+            units: crate::amount::Units::Iec,
             palette: &PALETTE,
             extra: None,
             pieces: &pieces,
@@ -124,11 +126,11 @@ mod tests {
         grid
     }
 
-    const SIZE: Size = Size { columns: 64, rows: 48 };
+    const SIZE: GridSize = GridSize { columns: 64, rows: 48 };
 
     #[test]
     fn cells_sum_to_the_machine() {
-        for layout in [Layout::Linear, Layout::Hilbert] {
+        for layout in [CellOrder::Linear, CellOrder::Hilbert] {
             check(&[1..160, 256..(6 << 20) + 77], 999, layout, SIZE);
             // One page, and no page.
             let one = check(from_ref(&(1 << 39..(1 << 39) + 1)), 1, layout, SIZE);
@@ -149,9 +151,9 @@ mod tests {
 
     #[test]
     fn a_grid_with_few_pages_is_small() {
-        let grid = check(from_ref(&(0..20)), 1, Layout::Linear, SIZE);
+        let grid = check(from_ref(&(0..20)), 1, CellOrder::Linear, SIZE);
         assert_eq!((grid.columns, grid.axis.unit()), (16, 1));
-        let grid = check(from_ref(&(0..20)), 1, Layout::Hilbert, SIZE);
+        let grid = check(from_ref(&(0..20)), 1, CellOrder::Hilbert, SIZE);
         assert_eq!((grid.columns, grid.axis.unit()), (8, 1));
     }
 }

@@ -1,12 +1,12 @@
 //! What colours mean, and how much there is of each.
 
-use super::Subject;
-use super::draw::{INK, MARGIN, SOFT, text};
-use super::grid::Grid;
-use super::palette::{Color, Ground, Look, Strength};
-use super::scene::{Anchor, Scene, Text, Weight};
-use super::text::Share;
-use crate::size::{Units, Whole};
+use crate::amount::{Units, Whole};
+use crate::grid::Grid;
+use crate::palette::{Color, Ground, Look, Strength};
+use crate::scene::{Anchor, Scene, Text, Weight};
+use crate::style::{INK, MARGIN, SOFT, text};
+use crate::subject::Subject;
+use crate::text::Share;
 
 const LINE: u32 = 20;
 

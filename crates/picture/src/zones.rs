@@ -1,8 +1,7 @@
 //! Zones on a grid: their lanes beside it, and the borders between them inside.
 
-use pagefold_machine::Zone;
-
-use super::grid::Grid;
+use crate::grid::Grid;
+use crate::subject::ZoneSpan;
 
 /// A zone beside a map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,15 +10,16 @@ pub struct Label {
     pub zone: usize,
     /// Zones that overlap lie in different lanes.
     pub lane: u32,
-    /// First and last page that lie on the map.
+    /// First page that lies on the map.
     pub first: u64,
+    /// Last page that lies on the map.
     pub last: u64,
     /// Its name, with its node if there are several.
     pub name: String,
 }
 
 /// The zones that lie on the map, by first page, and how many lanes they need.
-pub fn lanes(zones: &[Zone], grid: &Grid) -> (Vec<Label>, u32) {
+pub fn lanes(zones: &[ZoneSpan], grid: &Grid) -> (Vec<Label>, u32) {
     let spans = grid.axis.spans();
     let (Some(start), Some(end)) = (spans.first(), spans.last()) else { return (Vec::new(), 0) };
     let unit = grid.axis.unit();
@@ -27,9 +27,9 @@ pub fn lanes(zones: &[Zone], grid: &Grid) -> (Vec<Label>, u32) {
     let mut labels: Vec<Label> = zones
         .iter()
         .enumerate()
-        .filter_map(|(zone, Zone { start, spanned, .. })| {
+        .filter_map(|(zone, ZoneSpan { start, pages, .. })| {
             let first = (*start).max(map.start);
-            let end = start.saturating_add(*spanned).min(map.end);
+            let end = start.saturating_add(*pages).min(map.end);
             let name = name(zones, &zones[zone]);
             (first < end).then(|| Label { zone, lane: 0, first, last: end - 1, name })
         })
@@ -47,7 +47,7 @@ pub fn lanes(zones: &[Zone], grid: &Grid) -> (Vec<Label>, u32) {
     (labels, lanes.len() as u32)
 }
 
-fn name(zones: &[Zone], zone: &Zone) -> String {
+fn name(zones: &[ZoneSpan], zone: &ZoneSpan) -> String {
     match zones.iter().any(|other| other.node != zone.node) {
         true => format!("{}:{}", zone.node, zone.name),
         false => zone.name.clone(),
@@ -57,15 +57,16 @@ fn name(zones: &[Zone], zone: &Zone) -> String {
 /// An edge of a cell with another zone on its other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Border {
-    /// The cell right of the edge, or below it.
+    /// Column of the cell right of the edge, or below it.
     pub column: u32,
+    /// Row of that cell.
     pub row: u32,
     /// Left of the cell; else above it.
     pub is_upright: bool,
 }
 
 /// The borders between cells of different zones.
-pub fn borders(zones: &[Zone], grid: &Grid) -> Vec<Border> {
+pub fn borders(zones: &[ZoneSpan], grid: &Grid) -> Vec<Border> {
     let (width, height) = grid.used;
     if zones.len() < 2 {
         return Vec::new();
@@ -76,7 +77,7 @@ pub fn borders(zones: &[Zone], grid: &Grid) -> Vec<Border> {
         let (column, row) = grid.layout.place(slot, grid.columns);
         let Some(pfn) = grid.axis.first_pfn(slot) else { continue };
         let last = pfn + grid.axis.unit() - 1;
-        let within = |zone: &&Zone| zone.start <= last && last - zone.start < zone.spanned.max(1);
+        let within = |zone: &&ZoneSpan| zone.start <= last && last - zone.start < zone.pages.max(1);
         let zone = zones.iter().filter(within).max_by_key(|zone| zone.start);
         places[(row * width + column) as usize] = zone.map(|zone| (zone.node, zone.start));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use super::scene::{Anchor, Item, Rect, Scene, Text, Weight};
+use crate::scene::{Anchor, Item, Rect, Scene, Text, Weight};
 
 /// Fonts of about the same width, the one that was measured first.
 const FONTS: &str = "Roboto,Inter,'Helvetica Neue',Arial,'Liberation Sans',sans-serif";
@@ -79,7 +79,7 @@ pub fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::palette::{BLACK, BLUE};
+    use crate::palette::{BLACK, BLUE};
 
     #[test]
     fn rectangles_follow_each_other_relatively() {

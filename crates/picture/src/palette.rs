@@ -13,19 +13,29 @@ impl Color {
     }
 }
 
+/// Blue.
 pub const BLUE: Color = Color(0x00, 0x72, 0xb2);
+/// Sky blue.
 pub const SKY: Color = Color(0x56, 0xb4, 0xe9);
+/// Bluish green.
 pub const GREEN: Color = Color(0x00, 0x9e, 0x73);
+/// Yellow.
 pub const YELLOW: Color = Color(0xf0, 0xe4, 0x42);
+/// Orange.
 pub const ORANGE: Color = Color(0xe6, 0x9f, 0x00);
+/// Vermilion.
 pub const VERMILION: Color = Color(0xd5, 0x5e, 0x00);
+/// Reddish purple.
 pub const PURPLE: Color = Color(0xcc, 0x79, 0xa7);
+/// Black.
 pub const BLACK: Color = Color(0x00, 0x00, 0x00);
+/// White.
 pub const WHITE: Color = Color(0xff, 0xff, 0xff);
+/// Grey.
 pub const GREY: Color = Color(0x6f, 0x76, 0x7d);
 
 /// One thing that pages can be.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Category {
     /// What it is called.
     pub name: &'static str,
@@ -43,8 +53,8 @@ impl Category {
         Category { name, letter, light: color, dark: color }
     }
 
-    /// A category that stays in the background.
-    pub const fn quiet(name: &'static str, letter: char, light: Color, dark: Color) -> Category {
+    /// A category with a colour for each ground.
+    pub const fn two_toned(name: &'static str, letter: char, light: Color, dark: Color) -> Category {
         Category { name, letter, light, dark }
     }
 
@@ -94,8 +104,11 @@ pub struct Palette {
 /// How strongly a cell shows its category.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Strength {
+    /// From the first of [`Palette::steps`].
     Pale,
+    /// From the second.
     Medium,
+    /// From the third.
     Full,
 }
 
@@ -184,7 +197,7 @@ mod tests {
 
     static PALETTE: Palette = Palette {
         categories: &[
-            Category::quiet("free", '.', WHITE, BLACK),
+            Category::two_toned("free", '.', WHITE, BLACK),
             Category::new("anonymous", 'A', BLUE),
             Category::new("page cache", 'C', SKY),
             Category::new("poisoned", '!', BLACK),

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use ab_glyph::{Font, ScaleFont, point};
 
-use super::palette::{Color, WHITE};
-use super::scene::{Anchor, Item, Rect, Scene, Text, em, text_width};
+use crate::palette::{Color, WHITE};
+use crate::scene::{Anchor, Item, Rect, Scene, Text, em, text_width};
 
 /// Pixels of the file for each pixel of the scene, in both directions: text stays sharp on fine screens.
 pub const SCALE: u32 = 2;

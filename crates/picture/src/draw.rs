@@ -3,20 +3,16 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::Subject;
-use super::grid::Grid;
-use super::layout::Layout;
-use super::legend::{legend, unit_line};
-use super::palette::{Color, GREY, Ground, Look};
-use super::scene::{Anchor, Item, Rect, Scene, Text, Weight, fitted};
-use super::text::{Address, printable};
-use super::zones::{Label, borders, lanes};
+use crate::cell_order::CellOrder;
+use crate::grid::Grid;
+use crate::legend::{legend, unit_line};
+use crate::palette::{Color, GREY, Ground, Look};
+use crate::scene::{Anchor, Item, Rect, Scene, Text, Weight, fitted};
+use crate::style::{HAIR, INK, MARGIN, SOFT, text};
+use crate::subject::Subject;
+use crate::text::{Address, printable};
+use crate::zones::{Label, borders, lanes};
 
-pub const INK: Color = Color(0x1f, 0x26, 0x2d);
-pub const SOFT: Color = Color(0x5b, 0x66, 0x70);
-const HAIR: Color = Color(0xc3, 0xca, 0xd1);
-
-pub const MARGIN: u32 = 32;
 /// Width of the whole, and of the map in it.
 const WIDTH: u32 = 1080;
 const MAP: u32 = 768;
@@ -29,26 +25,21 @@ const HOLE: u32 = 20;
 pub fn draw(subject: &Subject<'_>, grid: &Grid) -> Scene {
     let mut scene = Scene { width: WIDTH, title: printable(&subject.title), ..Scene::default() };
     let top = headline(&mut scene, subject, grid);
-    let map = Map::new(grid, top);
+    let map = Placed::new(grid, top);
     map.draw(&mut scene, subject, grid);
     let bottom = match grid.layout {
-        Layout::Linear => {
+        CellOrder::Linear => {
             addresses(&mut scene, subject, grid, &map);
             zone_lanes(&mut scene, subject, grid, &map);
             map.bottom()
         }
-        Layout::Hilbert => key(&mut scene, subject, grid, &map).max(map.bottom()),
+        CellOrder::Hilbert => key(&mut scene, subject, grid, &map).max(map.bottom()),
     };
     scene.height = legend(&mut scene, subject, grid, bottom + 28) + MARGIN - 8;
     // Under everything.
     let ground = Rect { x: 0, y: 0, width: scene.width, height: scene.height };
     scene.items.insert(0, Item::Fill(Ground::Paper.color(), vec![ground]));
     scene
-}
-
-/// A line of regular text.
-pub fn text(x: u32, y: u32, size: u32, color: Color, text: impl Into<String>) -> Text {
-    Text { x, y, size, weight: Weight::Regular, anchor: Anchor::Start, color, text: text.into() }
 }
 
 /// Returns where the map may begin.
@@ -66,24 +57,24 @@ fn headline(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid) -> u32 {
 }
 
 /// Where the cells of a map lie on the drawing.
-struct Map {
+struct Placed {
     left: u32,
     cell: u32,
     /// Tops of all rows, and the bottom of the last.
     rows: Vec<u32>,
 }
 
-impl Map {
-    fn new(grid: &Grid, top: u32) -> Map {
+impl Placed {
+    fn new(grid: &Grid, top: u32) -> Placed {
         let cell = (MAP / grid.columns.max(1)).max(1);
-        let left = if grid.layout == Layout::Linear { MARGIN + AXIS } else { MARGIN };
+        let left = if grid.layout == CellOrder::Linear { MARGIN + AXIS } else { MARGIN };
         let mut rows = vec![top];
         let mut y = top;
         for row in 0..grid.used.1 {
             y += if hole_in_row(grid, row).is_some() { HOLE } else { cell };
             rows.push(y);
         }
-        Map { left, cell, rows }
+        Placed { left, cell, rows }
     }
 
     fn row(&self, row: u32) -> (u32, u32) {
@@ -131,10 +122,10 @@ impl Map {
             scene.items.push(Item::Fill(subject.palette.color(look, Ground::Paper), rects));
         }
         self.frame(scene, grid);
-        if grid.layout == Layout::Hilbert {
+        if grid.layout == CellOrder::Hilbert {
             self.sixteenths(scene, grid);
         }
-        let lines = borders(subject.zones, grid).into_iter().map(|border| {
+        let lines = borders(&subject.zones, grid).into_iter().map(|border| {
             let (top, height) = self.row(border.row);
             let x = self.left + border.column * self.cell;
             match border.is_upright {
@@ -151,8 +142,8 @@ impl Map {
         let mut lines = Vec::new();
         let mut line = |x, y, width, height| lines.push(Rect { x, y, width, height });
         let holes: Vec<u32> = match grid.layout {
-            Layout::Linear => (0..grid.used.1).filter(|&row| hole_in_row(grid, row).is_some()).collect(),
-            Layout::Hilbert => Vec::new(),
+            CellOrder::Linear => (0..grid.used.1).filter(|&row| hole_in_row(grid, row).is_some()).collect(),
+            CellOrder::Hilbert => Vec::new(),
         };
         let mut first = 0;
         for end in holes.into_iter().chain([grid.used.1]) {
@@ -193,7 +184,7 @@ impl Map {
 
 /// The pages of the hole that a row stands for.
 fn hole_in_row(grid: &Grid, row: u32) -> Option<Range<u64>> {
-    if grid.layout != Layout::Linear {
+    if grid.layout != CellOrder::Linear {
         return None;
     }
     let slot = u64::from(row) * u64::from(grid.columns);
@@ -202,7 +193,7 @@ fn hole_in_row(grid: &Grid, row: u32) -> Option<Range<u64>> {
 }
 
 /// Addresses left of a linear map, and what holes leave out.
-fn addresses(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) {
+fn addresses(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Placed) {
     const APART: u32 = 18;
     let address = |pfn| Address::of(pfn, subject.page_bytes);
     // Lines at multiples of this power of two are labelled.
@@ -235,10 +226,10 @@ fn addresses(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) {
 }
 
 /// Bars right of a linear map: which zone is where.
-fn zone_lanes(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) {
+fn zone_lanes(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Placed) {
     const LANE: u32 = 9;
     const APART: u32 = 14;
-    let (lanes, count) = lanes(subject.zones, grid);
+    let (lanes, count) = lanes(&subject.zones, grid);
     let left = map.left + map.width(grid) + 12;
     let x = left + count * LANE + 4;
     let mut free_from = map.row(0).0;
@@ -255,7 +246,7 @@ fn zone_lanes(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) 
 }
 
 /// Right of a Hilbert map: where addresses run, and zones. Returns where it ends.
-fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) -> u32 {
+fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Placed) -> u32 {
     const SIDE: u32 = 58;
     let left = map.left + map.width(grid) + 28;
     let mut y = map.row(0).0 + 10;
@@ -263,7 +254,7 @@ fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) -> u32 
     y += 12;
     let block = u64::from(grid.columns) * u64::from(grid.columns) / 16;
     let place = |at: u64| {
-        let (column, row) = Layout::Hilbert.place(at, 4);
+        let (column, row) = CellOrder::Hilbert.place(at, 4);
         (left + column * SIDE, y + row * SIDE)
     };
     let blocks = grid.axis.slots().div_ceil(block.max(1)).min(16);
@@ -290,7 +281,7 @@ fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) -> u32 
         scene.text(Text { anchor: Anchor::Middle, ..label });
     }
     y += rows + 22;
-    let (zones, _) = lanes(subject.zones, grid);
+    let (zones, _) = lanes(&subject.zones, grid);
     if !zones.is_empty() {
         scene.text(Text { weight: Weight::Medium, ..text(left, y, 13, INK, "Zones (dark lines)") });
         for Label { first, last, name, .. } in zones.iter().take(16) {
@@ -306,18 +297,17 @@ fn key(scene: &mut Scene, subject: &Subject<'_>, grid: &Grid, map: &Map) -> u32 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::grid::Size;
-    use crate::picture::palette::{BLACK, BLUE, Category, Palette, WHITE};
-    use crate::picture::scene::text_width;
-    use crate::picture::{Extra, Piece};
-    use crate::size::Units;
-    use pagefold_machine::Zone;
+    use crate::amount::Units;
+    use crate::grid::GridSize;
+    use crate::palette::{BLACK, BLUE, Category, Palette, WHITE};
+    use crate::scene::text_width;
+    use crate::subject::{Extra, Piece, ZoneSpan};
 
     static PALETTE: Palette = Palette {
         categories: &[
-            Category::quiet("free", '.', WHITE, BLACK),
+            Category::two_toned("free", '.', WHITE, BLACK),
             Category::new("a category with a long name", 'U', BLUE),
-            Category::quiet("poisoned", '!', BLACK, WHITE),
+            Category::two_toned("poisoned", '!', BLACK, WHITE),
         ],
         quiet: 1,
         alarm: Some(2),
@@ -337,11 +327,11 @@ mod tests {
         (left, text.y - text.size * 3 / 4, left + width, text.y, &text.text)
     }
 
-    fn check(memory: &[std::ops::Range<u64>], zones: &[Zone], layout: Layout) {
+    fn check(memory: &[std::ops::Range<u64>], zones: &[ZoneSpan], layout: CellOrder) {
         [Units::Iec, Units::Bytes].into_iter().for_each(|units| check_in(units, memory, zones, layout));
     }
 
-    fn check_in(units: Units, memory: &[std::ops::Range<u64>], zones: &[Zone], layout: Layout) {
+    fn check_in(units: Units, memory: &[std::ops::Range<u64>], zones: &[ZoneSpan], layout: CellOrder) {
         let pieces = |visit: &mut dyn FnMut(Piece)| {
             for range in memory {
                 let pages = range.end - range.start;
@@ -354,14 +344,14 @@ mod tests {
             title: "A machine with a name that goes on and on ".repeat(9),
             notes: vec!["A note that somebody wrote who had a lot to say. ".repeat(9), String::new()],
             memory: memory.to_vec(),
-            zones,
+            zones: zones.to_vec(),
             page_bytes: 4096,
             units,
             palette: &PALETTE,
             extra: Some(Extra { title: "descriptors (computed)", bytes: vec![1023 << 30; 3] }),
             pieces: &pieces,
         };
-        let scene = draw(&subject, &Grid::new(&subject, layout, Size { columns: 128, rows: 160 }));
+        let scene = draw(&subject, &Grid::new(&subject, layout, GridSize { columns: 128, rows: 160 }));
         let texts = scene.items.iter().filter_map(|item| match item {
             Item::Text(text) => Some(place(text)),
             Item::Fill(..) => None,
@@ -386,20 +376,14 @@ mod tests {
 
     #[test]
     fn no_words_overlap_or_leave_the_picture() {
-        let zone = |node, name: &str, start, spanned| Zone {
-            node,
-            name: name.into(),
-            start,
-            spanned,
-            present: 1,
-            ..Zone::default()
-        };
+        let zone =
+            |node, name: &str, start, spanned| ZoneSpan { node, name: name.into(), start, pages: spanned };
         let gib = 1 << 18;
         let small =
             [zone(0, "DMA", 1, 4095), zone(0, "DMA32", 4096, gib), zone(0, "Normal", 4 * gib, 21 * gib)];
         let nodes: Vec<_> =
             (0..64).map(|node| zone(node, "Movable", u64::from(node) * gib, 3 * gib)).collect();
-        for layout in [Layout::Linear, Layout::Hilbert] {
+        for layout in [CellOrder::Linear, CellOrder::Hilbert] {
             check(&[1..3 * gib, 4 * gib..25 * gib], &small, layout);
             check(&[1..3 * gib, 400 * gib..(25000 * gib) + 77], &nodes, layout);
             check(std::slice::from_ref(&(0..1)), &nodes, layout);

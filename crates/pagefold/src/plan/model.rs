@@ -1,0 +1,25 @@
+//! The result of `pagefold plan` without a question.
+
+use pagefold_machine::host::Pool;
+use serde::Serialize;
+
+use super::whatif::{Alternative, BlockSize};
+use crate::report::model::{Figure, Interval};
+
+/// What descriptors would cost.
+#[derive(Debug, Serialize)]
+pub struct Plan {
+    pub schema: u32,
+    /// Which machine.
+    pub origin: String,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// What descriptors cost now; absent for sizes alone.
+    pub now: Option<Figure>,
+    pub pools: Vec<Pool>,
+    /// Folios in use, outside of the pools.
+    pub folios: Interval,
+    pub scenarios: Vec<Alternative>,
+    pub block_sizes: Vec<BlockSize>,
+    pub partial: bool,
+}
