@@ -76,11 +76,6 @@
 //! device (its indices make no sense to the next driver: [`Served::needs_reset`]), a device left frozen (every change is
 //! BUSY), and two devices on one file.
 
-/// The code of the guide for VMM engineers compiles and runs.
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/vmm-engineers.md")]
-mod guide {}
-
 mod bitmap;
 mod core;
 mod device;
