@@ -77,7 +77,7 @@ pub fn print_anyway(text: fmt::Arguments<'_>) {
         }
         core::hint::spin_loop();
     }
-    // SAFETY: whoever holds the lock has stopped, or is printing; at worst lines mix.
+    // SAFETY: the holder of the lock has stopped, or is printing; at worst lines mix.
     unsafe { CONSOLE.force_unlock() };
     let _ = CONSOLE.lock().write_fmt(text);
 }

@@ -60,7 +60,7 @@ static ONLINE: AtomicU64 = AtomicU64::new(0);
 /// Initial count of the local timer.
 static TIMER_COUNT: AtomicU32 = AtomicU32::new(1_000_000);
 static APIC: AtomicU64 = AtomicU64::new(0);
-/// All of them, by number, for whoever looks after them.
+/// All of them, by number, for the code that looks after them.
 static ALL: [AtomicU64; MAX] = [const { AtomicU64::new(0) }; MAX];
 
 /// For a processor that starts: read by `boot.s`.

@@ -25,7 +25,7 @@ use crate::{cpu, fault, interrupts, paging};
 
 /// The interrupts of PCI devices begin above those of the PC's old devices.
 const FIRST_LINE: u32 = 16;
-/// Interrupts in a row that are nobody's before a line is masked.
+/// Interrupts in a row without a device before a line is masked.
 const STRAYS: u32 = 1000;
 /// Buses whose devices are looked for: only the first, where QEMU puts them.
 const CONFIGURATION_SPACE: u64 = 1 << 20;
@@ -102,7 +102,7 @@ static INTX: [Once<Intx>; MOST] = [const { Once::new() }; MOST];
 /// Config interrupts by device: whether one came, and how many.
 static CHANGED: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
 static COUNTS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
-/// Interrupts in a row that were nobody's.
+/// Interrupts in a row without a device.
 static STRAY: AtomicU32 = AtomicU32::new(0);
 /// The interrupt controller, and the number of its first line that is used.
 static LINES: Mutex<Option<(IoApic, u8)>> = Mutex::new(None);
@@ -126,7 +126,7 @@ pub fn interrupted(line: u8) {
     } else if STRAY.fetch_add(1, Ordering::Relaxed) >= STRAYS
         && let Some((io_apic, first)) = LINES.try_lock().as_mut().and_then(|lines| lines.as_mut())
     {
-        // Some device that nobody drives. It would come for ever.
+        // A device without a driver: the interrupt would come for ever.
         // SAFETY: masks one line.
         unsafe { io_apic.disable_irq(*first + line) };
     }

@@ -1,4 +1,4 @@
-//! Exceptions: nobody expects any, so each ends the machine with a dump that says what it was.
+//! Exceptions: none is expected, so each ends the machine with a dump that says what it was.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, Ordering};

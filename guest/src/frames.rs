@@ -4,7 +4,7 @@
 //!
 //! Unfolding needs frames, frames come from the engine, and taking one from the engine may unfold the map page of its
 //! descriptor. So nothing that the engine calls ever asks the engine: it takes frames from a reserve, and fails when that
-//! is empty. Whoever is outside of the engine [tops it up](crate::machine::Machine::top_up). At boot the reserve is filled
+//! is empty. Code outside of the engine [tops it up](crate::machine::top_up). At boot the reserve is filled
 //! with memory that the engine never sees, so that the first frames can be taken from the engine at all; and it is kept
 //! large enough that taking one frame, which needs a map page and its tables at most, always succeeds.
 //!

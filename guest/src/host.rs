@@ -1,7 +1,7 @@
 //! The host's end of the second serial port: requests and answers, and whether somebody is there at all.
 //!
 //! The timer of the first processor takes what arrives, whatever else that processor does. A host that was heard sends
-//! pulses all the time; when they stop, nobody wants this machine any more, and it ends.
+//! pulses all the time; when they stop, the host is gone, and this machine ends.
 
 use alloc::vec::Vec;
 use core::fmt;

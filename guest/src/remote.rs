@@ -13,7 +13,7 @@ use crate::{cpu, interrupts as vectors};
 /// Pages that are forgotten one by one; for more, everything is.
 const ONE_BY_ONE: u64 = 64;
 
-/// Who holds it asks. Interrupts stay on while waiting for it, so that whoever holds it is answered.
+/// Who holds it asks. Interrupts stay on while waiting for it, so that its holder is answered.
 static ASKING: Mutex<()> = Mutex::new(());
 /// Processors that have not done it yet.
 static PENDING: AtomicU64 = AtomicU64::new(0);
@@ -50,7 +50,7 @@ fn everywhere(ranges: &[Range<u64>]) {
     if others != 0 {
         RANGES.store(ranges.as_ptr().cast_mut(), Ordering::Relaxed);
         COUNT.store(ranges.len(), Ordering::Relaxed);
-        // Release: whoever sees its bit sees the ranges, and all that was written before (page-table entries).
+        // Release: a CPU that sees its bit sees the ranges, and all that was written before (page-table entries).
         PENDING.store(others, Ordering::Release);
         cpu::interrupt_others(vectors::REMOTE);
     }

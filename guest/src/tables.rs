@@ -11,7 +11,7 @@
 //!
 //! # Folding
 //!
-//! The engine has published the class and waited for a grace period, so nobody reads what is to be folded. All entries are
+//! The engine has published the class and waited for a grace period, so no CPU reads what is to be folded. All entries are
 //! cleared first, each keeping its frame's address; then every processor forgets the range, once for the whole batch; then
 //! the entries are set to the zeroed frame and the frames given back. In between the range is *not mapped*: the order that
 //! arm64 demands (break-before-make), and on x86 the one that finds a reader who should not be there.
@@ -21,7 +21,7 @@
 //! The zeroed frame gives way to a frame of zeros. A processor that remembers the zeroed frame would go on reading zeros,
 //! and could not write; so it has to forget. But whether any processor can remember stands in the entry: its *accessed*
 //! bit is set before a translation is used. Who asks for the class first never looks at a folded descriptor, so the bit is
-//! clear as a rule, and unfolding interrupts nobody.
+//! clear as a rule, and unfolding interrupts no CPU.
 //!
 //! # Locks
 //!

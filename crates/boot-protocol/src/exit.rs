@@ -12,7 +12,7 @@ pub enum GuestExit {
     StrayWrite = 0x12,
     /// Somebody looked at a descriptor while its map page was being folded.
     StrayRead = 0x13,
-    /// Another exception that nobody expects.
+    /// Another exception, which the kernel does not expect.
     Exception = 0x14,
     /// An exception while one was being delivered.
     DoubleFault = 0x15,
@@ -61,13 +61,13 @@ impl GuestExit {
             GuestExit::Panic => "the kernel noticed a broken promise and stopped",
             GuestExit::StrayWrite => "somebody wrote to a folded descriptor",
             GuestExit::StrayRead => "somebody looked at a descriptor while it was being folded",
-            GuestExit::Exception => "an exception that nobody expects",
+            GuestExit::Exception => "an unexpected exception",
             GuestExit::DoubleFault => "a double fault",
             GuestExit::StackOverflow => "a stack ran into its guard page",
             GuestExit::Hang => "a processor made no progress",
             GuestExit::Usage => "its command line makes no sense",
             GuestExit::Unsupported => "the machine lacks something that the kernel needs",
-            GuestExit::HostGone => "nobody is at the other end of the host's port any more",
+            GuestExit::HostGone => "the other end of the host's port is gone",
         }
     }
 }

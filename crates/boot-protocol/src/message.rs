@@ -53,7 +53,7 @@ pub enum Request {
 pub struct Restart {
     /// Which device's, from 0.
     pub device: u32,
-    /// Take its memory out of the machine first, but leave it plugged: the new driver finds memory that nobody knows of,
+    /// Take its memory out of the machine first, but leave it plugged: the new driver finds memory that no block has,
     /// as after the start of another kernel. [`LeftoversChoice`](crate::Leftovers) says what it does about it.
     pub forget: bool,
 }
@@ -252,7 +252,7 @@ pub struct Flushes {
     pub folded_entries: u64,
     /// For unfolding, where the zero page had been looked at.
     pub unfolds: u64,
-    /// Unfolds that needed none, since nobody had.
+    /// Unfolds that needed none, since no CPU had.
     pub spared: u64,
     /// Grace periods that had to reach other processors.
     pub barriers: u64,

@@ -248,7 +248,7 @@ impl Guest {
     }
 }
 
-/// Sends pulses, in a thread that ends when the result goes, or when nobody is there to hear them.
+/// Sends pulses, in a thread that ends when the result goes, or when the guest is gone.
 fn pulse(mut port: UnixStream) -> std::io::Result<Sender<()>> {
     let (alive, ended) = channel::<()>();
     let send = move || {

@@ -106,7 +106,7 @@ pub fn by_subject(mutants: &[Mutant]) -> String {
     table
 }
 
-/// Mutants nobody can notice, and why, as a Markdown table.
+/// Mutants that no test can notice, and why, as a Markdown table.
 pub fn argued(mutants: &[Mutant]) -> String {
     let mut table = String::from("| mutant | why it is equivalent, or its litmus test |\n|---|---|\n");
     for mutant in mutants {

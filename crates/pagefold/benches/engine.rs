@@ -319,7 +319,7 @@ impl Raw {
                 iov_len: 7 * 4096,
             })
             .collect();
-        // SAFETY: ranges of our own mapping whose content nobody needs.
+        // SAFETY: ranges of our own mapping whose content is not needed.
         let done = unsafe {
             libc::syscall(
                 libc::SYS_process_madvise,

@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::place::Place;
 use crate::tty::is_hung_up;
 
-/// Nobody reads stdout any more.
+/// The reader of stdout has gone.
 static GONE: AtomicBool = AtomicBool::new(false);
 
-/// What people and scripts read. When the reader of a pipe has had enough, the rest goes nowhere: that is no failure, and
-/// what the exit code says is still to be said.
+/// What people and scripts read. When the reader of a pipe closes it, the rest is dropped: that is no failure, and the
+/// exit code is as it would have been.
 pub struct Stdout(StdoutLock<'static>);
 
 /// Stdout, locked.
@@ -25,7 +25,7 @@ pub fn stdout() -> Stdout {
 /// Nothing, if the reader has gone.
 fn unless_gone<T>(done: io::Result<T>, nothing: T) -> io::Result<T> {
     match done {
-        // A pipe that nobody reads, or a terminal that has gone away.
+        // A pipe without a reader, or a terminal that has gone away.
         Err(error) if error.kind() == ErrorKind::BrokenPipe || is_hung_up(io::stdout().as_fd()) => {
             // Relaxed: it guards nothing but needless writes.
             GONE.store(true, Ordering::Relaxed);

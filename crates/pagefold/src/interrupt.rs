@@ -1,6 +1,6 @@
 //! Signals that end a command early, with the result so far.
 //!
-//! Ctrl-C (SIGINT) is a person who has seen enough: what was done until then is a result, and the exit code is as if no more
+//! After Ctrl-C (SIGINT) what was done until then is the result, and the exit code is as if no more
 //! had been asked for. SIGTERM and SIGHUP come from a supervisor, or from a terminal that goes away: the same, but the exit
 //! code is 128 and the signal's number, as a shell would have it. A second signal ends the command at once.
 
@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// What the signals set.
 struct Caught {
-    /// One came: who works looks at this, ends early, and prints the result so far.
+    /// Set by the first signal: long work looks at it, ends early, and prints the result so far.
     flag: Arc<AtomicBool>,
     /// The last one that says so in the exit code; 0 for none.
     last: Arc<AtomicUsize>,
@@ -59,7 +59,7 @@ pub fn code() -> Option<ExitCode> {
     }
 }
 
-/// Whether whoever started this command wants it to ignore a signal, as nohup(1) does with SIGHUP.
+/// Whether this command was started with a signal ignored, as nohup(1) does with SIGHUP.
 pub fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -256,7 +256,7 @@ fn is_errno(error: &io::Error, errno: Errno) -> bool {
 }
 
 /// Whether the mode and the owner of a file that is replaced are to be kept. In a directory where everyone may make files
-/// it may be somebody else's, put there to read what comes.
+/// it may be another user's, put there to read what comes.
 fn is_ours_to_keep(dir: &Path, old: &std::fs::Metadata) -> bool {
     const SHARED: u32 = 0o1002;
     let is_shared = std::fs::metadata(dir).is_ok_and(|dir| dir.mode() & SHARED == SHARED);
@@ -283,7 +283,7 @@ fn resemble(file: &File, old: &std::fs::Metadata, is_public: bool) -> io::Result
     file.set_permissions(Permissions::from_mode(old.mode() & 0o777 | readable))
 }
 
-/// A file that has no name yet, or one that nobody knows. It is gone when it is dropped, and the first kind also when this
+/// A file that has no name yet, or one that is not known elsewhere. It is gone when it is dropped, and the first kind also when this
 /// process is killed.
 enum ScratchFile {
     Unnamed(File),

@@ -17,7 +17,7 @@ struct Allocator;
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-/// Less than this is small: nobody who asks for it can do without.
+/// Less than this is small: a request for so little cannot be done without.
 const SMALL: usize = 64 << 10;
 const LINE: &[u8] =
     b"pagefold: there is too little memory: free some, or raise the limit (ulimit -v, or the cgroup's)\n";
@@ -34,7 +34,7 @@ pub fn end_without_a_crash() {
 /// `memory`, unless there is none although little was asked for.
 fn checked(memory: *mut u8, size: usize) -> *mut u8 {
     if memory.is_null() && size < SMALL {
-        // There is nobody else to tell that stderr cannot be written.
+        // Where stderr cannot be written, there is nothing left to report it to.
         let _ = rustix::io::write(rustix::stdio::stderr(), LINE);
         low_level::exit(1);
     }

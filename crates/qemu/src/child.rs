@@ -57,7 +57,7 @@ fn spawner() -> io::Result<&'static Sender<Job>> {
                 if let Err(unwanted) = to.send(command.spawn())
                     && let Ok(mut child) = unwanted.0
                 {
-                    // Nobody waits for it: it is not left behind. It has ended already if it cannot be killed.
+                    // No caller waits for it, so it is reaped here. It has ended already if it cannot be killed.
                     let _ = child.kill();
                     let _ = child.wait();
                 }

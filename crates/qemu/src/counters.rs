@@ -83,7 +83,7 @@ impl InstructionCounters {
 
     fn all(&self) -> &[CpuCounter] {
         // SAFETY: the mapping is page-aligned, readable and writable, and lives as long as `self`; its file cannot shrink
-        // under it. Atomics are valid whatever their bytes are, and nobody, in whichever process, accesses them otherwise.
+        // under it. Atomics are valid whatever their bytes are, and no code in either process accesses them otherwise.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<CpuCounter>(), self.cpus()) }
     }
 

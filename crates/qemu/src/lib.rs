@@ -2,7 +2,7 @@
 //!
 //! A [`QemuBuilder`] says what the machine has; [`QemuBuilder::spawn`] starts it as a child with a console that is collected, the
 //! machine protocol ([`Qmp`]) and any further serial ports over inherited socket pairs, so that nothing is left behind in
-//! the file system and nobody else can connect. Dropping a [`Qemu`] ends it, and so does the end of this process, however
+//! the file system and no other process can connect. Dropping a [`Qemu`] ends it, and so does the end of this process, however
 //! it comes ([`spawn_bound`]). What the machine boots is up to the caller.
 //!
 //! ```no_run

@@ -138,7 +138,7 @@ struct Process {
 
 impl Process {
     fn wait(&mut self, within: Duration) -> Result<Exit, Error> {
-        // Safe from the id's reuse: nobody else waits for this child, and one that was waited for is not asked about again.
+        // Safe from the id's reuse: no other code waits for this child, and one that was waited for is not asked about again.
         let exited = match self.child.try_wait() {
             Ok(Some(status)) => Ok(Some(status)),
             Ok(None) => self.poll(within).and_then(|()| self.child.try_wait()),

@@ -39,7 +39,7 @@ impl Arena {
         &self.memory
     }
 
-    /// A piece of at least `len` bytes: the guest address, and where it is. Nobody else has it until it is freed.
+    /// A piece of at least `len` bytes: the guest address, and where it is. No other caller gets it until it is freed.
     pub(crate) fn alloc(&self, len: usize, align: u64) -> Option<(u64, NonNull<u8>)> {
         let len = (len as u64).checked_next_multiple_of(GRAIN)?;
         let align = align.max(GRAIN);

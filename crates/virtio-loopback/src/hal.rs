@@ -10,14 +10,14 @@ use crate::arena::{Arena, NOWHERE};
 #[derive(Clone, Copy, Debug)]
 pub enum LoopbackHal {}
 
-// SAFETY: `dma_alloc` returns pages of the arena that nobody else has until `dma_dealloc`, zeroed and page-aligned: the
+// SAFETY: `dma_alloc` returns pages of the arena that no other caller has until `dma_dealloc`, zeroed and page-aligned: the
 // region begins at a page boundary in both address spaces. They are mapped for the life of the process, and only raw
 // pointers and volatile accesses reach them.
 unsafe impl Hal for LoopbackHal {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         let piece = Arena::get().zip(pages.checked_mul(PAGE_SIZE)).and_then(|(arena, len)| {
             let (address, pointer) = arena.alloc(len, PAGE_SIZE as u64)?;
-            // SAFETY: the piece has `len` bytes, and it is ours.
+            // SAFETY: the piece has `len` bytes, and belongs to this caller alone.
             unsafe { pointer.write_bytes(0, len) };
             Some((address, pointer))
         });
@@ -39,10 +39,10 @@ unsafe impl Hal for LoopbackHal {
             return NOWHERE;
         };
         if direction == BufferDirection::DeviceToDriver {
-            // SAFETY: the piece has at least as many bytes, and it is ours. What was in it before is nobody's to read.
+            // SAFETY: the piece has at least as many bytes, and belongs to this caller alone. What was in it before is not read.
             unsafe { bounce.write_bytes(0, buffer.len()) };
         } else {
-            // SAFETY: the caller vouches for the buffer; the piece has at least as many bytes, and it is ours.
+            // SAFETY: the caller vouches for the buffer; the piece has at least as many bytes, and belongs to this caller alone.
             unsafe { bounce.copy_from_nonoverlapping(buffer.cast(), buffer.len()) };
         }
         address

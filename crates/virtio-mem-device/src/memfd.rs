@@ -192,7 +192,7 @@ fn locks_memory() -> rustix::io::Result<bool> {
     // SAFETY: `page` is a mapping of one page; `mincore` writes one byte for it.
     let looked = unsafe { libc::mincore(page, len, &mut resident) };
     let error = io::Error::last_os_error();
-    // SAFETY: the mapping is ours, and nobody else has its address.
+    // SAFETY: the mapping was made here, and no other code has its address.
     unsafe { rustix::mm::munmap(page, len)? };
     if looked != 0 {
         return Err(rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::NOMEM));

@@ -38,7 +38,7 @@ extern "C" fn on_bus_error(_signal: libc::c_int, info: *mut libc::siginfo_t, _co
         let page = (address & !(size - 1)) as *mut libc::c_void;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: the page that is replaced is one of a mapped file that has no byte there, so that nobody can have read or
+        // SAFETY: the page that is replaced is one of a mapped file that has no byte there, so that no code can have read or
         // written it; every reader of it takes any bytes, because a guest may write them at any time.
         let put = unsafe { libc::mmap(page, size as usize, access, flags, -1, 0) };
         if put == page {

@@ -89,7 +89,7 @@ impl Handler {
         }
     }
 
-    /// Makes the driver known to the device, if it is not yet. False where there is nobody to serve.
+    /// Makes the driver known to the device, if it is not yet. False where there is no driver to serve.
     fn activate(&self, memory: &GuestMemoryMmap) -> bool {
         let mut device = self.backend().device();
         // Relaxed: as in `close`; and the features were stored by the thread that then enabled the ring, which is how this

@@ -142,7 +142,7 @@ impl Server {
         let backend = self.backend.clone();
         thread::Builder::new().name("vmm".into()).spawn(move || {
             let done = door::serve(&client, &backend);
-            // The server waits for it; without one, nobody does.
+            // The server waits for it; without one, nothing does.
             let _ = (&*end).write(&[0]);
             done
         })

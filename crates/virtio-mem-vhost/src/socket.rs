@@ -33,7 +33,7 @@ pub enum SocketError {
 }
 
 impl Socket {
-    /// Makes the socket. One that a process left behind, so that nobody answers, is replaced.
+    /// Makes the socket. One that a process left behind, where no process listens, is replaced.
     ///
     /// # Errors
     /// [`SocketError`]; whatever has the name stays.

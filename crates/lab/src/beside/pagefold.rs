@@ -37,7 +37,7 @@ impl Default for Pagefold {
 }
 
 impl Pagefold {
-    /// Boots it. Nobody walks its pages, so that what it executes is for the requests alone.
+    /// Boots it. No walker runs in it, so that what it executes is for the requests alone.
     ///
     /// # Errors
     /// QEMU or the kernel is missing, or the guest does not come up.

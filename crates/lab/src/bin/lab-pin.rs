@@ -66,7 +66,7 @@ fn main() -> Result<()> {
 fn hold(pages: &[&[u8]]) -> Result<(OwnedFd, OwnedFd)> {
     let (from, to) = pipe()?;
     let slices: Vec<_> = pages.iter().map(|page| IoSliceRaw::from_slice(page)).collect();
-    // SAFETY: the kernel only reads these pages, through the pipe, and nobody reads the pipe; they are plain memory of ours.
+    // SAFETY: the kernel only reads these pages, through the pipe, and the pipe is never read; they are plain memory of this process.
     let moved = unsafe { vmsplice(&to, &slices, SpliceFlags::empty()) }?;
     if moved != pages.len() * PAGE as usize {
         bail!("the pipe takes {moved} bytes of {} pages", pages.len());

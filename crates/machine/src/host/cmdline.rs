@@ -1,4 +1,4 @@
-//! `/proc/cmdline`: the few boot options that change what descriptors cost. The rest is nobody's business.
+//! `/proc/cmdline`: the few boot options that change what descriptors cost. The rest is not kept.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

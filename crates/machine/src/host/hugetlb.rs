@@ -14,7 +14,7 @@ pub struct Pool {
     pub size: u64,
     /// Huge pages, surplus ones included.
     pub pages: u64,
-    /// Those nobody uses.
+    /// Those that are not in use.
     pub free: u64,
     /// Those above what was asked for, made on demand.
     pub surplus: u64,

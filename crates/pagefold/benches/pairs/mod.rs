@@ -50,7 +50,7 @@ pub fn pair(what: &str, ours: Side, peer_name: &str, peer: Side, operations: u64
     ours();
     peer();
     for round in 0..ROUNDS {
-        // Whoever goes first has the colder caches: take turns.
+        // The first of the two has the colder caches: take turns.
         let (a, b) = if round % 2 == 0 {
             let a = ours();
             (a, peer())
@@ -110,7 +110,7 @@ impl Row {
 
 /// Prints the table; whether all bars hold.
 pub fn print(rows: &[Row]) -> bool {
-    println!("| what | ours | beside | its time | ratio (middle half) | bar |");
+    println!("| what | Pagefold | beside | its time | ratio (middle half) | bar |");
     println!("|---|---|---|---|---|---|");
     rows.iter().for_each(|row| println!("{}", row.line()));
     rows.iter().all(|row| row.holds)

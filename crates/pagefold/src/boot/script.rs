@@ -71,7 +71,7 @@ impl Script {
         &mut self,
         mut look: impl FnMut() -> Result<(), E>,
     ) -> Result<Option<String>, E> {
-        const ENDED: &str = "nobody reads the script any more";
+        const ENDED: &str = "the reader of the script has gone";
         self.wanted.send(()).map_err(|_| anyhow::anyhow!(ENDED))?;
         loop {
             match self.lines.recv_timeout(GLANCE) {

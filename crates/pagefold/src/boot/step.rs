@@ -139,7 +139,7 @@ pin SHARE       pin a share of their folios, and no others
 touch           take memory from all over, write to it, read it back, free it
 cycle N         fold and unfold N folios of 2 MiB while walkers look
 restart N       drop the driver of device N, and probe the device anew
-forget N        the same, but the new driver finds plugged memory that nobody knows of
+forget N        the same, but the new driver finds memory that is plugged already
 live SECONDS    wait, while walkers and owners go on
 reset           press the machine's reset button
 report          what everything costs now, table by table

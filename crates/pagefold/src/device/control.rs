@@ -106,7 +106,7 @@ fn obey(
 /// Sends a command to a device that runs, and prints the answer.
 ///
 /// # Errors
-/// Nobody is there, or hangs up.
+/// The process is gone, or closes the connection.
 pub fn tell(path: &Path, command: &str) -> Result<ExitCode> {
     let name = path.display();
     let mut stream = UnixStream::connect(path)

@@ -11,7 +11,7 @@ use rustix::fs::{FileType, FlockOperation, flock, fstat};
 /// `--memory` for a file without a name.
 const MEMFD: &str = "memfd";
 
-/// Opens the memory of a region of `size` bytes, or makes it; nobody else's device has it. Says where a VMM finds it.
+/// Opens the memory of a region of `size` bytes, or makes it; no other device has it. Says where a VMM finds it.
 ///
 /// # Errors
 /// It is no file, has another size, is another device's, or the system refuses.

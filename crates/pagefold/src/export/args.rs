@@ -10,7 +10,7 @@ use crate::survey::SurveyArgs;
 ///
 /// The same numbers as `pagefold report`. JSON has a schema (--schema prints it) and a version in it. Prometheus text is for
 /// node_exporter's textfile collector. CSV has one number a line. Parquet has the pages themselves, as runs: for fleets, and
-/// for questions that nobody has asked yet (docs/fleet.md). With --output the file appears whole or not at all.
+/// for questions that come later (docs/fleet.md). With --output the file appears whole or not at all.
 ///
 /// Exit codes: 0 fine, 1 failure, 2 usage, 3 something that this kernel has could not be read (the rest is written).
 #[derive(Debug, Args)]

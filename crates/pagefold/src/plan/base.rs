@@ -171,7 +171,7 @@ impl Base {
         Ok(self)
     }
 
-    /// Descriptors of all memory, if nobody had saved any.
+    /// Descriptors of all memory, if none were saved.
     pub fn full(&self) -> u64 {
         self.shape.descriptors(self.described)
     }

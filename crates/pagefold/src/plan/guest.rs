@@ -20,7 +20,7 @@ pub(super) const LIVING: u64 = 16;
 /// And no more than this: what large machines live on does not grow with them.
 const LIVING_MOST: u64 = 512 << 20;
 const LIVING_FROM: &str = "a sixteenth of kernel zones, at most 512 MiB";
-/// What a guest has free if nobody says, in percent of its memory: the rule that Kata's limit of 48 times rests on.
+/// What a guest has free without --free, in percent of its memory: the rule that Kata's limit of 48 times rests on.
 const ASSUMED_FREE_PERCENT: u64 = 75;
 
 /// The guest, as far as adding memory needs it.

@@ -68,7 +68,7 @@ impl Availability {
 }
 
 /// Bytes of a descriptor that is allocated beside 8-byte (or larger) memdescs for each folio. What heads have in
-/// `struct page` today; nobody has built it yet, so this is an assumption.
+/// `struct page` today; it has not been built yet, so this is an assumption.
 pub const MEMDESC_OBJECT: u64 = 64;
 
 /// All ways.

@@ -179,7 +179,7 @@ fn freeze<'e, P: Platform>(mut folio: Folio<'e, P>) -> Frozen<'e, P> {
     }
 }
 
-/// Folds folios that nobody looks at yet.
+/// Folds folios before walkers run.
 pub fn fold_quietly<'e, P: Platform>(
     engine: &'e Engine<P>,
     folios: Vec<Folio<'e, P>>,

@@ -14,7 +14,7 @@ use crate::tiles::Tiles;
 pub struct Loaded<'e, P: Platform> {
     /// Folios that owners may move, free and split.
     pub movable: Vec<Folio<'e, P>>,
-    /// Folios that stay: kernel memory of all sorts. Their references are nobody's to put.
+    /// Folios that stay: kernel memory of all sorts. Their references are never put.
     pub fixed: u64,
     /// Those of them that are large enough to fold.
     pub fixed_large: Vec<RawFolio>,
@@ -34,7 +34,7 @@ fn kind_of(state: PageState) -> Option<Kind> {
         PageState::Hugetlb => Some(Kind::Hugetlb),
         PageState::Kernel => Some(Kind::Kernel),
         PageState::Reserved => Some(Kind::Reserved),
-        // The odd page at the edge of a stretch; stretches are gaps. It is taken, and nobody's.
+        // The odd page at the edge of a stretch; stretches are gaps. It is taken, and has no owner.
         PageState::Offline | PageState::NoPage => Some(Kind::Reserved),
         PageState::Free | PageState::Deferred | PageState::HwPoison => None,
     }

@@ -81,7 +81,7 @@ struct ReplayJob<'a> {
     read_seconds: f64,
 }
 
-/// Folios that nobody moves while the walkers look for them.
+/// Folios that stay where they are while the walkers look for them.
 const PINNED: usize = 1024;
 
 impl ReplayJob<'_> {

@@ -301,7 +301,7 @@ impl ReplayReport {
         if violations.wrong_protocol {
             writeln!(
                 to,
-                "wrong     protocol {} lets stray writes be: {} folded map pages brought back ({}) that nobody gives back",
+                "wrong     protocol {} lets stray writes be: {} folded map pages came back ({}) and stay",
                 self.protocol,
                 Whole(violations.rematerialised),
                 Bytes(violations.rematerialised * 4096)

@@ -69,7 +69,7 @@ pub enum How {
     Counted,
     /// Arithmetic.
     Computed,
-    /// Whoever asked said so.
+    /// An argument said so.
     Given,
 }
 
@@ -267,7 +267,7 @@ pub struct HugeRow {
     pub size: u64,
     /// How many.
     pub pages: u64,
-    /// Those nobody uses; absent where a snapshot does not tell.
+    /// Those that are not in use; absent where a snapshot does not tell.
     pub free: Option<u64>,
     /// Those whose descriptors HVO has taken; absent where page flags do not tell.
     pub optimised: Option<u64>,

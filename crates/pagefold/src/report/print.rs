@@ -277,7 +277,7 @@ impl Printer<'_> {
         writeln!(
             to,
             "Pages: counted one by one. Descriptors: computed, as Linux has them; with HVO on all huge pages;\n\
-             and what folding would leave, where 64 pages keep or lose theirs together.\n"
+             and what folding would leave, where 64 pages keep or lose their descriptors together.\n"
         )
     }
 

@@ -86,7 +86,7 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode> {
     let signals = Signals::catch()?;
     let mut screen = Screen::take().context("cannot use this terminal")?;
     let shown = show(&mut app, &survey, &tty, &signals, &mut screen);
-    // Nobody is there to be told that nothing can be drawn any more.
+    // There is no terminal left to report it to.
     if tty.is_gone() { Ok(ExitCode::SUCCESS) } else { shown.map(|()| ExitCode::SUCCESS) }
 }
 
