@@ -67,3 +67,30 @@ fn sizes_that_no_device_has_are_refused_before_anything_is_booted() {
     refused(&["--cpus", "0"], 2, "0 is not in 1..=64");
     refused(&["--interactive", "--touch"], 2, "cannot be used with");
 }
+
+/// A command that was installed has nothing of the sources around it.
+#[test]
+fn an_installed_command_says_where_the_kernel_comes_from_and_finds_it_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let installed = dir.path().join("pagefold");
+    std::fs::copy(assert_cmd::cargo::cargo_bin("pagefold"), &installed).unwrap();
+    let boot = |kernel: &str| {
+        let mut command = Command::new(&installed);
+        command.arg("boot").env("PATH", "/nowhere").env("HOME", dir.path()).env("PAGEFOLD_GUEST", kernel);
+        let output = command.env_remove("XDG_DATA_HOME").env("XDG_DATA_DIRS", "/nowhere").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let missing = boot("");
+    for words in ["guest/build --install", "--kernel", "PAGEFOLD_GUEST"] {
+        assert!(missing.contains(words), "{missing}");
+    }
+    assert_eq!(missing.lines().count(), 1, "{missing}");
+    assert!(boot("/nowhere/kernel").contains("/nowhere/kernel: no such file (PAGEFOLD_GUEST names it)"));
+
+    let data = dir.path().join(".local/share/pagefold");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::write(data.join("pagefold-guest"), "a kernel").unwrap();
+    // What is missing now is QEMU.
+    assert!(boot("").contains("qemu-system-x86"), "{}", boot(""));
+}

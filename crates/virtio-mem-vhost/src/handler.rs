@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use pagefold_virtio_mem_device::{QUEUE_SIZE, Snapshot};
 use rustix::fs::fstat;
 use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures as Protocol,
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
 };
 use vhost_user_backend::{VhostUserBackend, VringMutex, VringT};
 use vm_memory::{GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryMmap};
@@ -192,14 +192,14 @@ impl VhostUserBackend for Handler {
         self.0.accepted.store(features, Ordering::Relaxed);
     }
 
-    fn protocol_features(&self) -> Protocol {
-        Protocol::CONFIG
-            | Protocol::MQ
-            | Protocol::REPLY_ACK
-            | Protocol::BACKEND_REQ
-            | Protocol::CONFIGURE_MEM_SLOTS
-            | Protocol::RESET_DEVICE
-            | Protocol::DEVICE_STATE
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::RESET_DEVICE
+            | VhostUserProtocolFeatures::DEVICE_STATE
     }
 
     fn reset_device(&self) {

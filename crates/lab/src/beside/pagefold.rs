@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pagefold_boot::{BUILD, Guest as Running, find_kernel};
+use pagefold_boot::{BUILD, find_kernel};
 use pagefold_boot_protocol::{Answer, Options, Request};
 use pagefold_qemu::{Qemu, QemuBuilder, VirtioMem};
 
@@ -52,7 +52,7 @@ impl Pagefold {
             .cpus(self.cpus)
             .virtio_mem(VirtioMem::new(self.device))
             .count_instructions(counting_plugin()?);
-        let mut guest = Running::start(builder, Arc::new(AtomicBool::new(false)))?;
+        let mut guest = pagefold_boot::Guest::start(builder, Arc::new(AtomicBool::new(false)))?;
         guest.greeting()?;
         Ok(PagefoldGuest { guest, name: format!("Pagefold {}", self.label).trim_end().to_owned() })
     }
@@ -60,7 +60,7 @@ impl Pagefold {
 
 /// Pagefold's kernel that runs.
 pub struct PagefoldGuest {
-    guest: Running,
+    guest: pagefold_boot::Guest,
     name: String,
 }
 

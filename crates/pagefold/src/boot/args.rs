@@ -67,7 +67,7 @@ pub struct MachineArgs {
     #[arg(value_parser = DeviceSpec::parse)]
     pub devices: Vec<DeviceSpec>,
 
-    /// The kernel [default: what guest/build made]
+    /// The guest's kernel [default: PAGEFOLD_GUEST, or what guest/build made or installed]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
 }
