@@ -12,13 +12,13 @@ use x86_64::instructions::tables::{lidt, sidt};
 use x86_64::structures::DescriptorTablePointer;
 
 use crate::cpu;
-use crate::machine::Machine;
+use crate::machine::GuestPlatform;
 
 /// The last processor is to hang.
 static HANG: AtomicBool = AtomicBool::new(false);
 
 /// Breaks it.
-pub fn now<R: Protocol>(what: Break, engine: &Engine<Machine<R>>) {
+pub fn now<R: Protocol>(what: Break, engine: &Engine<GuestPlatform<R>>) {
     match what {
         Break::Write => {
             let map = engine.tables().into_iter().find(|(kind, _)| *kind == TableKind::Map);

@@ -10,7 +10,7 @@ use pagefold_workload::{Index, Log, OwnerTask, Shape, WalkerCounts, WalkerKind, 
 use spin::Mutex;
 use x86_64::instructions::interrupts;
 
-use crate::machine::{Machine, top_up};
+use crate::machine::{GuestPlatform, top_up};
 use crate::{breaks, cpu, watchdog};
 
 /// Everybody but the processor that asks is to stand still.
@@ -21,9 +21,9 @@ static STILL: AtomicU64 = AtomicU64::new(0);
 /// Walkers and owners, spread over the processors.
 pub struct Crew<R: Protocol> {
     /// Where owners keep their folios, which come and go.
-    lively: &'static Index<'static, Machine<R>>,
+    lively: &'static Index<'static, GuestPlatform<R>>,
     /// Where workloads keep theirs, which stay for a while.
-    settled: &'static Index<'static, Machine<R>>,
+    settled: &'static Index<'static, GuestPlatform<R>>,
     log: Log,
     walkers: u16,
     owners: u16,
@@ -41,7 +41,7 @@ struct Counts {
 impl<R: Protocol> Crew<R> {
     /// A crew that has not begun.
     pub fn new(
-        [lively, settled]: [&'static Index<'static, Machine<R>>; 2],
+        [lively, settled]: [&'static Index<'static, GuestPlatform<R>>; 2],
         walkers: u16,
         owners: u16,
         seed: u64,
@@ -51,7 +51,7 @@ impl<R: Protocol> Crew<R> {
     }
 
     /// Where folios come and go.
-    pub fn lively(&self) -> &'static Index<'static, Machine<R>> {
+    pub fn lively(&self) -> &'static Index<'static, GuestPlatform<R>> {
         self.lively
     }
 
@@ -94,8 +94,8 @@ const ZERO: WalkerCounts = WalkerCounts { looks: 0, gets: 0, stale: 0 };
 pub struct Tasks<R: Protocol> {
     crew: &'static Crew<R>,
     number: usize,
-    walkers: Vec<WalkerTask<'static, 'static, Machine<R>>>,
-    owners: Vec<OwnerTask<'static, 'static, Machine<R>>>,
+    walkers: Vec<WalkerTask<'static, 'static, GuestPlatform<R>>>,
+    owners: Vec<OwnerTask<'static, 'static, GuestPlatform<R>>>,
 }
 
 impl<R: Protocol> Tasks<R> {

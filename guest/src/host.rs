@@ -88,7 +88,7 @@ pub fn tick() {
 
 /// A request that has not arrived whole yet.
 #[derive(Default)]
-pub struct Host {
+pub struct HostLink {
     line: Vec<u8>,
 }
 
@@ -113,7 +113,7 @@ impl fmt::Display for RequestError {
     }
 }
 
-impl Host {
+impl HostLink {
     /// A request that has arrived.
     pub fn request(&mut self) -> Option<Result<Request, RequestError>> {
         loop {

@@ -15,8 +15,8 @@ use x86_64::instructions::interrupts;
 use crate::contents::Memory;
 use crate::crew::{self, Crew, Tasks};
 use crate::devices::{self, Channel, Devices};
-use crate::host::Host;
-use crate::machine::{Machine, top_up};
+use crate::host::HostLink;
+use crate::machine::{GuestPlatform, top_up};
 use crate::{breaks, clock, console, cpu, fault, watchdog};
 
 /// When something is broken on purpose, in nanoseconds since boot.
@@ -40,23 +40,23 @@ pub(crate) struct Device {
 
 /// What the first processor has.
 pub struct Kernel<R: Protocol> {
-    pub(crate) engine: &'static Engine<Machine<R>>,
-    pub(crate) hotplug: Hotplug<'static, Machine<R>>,
+    pub(crate) engine: &'static Engine<GuestPlatform<R>>,
+    pub(crate) hotplug: Hotplug<'static, GuestPlatform<R>>,
     pub(crate) options: Options,
     devices: Option<Devices>,
     pub(crate) drivers: Vec<Device>,
     pub(crate) crew: &'static Crew<R>,
     /// The workloads of the command line.
     pub(crate) workloads: &'static [WorkloadArg],
-    pub(crate) population: Population<'static, 'static, Machine<R>, Memory>,
-    pub(crate) host: Host,
+    pub(crate) population: Population<'static, 'static, GuestPlatform<R>, Memory>,
+    pub(crate) host: HostLink,
 }
 
 impl<R: Protocol> Kernel<R> {
     /// Probes the devices.
     pub fn new(
-        engine: &'static Engine<Machine<R>>,
-        hotplug: Hotplug<'static, Machine<R>>,
+        engine: &'static Engine<GuestPlatform<R>>,
+        hotplug: Hotplug<'static, GuestPlatform<R>>,
         options: Options,
         workloads: Vec<WorkloadArg>,
         devices: Option<Devices>,
@@ -84,7 +84,7 @@ impl<R: Protocol> Kernel<R> {
             crew,
             workloads: workloads.leak(),
             population,
-            host: Host::default(),
+            host: HostLink::default(),
         };
         for (place, channel) in channels {
             match kernel.probe(place, channel) {
@@ -250,12 +250,12 @@ impl<R: Protocol> Kernel<R> {
 
 /// A population that is asked to move one folio after the other, which takes its time and frames.
 struct Watched<'a, R: Protocol>(
-    &'a mut Population<'static, 'static, Machine<R>, Memory>,
-    &'static Engine<Machine<R>>,
+    &'a mut Population<'static, 'static, GuestPlatform<R>, Memory>,
+    &'static Engine<GuestPlatform<R>>,
 );
 
-impl<R: Protocol> Migrate<'static, Machine<R>> for Watched<'_, R> {
-    fn migrate(&mut self, folio: Folio<'static, Machine<R>>) -> Migration {
+impl<R: Protocol> Migrate<'static, GuestPlatform<R>> for Watched<'_, R> {
+    fn migrate(&mut self, folio: Folio<'static, GuestPlatform<R>>) -> Migration {
         watchdog::beat();
         top_up(self.1);
         self.0.migrate(folio)

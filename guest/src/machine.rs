@@ -16,9 +16,9 @@ use crate::{cpu, frames, remote};
 
 /// This machine, and the rules of its walkers and folders.
 #[derive(Clone, Copy, Debug)]
-pub struct Machine<R>(PhantomData<R>);
+pub struct GuestPlatform<R>(PhantomData<R>);
 
-impl<R> Machine<R> {
+impl<R> GuestPlatform<R> {
     /// It.
     pub const fn new() -> Self {
         Self(PhantomData)
@@ -47,7 +47,7 @@ unsafe impl Barrier for Interrupts {
     }
 }
 
-impl<R: Protocol> Platform for Machine<R> {
+impl<R: Protocol> Platform for GuestPlatform<R> {
     type Mapping = Table;
     type Barrier = Interrupts;
     type Owner = Stamp;
@@ -73,7 +73,7 @@ pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 static TOPPING: Mutex<()> = Mutex::new(());
 
 /// Keeps the reserve of frames between its marks. To be called outside of the engine, often.
-pub fn top_up<R: Protocol>(engine: &Engine<Machine<R>>) {
+pub fn top_up<R: Protocol>(engine: &Engine<GuestPlatform<R>>) {
     // Another CPU is refilling.
     let Some(_topping) = TOPPING.try_lock() else { return };
     let is_low = frames::reserve().0 < frames::LOW;

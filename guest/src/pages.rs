@@ -6,7 +6,7 @@ use pagefold_boot_protocol::PageRun;
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Class, Kind, Order, PageKind, Pfn, Walker};
 
-use crate::machine::Machine;
+use crate::machine::GuestPlatform;
 
 /// Bits of `/proc/kpageflags` (Linux, `include/uapi/linux/kernel-page-flags.h`).
 mod kpf {
@@ -28,7 +28,7 @@ const MAP_PAGE: u64 = 64;
 
 /// All pages, some runs at a time.
 pub struct Pages<'e, R: Protocol> {
-    walker: Walker<'e, Machine<R>>,
+    walker: Walker<'e, GuestPlatform<R>>,
     end: u64,
     /// What is not given out yet.
     run: PageRun,
@@ -36,7 +36,7 @@ pub struct Pages<'e, R: Protocol> {
 
 impl<'e, R: Protocol> Pages<'e, R> {
     /// All pages below `end`.
-    pub fn new(walker: Walker<'e, Machine<R>>, end: u64) -> Self {
+    pub fn new(walker: Walker<'e, GuestPlatform<R>>, end: u64) -> Self {
         Self { walker, end, run: PageRun(0, 0, 0) }
     }
 

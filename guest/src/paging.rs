@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use spin::Mutex;
 use x86_64::PhysAddr;
 use x86_64::registers::control::{Cr3, Cr3Flags};
-use x86_64::structures::paging::{PageTableFlags as Flags, PhysFrame};
+use x86_64::structures::paging::{PageTableFlags, PhysFrame};
 
 use crate::frames;
 use crate::layout::{DEVICES, DIRECT, MAX_PHYSICAL, PAGE, STACK_STRIDE, STACKS, direct, image};
@@ -19,9 +19,10 @@ pub type Entries = [AtomicU64; 512];
 pub const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 /// Present, writable, not executable.
-pub const DATA: Flags = Flags::PRESENT.union(Flags::WRITABLE).union(Flags::NO_EXECUTE);
+pub const DATA: PageTableFlags =
+    PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE).union(PageTableFlags::NO_EXECUTE);
 /// What an entry that leads to another table has: the leaf decides.
-pub const BRANCH: Flags = Flags::PRESENT.union(Flags::WRITABLE);
+pub const BRANCH: PageTableFlags = PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE);
 
 /// No frame was left for a page table, or there is no such address.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +69,7 @@ impl Root {
             if word == 0 {
                 word = self.take()? | BRANCH.bits();
                 entry.store(word, Ordering::Relaxed);
-            } else if word & Flags::HUGE_PAGE.bits() != 0 {
+            } else if word & PageTableFlags::HUGE_PAGE.bits() != 0 {
                 return Err(MapError);
             }
             table = word & ADDRESS;
@@ -78,8 +79,14 @@ impl Root {
     }
 
     /// Maps a page of 4 KiB (`level` 1), 2 MiB (2) or 1 GiB (3).
-    fn map(&mut self, address: u64, physical: u64, level: u32, flags: Flags) -> Result<(), MapError> {
-        let large = if level > 1 { Flags::HUGE_PAGE } else { Flags::empty() };
+    fn map(
+        &mut self,
+        address: u64,
+        physical: u64,
+        level: u32,
+        flags: PageTableFlags,
+    ) -> Result<(), MapError> {
+        let large = if level > 1 { PageTableFlags::HUGE_PAGE } else { PageTableFlags::empty() };
         let entry = &self.table(address, level)?[index(address, level)];
         entry.store(physical | (flags | large).bits(), Ordering::Relaxed);
         Ok(())
@@ -116,7 +123,7 @@ impl Root {
             if word == 0 {
                 return false;
             }
-            if word & Flags::HUGE_PAGE.bits() != 0 {
+            if word & PageTableFlags::HUGE_PAGE.bits() != 0 {
                 return true;
             }
             table = word & ADDRESS;
@@ -135,8 +142,8 @@ pub fn init(memory: impl Iterator<Item = Range<u64>>) -> Result<(), MapError> {
     let [start, text_end, rodata_end, end] = image();
     for page in (start..end).step_by(PAGE as usize) {
         let flags = match page {
-            _ if page < text_end => Flags::PRESENT,
-            _ if page < rodata_end => Flags::PRESENT | Flags::NO_EXECUTE,
+            _ if page < text_end => PageTableFlags::PRESENT,
+            _ if page < rodata_end => PageTableFlags::PRESENT | PageTableFlags::NO_EXECUTE,
             _ => DATA,
         };
         root.map(page, page, 1, flags)?;
@@ -173,7 +180,7 @@ pub fn map_device(physical: u64, bytes: u64) -> Result<u64, MapError> {
     let first = physical & !(PAGE - 1);
     let end = physical.checked_add(bytes).filter(|&end| end <= 1 << 52).ok_or(MapError)?;
     let at = root.next_device;
-    let flags = DATA | Flags::NO_CACHE | Flags::WRITE_THROUGH;
+    let flags = DATA | PageTableFlags::NO_CACHE | PageTableFlags::WRITE_THROUGH;
     for page in (first..end).step_by(PAGE as usize) {
         let address = root.next_device;
         root.map(address, page, 1, flags)?;

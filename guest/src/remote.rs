@@ -7,8 +7,9 @@ use spin::Mutex;
 use x86_64::VirtAddr;
 use x86_64::instructions::{interrupts, tlb};
 
+use crate::cpu;
+use crate::interrupts::REMOTE;
 use crate::layout::PAGE;
-use crate::{cpu, interrupts as vectors};
 
 /// Pages that are forgotten one by one; for more, everything is.
 const ONE_BY_ONE: u64 = 64;
@@ -52,7 +53,7 @@ fn everywhere(ranges: &[Range<u64>]) {
         COUNT.store(ranges.len(), Ordering::Relaxed);
         // Release: a CPU that sees its bit sees the ranges, and all that was written before (page-table entries).
         PENDING.store(others, Ordering::Release);
-        cpu::interrupt_others(vectors::REMOTE);
+        cpu::interrupt_others(REMOTE);
     }
     forget(ranges);
     fence(Ordering::SeqCst);
@@ -74,7 +75,7 @@ pub fn barrier() {
     everywhere(&[]);
 }
 
-/// The handler of [`vectors::REMOTE`].
+/// The handler of [`REMOTE`].
 pub fn serve() {
     let me = 1 << cpu::this().number;
     // Acquire: pairs with the Release of who asks.

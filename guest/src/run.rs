@@ -13,7 +13,6 @@ use pagefold_engine::{Config, Engine, Pfn};
 use pagefold_virtio_mem::Channel as _;
 use pagefold_workload::{WorkloadArg, slots};
 use spin::Once;
-use x86_64::instructions::interrupts as cpu_interrupts;
 
 use crate::crew::{self, Crew};
 use crate::devices::{Channel, Devices};
@@ -22,7 +21,7 @@ use crate::firmware::{Boot, Firmware};
 use crate::interrupted::Interrupted;
 use crate::kernel::Kernel;
 use crate::layout::{PAGE, direct, image};
-use crate::machine::{self, Machine};
+use crate::machine::{self, GuestPlatform};
 use crate::{clock, console, cpu, fault, frames, heap, interrupts, paging, tables, watchdog};
 
 /// Bytes of heap: this much, and a share of boot memory.
@@ -129,7 +128,7 @@ struct Start {
 extern "C" fn started(start: &'static mut Start) -> ! {
     interrupts::silence_pic();
     cpu::start_clock();
-    cpu_interrupts::enable();
+    x86_64::instructions::interrupts::enable();
     let options = match start.boot.command_line().parse::<Options>() {
         Ok(options) => options,
         Err(error) => refuse(GuestExit::Usage, format_args!("{error}")),
@@ -212,8 +211,8 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
     let config = Config::new(ends.max().unwrap_or(0));
     // SAFETY: `Fold` keeps the promises, also when its walkers are held up. `NoGracePeriod` is here to be seen: what its
     // walkers touch faults, and the fault handler ends the machine with a report.
-    let engine = unsafe { Engine::with_rules(Machine::new(), config) };
-    let engine: &'static Engine<Machine<R>> = match engine {
+    let engine = unsafe { Engine::with_rules(GuestPlatform::new(), config) };
+    let engine: &'static Engine<GuestPlatform<R>> = match engine {
         Ok(engine) => Box::leak(Box::new(engine)),
         Err(error) => refuse(GuestExit::Unsupported, format_args!("no engine: {error:?}")),
     };
@@ -252,18 +251,18 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
 
 /// What a processor does that has just started.
 pub fn processor() -> ! {
-    cpu_interrupts::enable();
+    x86_64::instructions::interrupts::enable();
     loop {
         watchdog::beat();
         match WORK.get() {
             Some(work) => work(cpu::this().number),
             // Till the next tick: the host may have fewer CPUs than there are processors, and the first one has work.
-            None => cpu_interrupts::enable_and_hlt(),
+            None => x86_64::instructions::interrupts::enable_and_hlt(),
         }
     }
 }
 
-struct Describer<R: Protocol>(&'static Engine<Machine<R>>);
+struct Describer<R: Protocol>(&'static Engine<GuestPlatform<R>>);
 
 impl<R: Protocol> Describe for Describer<R> {
     fn class(&self, pfn: u64) -> (&'static str, bool) {

@@ -36,20 +36,20 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use pagefold_engine::OutOfMemory;
 use pagefold_engine::platform::{FoldRange, Mapping, TableKind};
 use spin::{Mutex, Once};
-use x86_64::structures::paging::PageTableFlags as Flags;
+use x86_64::structures::paging::PageTableFlags;
 
 use crate::frames::{self, Chain};
 use crate::layout::{PAGE, TABLES};
 use crate::paging::{self, ADDRESS, BRANCH, DATA, Entries, MapError, entries, index};
 use crate::remote;
 
-const PRESENT: u64 = Flags::PRESENT.bits();
-const ACCESSED: u64 = Flags::ACCESSED.bits();
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const ACCESSED: u64 = PageTableFlags::ACCESSED.bits();
 /// One entry more that is a table's own.
 const OWN: u64 = 1 << 52;
 const OWN_MASK: u64 = 0x3ff << 52;
 /// Present, read-only, not executable.
-const ZERO: u64 = Flags::PRESENT.union(Flags::NO_EXECUTE).bits();
+const ZERO: u64 = PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE).bits();
 
 /// Ranges that are flushed one by one.
 const LIST: usize = 64;
@@ -221,7 +221,7 @@ fn end_of(address: u64, unit: u64) -> u64 {
 
 /// Whether an entry of a page table leads to a frame of its own.
 fn is_frame(entry: u64) -> bool {
-    entry & (PRESENT | Flags::WRITABLE.bits()) == PRESENT | Flags::WRITABLE.bits()
+    entry & (PRESENT | PageTableFlags::WRITABLE.bits()) == PRESENT | PageTableFlags::WRITABLE.bits()
 }
 
 /// The table that an entry leads to, if it is not a shared one.
