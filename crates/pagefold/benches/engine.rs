@@ -1,9 +1,9 @@
 //! The engine beside its peers. `cargo bench` prints the table of docs/benchmarks.md.
 
 mod pairs;
+mod peers;
 
 use std::hint::black_box;
-use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::time::Duration;
 use pagefold_engine::{Config, Engine, FrameAllocator, Kind, Layout, Order, Pfn, Platform, Walker};
 use pagefold_linux::{Linux, Membarrier};
 use pairs::{Bar, Row, pair, print, time};
+use peers::{Bitmap, RawMemory, ThreeLevels};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 type BenchEngine = Engine<Linux<Membarrier>>;
@@ -272,71 +273,12 @@ fn miss(what: &str, walker: &Walker<'_, Linux<Membarrier>>, pages: &[u64], bar: 
 
 // ---- folding -------------------------------------------------------------------------------------------------------
 
+/// Folios of 2 MiB.
 const FOLIOS: usize = 512;
-
-/// The same memory, populated and discarded without an engine.
-struct Raw {
-    base: *mut u8,
-    pidfd: rustix::fd::OwnedFd,
-}
-
-impl Raw {
-    const LEN: usize = FOLIOS * 8 * 4096;
-
-    fn new() -> Self {
-        // SAFETY: a new mapping.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                Self::LEN,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        assert_ne!(base, libc::MAP_FAILED);
-        // SAFETY: the mapping above.
-        unsafe { libc::madvise(base, Self::LEN, libc::MADV_NOHUGEPAGE) };
-        let pidfd =
-            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
-        Self { base: base.cast(), pidfd: pidfd.expect("a pidfd") }
-    }
-
-    /// Memory behind everything, and every descriptor touched, as unfolding does.
-    fn populate(&self) {
-        for at in (0..Self::LEN).step_by(64) {
-            // SAFETY: inside the mapping.
-            unsafe { self.base.add(at).cast::<u64>().write_volatile(1) };
-        }
-    }
-
-    /// Seven of eight pages of each group, in one call.
-    fn discard(&self) {
-        let vectors: Vec<libc::iovec> = (0..FOLIOS)
-            .map(|n| libc::iovec {
-                iov_base: self.base.wrapping_add(n * 8 * 4096 + 4096).cast(),
-                iov_len: 7 * 4096,
-            })
-            .collect();
-        // SAFETY: ranges of our own mapping whose content is not needed.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_process_madvise,
-                self.pidfd.as_raw_fd(),
-                vectors.as_ptr(),
-                vectors.len(),
-                libc::MADV_DONTNEED,
-                0,
-            )
-        };
-        assert_eq!(done, (FOLIOS * 7 * 4096) as i64);
-    }
-}
 
 fn folds(rows: &mut Vec<Row>) {
     let engine = engine((2 * FOLIOS as u64) << 9, Layout::Folded);
-    let raw = Raw::new();
+    let raw = RawMemory::new(FOLIOS);
     let mut batch = engine.fold_batch(FOLIOS).expect("a batch");
     let mut folios: Vec<_> =
         (0..FOLIOS).map(|_| engine.alloc(order(9), Kind::Hugetlb).expect("a folio")).collect();
@@ -411,64 +353,6 @@ fn grace_periods(rows: &mut Vec<Row>) {
 }
 
 // ---- allocating ----------------------------------------------------------------------------------------------------
-
-/// A bare bitmap: find a clear bit, set it; clear it.
-struct Bitmap(Vec<AtomicU64>);
-
-impl Bitmap {
-    fn alloc(&self, from: usize) -> Option<u64> {
-        (from..self.0.len()).find_map(|at| {
-            let word = &self.0[at];
-            let mut now = word.load(Ordering::Relaxed);
-            while now != u64::MAX {
-                let bit = now.trailing_ones();
-                match word.compare_exchange(now, now | 1 << bit, Ordering::Acquire, Ordering::Relaxed) {
-                    Ok(_) => return Some(at as u64 * 64 + u64::from(bit)),
-                    Err(other) => now = other,
-                }
-            }
-            None
-        })
-    }
-
-    fn free(&self, page: u64) {
-        let before = self.0[page as usize / 64].fetch_and(!(1 << (page % 64)), Ordering::Release);
-        assert!(before >> (page % 64) & 1 == 1);
-    }
-}
-
-/// The atomics of LLFree's order 0: a get lowers the CPU's local counter, lowers the area's counter, and sets a bit; a
-/// put undoes the three. (Its crate is not in the registry; this is the shape its paper and source describe.)
-struct ThreeLevels {
-    local: AtomicU64,
-    area: AtomicU64,
-    bits: Bitmap,
-}
-
-impl ThreeLevels {
-    fn lower(word: &AtomicU64) {
-        let lowered =
-            word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_sub(1)).is_ok();
-        assert!(lowered);
-    }
-
-    fn raise(word: &AtomicU64) {
-        let raised = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| count.checked_add(1));
-        assert!(raised.is_ok());
-    }
-
-    fn alloc(&self) -> Option<u64> {
-        Self::lower(&self.local);
-        Self::lower(&self.area);
-        self.bits.alloc(0)
-    }
-
-    fn free(&self, page: u64) {
-        self.bits.free(page);
-        Self::raise(&self.area);
-        Self::raise(&self.local);
-    }
-}
 
 fn allocations(rows: &mut Vec<Row>) {
     const TIMES: u64 = 4096;

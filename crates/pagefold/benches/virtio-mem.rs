@@ -1,7 +1,6 @@
 //! Plugging and unplugging memory blocks: engine, driver, virtqueue and device together, in pairs. See
 //! `docs/benchmarks.md`.
 
-#[allow(dead_code, reason = "not every bench has every kind of bar")]
 mod pairs;
 
 use std::fs::File;
@@ -15,8 +14,8 @@ use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem::{Driver, DriverSettings, Next, VirtioChannel};
 use pagefold_virtio_mem_device::{Device, Memfd, Pages, Settings};
-use pairs::{Bar, Row, pair, print, time};
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
+use pairs::{Bar, Row, pair, print, punch_hole, time};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 const MIB: u64 = 1 << 20;
@@ -161,12 +160,7 @@ fn touched(rows: &mut Vec<Row>) {
         "the hole punch alone",
         &mut || {
             touch(&bare, LEN);
-            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            time(|| {
-                for block in 0..LEN / BLOCK {
-                    fallocate(bare.as_fd(), flags, block * BLOCK, BLOCK).expect("a hole");
-                }
-            })
+            time(|| (0..LEN / BLOCK).for_each(|block| punch_hole(&bare, block * BLOCK, BLOCK)))
         },
         LEN / BLOCK,
         Bar::AtMost(1.2),

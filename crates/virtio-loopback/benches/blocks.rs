@@ -3,7 +3,6 @@
 #[path = "../tests/common/mod.rs"]
 mod common;
 #[path = "../../pagefold/benches/pairs/mod.rs"]
-#[allow(dead_code, reason = "not every bar is used here")]
 mod pairs;
 
 use std::time::Duration;
@@ -12,8 +11,7 @@ use common::{Accepted, Client, MIB, MemoryLoopback, device, settings};
 use pagefold_virtio_mem_device::{Memfd, Pages, Settings};
 use pagefold_virtio_mem_spec::RequestType::{Plug, Unplug};
 use pagefold_virtio_mem_spec::{RequestType, Response, ResponseType};
-use pairs::{Bar, Row, pair, print, time};
-use rustix::fs::{FallocateFlags, fallocate};
+use pairs::{Bar, Row, pair, print, punch_hole, time};
 use vm_memory::{Bytes, GuestRegionMmap, MemoryRegionAddress};
 
 /// A memory block of the guest, and as device blocks of 2 MiB.
@@ -25,13 +23,13 @@ const ADDR: u64 = 1 << 40;
 const RUN: u64 = 8;
 
 /// A device of `size` bytes with a driver, all of it requested, and its memory mapped as the guest's would be.
-struct Machine {
+struct Rig {
     _host: MemoryLoopback,
     client: Client,
     region: GuestRegionMmap,
 }
 
-impl Machine {
+impl Rig {
     fn new(size: u64) -> Self {
         let host = device(Settings { region_size: size, ..settings(ADDR) });
         let client = Client::new(&host, Accepted::all());
@@ -60,8 +58,7 @@ impl Bare {
     }
 
     fn punch(&self, memory_block: u64) {
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(self.file.file(), hole, memory_block * MEMORY_BLOCK, MEMORY_BLOCK).expect("a hole");
+        punch_hole(self.file.file(), memory_block * MEMORY_BLOCK, MEMORY_BLOCK);
     }
 }
 
@@ -72,35 +69,35 @@ fn touch(region: &GuestRegionMmap, memory_block: u64) {
 }
 
 /// Plug and unplug of untouched memory blocks, one request each.
-fn untouched(machine: &mut Machine) -> Duration {
+fn untouched(rig: &mut Rig) -> Duration {
     time(|| {
         for block in 0..RUN {
-            machine.ask(Plug, block);
-            machine.ask(Unplug, block);
+            rig.ask(Plug, block);
+            rig.ask(Unplug, block);
         }
     })
 }
 
 fn main() {
     let size = 8 * 1024 * MIB;
-    let (mut machine, bare) = (Machine::new(size), Bare::new(size));
+    let (mut rig, bare) = (Rig::new(size), Bare::new(size));
     let mut rows: Vec<Row> = Vec::new();
 
     rows.push(pair(
         "plug + unplug of 128 MiB, untouched, over the queue",
-        &mut || untouched(&mut machine),
+        &mut || untouched(&mut rig),
         "bare hole punch of the same range",
         &mut || time(|| (0..RUN).for_each(|block| bare.punch(block))),
         RUN,
         Bar::None,
     ));
 
-    let mut large = Machine::new(1024 * 1024 * MIB);
+    let mut large = Rig::new(1024 * 1024 * MIB);
     rows.push(pair(
         "the same, in a device of 1 TiB",
         &mut || untouched(&mut large),
         "in a device of 8 GiB",
-        &mut || untouched(&mut machine),
+        &mut || untouched(&mut rig),
         RUN,
         Bar::AtMost(1.1),
     ));
@@ -108,9 +105,9 @@ fn main() {
     rows.push(pair(
         "plug + unplug of 128 MiB, every page touched in between",
         &mut || {
-            let plug = time(|| machine.ask(Plug, 0));
-            touch(&machine.region, 0);
-            plug + time(|| machine.ask(Unplug, 0))
+            let plug = time(|| rig.ask(Plug, 0));
+            touch(&rig.region, 0);
+            plug + time(|| rig.ask(Unplug, 0))
         },
         "bare hole punch of the same range, touched",
         &mut || {

@@ -4,7 +4,12 @@
 //! sides, one after the other, and yields one ratio; the table shows the median ratio over all rounds with its middle
 //! half, and the times only for orientation.
 
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate};
 
 /// Rounds of a pair.
 pub const ROUNDS: usize = 41;
@@ -114,4 +119,10 @@ pub fn print(rows: &[Row]) -> bool {
     println!("|---|---|---|---|---|---|");
     rows.iter().for_each(|row| println!("{}", row.line()));
     rows.iter().all(|row| row.holds)
+}
+
+/// The peer of unplugging: gives `len` bytes of a memory file back, and nothing else.
+pub fn punch_hole(file: impl AsFd, offset: u64, len: u64) {
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    fallocate(file, hole, offset, len).expect("a hole");
 }
