@@ -89,7 +89,7 @@ fn text(from: impl Read) -> Result<Input> {
     let mut bytes = Vec::new();
     from.take(MAX_TEXT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_TEXT {
-        bail!("it is larger than 1 GiB, and no snapshot");
+        bail!("it is larger than 1 GiB, so it is not a snapshot");
     }
     if bytes.contains(&0) {
         bail!("it is not {KNOWN}");
@@ -146,8 +146,8 @@ fn archive(from: impl Read) -> Result<Input> {
     let mut archive = tar::Archive::new(from);
     let mut hosts: BTreeMap<String, Pasted> = BTreeMap::new();
     let mut kept = 0;
-    for entry in archive.entries().context("it is no tar archive")? {
-        let mut entry = entry.context("it is no tar archive, or cut off")?;
+    for entry in archive.entries().context("it is not a tar archive")? {
+        let mut entry = entry.context("it is not a tar archive, or cut off")?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let Some((host, path)) = wanted(&path) else { continue };
         // Directories and links have no bytes. (A block is told by its directory too.)

@@ -42,7 +42,7 @@ pub fn interrupted() -> Arc<AtomicBool> {
             })
             .and_then(|()| signal_hook::flag::register(signal, Arc::clone(&caught.flag)));
             if let Err(error) = caught_so {
-                crate::stderr::say(format_args!("signal {signal} will end this at once: {error}"));
+                crate::stderr::say(format_args!("signal {signal} will end this command at once: {error}"));
             }
         }
         caught

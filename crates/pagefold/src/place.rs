@@ -89,7 +89,7 @@ impl Place {
                 let dir = parent(&path);
                 match std::fs::metadata(dir) {
                     Ok(metadata) if metadata.is_dir() => {}
-                    Ok(_) => bail!("{} is no directory", dir.display()),
+                    Ok(_) => bail!("{} is not a directory", dir.display()),
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         bail!("there is no directory {}; make it, or choose another place", dir.display())
                     }

@@ -29,7 +29,7 @@ pub fn parse_percent(text: &str) -> Result<f64, String> {
         .trim_end_matches('%')
         .trim()
         .parse()
-        .map_err(|_| format!("'{text}' is no percentage; try 2%"))?;
+        .map_err(|_| format!("'{text}' is not a percentage; try 2%"))?;
     if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err("between 0% and 100%".into()) }
 }
 

@@ -42,7 +42,9 @@ pub struct SnapshotArgs {
 pub fn run(args: &SnapshotArgs) -> Result<()> {
     let place = match is_stdin(&args.file) {
         true if std::io::stdout().is_terminal() => {
-            return Err(usage("a snapshot is no text: give it a file's name, or send stdout somewhere else"));
+            return Err(usage(
+                "a snapshot is not text: give it a file's name, or send stdout somewhere else",
+            ));
         }
         true => None,
         false => Some(Place::private(&args.file, args.force)?),

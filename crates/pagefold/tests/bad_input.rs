@@ -101,7 +101,7 @@ fn what_is_wrong_is_named_and_the_rest_is_told() {
     let text = String::from_utf8(output.stdout).unwrap();
     for line in [
         "! /proc/vmstat (the kernel's count of descriptors): it begins with \"rubbish\"",
-        "! /sys/kernel/btf/vmlinux (the size of a descriptor): it is no BTF",
+        "! /sys/kernel/btf/vmlinux (the size of a descriptor): it is not BTF",
         "hugepages-2048kB/nr_hugepages",
         "memory5/state (memory blocks): not among these files",
         "descriptors of 64 bytes (assumed: as is usual there)",

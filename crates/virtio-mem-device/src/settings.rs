@@ -129,7 +129,7 @@ pub enum SettingsError {
     },
     /// The region does not fit the blocks.
     #[error(
-        "the region's {what} {value:#x} is no multiple of {unit:#x}, the larger of device and guest memory block"
+        "the region's {what} {value:#x} is not a multiple of {unit:#x}, the larger of device and guest memory block"
     )]
     Unaligned {
         /// Address or size.
@@ -164,7 +164,7 @@ pub enum SettingsError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestedSizeError {
     /// No multiple of the block size.
-    #[error("a requested size of {size} bytes is no multiple of the device block, {block} bytes")]
+    #[error("a requested size of {size} bytes is not a multiple of the device block, {block} bytes")]
     Unaligned {
         /// What was requested.
         size: u64,

@@ -179,7 +179,7 @@ fn rd9_a_region_that_does_not_fit_the_guests_memory_blocks_is_refused() {
     // Each says what it is about.
     assert_eq!(
         refused(Settings::new(ADDR + BLOCK, REGION)).to_string(),
-        "the region's address 0x100200000 is no multiple of 0x8000000, the larger of device and guest memory block"
+        "the region's address 0x100200000 is not a multiple of 0x8000000, the larger of device and guest memory block"
     );
 }
 

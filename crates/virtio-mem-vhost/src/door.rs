@@ -134,7 +134,7 @@ impl Watch<'_> {
             SET_BACKEND_REQ_FD if self.protocol & (BACKEND_REQ | CONFIG) == BACKEND_REQ | CONFIG => {
                 if let Some(channel) = message.fds.first() {
                     if FileType::from_raw_mode(fstat(channel)?.st_mode) != FileType::Socket {
-                        return Err(wrong("the back channel is no socket".into()));
+                        return Err(wrong("the back channel is not a socket".into()));
                     }
                     self.backend.link().back_channel = Some(channel.try_clone()?);
                 }

@@ -20,7 +20,7 @@ pub enum SocketError {
     #[error("{} is in use: another process listens on it; end that one, or take another name", .0.display())]
     InUse(PathBuf),
     /// Something else is there.
-    #[error("{} exists and is no socket: take another name", .0.display())]
+    #[error("{} exists and is not a socket: take another name", .0.display())]
     NoSocket(PathBuf),
     /// The system does not give it.
     #[error("no socket {}: {source}", .path.display())]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BtfError {
     /// It does not begin as BTF of this machine's byte order.
-    #[error("it is no BTF of this byte order (magic {0:#06x})")]
+    #[error("it is not BTF of this byte order (magic {0:#06x})")]
     Magic(u16),
     /// It ends too early.
     #[error("it is cut off")]

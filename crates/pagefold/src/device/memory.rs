@@ -27,10 +27,10 @@ pub fn open(path: &Path, size: u64) -> Result<Memfd> {
     let file: File = file.with_context(|| format!("cannot open {name}"))?;
     let stat = fstat(&file).with_context(|| format!("cannot look at {name}"))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        bail!("{name} is no regular file: the region's memory is a file on tmpfs or hugetlbfs");
+        bail!("{name} is not a regular file: the region's memory is a file on tmpfs or hugetlbfs");
     }
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!("{name} is in use: another device has it; one file is one device's");
+        bail!("{name} is in use: another device has it; give each device a file of its own");
     }
     match stat.st_size as u64 {
         0 => file.set_len(size).with_context(|| format!("cannot make {name} {size} bytes long"))?,

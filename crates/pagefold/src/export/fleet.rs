@@ -25,7 +25,7 @@ const LAST: u64 = 253_402_300_799;
 
 pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.output.is_none() && io::stdout().is_terminal() {
-        return Err(exit::usage("Parquet is no text: give --output FILE or --output DIR"));
+        return Err(exit::usage("Parquet is not text: give --output FILE or --output DIR"));
     }
     if args.survey.no_scan {
         return Err(exit::usage("Parquet has every page's state: it takes a scan, so no --no-scan"));

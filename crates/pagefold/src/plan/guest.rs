@@ -58,7 +58,7 @@ impl PlannedGuest {
     fn of_sizes(args: &PlanArgs, memory: u64) -> Result<Self> {
         let free = match args.free {
             Some(free) if free > memory => {
-                return Err(usage("more is free (--free) than there is (--guest-memory)"));
+                return Err(usage("--free is more than --guest-memory"));
             }
             Some(free) => Figure { bytes: free, how: How::Given, from: "--free".into() },
             None => {
@@ -92,7 +92,7 @@ impl PlannedGuest {
             zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(shape.page)
         };
         if host.zones.is_empty() {
-            bail!("nothing tells what is free in which zone; give --guest-memory and --free");
+            bail!("no file says what is free in which zone; give --guest-memory and --free");
         }
         let memory = sum(&is_kernel, |zone| zone.present);
         let reserve = reserve(args, memory, host.min_free);

@@ -62,7 +62,7 @@ fn find(args: &ReplayArgs) -> Result<Found> {
         let header = Header { memory: vec![MemoryRange { start: 0, end: pages }], ..Header::default() };
         return Ok(Found {
             machine: Machine { header, runs: Vec::new() },
-            origin: "a machine without a tenant".into(),
+            origin: "a machine whose memory is free".into(),
         });
     }
     match (&args.snapshot, args.sample) {

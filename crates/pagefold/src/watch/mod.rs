@@ -78,7 +78,7 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode> {
     if !io::stdout().is_terminal() {
         bail!("watch needs a terminal; in scripts use pagefold report --json, or export");
     }
-    let tty = Tty::open().context("watch needs a terminal for its keys: stdin is none")?;
+    let tty = Tty::open().context("watch needs a terminal for its keys: stdin is not one")?;
     let survey = SurveyArgs { root: args.root.clone(), no_scan: true, ..SurveyArgs::default() };
     let mut app = App::new(args.interval);
     // What cannot be read at all is said before the screen is taken.
