@@ -11,7 +11,7 @@ pub const VERSION: u32 = 2;
 
 /// A byte that the host sends all the time, between the bytes of requests as well, which it is never one of (JSON writes
 /// control characters otherwise). A guest that has had one and then none for [`SILENCE_SECONDS`] ends
-/// ([`GuestExit::HostGone`](crate::Exit::HostGone)): a serial port does not tell that its other end was closed.
+/// ([`GuestExit::HostGone`](crate::GuestExit::HostGone)): a serial port does not tell that its other end was closed.
 pub const PULSE: u8 = 0x16;
 /// Seconds from one pulse to the next.
 pub const PULSE_SECONDS: u64 = 1;
@@ -44,7 +44,7 @@ pub enum Request {
     /// Hold every promise between classes, descriptors and frames against each other, with everybody stopped:
     /// [`Answer::Done`], or [`Answer::Refused`] with what is broken.
     Audit,
-    /// End: [`Answer::Done`], then [`GuestExit::Stopped`](crate::Exit::Stopped).
+    /// End: [`Answer::Done`], then [`GuestExit::Stopped`](crate::GuestExit::Stopped).
     Stop,
 }
 
@@ -54,7 +54,7 @@ pub struct Restart {
     /// Which device's, from 0.
     pub device: u32,
     /// Take its memory out of the machine first, but leave it plugged: the new driver finds memory that no block has,
-    /// as after the start of another kernel. [`LeftoversChoice`](crate::Leftovers) says what it does about it.
+    /// as after the start of another kernel. [`LeftoversChoice`](crate::LeftoversChoice) says what it does about it.
     pub forget: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Guests side by side, as Markdown tables: `cargo run --release -p pagefold-lab --example beside`.
+//! Guests side by side, as Markdown tables: `cargo run --profile measure -p pagefold-lab --example beside`.
 //!
 //! Words behind `--` choose tables: `plug`, `small`, `pinned`.
 

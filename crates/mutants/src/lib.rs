@@ -1,7 +1,7 @@
 //! Do the checks notice when the engine is wrong? A list of mutants (each a change of one place in the source) says what
 //! should, and this crate tries it: on a copy of the workspace, so that the product carries no switches for it.
 //!
-//! The list lies in `crates/model/mutants`, the litmus tests for what no test of ours can judge in
+//! The list lies in `crates/model/mutants`, the litmus tests for what no test can judge in
 //! `crates/model/litmus`; `docs/verification.md` tells what is proved how.
 
 pub mod list;

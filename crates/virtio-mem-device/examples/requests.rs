@@ -1,4 +1,5 @@
-//! What a request costs in the device itself, on memory that no guest has touched: `cargo run --release --example requests`.
+//! What a request costs in the device itself, on memory that no guest has touched: `cargo run --profile measure
+//! --example requests`.
 
 use std::time::Instant;
 
