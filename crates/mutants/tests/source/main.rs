@@ -11,8 +11,11 @@ use self::modules::Modules;
 /// Lines of a source file, at most. Tests and benchmarks are not in `src`, and may have more.
 const LINES: usize = 500;
 
-/// Packages that are not in order yet: their circles are printed, and make no test fail.
-const TO_DO: [&str; 4] = ["crates/engine", "crates/virtio-mem", "crates/workload", "guest"];
+/// Packages whose circles are still to be broken: they are printed, and make no test fail.
+const CIRCULAR: [&str; 3] = ["crates/virtio-mem", "crates/workload", "guest"];
+
+/// Packages that still have longer files.
+const LONG: [&str; 1] = ["crates/virtio-mem"];
 
 fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -85,7 +88,7 @@ fn no_files_use_each_other_in_a_circle() {
         let package = source.parent().unwrap().strip_prefix(tree()).unwrap().to_owned();
         for circle in circles(&edges) {
             let text = format!("{}, {}", package.display(), text(&edges, &circle));
-            match TO_DO.iter().any(|other| package == Path::new(other)) {
+            match CIRCULAR.iter().any(|other| package == Path::new(other)) {
                 true => print!("left out: {text}"),
                 false => found += &text,
             }
@@ -98,7 +101,7 @@ fn no_files_use_each_other_in_a_circle() {
 fn source_files_are_short() {
     let mut long = String::new();
     for source in sources() {
-        if TO_DO.iter().any(|package| source == tree().join(package).join("src")) {
+        if LONG.iter().any(|package| source == tree().join(package).join("src")) {
             continue;
         }
         for file in files(&source) {
