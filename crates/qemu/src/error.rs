@@ -39,7 +39,7 @@ pub enum Error {
         /// How long we waited.
         seconds: u64,
     },
-    /// Somebody wants us to stop: see [`QemuBuilder::interrupted_by`](crate::Builder::interrupted_by).
+    /// A signal asked for an end: see [`QemuBuilder::interrupted_by`](crate::QemuBuilder::interrupted_by).
     #[error("interrupted while QEMU had {command} to answer")]
     Interrupted {
         /// The command.
@@ -88,7 +88,7 @@ pub enum Error {
         seconds: u64,
     },
     /// The machine was not built to count instructions.
-    #[error("instructions are not counted: the machine was built without Builder::count_instructions")]
+    #[error("instructions are not counted: the machine was built without QemuBuilder::count_instructions")]
     NotCounted,
     /// QEMU runs on.
     #[error("QEMU still runs after {seconds} s")]

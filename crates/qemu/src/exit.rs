@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 pub enum Exit {
     /// The guest turned the machine off or reset it, or QEMU was told to quit.
     Off,
-    /// The guest wrote this number, 1 to 127, to the port of [`QemuBuilder::debug_exit`](crate::Builder::debug_exit).
+    /// The guest wrote this number, 1 to 127, to the port of [`QemuBuilder::debug_exit`](crate::QemuBuilder::debug_exit).
     Guest(u8),
     /// QEMU gave up: its last lines say why. (A guest that writes 0 to the port looks the same, so none should.)
     Failed(u8),

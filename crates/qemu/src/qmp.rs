@@ -127,7 +127,7 @@ impl Qmp {
     /// Plugs a DIMM of `bytes`, as ACPI's memory hotplug does.
     ///
     /// # Errors
-    /// The machine has no room for it (see [`QemuBuilder::dimms`](crate::Builder::dimms)).
+    /// The machine has no room for it (see [`QemuBuilder::dimms`](crate::QemuBuilder::dimms)).
     pub fn plug_dimm(&mut self, bytes: u64) -> Result<(), Error> {
         let (dimm, memory) = (format!("dimm{}", self.dimms), format!("dimm{}-memory", self.dimms));
         self.dimms += 1;
@@ -145,7 +145,7 @@ impl Qmp {
         Ok(())
     }
 
-    /// Resets the machine, as its button would; without [`QemuBuilder::resets`](crate::Builder::resets) that ends QEMU. A
+    /// Resets the machine, as its button would; without [`QemuBuilder::resets`](crate::QemuBuilder::resets) that ends QEMU. A
     /// virtio-mem device unplugs everything then.
     ///
     /// # Errors
