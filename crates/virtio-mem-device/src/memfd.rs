@@ -18,6 +18,9 @@ use crate::settings::{MIN_BLOCK_SIZE, thp_size};
 /// `HUGETLBFS_MAGIC`, `linux/magic.h`.
 const HUGETLBFS: rustix::fs::FsWord = 0x958458f6;
 
+/// A hole in a file, whose size stays.
+const HOLE: FallocateFlags = FallocateFlags::PUNCH_HOLE.union(FallocateFlags::KEEP_SIZE);
+
 /// Pages of a [`Memfd`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Pages {
@@ -47,6 +50,11 @@ pub enum MemfdError {
          and let the device fill each block as it is plugged"
     )]
     Locked,
+    /// What is unplugged could not be given back.
+    #[error(
+        "no holes can be made in the memory file ({0}): take one on tmpfs or hugetlbfs that is open to be written"
+    )]
+    NoHoles(io::Error),
     /// It could not be mapped.
     #[error("the memory file could not be mapped: {0}")]
     Map(String),
@@ -88,7 +96,7 @@ impl Memfd {
     /// file must keep its size, and be no other device's.
     ///
     /// # Errors
-    /// Where the file cannot be examined, or this process locks its memory.
+    /// Where the file cannot be examined or have holes, or this process locks its memory.
     pub fn from_file(file: File, size: u64) -> Result<Self, MemfdError> {
         let create = |source: rustix::io::Errno| MemfdError::Create { size, source: source.into() };
         if locks_memory().map_err(create)? {
@@ -98,8 +106,21 @@ impl Memfd {
         let huge = system.f_type == HUGETLBFS;
         // On hugetlbfs this is the huge page. On tmpfs it may say so too, but any page can be discarded.
         let page_size = if huge { system.f_bsize as u64 } else { rustix::param::page_size() as u64 };
+        // Beyond its end, where nothing is.
+        let end = (stat.st_size as u64).next_multiple_of(page_size);
+        fallocate(&file, HOLE, end, page_size).map_err(|error| MemfdError::NoHoles(error.into()))?;
         let size = size.min(stat.st_size as u64);
         Ok(Self { file: FileOffset::new(file, 0), size, page_size, huge, prealloc: false })
+    }
+
+    /// The same memory once more, for the device that takes this one's place: two devices must not have it.
+    ///
+    /// # Errors
+    /// Where this process can open no more files.
+    pub fn try_clone(&self) -> Result<Self, MemfdError> {
+        let &Self { size, page_size, huge, prealloc, .. } = self;
+        let file = self.file().try_clone().map_err(|source| MemfdError::Create { size, source })?;
+        Ok(Self { file: FileOffset::new(file, 0), size, page_size, huge, prealloc })
     }
 
     /// Fills blocks with memory when they are plugged (`fallocate`), so that the guest never meets a host without any: a
@@ -171,8 +192,7 @@ impl Backing for Memfd {
     }
 
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(self.file(), hole, offset, len)?)
+        Ok(fallocate(self.file(), HOLE, offset, len)?)
     }
 }
 

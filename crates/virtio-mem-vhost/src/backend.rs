@@ -161,13 +161,9 @@ impl Backend {
     }
 
     /// Makes the device what was saved elsewhere: its memory has arrived in the file already.
-    pub(crate) fn restore(&self, saved: &Snapshot) -> Result<(), BackendError> {
-        let mut device = self.device();
-        let old = device.backing();
-        let size = self.0.settings.region_size;
-        let file = old.file().try_clone().map_err(|source| MemfdError::Create { size, source })?;
-        let mut restored =
-            Device::restore(self.0.settings.clone(), Memfd::from_file(file, size)?, (), saved)?;
+    pub(crate) fn restore(&self, device: &mut Device<Memfd>, saved: &Snapshot) -> Result<(), BackendError> {
+        let memory = device.backing().try_clone()?;
+        let mut restored = Device::restore(self.0.settings.clone(), memory, (), saved)?;
         restored.device_reset();
         *device = restored;
         Ok(())

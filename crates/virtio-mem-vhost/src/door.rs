@@ -25,6 +25,9 @@ const SET_MEM_TABLE: u32 = 5;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_BACKEND_REQ_FD: u32 = 21;
 const ADD_MEM_REG: u32 = 37;
+/// The most regions of guest memory: as many as the library tells that there can be (`vhost-user-backend`, `MAX_MEM_SLOTS`),
+/// which it does not see to. Each is a mapping and an open file of this process.
+const MAX_REGIONS: usize = 509;
 /// Protocol features: the VMM takes messages from us; it asks for the config space.
 const BACKEND_REQ: u64 = 1 << 5;
 const CONFIG: u64 = 1 << 9;
@@ -38,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) fn serve(client: &UnixStream, backend: &Backend) -> io::Result<()> {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let handler = Handler::new(backend.clone(), memory.clone());
-    let inside = tempfile::Builder::new().prefix("pagefold-").tempdir()?;
+    let inside = own_dir()?;
     let path = inside.path().join("door");
     let listener = UnixListener::bind(&path)?;
     let library = UnixStream::connect(&path)?;
@@ -49,11 +52,13 @@ pub(crate) fn serve(client: &UnixStream, backend: &Backend) -> io::Result<()> {
     let (answers_to, answers_from) = (client.try_clone()?, library.try_clone()?);
     let answers = thread::Builder::new().name("answers".into()).spawn(move || {
         let done = pass_on(&answers_from, &answers_to, |_| Ok(()));
-        // The other direction ends too.
+        // The other direction ends too. The library as well: where nobody takes its answers it takes no messages, and what
+        // waits to give it one would wait for ever.
         let _ = answers_to.shutdown(Shutdown::Both);
+        let _ = answers_from.shutdown(Shutdown::Both);
         done
     })?;
-    let mut watch = Watch { backend, protocol: 0 };
+    let mut watch = Watch { backend, handler: &handler, protocol: 0 };
     let asked = pass_on(client, &library, |message| watch.look_at(message));
     backend.link().back_channel = None;
     handler.close();
@@ -75,6 +80,14 @@ pub(crate) fn serve(client: &UnixStream, backend: &Backend) -> io::Result<()> {
         }
         (Ok(()), _) => Ok(()),
     }
+}
+
+/// A directory that only this process can enter. Where there is none to be had for temporary files (a full disk, one that is
+/// read-only), one in memory.
+fn own_dir() -> io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("pagefold-");
+    builder.tempdir().or_else(|why| builder.tempdir_in("/dev/shm").map_err(|_| why))
 }
 
 /// Whether the library only says that the VMM has hung up.
@@ -111,6 +124,7 @@ fn pass_on(
 /// What is looked at in a VMM's messages.
 struct Watch<'a> {
     backend: &'a Backend,
+    handler: &'a Handler,
     /// Protocol features that were agreed on.
     protocol: u64,
 }
@@ -127,6 +141,9 @@ impl Watch<'_> {
             }
             // A word of padding, then the region.
             ADD_MEM_REG => {
+                if self.handler.regions() >= MAX_REGIONS {
+                    return Err(wrong(format!("guest memory in more than {MAX_REGIONS} regions")));
+                }
                 for file in &message.fds {
                     check_region(message, 8, file)?;
                 }

@@ -12,6 +12,8 @@ pub enum Event {
     Connected,
     /// Another VMM wanted to connect while one was there; it was sent away.
     Refused,
+    /// A VMM wanted to connect, and this process could not take it; why.
+    NotAccepted(String),
     /// The VMM is gone, or the connection was ended; why, where it was not the VMM's wish.
     Disconnected(Option<String>),
     /// The VMM has said where guest memory is: regions, and bytes in all.
@@ -53,6 +55,7 @@ impl fmt::Display for Event {
         match self {
             Event::Connected => f.write_str("a VMM has connected"),
             Event::Refused => f.write_str("a second VMM was sent away: one at a time"),
+            Event::NotAccepted(why) => write!(f, "a VMM could not be taken: {why}"),
             Event::Disconnected(None) => f.write_str("the VMM is gone"),
             Event::Disconnected(Some(why)) => write!(f, "the connection was ended: {why}"),
             Event::Memory { regions, bytes } => {

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use pagefold_virtio_mem_device::{QUEUE_SIZE, Snapshot};
+use pagefold_virtio_mem_device::{Device, Memfd, QUEUE_SIZE, Snapshot};
 use rustix::fs::fstat;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
@@ -40,6 +40,8 @@ struct Inner {
     accepted: AtomicU64,
     /// The connection has ended: nothing is served any more.
     closed: AtomicBool,
+    /// Pages that were gone when it was last told.
+    gone: AtomicU64,
     /// A saved state on its way in; what it comes to is asked for later.
     loading: Mutex<Option<JoinHandle<io::Result<Snapshot>>>>,
 }
@@ -51,6 +53,7 @@ impl Handler {
             memory,
             accepted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            gone: AtomicU64::new(guard::pages_gone()),
             loading: Mutex::default(),
         }))
     }
@@ -63,47 +66,66 @@ impl Handler {
         device.device_reset();
     }
 
+    /// How many regions of guest memory there are.
+    pub(crate) fn regions(&self) -> usize {
+        self.0.memory.memory().num_regions()
+    }
+
     fn backend(&self) -> &Backend {
         &self.0.backend
     }
 
-    /// Whether the VMM's memory is this device's where the device's region is. `Err` says what is wrong.
-    fn check_memory(&self, memory: &GuestMemoryMmap, addr: u64, len: u64, own: &File) -> Result<(), String> {
+    /// The device, while the connection lasts. A thread of the library's may wait for something of a VMM's that is long
+    /// gone; when it goes on, the device is another VMM's.
+    fn device(&self) -> Option<MutexGuard<'_, Device<Memfd>>> {
+        let device = self.0.backend.device();
+        // Relaxed: as in `close`.
+        (!self.0.closed.load(Ordering::Relaxed)).then_some(device)
+    }
+
+    /// Whether the VMM's memory is this device's where the device's region is, each byte of it. `Err` says what is wrong.
+    fn check_memory(memory: &GuestMemoryMmap, addr: u64, len: u64, own: &File) -> Result<(), String> {
         if !GuestMemory::check_range(memory, GuestAddress(addr), len as usize, Permissions::ReadWrite) {
             return Err(format!(
                 "the VMM has no memory of {len:#x} bytes at {addr:#x}, where this device's region is: give it the \
                  device's memory file there"
             ));
         }
-        let found = memory.find_region(GuestAddress(addr)).and_then(|region| region.file_offset());
-        let is_same = found.is_some_and(|found| {
-            let (Ok(theirs), Ok(own)) = (fstat(found.file()), fstat(own)) else { return false };
-            (theirs.st_dev, theirs.st_ino) == (own.st_dev, own.st_ino)
-        });
-        if is_same {
-            Ok(())
-        } else {
-            Err(format!(
-                "the VMM's memory at {addr:#x} is another file than this device's: give both the same"
-            ))
+        // The VMM may have it in several parts.
+        for region in memory.iter() {
+            let start = region.start_addr().0;
+            let (from, to) = (start.max(addr), start.saturating_add(region.len()).min(addr + len));
+            if from >= to {
+                continue;
+            }
+            let Some(found) = region.file_offset().filter(|found| is_same(found.file(), own)) else {
+                return Err(format!(
+                    "the VMM's memory at {from:#x} is another file than this device's: give both the same"
+                ));
+            };
+            let offset = found.start().saturating_add(from - start);
+            if offset != from - addr {
+                return Err(format!(
+                    "the VMM's memory at {from:#x} is at {offset:#x} of the file, this device's at {:#x}: map the file \
+                     from its beginning at {addr:#x}",
+                    from - addr
+                ));
+            }
         }
+        Ok(())
     }
 
     /// Makes the driver known to the device, if it is not yet. False where there is no driver to serve.
     fn activate(&self, memory: &GuestMemoryMmap) -> bool {
-        let mut device = self.backend().device();
-        // Relaxed: as in `close`; and the features were stored by the thread that then enabled the ring, which is how this
-        // one came to run.
-        if self.0.closed.load(Ordering::Relaxed) {
-            return false;
-        }
+        let Some(mut device) = self.device() else { return false };
         if device.negotiated_features().is_some() {
             return true;
         }
+        // Relaxed: the features were stored by the thread that then enabled the ring, which is how this one came to run.
         let accepted = self.0.accepted.load(Ordering::Relaxed) & !(PROTOCOL_FEATURES | LOG_ALL);
         let config = device.config();
         let (addr, len) = (config.addr.get(), config.region_size.get());
-        if let Err(why) = self.check_memory(memory, addr, len, device.backing().file()) {
+        if let Err(why) = Self::check_memory(memory, addr, len, device.backing().file()) {
             drop(device);
             self.backend().log(Event::WrongMemory(why));
             return false;
@@ -122,7 +144,7 @@ impl Handler {
     }
 
     fn reset(&self) {
-        let mut device = self.backend().device();
+        let Some(mut device) = self.device() else { return };
         let was_ready = device.negotiated_features().is_some();
         device.device_reset();
         drop(device);
@@ -138,11 +160,8 @@ impl Handler {
         }
         loop {
             let mut state = vring.get_mut();
-            let mut device = self.backend().device();
-            if self.0.closed.load(Ordering::Relaxed) {
-                return;
-            }
-            let (before, gone) = (device.host_failures().0, guard::pages_gone());
+            let Some(mut device) = self.device() else { return };
+            let before = device.host_failures().0;
             let served = device.serve_and_tell(state.get_queue_mut(), &*memory, &mut |request, response| {
                 self.backend().log(Event::Request(*request, *response));
             });
@@ -155,7 +174,9 @@ impl Handler {
             }
             // Before the next round: the VMM's messages need the ring too.
             drop(state);
-            if guard::pages_gone() > gone {
+            // Relaxed: a number that stands for itself.
+            let gone = guard::pages_gone();
+            if self.0.gone.swap(gone, Ordering::Relaxed) < gone {
                 self.backend().log(Event::MemoryGone);
             }
             if let Some(why) = failed {
@@ -262,7 +283,7 @@ impl VhostUserBackend for Handler {
         match direction {
             VhostTransferStateDirection::SAVE => {
                 // It stays frozen until the next driver is ready here: then the guest has stayed.
-                let snapshot = self.backend().device().snapshot();
+                let snapshot = self.device().ok_or_else(gone)?.snapshot();
                 let text = serde_json::to_vec(&snapshot)?;
                 let backend = self.backend().clone();
                 // The VMM reads at its leisure.
@@ -288,12 +309,23 @@ impl VhostUserBackend for Handler {
         let loading = self.0.loading.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(loading) = loading else { return Ok(()) };
         let loaded = loading.join().unwrap_or_else(|_| Err(io::Error::other("it could not be read")));
-        let restored =
-            loaded.and_then(|snapshot| self.backend().restore(&snapshot).map_err(io::Error::other));
+        let restored = loaded.and_then(|snapshot| {
+            let mut device = self.device().ok_or_else(gone)?;
+            self.backend().restore(&mut device, &snapshot).map_err(io::Error::other)
+        });
         match &restored {
             Ok(()) => self.backend().log(Event::Migrated("restored")),
             Err(why) => self.backend().log(Event::Disconnected(Some(format!("saved state: {why}")))),
         }
         restored
     }
+}
+
+fn is_same(one: &File, other: &File) -> bool {
+    let (Ok(one), Ok(other)) = (fstat(one), fstat(other)) else { return false };
+    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "its VMM is gone")
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::backend::Backend;
 use crate::door;
@@ -21,6 +21,9 @@ pub enum Until {
     /// For ever: a VMM that comes back finds the device as it was.
     Stopped,
 }
+
+/// How long a server that can take no connection waits before it tries again: 100 ms.
+const FULL: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// Why a server has ended before its time.
 #[derive(Debug, thiserror::Error)]
@@ -79,14 +82,19 @@ impl Server {
         let (mut ended, end) = io::pipe()?;
         let end = Arc::new(end);
         let mut current: Option<(UnixStream, thread::JoinHandle<io::Result<()>>)> = None;
+        // Whether this process can take no connection just now, and whether that was told.
+        let (mut is_full, mut was_told) = (false, false);
         loop {
             let [stop, ended_now, knocks] = {
                 let mut wait = [
                     PollFd::new(&self.stop, PollFlags::IN),
                     PollFd::new(&ended, PollFlags::IN),
-                    PollFd::new(self.socket.listener(), PollFlags::IN),
+                    PollFd::new(
+                        self.socket.listener(),
+                        if is_full { PollFlags::empty() } else { PollFlags::IN },
+                    ),
                 ];
-                match poll(&mut wait, None) {
+                match poll(&mut wait, is_full.then_some(&FULL)) {
                     Ok(_) => {}
                     Err(rustix::io::Errno::INTR) => continue,
                     Err(error) => return Err(io::Error::from(error).into()),
@@ -116,20 +124,36 @@ impl Server {
                     return Ok(());
                 }
             }
+            is_full = false;
             if knocks {
                 let client = match self.socket.listener().accept() {
-                    Ok((client, _)) => client,
+                    Ok((client, _)) => {
+                        was_told = false;
+                        client
+                    }
                     // It has gone again.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-                    Err(error) => return Err(error.into()),
+                    // No more files, or no memory: the VMM that is there has its device still, and who knocks waits.
+                    Err(error) => {
+                        if !std::mem::replace(&mut was_told, true) {
+                            self.backend.log(Event::NotAccepted(error.to_string()));
+                        }
+                        is_full = true;
+                        continue;
+                    }
                 };
                 if current.is_some() {
                     self.backend.log(Event::Refused);
                     continue;
                 }
-                self.backend.link().connected = true;
-                self.backend.log(Event::Connected);
-                current = Some((client.try_clone()?, self.spawn(client, Arc::clone(&end))?));
+                let begun =
+                    client.try_clone().and_then(|ours| Ok((ours, self.spawn(client, Arc::clone(&end))?)));
+                match begun {
+                    Ok(begun) => {
+                        current = Some(begun);
+                    }
+                    Err(error) => self.backend.log(Event::NotAccepted(error.to_string())),
+                }
             }
         }
     }
@@ -141,6 +165,8 @@ impl Server {
     ) -> io::Result<thread::JoinHandle<io::Result<()>>> {
         let backend = self.backend.clone();
         thread::Builder::new().name("vmm".into()).spawn(move || {
+            backend.link().connected = true;
+            backend.log(Event::Connected);
             let done = door::serve(&client, &backend);
             // The server waits for it; without one, nothing does.
             let _ = (&*end).write(&[0]);

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
 
 /// A Unix socket that others can connect to. Its name goes when it is dropped.
 #[derive(Debug)]
@@ -42,10 +44,15 @@ impl Socket {
         let system = |source| SocketError::System { path: path.clone(), source };
         match fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket(path)),
-            Ok(_) => match UnixStream::connect(&path) {
-                Ok(_) => return Err(SocketError::InUse(path)),
+            // Asked by a socket of another kind: whoever listens is not connected to. A device that waits for its only VMM
+            // would take a connection for that, and end when it is gone.
+            Ok(_) => match UnixDatagram::unbound().and_then(|probe| probe.connect(&path)) {
+                Ok(()) => return Err(SocketError::InUse(path)),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     fs::remove_file(&path).map_err(system)?;
+                }
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::PROTOTYPE) => {
+                    return Err(SocketError::InUse(path));
                 }
                 Err(error) => return Err(system(error)),
             },
@@ -84,6 +91,9 @@ mod tests {
         let path = dir.path().join("socket");
         let socket = Socket::new(&path).unwrap();
         assert!(matches!(Socket::new(&path), Err(SocketError::InUse(_))));
+        socket.listener().set_nonblocking(true).unwrap();
+        let knock = socket.listener().accept();
+        assert_eq!(knock.unwrap_err().kind(), io::ErrorKind::WouldBlock, "asking is not connecting");
         drop(socket);
         assert!(!path.exists());
         // A process that was killed leaves its socket behind.

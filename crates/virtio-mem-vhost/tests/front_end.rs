@@ -4,6 +4,8 @@
 mod vmm;
 
 use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -34,7 +36,10 @@ struct Served {
 
 impl Served {
     fn new(until: Until) -> Self {
-        let memfd = Memfd::new(SIZE, Pages::Normal).unwrap();
+        Self::on(until, Memfd::new(SIZE, Pages::Normal).unwrap())
+    }
+
+    fn on(until: Until, memfd: Memfd) -> Self {
         let file = memfd.file().try_clone().unwrap();
         let settings =
             Settings { block_size: Some(BLOCK), resize_without_driver: true, ..Settings::new(ADDR, SIZE) };
@@ -79,6 +84,22 @@ fn plug(block: u64, blocks: u16) -> Request {
 
 fn unplug(block: u64, blocks: u16) -> Request {
     Request::new(RequestType::Unplug, ADDR + block * BLOCK, blocks)
+}
+
+/// The device's state, in a file to be read.
+fn saved_file(backend: &Backend) -> OwnedFd {
+    let (theirs, mut ours) = std::io::pipe().unwrap();
+    ours.write_all(&serde_json::to_vec(&backend.snapshot()).unwrap()).unwrap();
+    theirs.into()
+}
+
+/// Whether the server has not read all that a VMM has said: SIOCOUTQ, which no crate here wraps, counts it.
+fn has_unread(vmm: &Vmm) -> bool {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, which is TIOCOUTQ, writes one int.
+    let done = unsafe { libc::ioctl(vmm.frontend.as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    assert_eq!(done, 0);
+    bytes > 0
 }
 
 fn ack() -> Response {
@@ -234,6 +255,64 @@ fn the_state_moves_to_another_backend() {
     // The guest stays here after all.
     vmm.start(WANTED).unwrap();
     assert_eq!(vmm.ask(&plug(0, 1)), ack());
+}
+
+#[test]
+fn a_vmm_that_is_gone_changes_nothing_of_the_next_ones() {
+    let served = Served::new(Until::Stopped);
+    served.backend.resize(64 * MIB).unwrap();
+    // What a device with nothing plugged saves.
+    let saved = {
+        let memory = Memfd::new(SIZE, Pages::Normal).unwrap();
+        let settings = Settings { block_size: Some(BLOCK), ..Settings::new(ADDR, SIZE) };
+        let empty = Backend::new(settings, memory, None, |_| ()).unwrap();
+        serde_json::to_vec(&empty.snapshot()).unwrap()
+    };
+    // A state that does not come, and messages behind it: the backend waits.
+    let vmm = served.vmm();
+    let (theirs, mut ours) = std::io::pipe().unwrap();
+    let stopped = VhostTransferStatePhase::STOPPED;
+    vmm.frontend.set_device_state_fd(VhostTransferStateDirection::LOAD, stopped, theirs.into()).unwrap();
+    // CHECK_DEVICE_STATE, and GET_VRING_BASE of ring 0: a device reset.
+    for words in [&[43u32, 1, 0][..], &[11, 1, 8, 0, 0]] {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        // SAFETY: the front end has the descriptor open, and lives longer than this borrow.
+        let fd = unsafe { BorrowedFd::borrow_raw(vmm.frontend.as_raw_fd()) };
+        rustix::io::write(fd, &bytes).unwrap();
+    }
+    until("they are with the library", || !has_unread(&vmm));
+    drop(vmm);
+    until("it is gone", || served.said("the VMM is gone"));
+    let mut next = served.vmm();
+    next.start(WANTED).unwrap();
+    assert_eq!(next.ask(&plug(0, 4)), ack());
+    next.memory.write_obj(42u64, GuestAddress(ADDR)).unwrap();
+    ours.write_all(&saved).unwrap();
+    drop(ours);
+    until("the state is refused", || served.said("saved state: its VMM is gone"));
+    assert_eq!(served.backend.status().plugged_size, 4 * BLOCK);
+    assert_eq!(next.memory.read_obj::<u64>(GuestAddress(ADDR)).unwrap(), 42);
+    assert_eq!(next.ask(&plug(4, 1)), ack());
+    assert!(!served.said("the driver has stopped"));
+}
+
+#[test]
+fn a_device_that_has_moved_fills_memory_as_before() {
+    let memory = Memfd::new(SIZE, Pages::Normal).unwrap().with_prealloc(true);
+    let here = Served::on(Until::Stopped, memory);
+    let mut vmm = here.vmm();
+    vmm.frontend
+        .set_device_state_fd(
+            VhostTransferStateDirection::LOAD,
+            VhostTransferStatePhase::STOPPED,
+            saved_file(&here.backend),
+        )
+        .unwrap();
+    vmm.frontend.check_device_state().unwrap();
+    here.backend.resize(64 * MIB).unwrap();
+    vmm.start(WANTED).unwrap();
+    assert_eq!(vmm.ask(&plug(0, 1)), ack());
+    assert_eq!(here.backend.status().resident, BLOCK);
 }
 
 #[test]

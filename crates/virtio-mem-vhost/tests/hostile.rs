@@ -6,15 +6,20 @@ mod hostile;
 mod vmm;
 
 use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use pagefold_virtio_mem_device::{Memfd, Pages, Settings};
 use pagefold_virtio_mem_spec::{Request, RequestType, Response, ResponseType};
 use pagefold_virtio_mem_vhost::{Backend, Server, Socket, Until, outlive_cut_memory};
+use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm::{MIB, Vmm, WANTED, memory, table, until};
 
 const ADDR: u64 = 1 << 32;
@@ -75,6 +80,98 @@ fn memory_that_is_cut_short_while_it_is_mapped_is_lost_to_its_vmm_only() {
         ram.file().set_len(0).unwrap();
         vmm.kick.write(1).unwrap();
         until("it says so", || said("memory that the VMM had given is gone"));
+    });
+}
+
+#[test]
+fn memory_that_the_host_has_none_for_is_lost_to_its_vmm_only() {
+    outlive_cut_memory().unwrap();
+    served(|path, file, said| {
+        let free = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
+        let huge = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let (Ok(huge), "0") = (memfd_create("huge", huge), free.trim()) else {
+            println!("left out: huge pages that the host does not have: it has some, or cannot have any");
+            return drop(UnixStream::connect(path).unwrap());
+        };
+        // It can be mapped, but not touched.
+        let huge = File::from(huge);
+        huge.set_len(vmm::RAM).unwrap();
+        let mut vmm = Vmm::connect(path, memory(file, ADDR, SIZE));
+        let mut regions = table(&vmm.memory);
+        regions[0].mmap_handle = huge.as_raw_fd();
+        vmm.frontend.set_features(WANTED | 1 << 30).unwrap();
+        vmm.frontend.set_mem_table(&regions).unwrap();
+        vmm.start_ring(0).unwrap();
+        until("it says so", || said("memory that the VMM had given is gone"));
+    });
+}
+
+#[test]
+fn answers_that_nobody_reads_keep_nobody_from_the_next_vmm() {
+    served(|path, _, _| {
+        let mut stream = UnixStream::connect(path).unwrap();
+        // GET_FEATURES, over and over, until the backend no longer takes any: all on the way is full.
+        let message: Vec<u8> = [1u32, 1, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+        while stream.write_all(&message).is_ok() {}
+    });
+}
+
+#[test]
+fn a_region_that_is_mapped_from_elsewhere_in_the_file_is_no_region() {
+    let shifted = |file: &File, parts: &[(u64, u64, u64)]| {
+        let ram = File::from(memfd_create("ram", MemfdFlags::CLOEXEC).unwrap());
+        ram.set_len(vmm::RAM).unwrap();
+        let mut all = vec![(GuestAddress(0), vmm::RAM as usize, Some(FileOffset::new(ram, 0)))];
+        for &(addr, len, offset) in parts {
+            let file = FileOffset::new(file.try_clone().unwrap(), offset);
+            all.push((GuestAddress(addr), len as usize, Some(file)));
+        }
+        GuestMemoryMmap::<()>::from_ranges_with_files(all).unwrap()
+    };
+    let half = SIZE / 2;
+    for (parts, why) in [
+        // Longer than the region's, and from its middle.
+        (&[(ADDR, half, half), (ADDR + half, half, 0)][..], "at 0x2000000 of the file"),
+        (&[(ADDR, half, 0), (ADDR + half, half, 0)], "at 0x0 of the file"),
+        (&[(ADDR - half, half, 0), (ADDR, half, half)], "has no memory of"),
+    ] {
+        served(|path, file, said| {
+            let mut vmm = Vmm::connect(path, shifted(file, parts));
+            vmm.start(WANTED).unwrap();
+            vmm.make_available(&Request::new(RequestType::Plug, ADDR, 1));
+            vmm.kick.write(1).unwrap();
+            until("it says so", || said(why));
+            assert!(!said("a driver is ready"));
+        });
+    }
+    // In parts, but right: it is served.
+    served(|path, file, _| {
+        let mut vmm = Vmm::connect(path, shifted(file, &[(ADDR, half, 0), (ADDR + half, half, half)]));
+        vmm.start(WANTED).unwrap();
+        let ack = Response::new(ResponseType::Ack);
+        assert_eq!(vmm.ask(&Request::new(RequestType::Plug, ADDR, 1)), ack);
+    });
+}
+
+#[test]
+fn memory_in_more_parts_than_there_can_be_is_refused() {
+    served(|path, file, said| {
+        let mut vmm = Vmm::connect(path, memory(file, ADDR, SIZE));
+        let all = File::from(memfd_create("parts", MemfdFlags::CLOEXEC).unwrap());
+        all.set_len(4096).unwrap();
+        let parts = (0..600).take_while(|part| {
+            let region = vhost::VhostUserMemoryRegionInfo {
+                guest_phys_addr: part << 20,
+                memory_size: 4096,
+                userspace_addr: (1 << 40) + (part << 20),
+                mmap_offset: 0,
+                mmap_handle: all.as_raw_fd(),
+            };
+            vmm.frontend.add_mem_region(&region).is_ok()
+        });
+        assert_eq!(parts.count(), 509);
+        until("it says so", || said("in more than 509 regions"));
     });
 }
 

@@ -81,7 +81,11 @@ impl Vmm {
         assert!(offered & PROTOCOL_FEATURES != 0 && offered & WANTED == WANTED, "{offered:#x}");
         frontend.set_features(PROTOCOL_FEATURES).unwrap();
         let protocol = frontend.get_protocol_features().unwrap();
-        let wanted = Protocol::CONFIG | Protocol::BACKEND_REQ | Protocol::REPLY_ACK | Protocol::DEVICE_STATE;
+        let wanted = Protocol::CONFIG
+            | Protocol::BACKEND_REQ
+            | Protocol::REPLY_ACK
+            | Protocol::DEVICE_STATE
+            | Protocol::CONFIGURE_MEM_SLOTS;
         assert!(protocol.contains(wanted), "{protocol:?}");
         frontend.set_protocol_features(wanted).unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
