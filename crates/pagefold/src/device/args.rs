@@ -62,7 +62,8 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Keep the device's state in this file: written at the end, and where it is there, the device that it was
+    /// Keep the device's state in this file: written at the end, and where it is there, the device that it was. A device that
+    /// is killed leaves none, and the file says so
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
 

@@ -19,6 +19,10 @@ use super::commands::{self, Reply};
 
 /// The most bytes of a command.
 const LINE: u64 = 4096;
+/// The most clients at a time: each is a thread and an open file.
+const CLIENTS: usize = 32;
+/// How long a process that can take no client waits before it tries again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// A client that does not take its answer is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a wrong command's answer begins with.
@@ -31,14 +35,20 @@ const ERROR: &str = "error: ";
 pub fn from_stdin(backend: &Backend, stop: &Stop) -> io::Result<()> {
     let (backend, stop) = (backend.clone(), stop.clone());
     thread::Builder::new().name("stdin".into()).spawn(move || {
-        let mut out = io::stdout();
-        let _ = obey(&backend, &stop, io::stdin().lock(), |answer| match answer {
-            Reply::Wrong(why) => {
-                crate::stderr::say(why);
-                Ok(())
+        let (mut out, mut is_read) = (io::stdout(), true);
+        let _ = obey(&backend, &stop, io::stdin().lock(), |answer| {
+            match answer {
+                Reply::Wrong(why) => crate::stderr::say(why),
+                Reply::Text(text) if is_read => {
+                    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                        // Commands are obeyed all the same.
+                        crate::stderr::say(format_args!("standard output takes no answers any more: {error}"));
+                        is_read = false;
+                    }
+                }
+                Reply::Text(_) | Reply::Quit => {}
             }
-            Reply::Text(text) => out.write_all(text.as_bytes()).and_then(|()| out.flush()),
-            Reply::Quit => Ok(()),
+            Ok(())
         });
     })?;
     Ok(())
@@ -51,13 +61,31 @@ pub fn from_stdin(backend: &Backend, stop: &Stop) -> io::Result<()> {
 pub fn from_socket(backend: &Backend, stop: &Stop, socket: Arc<Socket>) -> io::Result<()> {
     let (backend, stop) = (backend.clone(), stop.clone());
     thread::Builder::new().name("control".into()).spawn(move || {
+        let clients = Arc::new(());
         for client in socket.listener().incoming() {
-            // A client that is gone again, or one too many for this process: the next one may do better.
-            let Ok(client) = client else { continue };
+            let client = match client {
+                Ok(client) => client,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                // No more files: it waits until others are gone.
+                Err(_) => {
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            let one = Arc::clone(&clients);
+            // One is this thread's, and one is this client's.
+            if Arc::strong_count(&one) > CLIENTS + 1 {
+                // It fits an empty socket; whether anybody reads it is not this thread's business.
+                let _ = client.set_nonblocking(true);
+                let _ =
+                    writeln!(&client, "{ERROR}{CLIENTS} clients are connected already: end one of them\n");
+                continue;
+            }
             let (backend, stop) = (backend.clone(), stop.clone());
             let spawned = thread::Builder::new().name("control".into()).spawn(move || {
                 // A client that hangs up does not want the answer.
                 let _ = talk(&backend, &stop, &client);
+                drop(one);
             });
             if spawned.is_err() {
                 crate::stderr::say("no thread for a control client");
@@ -91,6 +119,12 @@ fn obey(
         let mut line = Vec::new();
         if from.by_ref().take(LINE).read_until(b'\n', &mut line)? == 0 {
             return Ok(());
+        }
+        if line.len() as u64 == LINE && !line.ends_with(b"\n") {
+            // The rest of it is no command.
+            from.skip_until(b'\n')?;
+            answer(Reply::Wrong(format!("a command has at most {LINE} bytes")))?;
+            continue;
         }
         let line = String::from_utf8_lossy(&line);
         let done = commands::run(backend, line.trim());

@@ -37,5 +37,5 @@ pub fn open(path: &Path, size: u64) -> Result<Memfd> {
         is if is == size => {}
         is => bail!("{name} has {is} bytes, the region has {size}: give --size {is}, or another file"),
     }
-    Ok(Memfd::from_file(file, size)?)
+    Memfd::from_file(file, size).with_context(|| format!("{name} cannot be a region's memory"))
 }

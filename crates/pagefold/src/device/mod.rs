@@ -5,23 +5,22 @@ mod commands;
 mod control;
 mod memory;
 mod metrics;
+mod state;
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
-use pagefold_virtio_mem_device::{Settings, Snapshot};
+use pagefold_virtio_mem_device::Settings;
 use pagefold_virtio_mem_vhost::{Backend, Event, Server, Socket, Stop, Until};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub use self::args::DeviceArgs;
+use self::state::State;
 use crate::interrupt;
-use crate::place::Place;
 
 /// Serves the device until its VMM goes, or somebody ends it.
 ///
@@ -40,10 +39,9 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     pagefold_virtio_mem_vhost::outlive_cut_memory().context("SIGBUS cannot be caught")?;
     let socket = Socket::new(socket)?;
     let control = args.control.as_deref().map(Socket::new).transpose()?;
-    let saved = args.state.as_deref().map(read_state).transpose()?.flatten();
-    // Looked at before the device serves: at the end it would be too late to choose another.
-    let state = args.state.as_deref().map(|path| Place::private(path, true)).transpose()?;
     let memory = memory::open(file, size)?.with_prealloc(args.prealloc);
+    let state = args.state.as_deref().map(|path| State::open(path, &memory)).transpose()?;
+    let (state, saved) = state.map_or((None, None), |(state, saved)| (Some(state), saved));
     let settings = Settings {
         block_size: args.block,
         guest_block_size: args.guest_block,
@@ -61,6 +59,9 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     };
     let backend = Backend::new(settings, memory, saved.as_ref(), log)?;
     let mut server = Server::new(backend.clone(), socket)?;
+    if let Some(state) = &state {
+        state.take()?;
+    }
     stop_at_signals(server.stopper())?;
     control::from_stdin(&backend, &server.stopper())?;
     if let Some(control) = control {
@@ -78,12 +79,12 @@ fn serve(
     args: &DeviceArgs,
     backend: &Backend,
     server: &mut Server,
-    state: Option<&Place>,
+    state: Option<&State>,
 ) -> Result<ExitCode> {
     crate::stderr::say("ready");
     let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
-    if let Some(place) = state {
-        place.write_all(&serde_json::to_vec(&backend.snapshot())?)?;
+    if let Some(state) = state {
+        state.keep(backend)?;
     }
     served?;
     Ok(ExitCode::SUCCESS)
@@ -106,16 +107,4 @@ fn stop_at_signals(stop: Stop) -> Result<()> {
         }
     })?;
     Ok(())
-}
-
-/// The saved state, where there is some.
-fn read_state(path: &Path) -> Result<Option<Snapshot>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let saved = serde_json::from_slice(&text)
-        .with_context(|| format!("{} is no device's state: take another file", path.display()))?;
-    Ok(Some(saved))
 }
