@@ -29,13 +29,21 @@ pub trait Backing {
     /// Where the host does not say.
     fn resident(&self) -> io::Result<u64>;
 
-    /// Makes a range ready to be plugged, before the guest is told that it has it. It never changes bytes that are there:
-    /// [`Device::restore`](crate::Device::restore) populates ranges that hold what a guest has saved.
+    /// Makes a range ready to be plugged, before the guest is told that it has it. It never changes bytes that are there.
     ///
     /// # Errors
     /// Where the host has no memory for it. The driver is told to come again. The range may hold some memory then; the
     /// device discards it, unless it is one that was saved.
     fn populate(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// As [`Backing::populate`], for a range that was plugged when the device was saved: it holds what was saved in it, or
+    /// that arrives later ([`Lazy`](crate::Lazy)).
+    ///
+    /// # Errors
+    /// As there; nothing of the range is discarded then.
+    fn adopt(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.populate(offset, len)
+    }
 
     /// Gives the memory of a range back to the host, all of it or none. The range may hold memory that was never populated.
     /// Afterwards it reads as zeros and costs nothing.
@@ -118,6 +126,8 @@ impl GuestAccess for () {}
 pub enum Step {
     /// [`Backing::populate`]
     Populate,
+    /// [`Backing::adopt`]
+    Adopt,
     /// [`GuestAccess::show`]
     Show,
     /// [`GuestAccess::map_dma`]
@@ -139,7 +149,8 @@ impl Step {
             Step::MapDma => Some(Step::UnmapDma),
             Step::UnmapDma => Some(Step::MapDma),
             Step::Hide => Some(Step::Show),
-            Step::Discard => None,
+            // What was saved stays.
+            Step::Discard | Step::Adopt => None,
         }
     }
 }
@@ -148,6 +159,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Step::Populate => "populating memory",
+            Step::Adopt => "taking over memory that was saved",
             Step::Show => "giving the guest access",
             Step::MapDma => "mapping for devices",
             Step::UnmapDma => "unmapping from devices",
@@ -256,6 +268,7 @@ impl<B: Backing, G: GuestAccess> Host<B, G> {
     fn run(&mut self, step: Step, range: &RegionRange) -> io::Result<()> {
         match step {
             Step::Populate => self.backing.populate(range.offset, range.len),
+            Step::Adopt => self.backing.adopt(range.offset, range.len),
             Step::Discard => self.backing.discard(range.offset, range.len),
             Step::Show => self.guest.show(range),
             Step::Hide => self.guest.hide(range),

@@ -12,6 +12,8 @@
 //! | `queue` | chains in, answers out; every chain comes back |
 //! | `host` | what the device asks of the host: [`Backing`] and [`GuestAccess`] |
 //! | `memfd` | memory of a sparse file: [`Memfd`] |
+//! | `private` | memory of this process alone: [`Private`] |
+//! | `lazy` | memory that arrives while the guest runs: [`Lazy`] |
 //! | `slots` | memory slots larger than a block: [`SlotAccess`] |
 //! | `mappers` | devices that reach memory directly, and come late: [`Mappers`] |
 //! | `snapshot` | saving, sending and restoring |
@@ -80,8 +82,10 @@ mod bitmap;
 mod core;
 mod device;
 mod host;
+mod lazy;
 mod mappers;
 mod memfd;
+mod private;
 mod queue;
 mod range;
 mod saved;
@@ -92,8 +96,10 @@ mod stats;
 
 pub use device::{Device, FeaturesError, Notify, ResizeError, SystemReset, VERSION_1};
 pub use host::{Backing, GuestAccess, HostError, Step};
+pub use lazy::{Lazy, Loader};
 pub use mappers::{DmaMapper, MapperId, Mappers};
 pub use memfd::{Memfd, MemfdError, Pages};
+pub use private::Private;
 pub use queue::{QUEUE_SIZE, Served};
 pub use range::RegionRange;
 pub use saved::Saved;

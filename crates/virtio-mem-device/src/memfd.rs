@@ -56,7 +56,7 @@ pub enum MemfdError {
     )]
     NoHoles(io::Error),
     /// It could not be mapped.
-    #[error("the memory file could not be mapped: {0}")]
+    #[error("the memory could not be mapped: {0}")]
     Map(String),
 }
 
@@ -197,7 +197,7 @@ impl Backing for Memfd {
 }
 
 /// Whether this process locks and so fills whatever it maps (`mlockall` with `MCL_FUTURE`): a fresh page is resident then.
-fn locks_memory() -> rustix::io::Result<bool> {
+pub(crate) fn locks_memory() -> rustix::io::Result<bool> {
     let len = rustix::param::page_size();
     // SAFETY: an anonymous mapping at an address of the kernel's choice replaces nothing.
     let page = unsafe {

@@ -218,8 +218,8 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// Has the host do for the core's bitmap what plugging block by block would have come to.
     fn bring_up(&mut self) -> Result<(), HostError> {
         let runs: Vec<_> = self.core.plugged_ranges().collect();
-        // Populating is not undone: the memory may hold what the guest is to find in it.
-        runs.iter().try_for_each(|run| self.host.take_one(Step::Populate, *run))?;
+        // It is not undone: the memory may hold what the guest is to find in it.
+        runs.iter().try_for_each(|run| self.host.take_one(Step::Adopt, *run))?;
         // Before the guest has access: nothing is to be undone if the host refuses.
         self.discard_unplugged()?;
         let mut steps = Vec::with_capacity(2 * runs.len() + 1);

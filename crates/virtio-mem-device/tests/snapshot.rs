@@ -245,7 +245,7 @@ fn a_host_that_refuses_to_restore_loses_nothing() {
         region.write_obj(block, MemoryRegionAddress(block * BLOCK)).unwrap();
     }
     let saved = device.snapshot();
-    for step in [Step::Populate, Step::Show, Step::MapDma, Step::Discard] {
+    for step in [Step::Adopt, Step::Show, Step::MapDma, Step::Discard] {
         for call in 0..3 {
             let host = Host::default();
             let mut calls = 0;

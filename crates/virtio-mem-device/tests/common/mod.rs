@@ -83,7 +83,7 @@ impl Host {
             Step::Hide => (&mut record.shown, false),
             Step::MapDma => (&mut record.mapped, true),
             Step::UnmapDma => (&mut record.mapped, false),
-            Step::Populate | Step::Discard => return Ok(()),
+            Step::Populate | Step::Adopt | Step::Discard => return Ok(()),
         };
         let blocks = (range.offset / BLOCK) as usize..((range.offset + range.len) / BLOCK) as usize;
         bits.resize(bits.len().max(blocks.end), false);
@@ -147,6 +147,10 @@ impl Backing for Memory {
             fallocate(self.memfd.file(), FallocateFlags::empty(), offset, BLOCK.min(len))?;
         }
         asked.and_then(|()| self.memfd.populate(offset, len))
+    }
+    fn adopt(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        self.host.ask(Step::Adopt, Self::range(offset, len))?;
+        self.memfd.adopt(offset, len)
     }
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         self.host.ask(Step::Discard, Self::range(offset, len))?;
