@@ -1,13 +1,18 @@
 //! Our virtio-mem device beside QEMU's own: the same QEMU, the same kernel, the same driver. Prints what 128 MiB cost to plug
-//! and to unplug, and which requests the driver makes.
+//! and to unplug, and which requests the driver makes; the requests of Pagefold's own driver on QEMU's device beside them.
 //!
-//! `cargo run --release -p pagefold-lab --example our_device -- [cycles]`
+//! `cargo run --release -p pagefold-lab --example our_device -- [cycles]`; without cycles (0) the requests only.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pagefold_boot::{BUILD, Guest as PagefoldGuest, Rest, find_kernel};
+use pagefold_boot_protocol::Options;
 use pagefold_lab::our_device::{Driven, Wanted, boot_on_qemus_own, qemu_for};
 use pagefold_lab::{Kernel, MIB, Vm, newer_counting_plugin};
+use pagefold_qemu::VirtioMem;
 use pagefold_virtio_mem_spec::{RequestType, ResponseType};
 use pagefold_virtio_mem_vhost::Event;
 
@@ -154,14 +159,59 @@ fn theirs_asked(console: &str) -> String {
     shorten(requests)
 }
 
+/// Sizes that are asked for, one after the other.
+const SIZES: [u64; 5] = [2 * MIB, 130 * MIB, 300 * MIB, 128 * MIB, 0];
+
+/// Pagefold's own kernel, with its own driver, on QEMU's device.
+struct Own {
+    guest: PagefoldGuest,
+    said: usize,
+}
+
+impl Own {
+    fn boot() -> Result<Self> {
+        let kernel = find_kernel().with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
+        let options = Options { walkers: Some(0), ..Options::default() };
+        let builder = pagefold_qemu::QemuBuilder::new()
+            .kernel(&kernel)
+            .command_line(&options.to_string())
+            .memory(512 * MIB)
+            .virtio_mem(VirtioMem::new(4 << 30).block(2 * MIB))
+            .option("-trace", "virtio_mem_*");
+        let mut guest = PagefoldGuest::start(builder, Arc::new(AtomicBool::new(false)))?;
+        guest.greeting()?;
+        Ok(Self { guest, said: 0 })
+    }
+
+    fn resize(&mut self, bytes: u64) -> Result<()> {
+        const WITHIN: Duration = Duration::from_secs(60);
+        self.guest.qmp().resize(0, bytes)?;
+        let rest = Rest { wishes: &[(0, bytes)], retries: u32::MAX - 1, within: WITHIN };
+        self.guest.rest(rest, |_| ())?;
+        Ok(self.guest.qmp().wait_for_plugged(0, bytes, WITHIN)?)
+    }
+
+    /// What it has asked since the last time.
+    fn asked(&mut self) -> String {
+        let console = self.guest.console();
+        let asked = theirs_asked(&console[self.said..]);
+        self.said = console.len();
+        asked
+    }
+}
+
 fn main() -> Result<()> {
     let count = std::env::args().nth(1).map_or(Ok(20), |text| text.parse())?;
     let kernels = Kernel::newer()?;
     let kernel = kernels.iter().rfind(|kernel| !kernel.is_arm64() && qemu_for(kernel).is_some());
     let kernel = kernel.context("no kernel or no QEMU: crates/lab/setup-qemu brings them")?;
     println!("Linux {}, device blocks of 2 MiB, one CPU", kernel.release());
-    let counting = Wanted { counting_plugin: Some(newer_counting_plugin()?), ..Wanted::default() };
+    let plugin = if count > 0 { Some(newer_counting_plugin()?) } else { None };
+    let counting = Wanted { counting_plugin: plugin, ..Wanted::default() };
     for (what, wanted) in [("", &Wanted::default()), ("counting instructions", &counting)] {
+        if count == 0 {
+            break;
+        }
         println!("128 MiB   plug: ms  M executed  unplug: ms  M executed   {what}");
         for _ in 0..2 {
             let mut ours = Ours(Driven::boot(kernel, wanted)?);
@@ -178,13 +228,12 @@ fn main() -> Result<()> {
     }
     let mut ours = Driven::boot(kernel, &Wanted::default())?;
     let mut theirs = boot_on_qemus_own(kernel, &Wanted::default(), true)?;
+    let mut own = Own::boot()?;
     let mut said = theirs.console().len();
-    println!(
-        "at boot       ours:   {}\n              QEMU's: {}",
-        ours_asked(&ours, 0),
-        theirs_asked(&theirs.console())
-    );
-    for size in [2 * MIB, 130 * MIB, 300 * MIB, 128 * MIB, 0] {
+    println!("at boot       Linux on ours:      {}", ours_asked(&ours, 0));
+    println!("              Linux on QEMU's:    {}", theirs_asked(&theirs.console()));
+    println!("              Pagefold on QEMU's: {}", own.asked());
+    for size in SIZES {
         let from = ours.events().len();
         ours.resize(size)?;
         theirs.qmp().resize(0, size)?;
@@ -192,9 +241,11 @@ fn main() -> Result<()> {
         ours.agree()?;
         theirs.run("true")?;
         let console = theirs.console();
-        println!("to {:>4} MiB   ours:   {}", size >> 20, ours_asked(&ours, from));
-        println!("              QEMU's: {}", theirs_asked(&console[said..]));
+        println!("to {:>4} MiB   Linux on ours:      {}", size >> 20, ours_asked(&ours, from));
+        println!("              Linux on QEMU's:    {}", theirs_asked(&console[said..]));
         said = console.len();
+        own.resize(size)?;
+        println!("              Pagefold on QEMU's: {}", own.asked());
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use pagefold_virtio_mem_device::{Memfd, Pages, Settings, Stats};
+use pagefold_virtio_mem_device::{Memfd, Pages, Settings, Snapshot, Stats};
 use pagefold_virtio_mem_vhost::{Backend, Event, Server, Socket, Status, Stop, Until};
 use rustix::fs::{SeekFrom, seek};
 use tempfile::TempDir;
@@ -23,6 +23,8 @@ use crate::{GIB, Kernel, MIB, Vm, VmBuilder};
 const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer");
 /// When Linux is asked anew for what it has not done.
 const AGAIN: Duration = Duration::from_secs(15);
+/// The socket's name.
+const SOCKET: &str = "socket";
 /// Bytes of virtio-mem's config space.
 const CONFIG: usize = size_of::<pagefold_virtio_mem_spec::ConfigSpace>();
 
@@ -38,13 +40,44 @@ pub struct Driven {
     pub machine: Vm,
     /// The device.
     pub backend: Backend,
+    kernel: Kernel,
+    wanted: Wanted,
     file: File,
     said: Arc<Said>,
-    stop: Stop,
-    server: Option<JoinHandle<()>>,
+    serving: Serving,
     /// MemTotal of the guest with nothing plugged, in bytes.
     pub boot_memory: u64,
     patience: Duration,
+}
+
+/// The thread that serves the device.
+struct Serving {
+    stop: Stop,
+    server: Option<JoinHandle<()>>,
+    /// Where the socket is.
+    dir: TempDir,
+}
+
+impl Serving {
+    fn new(backend: &Backend) -> Result<Self> {
+        let dir = TempDir::new()?;
+        let mut server = Server::new(backend.clone(), Socket::new(dir.path().join(SOCKET))?)?;
+        let stop = server.stopper();
+        let server = std::thread::Builder::new().name("device".into()).spawn(move || {
+            // What was wrong with a VMM is among the events.
+            let _ = server.run(Until::Stopped);
+        })?;
+        Ok(Self { stop, server: Some(server), dir })
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(server) = self.server.take() {
+            let _ = server.join();
+        }
+    }
 }
 
 /// All that the device has told, and a bell for who waits.
@@ -103,44 +136,60 @@ impl Driven {
         let addr = if kernel.is_arm64() { 2 * GIB } else { 4 * GIB };
         let memory = Memfd::new(wanted.size, Pages::Normal)?;
         let file = memory.file().try_clone()?;
-        let settings = Settings { block_size: Some(wanted.block), ..Settings::new(addr, wanted.size) };
         let said = Arc::new(Said::default());
-        let tell = Arc::clone(&said);
-        let backend = Backend::new(settings, memory, None, move |event| {
-            tell.events().push(event);
-            tell.more.notify_all();
+        let backend = device(wanted, addr, memory, None, &said)?;
+        let serving = Serving::new(&backend)?;
+        let machine = boot(kernel, wanted, &serving, &file, addr).map_err(|error| {
+            let told: Vec<String> = said.events().iter().map(ToString::to_string).collect();
+            error.context(format!("the device said: {}", told.join("; ")))
         })?;
-        let dir = TempDir::new()?;
-        let socket = dir.path().join("socket");
-        let mut server = Server::new(backend.clone(), Socket::new(&socket)?)?;
-        let stop = server.stopper();
-        let server = std::thread::Builder::new().name("device".into()).spawn(move || {
-            // What was wrong with a VMM is among the events.
-            let _ = server.run(Until::Stopped);
-            drop(dir);
-        })?;
-        let booted = machine(kernel, wanted, &socket, &file, addr)?.boot();
-        let mut driven = match booted {
-            Ok(machine) => Self {
-                machine,
-                backend,
-                file,
-                said,
-                stop,
-                server: Some(server),
-                boot_memory: 0,
-                patience: Duration::from_secs(180),
-            },
-            Err(error) => {
-                stop.stop();
-                let _ = server.join();
-                let told: Vec<String> = said.events().iter().map(ToString::to_string).collect();
-                return Err(error.context(format!("the device said: {}", told.join("; "))));
-            }
-        };
+        let patience = Duration::from_secs(180);
+        let (kernel, wanted) = (kernel.clone(), wanted.clone());
+        let mut driven =
+            Self { machine, backend, kernel, wanted, file, said, serving, boot_memory: 0, patience };
         driven.boot_memory = driven.mem_total()?;
         driven.wait_for("a driver", |status| status.driver.is_some())?;
         Ok(driven)
+    }
+
+    /// Kills QEMU, and boots the guest anew in another one.
+    ///
+    /// # Errors
+    /// As of [`Driven::boot`]; or the device does not notice.
+    pub fn restart_qemu(&mut self) -> Result<()> {
+        self.kill_qemu()?;
+        self.boot_again()
+    }
+
+    /// Kills QEMU, ends the device and keeps its state; a device that goes on from it serves the guest, which boots anew.
+    ///
+    /// # Errors
+    /// As of [`Driven::restart_qemu`]; or the state does not fit.
+    pub fn restart_both(&mut self) -> Result<()> {
+        self.kill_qemu()?;
+        let (status, snapshot) = (self.backend.status(), self.backend.snapshot());
+        let memory = Memfd::from_file(self.file.try_clone()?, self.wanted.size)?;
+        self.backend = device(&self.wanted, status.addr, memory, Some(&snapshot), &self.said)?;
+        self.serving = Serving::new(&self.backend)?;
+        let now = self.backend.status();
+        ensure!(now.plugged == status.plugged && now.requested_size == status.requested_size, "{now:?}");
+        self.boot_again()
+    }
+
+    fn kill_qemu(&mut self) -> Result<()> {
+        self.machine.qemu().end();
+        let deadline = Instant::now() + self.patience;
+        while self.backend.status().connected {
+            ensure!(Instant::now() < deadline, "the device does not notice that QEMU is gone");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn boot_again(&mut self) -> Result<()> {
+        let addr = self.backend.status().addr;
+        self.machine = boot(&self.kernel, &self.wanted, &self.serving, &self.file, addr)?;
+        self.wait_for("a driver", |status| status.driver.is_some()).map(|_| ())
     }
 
     /// MemTotal of the guest, in bytes.
@@ -152,25 +201,31 @@ impl Driven {
     }
 
     /// Asks for `bytes` plugged, and waits until they are. What Linux could not unplug at once it tries again after 50 s, or when
-    /// it is asked anew; so it is asked anew.
+    /// it is asked anew; so it is asked anew. As long as something is plugged or unplugged, it goes on.
     ///
     /// # Errors
-    /// They are not in time.
+    /// Nothing has changed for a long time.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
         self.backend.resize(bytes)?;
-        let (what, all) = (format!("{} MiB plugged", bytes >> 20), self.patience);
+        let what = format!("{} MiB plugged", bytes >> 20);
         let is_so = |status: &Status| status.plugged_size == bytes;
         let status = self.backend.status();
         let more = bytes + status.block_size;
         let other = if more <= status.region_size { more } else { bytes - status.block_size };
-        for _ in 0..all.as_secs() / AGAIN.as_secs() {
-            if self.wait_within(AGAIN, &what, is_so).is_ok() {
-                return Ok(());
+        let (mut seen, mut since) = (status.plugged_size, Instant::now());
+        loop {
+            let Err(error) = self.wait_within(AGAIN, &what, is_so) else { return Ok(()) };
+            let now = self.backend.status().plugged_size;
+            if now != seen {
+                (seen, since) = (now, Instant::now());
+                continue;
+            }
+            if since.elapsed() > self.patience || self.machine.qemu().has_ended() {
+                return Err(error);
             }
             self.backend.resize(other)?;
             self.backend.resize(bytes)?;
         }
-        self.wait_within(AGAIN, &what, is_so).map(|_| ())
     }
 
     /// Waits until the device is so; looks whenever it tells something.
@@ -304,13 +359,25 @@ pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Resul
     builder.memory(memory).boot()
 }
 
-impl Drop for Driven {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(server) = self.server.take() {
-            let _ = server.join();
-        }
-    }
+/// The device, which tells what happens to who waits.
+fn device(
+    wanted: &Wanted,
+    addr: u64,
+    memory: Memfd,
+    saved: Option<&Snapshot>,
+    said: &Arc<Said>,
+) -> Result<Backend> {
+    let settings = Settings { block_size: Some(wanted.block), ..Settings::new(addr, wanted.size) };
+    let tell = Arc::clone(said);
+    Ok(Backend::new(settings, memory, saved, move |event| {
+        tell.events().push(event);
+        tell.more.notify_all();
+    })?)
+}
+
+/// Boots a machine with our device.
+fn boot(kernel: &Kernel, wanted: &Wanted, serving: &Serving, file: &File, addr: u64) -> Result<Vm> {
+    machine(kernel, wanted, &serving.dir.path().join(SOCKET), file, addr)?.boot()
 }
 
 /// A machine with shared memory, as the kernel's architecture needs it, without a device.
@@ -329,6 +396,10 @@ fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<VmBuilder> {
     });
     if kernel.is_arm64() {
         builder = builder.console_and_busybox("ttyAMA0", Path::new(NEWER).join("busybox-arm64"));
+    }
+    if !kernel.is_arm64() {
+        // On a busy host, an emulated timer does not tick as often as Linux expects while it looks whether it does at all.
+        builder = builder.command_line("no_timer_check");
     }
     for (guest, host) in &wanted.files {
         builder = builder.file(guest, host);

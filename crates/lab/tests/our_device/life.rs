@@ -48,13 +48,36 @@ pub fn reboot(kernel: &Kernel) {
     driven.agree().unwrap();
     driven.machine.begin("reboot -f").unwrap();
     driven.machine.wait_for_boot().unwrap();
+    has_begun_anew(&mut driven, 1);
+    assert_eq!(driven.stats().unplugged_by_all, 256 * MIB);
+    shrinks(&mut driven);
+}
+
+/// QEMU is killed with blocks plugged, and then the device ends too, and goes on from its state. They stay plugged until the
+/// guest has booted anew.
+pub fn restart(kernel: &Kernel) {
+    let mut driven = Driven::boot(kernel, &Wanted::default()).unwrap();
+    driven.resize(256 * MIB).unwrap();
+    driven.agree().unwrap();
+    driven.restart_qemu().unwrap();
+    has_begun_anew(&mut driven, 1);
+    driven.restart_both().unwrap();
+    has_begun_anew(&mut driven, 2);
+    shrinks(&mut driven);
+}
+
+/// The guest has unplugged what the ones before it had left, once each, and has plugged 256 MiB again.
+fn has_begun_anew(driven: &mut Driven, times: usize) {
     let is_all = |event: &Event| matches!(event, Event::Request(request, _) if request.kind.get() == RequestType::UnplugAll as u16);
+    let all = |driven: &Driven| driven.events().iter().filter(|event| is_all(event)).count();
     driven
         .wait_for("256 MiB again", |status| status.plugged_size == 256 * MIB && status.driver.is_some())
         .unwrap();
-    assert_eq!(driven.events().iter().filter(|event| is_all(event)).count(), 1);
-    assert_eq!(driven.stats().unplugged_by_all, 256 * MIB);
     driven.agree().unwrap();
+    assert_eq!(all(driven), times);
+}
+
+fn shrinks(driven: &mut Driven) {
     driven.resize(0).unwrap();
     driven.agree().unwrap();
     assert_eq!(driven.backend.status().resident, 0);

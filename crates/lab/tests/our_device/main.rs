@@ -39,6 +39,7 @@ const TESTS: &[Test] = &[
     ("what_cannot_be_met_is_not_and_does_no_harm", &[], limits::cannot_be_met),
     ("a_guest_without_memory_for_more", &[], limits::out_of_memory),
     ("a_driver_that_leaves_and_comes_back", &[On::Newest], life::rebind),
+    ("a_qemu_and_a_device_that_end_and_come_back", &[], life::restart),
     ("a_guest_that_reboots_with_blocks_plugged", &[On::Arm64], life::reboot),
 ];
 

@@ -42,7 +42,9 @@ pub fn from_stdin(backend: &Backend, stop: &Stop) -> io::Result<()> {
                 Reply::Text(text) if is_read => {
                     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
                         // Commands are obeyed all the same.
-                        crate::stderr::say(format_args!("standard output takes no answers any more: {error}"));
+                        crate::stderr::say(format_args!(
+                            "standard output takes no answers any more: {error}"
+                        ));
                         is_read = false;
                     }
                 }
