@@ -129,6 +129,7 @@ impl<P: Platform> Engine<P> {
         }
         let pages = pages_of_machine(config.pages).ok_or(NewError::TooLarge)?;
         let reserve = |kind, bytes| platform.reserve(kind, bytes);
+        let descriptors = table(&reserve, TableKind::Map, pages)?;
         let classes = Classes::new(
             table(&reserve, TableKind::Classes, pages)?,
             table(&reserve, TableKind::Sections, pages)?,
@@ -139,7 +140,7 @@ impl<P: Platform> Engine<P> {
             Marks::new(table(&reserve, TableKind::Holes, pages)?),
             Marks::new(table(&reserve, TableKind::Withheld, pages)?),
         ];
-        let map = MemoryMap::new(table(&reserve, TableKind::Map, pages)?, classes, marks, config.layout);
+        let map = MemoryMap::new(descriptors, classes, marks, config.layout);
         let records = Records::new(table(&reserve, TableKind::Blocks, pages)?);
         let zones = [
             Frames::tables(
