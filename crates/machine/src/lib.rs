@@ -7,6 +7,7 @@
 //! * [`Machine`] is either, in memory: a layout, and runs of pages that are alike.
 //! * [`Tally`] sums a machine up, [`folding`] says what folding would leave of its descriptors, and [`cost`] is the
 //!   arithmetic of descriptors.
+//! * [`kernel`] says what a kernel can do, by its name alone.
 //! * [`PageState`] is what a page is used for, and [`Machine::extents`] turns runs of flags into folios with states.
 
 pub mod cost;
@@ -16,6 +17,7 @@ pub mod flags;
 pub mod folding;
 pub mod geometry;
 pub mod host;
+pub mod kernel;
 pub mod layout;
 pub mod live;
 mod machine;

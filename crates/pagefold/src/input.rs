@@ -180,12 +180,13 @@ fn wanted(path: &str) -> Option<(&str, &str)> {
         "sos_commands/kernel/uname_-a",
         "proc/iomem",
     ];
-    const BELOW: [&str; 5] = [
+    const BELOW: [&str; 6] = [
         "proc/sys/kernel/",
         "proc/sys/vm/",
         "sys/devices/system/",
         "sys/kernel/mm/hugepages/",
         "sys/module/memory_hotplug/",
+        "sys/bus/dax/devices/",
     ];
     let path = path.trim_start_matches("./");
     let starts = std::iter::once(0).chain(path.match_indices('/').map(|(at, _)| at + 1));

@@ -198,3 +198,79 @@ fn questions_that_make_no_sense() {
     refused(&["--memory", "1G", "--free", "2G"], 2);
     refused(&["--memory", "1G", "--hugetlb", "1G:18446744073709551615"], 2);
 }
+
+/// The device that the tests on devices ask of: 128 GiB on a node of its own.
+fn with_dax(name: &str, on_memory: &str, kernel: &str) -> tempfile::TempDir {
+    let root = roots::copy(name);
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let dax = "sys/bus/dax/devices/dax0.0";
+    write(&format!("{dax}/size"), "137438953472\n");
+    write(&format!("{dax}/align"), "2097152\n");
+    write(&format!("{dax}/target_node"), "7\n");
+    write(&format!("{dax}/memmap_on_memory"), on_memory);
+    write("sys/module/memory_hotplug/parameters/memmap_on_memory", kernel);
+    root
+}
+
+#[test]
+fn where_descriptors_of_a_device_would_lie() {
+    let ask = |root: &tempfile::TempDir, args: &[&str], code: i32| {
+        let mut command = pagefold();
+        command.args(["plan", "--json", "--device", "dax0.0", "--root"]).arg(root.path()).args(args);
+        json(command.assert().code(code))
+    };
+    let descriptors = 2u64 << 30;
+    let on_device = ask(&with_dax("host-hvo", "1\n", "Y\n"), &[], 0);
+    assert_eq!((&on_device["lies"], &on_device["node"]), (&"device".into(), &7.into()));
+    let usable = on_device["ways"].as_array().unwrap().iter().map(|way| way["usable"].as_u64().unwrap());
+    assert!(usable.clone().any(|bytes| bytes == (128 << 30) - descriptors));
+    // As the kernel was booted, they would lie in RAM.
+    let in_ram = ask(&with_dax("host-hvo", "1\n", "N\n"), &["--reserve", "0"], 0);
+    assert_eq!(in_ram["lies"], "ram");
+    ask(&with_dax("host-hvo", "0\n", "Y\n"), &["--reserve", "1T"], 10);
+    // A device that is not there.
+    let size = json(
+        pagefold()
+            .args(["plan", "--json", "--device", "512G", "--memory", "64G", "--free", "4G"])
+            .assert()
+            .code(10),
+    );
+    assert_eq!(size["lies"], "ram");
+    let root = roots::root("numa");
+    let none = pagefold().args(["plan", "--device", "dax9.9", "--root"]).arg(root).assert().code(2);
+    none.stderr(predicate::str::contains("no DAX device dax9.9"));
+}
+
+#[test]
+fn another_kernel_can_do_other_things() {
+    let terabyte = |args: &[&str]| plan(&[&["--memory", "1T", "--hugetlb", "2M:1000"], args].concat());
+    let hvo = |plan: &Value| {
+        let hvo = scenario(plan, "HVO");
+        (hvo["in_linux"].as_str().unwrap().to_owned(), hvo["saved_max"].as_i64().unwrap())
+    };
+    assert_eq!(hvo(&terabyte(&["--kernel", "6.12"])), ("yes".into(), 1000 * 7 * 4096));
+    assert_eq!(hvo(&terabyte(&["--kernel", "5.15"])), ("yes".into(), 1000 * 6 * 4096));
+    assert_eq!(hvo(&terabyte(&["--kernel", "5.4"])), ("not_here".into(), 0));
+    let arm = terabyte(&["--arch", "arm64", "--page-size", "64K", "--kernel", "6.18"]);
+    assert_eq!(hvo(&arm), ("not_here".into(), 0));
+    assert_eq!(scenario(&arm, "as Linux")["descriptors"]["max"], 1 << 30);
+    assert_eq!(arm["kernel"]["section"], 512 << 20);
+    // A machine under another kernel: what it pays now stays what it is.
+    let sample = plan(&["--sample", "--page-size", "16K"]);
+    assert_eq!(sample["kernel"]["arch"], "aarch64");
+    let full = scenario(&sample, "as Linux");
+    assert_eq!(
+        (&full["descriptors"]["max"], full["saved_max"].as_i64()),
+        (&(96 << 20).into(), Some(288 << 20))
+    );
+    let no = pagefold().args(["plan", "--arch", "x86_64", "--page-size", "64K", "--memory", "1G"]).assert();
+    no.code(2).stderr(predicate::str::contains("x86_64 has no pages of 64 KiB"));
+    // A block of 512 MiB in pages of 64 KiB has 512 KiB of descriptors.
+    let args = ["--hotplug", "1G", "--memory", "4G", "--page-size", "64K"];
+    let answer = json(pagefold().args(["plan", "--json"]).args(args).assert().success());
+    assert_eq!((&answer["block"], &answer["descriptors"]["bytes"]), (&(512 << 20).into(), &(1 << 20).into()));
+}

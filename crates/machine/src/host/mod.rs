@@ -8,6 +8,7 @@ pub mod btf;
 pub mod buddyinfo;
 pub mod cmdline;
 pub mod counters;
+pub mod dax;
 pub mod files;
 pub mod firmware;
 pub mod hugetlb;
@@ -16,7 +17,7 @@ pub mod nodes;
 pub mod onlining;
 mod page_size;
 pub mod paste;
-mod release;
+pub mod release;
 
 use std::path::Path;
 
@@ -27,6 +28,7 @@ pub use self::blocks::{Block, Blocks, OnlineState};
 pub use self::buddyinfo::FreeBlocks;
 pub use self::cmdline::BootOptions;
 pub use self::counters::Counters;
+pub use self::dax::Dax;
 use self::files::{Files, plain};
 pub use self::files::{Gap, GapKind};
 pub use self::hugetlb::{Hvo, Pool};
@@ -67,6 +69,8 @@ pub struct Host {
     pub nodes: Vec<Node>,
     /// Pools of huge pages.
     pub pools: Vec<Pool>,
+    /// DAX devices.
+    pub dax: Vec<Dax>,
     /// Whether HVO is on.
     pub hvo: Hvo,
     /// The parameter `memory_hotplug.memmap_on_memory`: whether added blocks may hold their own descriptors.
@@ -173,6 +177,7 @@ impl Host {
             blocks: blocks::read(files),
             nodes: nodes::read(files),
             pools,
+            dax: dax::read(files),
             hvo,
             memmap_on_memory: memmap_on_memory(files),
             onlining: Onlining::read(files),

@@ -15,6 +15,8 @@ pub struct Onlining {
     pub policy: Option<OnlineRule>,
     /// `auto_movable_ratio`: what ZONE_MOVABLE may have, in percent of what kernel zones have.
     pub movable_ratio: Option<u64>,
+    /// `auto_movable_numa_aware`: whether the ratio must hold for the block's own node too; kernels without NUMA do not tell.
+    pub numa_aware: Option<bool>,
 }
 
 /// `online_policy`.
@@ -53,7 +55,16 @@ impl Onlining {
             }
             ratio
         });
-        Self { policy, movable_ratio }
+        let path = format!("{DIR}/auto_movable_numa_aware");
+        let numa_aware = files.optional_text(&path, TELLS).and_then(|text| match text.trim() {
+            "Y" | "1" => Some(true),
+            "N" | "0" => Some(false),
+            _ => {
+                files.malformed(&path, TELLS, &text);
+                None
+            }
+        });
+        Self { policy, movable_ratio, numa_aware }
     }
 
     /// What ZONE_MOVABLE may have, in percent of kernel zones: what the kernel was told, or its usual ratio.
@@ -80,10 +91,16 @@ mod tests {
         assert_eq!(read().0.ratio(), 301);
         fs::write(dir.join("online_policy"), "auto-movable\n").unwrap();
         fs::write(dir.join("auto_movable_ratio"), "401\n").unwrap();
-        let wanted = Onlining { policy: Some(OnlineRule::AutoMovable), movable_ratio: Some(401) };
+        fs::write(dir.join("auto_movable_numa_aware"), "N\n").unwrap();
+        let wanted = Onlining {
+            policy: Some(OnlineRule::AutoMovable),
+            movable_ratio: Some(401),
+            numa_aware: Some(false),
+        };
         assert_eq!(read(), (wanted, 0));
         fs::write(dir.join("online_policy"), "by-chance\n").unwrap();
         fs::write(dir.join("auto_movable_ratio"), "-1\n").unwrap();
-        assert_eq!(read(), (Onlining::default(), 2));
+        fs::write(dir.join("auto_movable_numa_aware"), "perhaps\n").unwrap();
+        assert_eq!(read(), (Onlining::default(), 3));
     }
 }

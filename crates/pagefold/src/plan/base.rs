@@ -8,6 +8,7 @@ use pagefold_machine::host::{Hvo, Pool};
 use pagefold_picture::amount::Bytes;
 
 use super::args::PlanArgs;
+use super::kernel::PlannedKernel;
 use crate::exit::usage;
 use crate::report::model::{Figure, How, Interval};
 use crate::report::{Accounts, folding, pools};
@@ -26,7 +27,9 @@ pub struct Base {
     pub now: Option<Figure>,
     /// What descriptors of memory cost now, of that; for sizes alone, all of them.
     pub descriptors_now: Interval,
-    /// Whether the machine's kernel has HVO, and has it on.
+    /// The kernel that descriptors are of.
+    pub planned: PlannedKernel,
+    /// Whether that kernel has HVO, and has it on.
     pub hvo: Hvo,
     pub pools: Vec<Pool>,
     /// Descriptors that folding would leave, of all but the pools.
@@ -49,12 +52,13 @@ pub struct Folios {
 }
 
 impl Base {
-    /// From a machine.
-    pub fn of(survey: &Survey) -> Self {
+    /// From a machine, as it would be under a kernel.
+    pub fn of(survey: &Survey, planned: PlannedKernel) -> Self {
         let accounts = Accounts::of(survey);
-        let shape = accounts.shape;
+        let own = accounts.shape;
+        let shape = if planned.is_asked { planned.shape() } else { own };
         let pools: Vec<Pool> = pools(survey).into_iter().filter(|pool| pool.pages > 0).collect();
-        let kept = kept(&pools, shape);
+        let kept = kept(&pools, own);
         let folding = folding(survey, &accounts);
         let folded = Interval {
             min: folding.descriptors.min.saturating_sub(kept),
@@ -71,7 +75,7 @@ impl Base {
                 let folios: u64 = (0..ORDERS)
                     .map(|order| tally.folios[order].saturating_sub(tally.hugetlb[order]))
                     .fold(0, u64::saturating_add);
-                let in_use = accounts.memory.bytes.saturating_sub(free.saturating_mul(shape.page));
+                let in_use = accounts.memory.bytes.saturating_sub(free.saturating_mul(own.page));
                 (in_use, Folios { least: folios, most: folios, from: "this machine's folios" })
             }
             None => {
@@ -98,17 +102,25 @@ impl Base {
                 ..accounts.computed.clone()
             },
         };
+        let memory = accounts.memory.bytes;
+        // Page states of this kernel say nothing of folios in larger pages.
+        let (folded, tables, folios) = if shape == own {
+            (folded, folding.tables.bytes, folios)
+        } else {
+            (folded_in_use(in_use, shape), tables(memory, shape), Folios::in_use(in_use, shape))
+        };
         Self {
             origin: survey.origin.clone(),
             shape,
             descriptors_now,
-            hvo: survey.host.hvo,
-            memory: accounts.memory.bytes,
+            hvo: planned.hvo,
+            planned,
+            memory,
             described: accounts.described.max,
             now: Some(accounts.descriptors),
             pools,
             folded,
-            tables: folding.tables.bytes,
+            tables,
             in_use,
             folios,
             partial: survey.host.is_partial(),
@@ -116,8 +128,8 @@ impl Base {
     }
 
     /// From sizes: what is neither free nor in a pool is in use as small pages.
-    pub fn of_sizes(memory: u64, free: u64, pools: Vec<Pool>) -> Result<Self> {
-        let shape = Shape::USUAL;
+    pub fn of_sizes(memory: u64, free: u64, pools: Vec<Pool>, planned: PlannedKernel) -> Result<Self> {
+        let shape = planned.shape();
         let in_pools = pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.bytes()));
         let taken = in_pools.checked_add(free).filter(|&taken| taken <= memory);
         let Some(taken) = taken else {
@@ -129,8 +141,6 @@ impl Base {
             )));
         };
         let in_use = memory - taken;
-        let folded = shape.descriptors(in_use);
-        let map_pages = shape.descriptors(memory) / shape.page;
         Ok(Self {
             origin: "sizes alone".into(),
             shape,
@@ -142,10 +152,11 @@ impl Base {
                 shape.descriptors(memory),
                 "a descriptor for each page",
             ),
-            hvo: Hvo::Unknown,
+            hvo: planned.hvo,
+            planned,
             pools,
-            folded: Interval::computed(folded / 8, folded, "what is in use, in 2 MiB folios to small pages"),
-            tables: map_pages * 9 + map_pages / 8 + memory / (128 << 20) * 4096,
+            folded: folded_in_use(in_use, shape),
+            tables: tables(memory, shape),
             in_use,
             folios: Folios::in_use(in_use, shape),
             partial: false,
@@ -190,8 +201,24 @@ impl Base {
 impl Folios {
     fn in_use(bytes: u64, shape: Shape) -> Self {
         let pages = bytes / shape.page.max(1);
-        Self { least: pages / 512, most: pages, from: "what is in use, in 2 MiB folios to small pages" }
+        Self { least: bytes >> 21, most: pages, from: IN_USE }
     }
+}
+
+const IN_USE: &str = "what is in use, in 2 MiB folios to small pages";
+
+/// Descriptors that folding leaves of memory in use, if nothing tells of folios.
+fn folded_in_use(in_use: u64, shape: Shape) -> Interval {
+    let most = shape.descriptors(in_use);
+    // Of each 2 MiB one map page, or all there is if that is less.
+    let least = (in_use >> 21).saturating_mul(shape.page.min(shape.descriptors(2 << 20)));
+    Interval::computed(least.min(most), most, IN_USE)
+}
+
+/// The engine's tables, at most.
+fn tables(memory: u64, shape: Shape) -> u64 {
+    let map_pages = shape.descriptors(memory) / shape.page.max(1);
+    map_pages * 9 + map_pages / 8 + memory / (128 << 20) * 4096
 }
 
 /// Descriptors that folding leaves of huge pages: one map page each.
@@ -205,9 +232,14 @@ fn kept(pools: &[Pool], shape: Shape) -> u64 {
 pub fn base(args: &PlanArgs) -> Result<Base> {
     let pools = args.hugetlb.as_ref().map(|shape| shape.0.clone());
     match args.memory {
-        Some(memory) => Base::of_sizes(memory, args.free.unwrap_or(0), pools.unwrap_or_default()),
+        Some(memory) => {
+            let planned = args.kernel.planned(None)?;
+            Base::of_sizes(memory, args.free.unwrap_or(0), pools.unwrap_or_default(), planned)
+        }
         None => {
-            let base = Base::of(&args.survey.survey()?);
+            let survey = args.survey.survey()?;
+            let planned = args.kernel.planned(Some(&survey.host))?;
+            let base = Base::of(&survey, planned);
             match pools {
                 Some(pools) => base.with_pools(pools),
                 None => Ok(base),

@@ -1,9 +1,11 @@
-//! The guest that is asked to grow: what it has free, and what a block costs it.
+//! The guest that is to grow: a machine that was looked at, or sizes.
 
 use anyhow::{Result, bail};
+use pagefold_machine::Host;
 use pagefold_machine::cost::Shape;
 
 use super::args::PlanArgs;
+use super::kernel::PlannedKernel;
 use super::online::{Target, ZoneChoice};
 use crate::exit::usage;
 use crate::report::Accounts;
@@ -20,10 +22,10 @@ pub(super) const LIVING: u64 = 16;
 /// And no more than this: what large machines live on does not grow with them.
 const LIVING_MOST: u64 = 512 << 20;
 const LIVING_FROM: &str = "a sixteenth of kernel zones, at most 512 MiB";
-/// What a guest has free without --free, in percent of its memory: the rule that Kata's limit of 48 times rests on.
+/// What a guest has free if nobody says, in percent of its memory: the rule that Kata's limit of 48 times rests on.
 const ASSUMED_FREE_PERCENT: u64 = 75;
-
 /// The guest, as far as adding memory needs it.
+#[derive(Clone)]
 pub struct PlannedGuest {
     pub origin: String,
     pub shape: Shape,
@@ -34,6 +36,10 @@ pub struct PlannedGuest {
     pub page_ext: Option<u64>,
     /// Where added blocks go.
     pub target: Target,
+    /// The node that they belong to, where it matters and somebody said.
+    pub node: Option<NodeZones>,
+    /// The kernel that it runs.
+    pub planned: PlannedKernel,
     /// Bytes that are free in kernel zones.
     pub free: Figure,
     /// Bytes of them that must stay.
@@ -46,19 +52,47 @@ pub struct PlannedGuest {
     pub partial: bool,
 }
 
+/// Pages of a node's zones, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeZones {
+    pub node: u32,
+    /// In kernel zones.
+    pub kernel: u64,
+    /// In ZONE_MOVABLE.
+    pub movable: u64,
+}
+
+impl NodeZones {
+    /// A node's; nothing of one that has no memory yet.
+    fn of(host: &Host, node: u32) -> Self {
+        let zones = || host.zones.iter().filter(|zone| zone.node == node && !zone.is_device());
+        let bytes = |is_movable: bool| {
+            let zones = zones().filter(|zone| (zone.name == "Movable") == is_movable);
+            zones
+                .fold(0u64, |sum, zone| sum.saturating_add(zone.present))
+                .saturating_mul(host.page_size.bytes)
+        };
+        Self { node, kernel: bytes(false), movable: bytes(true) }
+    }
+}
+
 impl PlannedGuest {
     /// From a machine that was looked at, or from sizes.
     pub fn of(args: &PlanArgs) -> Result<Self> {
         match args.memory {
             Some(memory) => Self::of_sizes(args, memory),
-            None => Self::of_host(args, args.survey.survey_quickly()?),
+            None => Self::of_host(args, &args.survey.survey_quickly()?, args.node),
         }
     }
 
-    fn of_sizes(args: &PlanArgs, memory: u64) -> Result<Self> {
+    /// From sizes alone.
+    ///
+    /// # Errors
+    /// They contradict each other, or no such kernel can be.
+    pub fn of_sizes(args: &PlanArgs, memory: u64) -> Result<Self> {
         let free = match args.free {
             Some(free) if free > memory => {
-                return Err(usage("--free is more than --guest-memory"));
+                return Err(usage("more is free (--free) than there is (--guest-memory)"));
             }
             Some(free) => Figure { bytes: free, how: How::Given, from: "--free".into() },
             None => {
@@ -67,43 +101,53 @@ impl PlannedGuest {
             }
         };
         let reserve = reserve(args, memory, None);
+        let planned = args.kernel.planned(None)?;
         Ok(Self {
             origin: "sizes alone".into(),
-            shape: Shape::USUAL,
+            shape: planned.shape(),
             memory,
             movable: 0,
             page_ext: Some(0),
             target: Target::of_sizes(args.online),
+            node: None,
             free,
             reserve,
-            block: args.block.unwrap_or(128 << 20),
+            block: args.block.unwrap_or_else(|| planned.kernel.section()),
+            planned,
             large_free: None,
             partial: false,
         })
     }
 
-    fn of_host(args: &PlanArgs, survey: Survey) -> Result<Self> {
-        let accounts = Accounts::of(&survey);
+    /// From a machine that was looked at; `node` is the one that added memory belongs to.
+    ///
+    /// # Errors
+    /// Nothing tells of zones, or no such kernel can be.
+    pub fn of_host(args: &PlanArgs, survey: &Survey, node: Option<u32>) -> Result<Self> {
+        let accounts = Accounts::of(survey);
         let host = &survey.host;
-        let shape = accounts.shape;
+        let planned = args.kernel.planned(Some(host))?;
+        let (own, shape) = (accounts.shape, if planned.is_asked { planned.shape() } else { accounts.shape });
         let is_kernel = |zone: &str| zone != "Movable" && zone != "Device";
         let sum = |is_wanted: &dyn Fn(&str) -> bool, field: fn(&pagefold_machine::Zone) -> u64| {
             let zones = host.zones.iter().filter(|zone| is_wanted(&zone.name));
-            zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(shape.page)
+            zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(own.page)
         };
         if host.zones.is_empty() {
-            bail!("no file says what is free in which zone; give --guest-memory and --free");
+            bail!("nothing tells what is free in which zone; give --guest-memory and --free");
         }
         let memory = sum(&is_kernel, |zone| zone.present);
         let reserve = reserve(args, memory, host.min_free);
-        let block = args.block.or(host.blocks.as_ref().map(|blocks| blocks.size)).unwrap_or(128 << 20);
+        // Another kernel's blocks are what its sections are.
+        let own_block = host.blocks.as_ref().map(|blocks| blocks.size).filter(|_| !planned.is_asked);
+        let block = args.block.or(own_block).unwrap_or_else(|| planned.kernel.section());
         // One piece: a block's descriptors, 2 MiB for 128 MiB, as far as the buddy allocator has such blocks.
         let pieces = (shape.descriptors(block.min(128 << 20)) / shape.page.max(1)).max(1).ilog2();
         let large_free = host.free_blocks.iter().filter(|zone| is_kernel(&zone.zone));
         let large_free =
             large_free.fold(0u64, |sum, zone| sum.saturating_add(zone.pages_from(pieces) >> pieces));
         // What there is of them now, for each page that has a descriptor.
-        let pages = accounts.described.min / shape.page.max(1);
+        let pages = accounts.described.min / own.page.max(1);
         let page_ext = match accounts.excess.page_ext.max {
             0 if host.boot.page_ext.is_empty() => Some(0),
             0 => None,
@@ -114,13 +158,16 @@ impl PlannedGuest {
             memory,
             movable: sum(&|zone| zone == "Movable", |zone| zone.present),
             page_ext,
-            target: Target::of_host(args.online, host),
+            target: Target::of_host(args.online, host, &planned),
+            node: node.map(|node| NodeZones::of(host, node)),
+            planned,
             free: Figure::counted(sum(&is_kernel, |zone| zone.free), "/proc/zoneinfo, kernel zones"),
             reserve,
             block,
-            large_free: (!host.free_blocks.is_empty()).then_some(large_free),
+            // Free blocks of other pages say nothing.
+            large_free: (!host.free_blocks.is_empty() && shape == own).then_some(large_free),
             partial: host.is_partial(),
-            origin: survey.origin,
+            origin: survey.origin.clone(),
         })
     }
 
@@ -153,11 +200,33 @@ impl PlannedGuest {
         match self.target.zone {
             ZoneChoice::Movable => blocks,
             ZoneChoice::Kernel => 0,
-            ZoneChoice::ByRatio => {
-                let most = self.memory / 100 * self.target.ratio;
-                blocks.min(most.saturating_sub(self.movable) / self.block)
-            }
+            ZoneChoice::ByRatio => blocks.min(self.room_in_movable()),
         }
+    }
+
+    /// Blocks that ZONE_MOVABLE may still take by the ratio: in all, and on the node if that is looked at
+    /// (`auto_movable_zone_for_pfn` in mm/memory_hotplug.c).
+    fn room_in_movable(&self) -> u64 {
+        let room = |kernel: u64, movable: u64| {
+            (kernel / 100 * self.target.ratio).saturating_sub(movable) / self.block.max(1)
+        };
+        let all = room(self.memory, self.movable);
+        let node = self.node.filter(|_| self.target.numa_aware);
+        node.map_or(all, |node| all.min(room(node.kernel, node.movable)))
+    }
+
+    /// Whether the node matters, and was not named.
+    pub(super) fn is_node_open(&self) -> bool {
+        self.target.zone == ZoneChoice::ByRatio
+            && self.target.numa_aware
+            && self.node.is_none()
+            && self.target.several_nodes
+    }
+
+    /// Whether the node takes less to ZONE_MOVABLE than there would be.
+    pub(super) fn is_node_less(&self, blocks: u64) -> bool {
+        let all = PlannedGuest { node: None, ..self.clone() };
+        self.target.zone == ZoneChoice::ByRatio && self.to_movable(blocks) < all.to_movable(blocks)
     }
 }
 

@@ -5,9 +5,11 @@
 //! block decides what comes next: online in a kernel zone it can hold the next block's descriptors, in ZONE_MOVABLE it
 //! cannot. (mm/memory_hotplug.c; facts measured in guests of Linux 6.1 to 7.3.)
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::guest::PlannedGuest;
+use super::kernel::KernelReport;
 use super::ways::Way;
 use crate::report::model::Figure;
 
@@ -15,7 +17,7 @@ use crate::report::model::Figure;
 const MAX_STEPS: usize = 16;
 
 /// What may go wrong although the memory can be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Warning {
     /// Added blocks stay offline: nothing uses them.
@@ -26,6 +28,10 @@ pub enum Warning {
     PageTables,
     /// There are page extensions, and nothing tells how large.
     PageExtensions,
+    /// The ratio must hold for the node too, so that less goes to ZONE_MOVABLE.
+    NodeRatio,
+    /// The ratio must hold for the node too, and nobody said which.
+    NodeUnknown,
 }
 
 /// The answer.
@@ -34,6 +40,8 @@ pub struct HotplugAnswer {
     pub schema: u32,
     /// Which guest.
     pub origin: String,
+    /// The kernel that was asked for; absent if it is the guest's own.
+    pub kernel: Option<KernelReport>,
     /// Bytes asked for, and bytes in whole blocks.
     pub asked: u64,
     pub added: u64,
@@ -98,10 +106,13 @@ impl PlannedGuest {
             (movable > 0 && ratio > self.target.ratio, Warning::Ratio),
             (works && first.saturating_add(tables) > spare && tables > 0, Warning::PageTables),
             (self.page_ext.is_none(), Warning::PageExtensions),
+            (self.is_node_less(blocks), Warning::NodeRatio),
+            (self.is_node_open(), Warning::NodeUnknown),
         ];
         HotplugAnswer {
             schema: 1,
             origin: self.origin.clone(),
+            kernel: self.planned.is_asked.then(|| KernelReport::of(&self.planned.kernel)),
             asked,
             added,
             block: self.block,
@@ -176,7 +187,8 @@ fn percent(part: u64, all: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::plan::args::OnlineArg;
-    use crate::plan::guest::{BLOCK_OBJECTS, LIVING};
+    use crate::plan::guest::{BLOCK_OBJECTS, LIVING, NodeZones};
+    use crate::plan::kernel::KernelArgs;
     use crate::plan::online::{Target, ZoneChoice};
     use pagefold_machine::cost::Shape;
 
@@ -188,6 +200,8 @@ mod tests {
             movable: 0,
             page_ext: Some(0),
             target: Target::of_sizes(None),
+            node: None,
+            planned: KernelArgs::default().planned(None).unwrap(),
             free: Figure::counted(free, ""),
             reserve: Figure::computed(memory / LIVING, ""),
             block: 128 << 20,
@@ -239,6 +253,22 @@ mod tests {
         assert!(guest.answer(39 * GIB).works);
         guest.free.bytes -= 1;
         assert_eq!(guest.answer(39 * GIB).missing, 1);
+    }
+
+    #[test]
+    fn the_ratio_holds_for_the_node_too() {
+        let mut guest = guest(GIB, 768 * MIB);
+        guest.target.zone = ZoneChoice::ByRatio;
+        guest.target.several_nodes = true;
+        assert_eq!(guest.answer(GIB).warnings, [Warning::NodeUnknown]);
+        // A node without kernel memory, as CXL's: nothing of it goes to ZONE_MOVABLE.
+        guest.node = Some(NodeZones { node: 2, kernel: 0, movable: 0 });
+        let answer = guest.answer(GIB);
+        assert_eq!((answer.ratio, answer.warnings), (0, vec![Warning::NodeRatio]));
+        guest.node = Some(NodeZones { node: 1, kernel: GIB / 2, movable: GIB });
+        assert_eq!(guest.answer(GIB).ratio, 50);
+        guest.target.numa_aware = false;
+        assert_eq!((guest.answer(GIB).ratio, guest.answer(GIB).warnings), (100, vec![]));
     }
 
     #[test]

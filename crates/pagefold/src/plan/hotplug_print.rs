@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use pagefold_picture::amount::{Units, Whole};
 
 use super::hotplug::{HotplugAnswer, Warning};
+use super::print::abilities;
 use crate::lines::{text_width, wrap};
 use crate::report::model::How;
 use crate::table::{add, fit, table, words};
@@ -43,6 +44,9 @@ pub fn print(answer: &HotplugAnswer, units: Units, to: &mut impl Write) -> io::R
         "later     {} of page tables, if all that goes to ZONE_MOVABLE is mapped\n",
         units.words(answer.page_tables.bytes)
     )?;
+    if let Some(kernel) = &answer.kernel {
+        abilities(kernel, units, to)?;
+    }
     let mut table = table(&["way", "works", "needs first", "largest step", "in Linux"]);
     words(&mut table, &[1, 4]);
     for way in &answer.ways {
@@ -136,7 +140,7 @@ fn verdict(answer: &HotplugAnswer, units: Units) -> String {
 }
 
 /// What may go wrong, in a sentence or two.
-fn warn(warning: Warning, answer: &HotplugAnswer, units: Units) -> String {
+pub fn warn(warning: Warning, answer: &HotplugAnswer, units: Units) -> String {
     match warning {
         Warning::StaysOffline => {
             "Its blocks would stay offline: auto_online_blocks is offline, so nothing uses them \
@@ -159,6 +163,14 @@ fn warn(warning: Warning, answer: &HotplugAnswer, units: Units) -> String {
             "Page extensions are on, and this kernel does not tell how large: each block takes \
                                     that much more."
                 .into()
+        }
+        Warning::NodeRatio => {
+            "The node that it belongs to has too little kernel memory: auto_movable_numa_aware is on, so \
+             what is above the ratio there goes to a kernel zone, and cannot be taken away again for sure."
+                .into()
+        }
+        Warning::NodeUnknown => {
+            "auto_movable_numa_aware is on: the ratio must hold for its node too. Name it with --node.".into()
         }
     }
 }

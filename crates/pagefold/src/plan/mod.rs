@@ -2,9 +2,12 @@
 
 mod args;
 mod base;
+mod device;
+mod device_print;
 mod guest;
 mod hotplug;
 mod hotplug_print;
+mod kernel;
 mod model;
 mod online;
 mod pool;
@@ -17,6 +20,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub use self::args::PlanArgs;
+use self::kernel::KernelReport;
 use self::model::Plan;
 use crate::deliver;
 use crate::exit;
@@ -26,6 +30,15 @@ use crate::report::model::Interval;
 pub fn run(args: &PlanArgs) -> Result<ExitCode> {
     let mut stdout = deliver::stdout();
     let units = args.units.units();
+    if let Some(device) = &args.device {
+        let (answer, is_partial) = device::answer(args, device)?;
+        if args.json {
+            deliver::json(&answer, &mut stdout)?;
+        } else {
+            device_print::print(&answer, units, &mut Lines::new(&mut stdout))?;
+        }
+        return Ok(exit::code(is_partial, !answer.works));
+    }
     let (is_partial, is_no) = match args.hotplug {
         Some(asked) => {
             let guest = guest::PlannedGuest::of(args)?;
@@ -42,6 +55,7 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
             let plan = Plan {
                 schema: 1,
                 origin: base.origin.clone(),
+                kernel: base.planned.is_asked.then(|| KernelReport::of(&base.planned.kernel)),
                 memory: base.memory,
                 now: base.now.clone(),
                 pools: base.pools.clone(),

@@ -3,6 +3,7 @@
 use pagefold_machine::host::Pool;
 use serde::Serialize;
 
+use super::kernel::KernelReport;
 use super::whatif::{Alternative, BlockSize};
 use crate::report::model::{Figure, Interval};
 
@@ -12,6 +13,8 @@ pub struct Plan {
     pub schema: u32,
     /// Which machine.
     pub origin: String,
+    /// The kernel that was asked for; absent if it is the machine's own.
+    pub kernel: Option<KernelReport>,
     /// Bytes of memory.
     pub memory: u64,
     /// What descriptors cost now; absent for sizes alone.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use comfy_table::ColumnConstraint;
 use pagefold_picture::amount::{Units, Whole};
 
+use super::kernel::KernelReport;
 use super::model::Plan;
 use super::whatif::{Alternative, Availability, MEMDESC_OBJECT};
 use crate::lines::{text_width, width, wrap};
@@ -25,6 +26,9 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
         .collect();
     let pools = if pools.is_empty() { "none".into() } else { pools.join(", ") };
     writeln!(to, "machine   {}: {}; huge pages: {pools}\n", plan.origin, units.words(plan.memory))?;
+    if let Some(kernel) = &plan.kernel {
+        abilities(kernel, units, to)?;
+    }
     let mut table = table(&["descriptors", "bytes", "of memory", "saved", "in Linux"]);
     words(&mut table, &[4]);
     // Where there is little room, the share goes: it follows from the rest.
@@ -67,6 +71,25 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
     blocks(plan, units, to)
 }
 
+/// What a kernel that was asked for can do.
+pub fn abilities(kernel: &KernelReport, units: Units, to: &mut impl Write) -> io::Result<()> {
+    let release = if kernel.release.is_empty() { "of any release" } else { &kernel.release };
+    writeln!(
+        to,
+        "kernel    {release} on {}: pages of {}, sections of {}",
+        kernel.arch,
+        units.size(kernel.page_size),
+        units.size(kernel.section)
+    )?;
+    let mut table = table(&["it has", "", ""]);
+    words(&mut table, &[1, 2]);
+    for ability in &kernel.abilities {
+        add(&mut table, [ability.name.into(), ability.has.name().into(), ability.note.into()]);
+    }
+    writeln!(to, "{}", fit(&mut table))?;
+    writeln!(to, "Computed from its name; distributions take features into older kernels.\n")
+}
+
 fn plan_answer(plan: &Plan, units: Units) -> String {
     let of = |name: &str| plan.scenarios.iter().find(|scenario| scenario.name.starts_with(name));
     let mut text = String::new();
@@ -103,7 +126,8 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
     text
 }
 
-fn range(interval: &Interval, units: Units) -> String {
+/// An amount, or from where to where it goes.
+pub fn range(interval: &Interval, units: Units) -> String {
     let (min, max) = (units.show(interval.min), units.show(interval.max));
     if min == max { max } else { format!("{min} to {max}") }
 }
@@ -118,8 +142,11 @@ fn saved(scenario: &Alternative, units: Units) -> String {
 }
 
 fn blocks(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
-    let mut table =
-        table(&["memory blocks of", "blocks", "to add one", "2 MiB stuck in each", "Linux", "folded"]);
+    let Some(sub_block) = plan.block_sizes.first().map(|row| units.size(row.sub_block)) else {
+        return Ok(());
+    };
+    let stuck = format!("{sub_block} stuck in each");
+    let mut table = table(&["memory blocks of", "blocks", "to add one", &stuck, "Linux", "folded"]);
     for row in &plan.block_sizes {
         add(
             &mut table,
@@ -134,9 +161,9 @@ fn blocks(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
         );
     }
     writeln!(to, "{}", fit(&mut table))?;
-    writeln!(
-        to,
-        "Computed. The worst case of shrinking: one sub-block of 2 MiB stays plugged in every block. Then so\n\
-         much is in use, and so much are its descriptors, in Linux and folded (not in Linux today)."
-    )
+    let text = format!(
+        "Computed. The worst case of shrinking: one sub-block of {sub_block} stays plugged in every block. Then so much is \
+         in use, and so much are its descriptors, in Linux and folded (not in Linux today)."
+    );
+    writeln!(to, "{}", wrap(&text, text_width()))
 }

@@ -38,6 +38,15 @@ impl PlannedGuest {
             largest,
             note: note.into(),
         };
+        let kernel = self.planned.is_asked.then_some(&self.planned.kernel);
+        let has = |first| !kernel.is_some_and(|kernel| kernel.is_before(first));
+        // A block's descriptors must fill whole entries of the second level of page tables (mhp_supports_memmap_on_memory).
+        let fills = self.shape.descriptors(self.block).is_multiple_of(self.planned.kernel.page_block());
+        let on_memory = match (has((5, 13)), fills) {
+            (false, _) => Some("not in this kernel: it came with Linux 5.13"),
+            (_, false) => Some("not with blocks of this size: their descriptors fill no whole huge page"),
+            _ => None,
+        };
         vec![
             way(
                 "at once (DIMM, ACPI)",
@@ -64,8 +73,8 @@ impl PlannedGuest {
                 "memmap_on_memory (DIMM, ACPI)",
                 true,
                 blocks.saturating_mul(objects),
-                Some(self.largest(spare, objects)),
-                "descriptors on the block itself, 1/64 of it; virtio-mem does not use it",
+                Some(if on_memory.is_some() { 0 } else { self.largest(spare, objects) }),
+                on_memory.unwrap_or("descriptors on the block itself; virtio-mem does not use it"),
             ),
             way(
                 "folding",

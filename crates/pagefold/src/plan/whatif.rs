@@ -2,6 +2,7 @@
 
 use pagefold_machine::cost::Shape;
 use pagefold_machine::host::{Hvo, Pool};
+use pagefold_machine::kernel::{Kernel, page_sizes};
 use serde::Serialize;
 
 use super::base::Base;
@@ -61,7 +62,7 @@ impl Availability {
         match self {
             Availability::Yes => "yes",
             Availability::NotHere => "not in this kernel",
-            Availability::ElsewhereOnly => "not on x86-64",
+            Availability::ElsewhereOnly => "other architectures",
             Availability::No => "no",
         }
     }
@@ -107,25 +108,36 @@ pub fn scenarios(base: &Base) -> Vec<Alternative> {
         )],
         "with the engine's tables; `pagefold replay` measures it",
     ));
-    for page in [16 << 10, 64 << 10] {
+    for page in [16 << 10, 64 << 10].into_iter().filter(|&page| page > base.shape.page) {
         options.push(larger_pages(base, page));
     }
     options
 }
 
 /// What HVO gives back for pools.
-pub fn hvo_saves(pools: &[Pool], shape: Shape) -> u64 {
-    pools
-        .iter()
-        .fold(0u64, |sum, pool| sum.saturating_add(pool.pages.saturating_mul(shape.hvo_saves(pool.size))))
+fn hvo_saves(pools: &[Pool], shape: Shape) -> u64 {
+    hvo_saves_but(pools, shape, 1)
+}
+
+/// The same, if it keeps so many pages of descriptors of each huge page.
+fn hvo_saves_but(pools: &[Pool], shape: Shape, keeps: u64) -> u64 {
+    pools.iter().fold(0u64, |sum, pool| {
+        let each = shape.hvo_saves(pool.size).saturating_sub((keeps - 1).saturating_mul(shape.page));
+        sum.saturating_add(pool.pages.saturating_mul(each))
+    })
 }
 
 /// HVO, where the machine's kernel has it.
 fn hvo(base: &Base, full: u64) -> Alternative {
     const NAME: &str = "HVO for all huge pages";
     let now = &base.descriptors_now;
-    let saved = hvo_saves(&base.pools, base.shape);
-    let (left, from) = (full.saturating_sub(saved), "one page of descriptors for each huge page");
+    let keeps = if base.planned.is_asked { base.planned.kernel.hvo_keeps() } else { 1 };
+    let saved = hvo_saves_but(&base.pools, base.shape, keeps);
+    let from = match keeps {
+        1 => "one page of descriptors for each huge page",
+        _ => "two pages of descriptors for each huge page, as before Linux 5.18",
+    };
+    let left = full.saturating_sub(saved);
     if base.hvo == Hvo::Unsupported {
         let all = Interval::computed(full, full, "a descriptor for each page");
         let note = match saved {
@@ -137,6 +149,9 @@ fn hvo(base: &Base, full: u64) -> Alternative {
     let note = match base.hvo {
         _ if base.pools.is_empty() => "there are no huge pages; try --hugetlb",
         Hvo::On => "it is on: huge pages made from now on are optimised",
+        _ if base.planned.is_asked && base.planned.kernel.is_before((5, 19)) => {
+            "hugetlb_free_vmemmap=on at boot"
+        }
         _ => "vm.hugetlb_optimize_vmemmap=1",
     };
     Alternative::new(
@@ -144,7 +159,7 @@ fn hvo(base: &Base, full: u64) -> Alternative {
         now,
         Interval::computed(left, left, from),
         Availability::Yes,
-        hvo_time(&base.pools),
+        hvo_time(&base.pools, &base.planned.kernel),
         note,
     )
 }
@@ -171,13 +186,20 @@ fn memdesc(base: &Base, size: u64) -> Alternative {
 fn larger_pages(base: &Base, page: u64) -> Alternative {
     let bytes = Shape { page, ..base.shape }.descriptors(base.described);
     let name = format!("pages of {} KiB", page >> 10);
+    let is_here = page_sizes(&base.planned.kernel.arch).contains(&page);
+    let availability = if is_here { Availability::Yes } else { Availability::ElsewhereOnly };
     let from = Interval::computed(bytes, bytes, "a descriptor for each page");
     let note = "small files and mappings take whole pages, which is not in this figure";
-    Alternative::new(&name, &base.descriptors_now, from, Availability::ElsewhereOnly, Vec::new(), note)
+    Alternative::new(&name, &base.descriptors_now, from, availability, Vec::new(), note)
 }
 
+/// What HVO adds to making and to freeing a huge page of 2 MiB, in microseconds, in QEMU with one emulated CPU: 1,024 of them,
+/// with and without. By the first release that it is taken for.
+const EMULATED: [((u64, u64), &str, u64, u64); 4] =
+    [((5, 14), "6.1", 62, 67), ((6, 7), "6.12", 63, 76), ((6, 16), "6.18", 55, 75), ((7, 1), "7.3", 19, 34)];
+
 /// What HVO adds to making and freeing pools.
-fn hvo_time(pools: &[Pool]) -> Vec<Time> {
+fn hvo_time(pools: &[Pool], kernel: &Kernel) -> Vec<Time> {
     /// 1024 huge pages of 2 MiB: 6.2 to 26.7 ms to allocate, 5.5 to 25.2 ms to free, without and with HVO.
     const ADDED_US: f64 = 20.0;
     let pages = |size: u64| pools.iter().find(|pool| pool.size == size).map_or(0, |pool| pool.pages);
@@ -188,6 +210,18 @@ fn hvo_time(pools: &[Pool]) -> Vec<Time> {
             format!("adds {ADDED_US:.0} us for each 2 MiB page made or freed: {pool:.2} s for this pool"),
             "Linux 6.18, 2 CPUs under virtualisation, free memory at hand",
         ));
+        // Of the releases that were compared, the one whose way of doing it the kernel has.
+        let like = EMULATED.iter().rev().find(|(first, ..)| kernel.is_since(*first));
+        if let Some(&(_, release, make, free)) = like.filter(|(_, release, ..)| *release != "6.18") {
+            let (_, _, make_618, free_618) = EMULATED[2];
+            times.push(Time::measured(
+                format!(
+                    "adds {make} us for each 2 MiB page made and {free} us for each freed in an emulated Linux \
+                     {release}, where 6.18 has {make_618} us and {free_618} us"
+                ),
+                "QEMU, one emulated CPU: compare, do not add up",
+            ));
+        }
     }
     if pages(1 << 30) > 0 {
         times.push(Time::measured(
@@ -229,7 +263,9 @@ pub struct BlockSize {
     pub blocks: u64,
     /// Bytes of descriptors that adding one takes, in Linux.
     pub descriptors: u64,
-    /// If one sub-block of 2 MiB stays plugged in every block: bytes in use,
+    /// Bytes in a sub-block, the least that virtio-mem can take away.
+    pub sub_block: u64,
+    /// If one sub-block stays plugged in every block: bytes in use,
     pub stuck: u64,
     /// descriptors in Linux,
     pub stuck_linux: u64,
@@ -237,32 +273,65 @@ pub struct BlockSize {
     pub stuck_folded: u64,
 }
 
-/// A device's sub-block, which is the least that stays.
-const SUB_BLOCK: u64 = 2 << 20;
-
-/// The block sizes that x86-64 chooses from.
+/// The block sizes that a kernel chooses from: a section, or on x86-64 up to 2 GiB. What stays is a sub-block of virtio-mem's,
+/// the size of a page block.
 pub fn block_sizes(base: &Base) -> Vec<BlockSize> {
-    let size = |shift: u32| {
-        let size = 1u64 << shift;
+    let kernel = &base.planned.kernel;
+    let sub_block = kernel.page_block();
+    let least = kernel.section().max(sub_block);
+    let most = if matches!(kernel.arch.as_str(), "x86_64" | "") { 2 << 30 } else { least };
+    let size = |size: u64| {
         let blocks = base.memory.div_ceil(size);
         BlockSize {
             size,
             blocks,
             descriptors: base.shape.descriptors(size),
-            stuck: blocks.saturating_mul(SUB_BLOCK),
+            sub_block,
+            stuck: blocks.saturating_mul(sub_block),
             stuck_linux: base.shape.descriptors(blocks.saturating_mul(size)),
-            stuck_folded: base.shape.descriptors(blocks.saturating_mul(SUB_BLOCK)),
+            stuck_folded: base.shape.descriptors(blocks.saturating_mul(sub_block)),
         }
     };
-    (27..=31).map(size).filter(|row| row.size <= base.memory || row.size == 128 << 20).collect()
+    let sizes = std::iter::successors(Some(least), |size| Some(size * 2)).take_while(|&size| size <= most);
+    sizes.map(size).filter(|row| row.size <= base.memory || row.size == least).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::kernel::KernelArgs;
     use super::*;
 
     fn pool(size: u64, pages: u64) -> Pool {
         Pool { size, pages, free: pages, surplus: 0 }
+    }
+
+    fn of_sizes(memory: u64, free: u64, pools: Vec<Pool>) -> anyhow::Result<Base> {
+        Base::of_sizes(memory, free, pools, KernelArgs::default().planned(None).unwrap())
+    }
+
+    fn on(kernel: &str, arch: Option<&'static str>, page_size: Option<u64>) -> Base {
+        let args = KernelArgs { page_size, arch, kernel: Some(kernel.into()) };
+        Base::of_sizes(1 << 40, 0, vec![pool(2 << 20, 1000)], args.planned(None).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_hvo_saves_and_costs_depends_on_the_kernel() {
+        let hvo = |base: &Base| option(&scenarios(base), "HVO").clone();
+        let saves = |release| hvo(&on(release, None, None)).saved_max;
+        assert_eq!(saves("6.12"), 1000 * 7 * 4096);
+        assert_eq!(saves("5.15"), 1000 * 6 * 4096);
+        assert_eq!(saves("5.10"), 0);
+        let times = |release| hvo(&on(release, None, None)).time;
+        assert!(times("7.3")[1].what.contains("19 us") && times("7.3")[1].what.contains("55 us"));
+        assert!(times("6.1")[1].what.contains("62 us"));
+        assert_eq!(times("6.18").len(), 1);
+        let arm = on("6.18", Some("aarch64"), Some(65536));
+        assert_eq!(hvo(&arm).in_linux, Availability::NotHere);
+        assert_eq!(option(&scenarios(&arm), "as Linux").descriptors.max, 1 << 30);
+        let sizes = block_sizes(&arm);
+        assert_eq!((sizes.len(), sizes[0].size, sizes[0].sub_block), (1, 512 << 20, 512 << 20));
+        let arm = on("6.18", Some("aarch64"), None);
+        assert_eq!(option(&scenarios(&arm), "pages of 64").in_linux, Availability::Yes);
     }
 
     fn option<'a>(options: &'a [Alternative], name: &str) -> &'a Alternative {
@@ -271,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_terabyte_of_huge_pages() {
-        let base = Base::of_sizes(1 << 40, 0, vec![pool(2 << 20, 1 << 18), pool(1 << 30, 512)]).unwrap();
+        let base = of_sizes(1 << 40, 0, vec![pool(2 << 20, 1 << 18), pool(1 << 30, 512)]).unwrap();
         let options = scenarios(&base);
         assert_eq!(option(&options, "as Linux").descriptors.max, 16 << 30);
         // A page of descriptors for each huge page.
@@ -288,7 +357,7 @@ mod tests {
 
     #[test]
     fn one_sub_block_left_in_each_block() {
-        let base = Base::of_sizes(1 << 40, 1 << 39, Vec::new()).unwrap();
+        let base = of_sizes(1 << 40, 1 << 39, Vec::new()).unwrap();
         let sizes = block_sizes(&base);
         let row = |size: u64| sizes.iter().find(|row| row.size == size).unwrap();
         let (small, large) = (row(128 << 20), row(2 << 30));
@@ -299,9 +368,9 @@ mod tests {
 
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
-        assert!(Base::of_sizes(1 << 30, 1 << 29, vec![pool(1 << 30, 1)]).is_err());
-        assert!(Base::of_sizes(1 << 30, 0, vec![pool(1 << 30, u64::MAX)]).is_err());
-        let base = Base::of_sizes(1 << 30, 1 << 29, Vec::new()).unwrap();
+        assert!(of_sizes(1 << 30, 1 << 29, vec![pool(1 << 30, 1)]).is_err());
+        assert!(of_sizes(1 << 30, 0, vec![pool(1 << 30, u64::MAX)]).is_err());
+        let base = of_sizes(1 << 30, 1 << 29, Vec::new()).unwrap();
         assert!(base.with_pools(vec![pool(1 << 30, 2)]).is_err());
     }
 }
