@@ -20,6 +20,7 @@ pub const SILENCE_SECONDS: u64 = 20;
 
 /// What the host asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Where the drivers stand: [`Answer::Status`].
@@ -50,6 +51,7 @@ pub enum Request {
 
 /// How a driver is to be restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Restart {
     /// Which device's, from 0.
     pub device: u32,
@@ -60,6 +62,7 @@ pub struct Restart {
 
 /// What the guest answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// It is up.
@@ -84,6 +87,7 @@ pub enum Answer {
 
 /// A guest that is up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Hello {
     /// [`VERSION`].
     pub version: u32,
@@ -101,6 +105,7 @@ pub struct Hello {
 
 /// A virtio-mem device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceInfo {
     /// Where its region begins, in bytes.
     pub address: u64,
@@ -116,6 +121,7 @@ pub struct DeviceInfo {
 
 /// Whether a driver is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Settled {
     /// As much is plugged as the host wants.
@@ -130,6 +136,7 @@ pub enum Settled {
 
 /// Where a driver stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DeviceStatus {
     /// Bytes that the host wants plugged.
     pub requested: u64,
@@ -149,6 +156,7 @@ pub struct DeviceStatus {
 
 /// What everything costs, at one moment, while nothing moves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// Memory.
     pub memory: MemoryReport,
@@ -168,6 +176,7 @@ pub struct Report {
 
 /// Memory, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MemoryReport {
     /// At boot.
     pub boot: u64,
@@ -185,6 +194,7 @@ pub struct MemoryReport {
 
 /// One of the engine's tables, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TableReport {
     /// Which.
     pub name: String,
@@ -198,6 +208,7 @@ pub struct TableReport {
 
 /// The kernel's own frames of 4 KiB.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Frames {
     /// Taken for itself at boot.
     pub boot: u64,
@@ -215,6 +226,7 @@ pub struct Frames {
 
 /// The workloads' folios.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Folios {
     /// How many.
     pub held: u64,
@@ -228,6 +240,7 @@ pub struct Folios {
 
 /// What walkers and owners did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Walks {
     /// Pages looked at.
     pub looks: u64,
@@ -245,6 +258,7 @@ pub struct Walks {
 
 /// TLB flushes of all processors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flushes {
     /// For folding.
     pub folds: u64,
@@ -260,6 +274,7 @@ pub struct Flushes {
 
 /// How folding and unfolding went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cycles {
     /// Folios that were folded, and unfolded again.
     pub cycles: u64,
@@ -283,6 +298,7 @@ pub struct Cycles {
 
 /// Adjacent pages that are alike, with flags as `/proc/kpageflags` has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageRun(
     /// First page.
     pub u64,

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use pagefold_boot_protocol::GuestExit;
 use pagefold_qemu::Exit;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::lost::Lost;
 use crate::symbols::Symbols;
 
 /// How a guest ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Ending {
     /// In a word, for scripts.
     pub how: &'static str,

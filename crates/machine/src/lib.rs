@@ -8,6 +8,7 @@
 //! * [`Tally`] sums a machine up, [`folding`] says what folding would leave of its descriptors, and [`cost`] is the
 //!   arithmetic of descriptors.
 //! * [`kernel`] says what a kernel can do, by its name alone.
+//! * [`owners`] says which processes have pages mapped, and who allocated them.
 //! * [`PageState`] is what a page is used for, and [`Machine::extents`] turns runs of flags into folios with states.
 
 pub mod cost;
@@ -21,6 +22,7 @@ pub mod kernel;
 pub mod layout;
 pub mod live;
 mod machine;
+pub mod owners;
 pub mod page_types;
 mod reading;
 mod scan;

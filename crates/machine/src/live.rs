@@ -41,6 +41,25 @@ pub fn read_from(root: &Path, note: &str, progress: &ScanProgress) -> Result<Mac
     Ok(machine)
 }
 
+/// Flags and map counts of some pages, as runs of pages that are alike. Needs root.
+///
+/// # Errors
+/// [`LiveError`].
+pub fn read_pages(root: &Path, pages: Range<u64>) -> Result<Vec<Run>, LiveError> {
+    let files = PageFiles::open(&root.join("proc"))?;
+    let runs =
+        scan(&files, &[MemoryRange { start: pages.start, end: pages.end }], 1, &ScanProgress::default())?;
+    let machine = Machine {
+        header: Header {
+            memory: vec![MemoryRange { start: pages.start, end: pages.end }],
+            ..Header::default()
+        },
+        runs,
+    };
+    // Whole sections are read.
+    Ok(machine.clipped().collect())
+}
+
 /// Pages of blocks that are offline, in ascending order; none where nothing tells.
 fn offline_blocks(root: &Path, page_size: u64) -> Vec<Range<u64>> {
     let Some(blocks) = blocks::read(&mut Files::new(root)) else { return Vec::new() };

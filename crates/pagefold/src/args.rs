@@ -12,7 +12,7 @@ const STYLES: Styles =
 /// real machine, gives their descriptors back while walkers are looking, and measures what is left.
 ///
 /// Exit codes: 0 fine; 1 failure; 2 usage; 3 a part of what this machine has could not be read, the rest was printed; 10 a
-/// threshold was passed (report --fail-over), or the answer is no (plan --hotplug); 129 and 143 SIGHUP or SIGTERM ended a
+/// threshold was passed (report --fail-over), or the answer is no (plan --hotplug, --device); 129 and 143 SIGHUP or SIGTERM ended a
 /// long command early, with the result so far.
 #[derive(Debug, Parser)]
 #[command(name = "pagefold", version, styles = STYLES, max_term_width = 100, after_help = "\

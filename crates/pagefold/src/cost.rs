@@ -8,12 +8,13 @@ use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Pfn};
 use pagefold_linux::{Linux, Region, measure};
 use pagefold_workload::Stamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::stderr::say;
 
 /// One sort of metadata, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CostPart {
     /// By our own count.
     pub counted: u64,
@@ -46,7 +47,7 @@ impl std::ops::Add for CostPart {
 const SLACK: u64 = 8 * 4096;
 
 /// All metadata of one engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Cost {
     /// The memory map: descriptors.
     pub map: CostPart,

@@ -1,20 +1,23 @@
 //! Where the machine comes from: this host, a file, or the built-in sample.
 
-use std::fs::File;
-use std::io::{BufReader, IsTerminal};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use pagefold_machine::live::{self, LiveError, ScanProgress};
 use pagefold_machine::{Machine, snapshot};
 
-use crate::input::{is_stdin, origin};
+use crate::input::{self, Input, origin};
 use crate::stderr::say;
 
 /// A machine recorded with `pagefold snapshot`; see docs/sample.md.
 const SAMPLE: &[u8] = include_bytes!("../sample.pgf");
+
+/// What is said of inputs that `report` understands, and that have no pages in them.
+const NO_STATES: &str = "it tells nothing of single pages; take a snapshot, what page-types -l prints, or a directory with \
+                         proc/kpageflags and proc/kpagecount";
 
 /// What was asked for.
 pub enum Source<'a> {
@@ -22,7 +25,7 @@ pub enum Source<'a> {
     HostOrSample,
     /// The built-in sample.
     Sample,
-    /// A file.
+    /// A file, or a directory with a host's files: whatever has states of pages in it.
     File(&'a Path),
 }
 
@@ -44,16 +47,17 @@ impl Source<'_> {
                 Err(error) => Err(error).context("reading this machine (try --sample)"),
             },
             Source::Sample => sample(),
-            Source::File(path) if is_stdin(path) => {
-                let machine = snapshot::read(BufReader::new(std::io::stdin().lock()));
-                let machine = machine.context("cannot read standard input")?;
-                Ok(Found { machine, origin: origin(path) })
-            }
             Source::File(path) => {
-                let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-                let machine = snapshot::read(BufReader::new(file))
-                    .with_context(|| format!("cannot read {}", path.display()))?;
-                Ok(Found { machine, origin: path.display().to_string() })
+                let origin = origin(path);
+                match input::read(path)? {
+                    Input::Machine(machine) => Ok(Found { machine, origin }),
+                    Input::Root(root) => {
+                        let machine = read_root(&root, "");
+                        let machine = machine.with_context(|| format!("{origin}: {NO_STATES}"))?;
+                        Ok(Found { machine, origin })
+                    }
+                    Input::Files(_) => bail!("{origin}: {NO_STATES}"),
+                }
             }
         }
     }

@@ -279,6 +279,7 @@ fn processors() {
         let json: Value = serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
         assert_eq!(json["hello"]["cpus"].to_string(), cpus, "{}", json["ending"]);
+        common::schemas::follows("boot", &json);
         assert_eq!(output.status.code(), Some(0), "{}\n{}", json["broken"], json["ending"]);
         assert_eq!(json["rows"][1]["report"]["memory"]["plugged"], 1u64 << 30);
         assert_eq!(json["rows"][2]["report"]["memory"]["plugged"], 0);

@@ -139,3 +139,43 @@ fn snapshots_go_through_pipes() {
         assert_eq!(report["machine"]["scanned"], true);
     }
 }
+
+#[test]
+fn what_has_states_of_pages_is_mapped_replayed_and_compared() {
+    let flags = |set: &[usize]| -> String {
+        (0..44).map(|place| if set.contains(&place) { 'x' } else { '_' }).collect()
+    };
+    let (free, anonymous) = (flags(&[10]), flags(&[5, 12]));
+    let listing = |used: u64| {
+        format!("offset\tlen\tflags\n0\t{used:x}\t{anonymous}\n{used:x}\t{:x}\t{free}\n", 0x8000 - used)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, used: u64| {
+        let path = dir.path().join(name);
+        fs::write(&path, listing(used)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (before, after) = (file("before", 0x100), file("after", 0x180));
+    let run = |args: &[&str]| json(pagefold().args(args).args(["--json"]).assert().success());
+    assert_eq!(run(&["map", &before])["pages"], 0x8000);
+    let replay = run(&["replay", "--seconds", "0", "--snapshot", &before]);
+    assert_eq!((&replay["pages"], &replay["folios"]), (&0x8000.into(), &0x100.into()));
+    assert_eq!(run(&["diff", &before, &after])["changed_pages"], 0x80);
+    // A directory with page files; and what says nothing of pages is refused in a line.
+    let root = roots::copy("guest-virtio-mem");
+    let refused = |args: &[&str]| {
+        let refused = pagefold().args(args).assert().code(1).stdout("");
+        let line =
+            predicate::str::is_match("^pagefold: [^\n]*tells nothing of single pages[^\n]*\n$").unwrap();
+        refused.stderr(line);
+    };
+    let path = root.path().to_str().unwrap();
+    let zoneinfo = root.path().join("proc/zoneinfo");
+    refused(&["map", path]);
+    refused(&["map", zoneinfo.to_str().unwrap()]);
+    refused(&["replay", "--snapshot", zoneinfo.to_str().unwrap()]);
+    refused(&["diff", &before, zoneinfo.to_str().unwrap()]);
+    fs::write(root.path().join("proc/iomem"), "00000000-07ffffff : System RAM\n").unwrap();
+    roots::write_pages(root.path(), 0x8000, &[(0..0x8000, 1 << 10)]);
+    assert_eq!(run(&["map", path])["pages"], 0x8000);
+}

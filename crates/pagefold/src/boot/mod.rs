@@ -20,7 +20,8 @@ use indicatif::ProgressBar;
 use pagefold_boot::{BUILD, Ending, Guest, Lost, VARIABLE, find_kernel};
 use pagefold_qemu::{NumaNode, QemuBuilder, VirtioMem};
 
-use self::model::{BootOutcome, BootRow, SCHEMA};
+pub use self::model::BootOutcome;
+use self::model::{BootRow, SCHEMA};
 use self::play::Player;
 use self::script::Script;
 use self::step::{BootStep, HELP, Wishes};

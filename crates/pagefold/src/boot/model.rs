@@ -2,13 +2,15 @@
 
 use pagefold_boot::Ending;
 use pagefold_boot_protocol::{Cycles, DeviceStatus, Hello, Report};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Raised whenever a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
 /// Everything. Sizes in bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "pagefold boot")]
 pub struct BootOutcome {
     pub schema: u32,
     pub memory: u64,
@@ -23,7 +25,7 @@ pub struct BootOutcome {
 }
 
 /// A step, and how everything stood after it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct BootRow {
     pub step: String,
     /// Wall time of the step, measured here.

@@ -17,7 +17,7 @@ use pagefold_picture::Grid;
 use pagefold_picture::{Piece, Subject};
 
 use self::compare::Compared;
-use self::model::DiffReport;
+pub use self::model::DiffReport;
 use crate::deliver;
 use crate::map::zone_spans;
 use crate::picture::PAPER;
@@ -42,7 +42,7 @@ Examples:
   pagefold diff --exit-code a.pgf b.pgf > /dev/null || echo they differ
 ")]
 pub struct DiffArgs {
-    /// The earlier snapshot
+    /// The earlier snapshot, or what page-types -l printed
     #[arg(value_name = "A")]
     pub a: PathBuf,
 

@@ -4,6 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use pagefold_machine::PageState;
 use pagefold_picture::amount::Units;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::compare::Compared;
@@ -13,7 +14,8 @@ use crate::source::Found;
 pub const NOT_THERE: &str = "not there";
 
 /// Everything a comparison found. The JSON is this, with `schema` raised whenever a field changes its meaning.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "pagefold diff")]
 pub struct DiffReport {
     pub schema: u32,
     pub page_bytes: u64,
@@ -33,7 +35,7 @@ pub struct DiffReport {
 }
 
 /// One of the two.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Side {
     pub origin: String,
     pub kernel: String,
@@ -45,7 +47,7 @@ pub struct Side {
 }
 
 /// A state: pages then, pages now, and what came and went.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct DiffStateRow {
     pub state: &'static str,
     pub a_pages: u64,
@@ -55,7 +57,7 @@ pub struct DiffStateRow {
 }
 
 /// Pages that were one thing, and are another.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ChangeRow {
     pub from: &'static str,
     pub to: &'static str,
@@ -64,7 +66,7 @@ pub struct ChangeRow {
 }
 
 /// Folios of one order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct OrderRow {
     pub order: u32,
     pub folio_bytes: u64,

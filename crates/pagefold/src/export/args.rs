@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::schema::SchemaOf;
 use crate::survey::SurveyArgs;
 
 /// The report for scripts and fleets: JSON, Prometheus text, or CSV; and all pages as Parquet
@@ -22,6 +23,7 @@ Examples:
   pagefold export --format parquet --output /srv/fleet/          as date=.../linux=.../TIME.parquet
   pagefold export --format parquet web7.pgf --output web7.parquet
   pagefold export --schema > report.schema.json
+  pagefold export --schema plan                                   what plan --json prints
 ")]
 pub struct ExportArgs {
     #[command(flatten)]
@@ -39,9 +41,16 @@ pub struct ExportArgs {
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
 
-    /// Print the JSON Schema of the JSON form, and nothing else
-    #[arg(long, conflicts_with_all = ["file", "sample", "root", "scan", "no_scan", "format"])]
-    pub schema: bool,
+    /// Print the JSON Schema of what a command prints with --json, and nothing else [default: report's]
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        value_enum,
+        num_args = 0..=1,
+        default_missing_value = "report",
+        conflicts_with_all = ["file", "sample", "root", "scan", "no_scan", "format"],
+    )]
+    pub schema: Option<SchemaOf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -6,6 +6,7 @@ mod fleet;
 mod parquet;
 mod prometheus;
 mod rows;
+mod schema;
 
 use std::process::ExitCode;
 
@@ -23,9 +24,8 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
         return fleet::run(args);
     }
     let place = args.output.as_deref().map(Place::public).transpose()?;
-    if args.schema {
-        let schema = serde_json::to_string_pretty(&schemars::schema_for!(Report))?;
-        deliver::to(place.as_ref(), (schema + "\n").as_bytes())?;
+    if let Some(of) = args.schema {
+        deliver::to(place.as_ref(), of.text()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let write: fn(&Report) -> Result<String> = match args.format {

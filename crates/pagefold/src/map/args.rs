@@ -22,7 +22,8 @@ Examples:
   pagefold map --sample --memory 1T       the sample, repeated until it has 1 TiB
 ")]
 pub struct MapArgs {
-    /// A machine recorded with `pagefold snapshot`
+    /// A recorded machine: a snapshot, what page-types -l prints, or a directory with proc/kpageflags and
+    /// proc/kpagecount
     #[arg(value_name = "FILE", conflicts_with = "sample")]
     pub file: Option<PathBuf>,
 

@@ -4,14 +4,16 @@ use std::io::{self, Write};
 
 use pagefold_picture::Grid;
 use pagefold_picture::Subject;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::args::By;
 use crate::source::Found;
 
 /// The JSON, with `schema` raised whenever a field changes its meaning.
-#[derive(Serialize)]
-struct MapJson<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(title = "pagefold map")]
+pub struct MapJson<'a> {
     schema: u32,
     origin: &'a str,
     kernel: &'a str,
@@ -28,7 +30,7 @@ struct MapJson<'a> {
     cells: Vec<CellRow<'a>>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct CategoryRow {
     name: &'static str,
     pages: u64,
@@ -37,7 +39,7 @@ struct CategoryRow {
     descriptor_bytes: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct CellRow<'a> {
     start_pfn: u64,
     /// Pages by category.

@@ -16,6 +16,7 @@ use pagefold_picture::{Extra, Piece, Subject, ZoneSpan};
 
 use self::args::By;
 pub use self::args::MapArgs;
+pub use self::json::MapJson;
 use crate::covered::Covered;
 use crate::deliver;
 use crate::picture::{PAPER, PictureFiles};

@@ -35,7 +35,8 @@ pub enum Warning {
 }
 
 /// The answer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(title = "pagefold plan --hotplug")]
 pub struct HotplugAnswer {
     pub schema: u32,
     /// Which guest.

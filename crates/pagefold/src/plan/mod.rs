@@ -20,8 +20,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub use self::args::PlanArgs;
+pub use self::device::DeviceAnswer;
+pub use self::hotplug::HotplugAnswer;
 use self::kernel::KernelReport;
-use self::model::Plan;
+pub use self::model::Plan;
 use crate::deliver;
 use crate::exit;
 use crate::lines::Lines;

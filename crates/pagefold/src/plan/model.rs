@@ -1,6 +1,7 @@
 //! The result of `pagefold plan` without a question.
 
 use pagefold_machine::host::Pool;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::kernel::KernelReport;
@@ -8,7 +9,8 @@ use super::whatif::{Alternative, BlockSize};
 use crate::report::model::{Figure, Interval};
 
 /// What descriptors would cost.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "pagefold plan")]
 pub struct Plan {
     pub schema: u32,
     /// Which machine.

@@ -3,13 +3,14 @@
 use pagefold_machine::cost::Shape;
 use pagefold_machine::host::{Hvo, Pool};
 use pagefold_machine::kernel::{Kernel, page_sizes};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::base::Base;
 use crate::report::model::{How, Interval};
 
 /// One way to keep descriptors.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Alternative {
     /// A name.
     pub name: String,
@@ -27,7 +28,7 @@ pub struct Alternative {
 }
 
 /// A cost in time.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Time {
     /// How that is known: measured once, elsewhere.
     pub how: How,
@@ -44,7 +45,7 @@ impl Time {
 }
 
 /// Whether Linux has an option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Availability {
     /// In Linux today.
@@ -255,7 +256,7 @@ impl Alternative {
 }
 
 /// What a memory block size means.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct BlockSize {
     /// Bytes in a block.
     pub size: u64,

@@ -26,7 +26,8 @@ Examples:
   pagefold replay --protocol no-grace-period  see the bug happen
 ")]
 pub struct ReplayArgs {
-    /// Replay a machine recorded with `pagefold snapshot`
+    /// Replay a recorded machine: a snapshot, what page-types -l prints, or a directory with proc/kpageflags and
+    /// proc/kpagecount
     #[arg(long, value_name = "FILE", conflicts_with = "sample")]
     pub snapshot: Option<PathBuf>,
 

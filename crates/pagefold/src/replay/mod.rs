@@ -21,9 +21,8 @@ use pagefold_workload::{BrokenPromise, Index, Log, Shape, Stamp, WalkerKind};
 use self::args::ProtocolArg;
 pub use self::args::ReplayArgs;
 use self::hammer::{Lived, ReplayPlan};
-use self::report::{
-    FoldedReport, OwnersReport, ReplayReport, ReplayStateRow, ViolationRow, Violations, WalkerRow,
-};
+pub use self::report::ReplayReport;
+use self::report::{FoldedReport, OwnersReport, ReplayStateRow, ViolationRow, Violations, WalkerRow};
 use crate::cost::{self, Baseline, Cost, available, rematerialised};
 use crate::deliver;
 use crate::interrupt::interrupted;

@@ -4,13 +4,15 @@ use std::io::{self, Write};
 
 use comfy_table::Table;
 use pagefold_picture::amount::{Bytes, Count, Whole};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cost::{Cost, CostPart};
 use crate::table::{add, table};
 
 /// Everything a replay found. The JSON is this, with `schema` raised whenever a field changes its meaning.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "pagefold replay")]
 pub struct ReplayReport {
     pub schema: u32,
     pub origin: String,
@@ -48,7 +50,7 @@ pub struct ReplayReport {
     pub agree: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct FoldedReport {
     pub folios: u64,
     pub map_pages: u64,
@@ -58,7 +60,7 @@ pub struct FoldedReport {
     pub seconds: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ReplayStateRow {
     pub state: &'static str,
     pub pages: u64,
@@ -71,7 +73,7 @@ pub struct ReplayStateRow {
     pub pagefold_bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct WalkerRow {
     pub kind: &'static str,
     pub threads: usize,
@@ -80,7 +82,7 @@ pub struct WalkerRow {
     pub stale_per_second: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct OwnersReport {
     pub threads: usize,
     pub allocated: u64,
@@ -97,7 +99,7 @@ pub struct OwnersReport {
     pub operations_per_second: f64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct Violations {
     pub total: u64,
     /// Compare-and-swaps that landed on a folded descriptor, as walkers noticed them.
@@ -117,7 +119,7 @@ pub struct Violations {
     pub list: Vec<ViolationRow>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct ViolationRow {
     pub what: String,
     pub pfn: u64,

@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::columns::Column;
 use crate::size::{UnitArgs, parse_percent};
 use crate::survey::SurveyArgs;
 
@@ -23,7 +24,9 @@ Examples:
   pagefold report sosreport.tar.xz      what was collected elsewhere; or its directory
   cat /proc/zoneinfo | pagefold report -
   pagefold report --root /host          another root: a container that has the host's in /host
+  pagefold report -o RANGE,STATE,ZONES  memory blocks in columns, as lsmem has them
   pagefold report --fail-over 1.6%      exit code 10 if descriptors cost more than that
+  pagefold report --block 12            why can this memory block not be taken offline?
   pagefold report --json | jq .hvo.left
 ")]
 pub struct ReportArgs {
@@ -33,6 +36,28 @@ pub struct ReportArgs {
     /// List every memory block
     #[arg(long, help_heading = "Output")]
     pub blocks: bool,
+
+    /// Print only memory blocks, in these columns: as lsmem, those that are alike in one line; with --blocks every one
+    #[arg(
+        long,
+        short,
+        value_name = "COLUMNS",
+        value_enum,
+        ignore_case = true,
+        value_delimiter = ',',
+        conflicts_with_all = ["json", "block"],
+        help_heading = "Output",
+    )]
+    pub output: Vec<Column>,
+
+    /// Why can this memory block not be taken offline? What lies in it, and whose it is (as root)
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = parse_block,
+        conflicts_with_all = ["blocks", "fail_over", "no_scan"],
+    )]
+    pub block: Option<u64>,
 
     /// Exit with 10 if descriptors cost more than this part of memory
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
@@ -44,4 +69,10 @@ pub struct ReportArgs {
 
     #[command(flatten)]
     pub units: UnitArgs,
+}
+
+/// A memory block's number, or its name (`memory12`).
+fn parse_block(text: &str) -> Result<u64, String> {
+    let number = text.strip_prefix("memory").unwrap_or(text);
+    number.parse().map_err(|_| format!("'{text}' is no memory block; try 12 or memory12"))
 }

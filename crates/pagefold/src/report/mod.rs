@@ -3,7 +3,9 @@
 mod accounts;
 mod answer;
 mod args;
+pub mod block;
 mod checks;
+mod columns;
 mod costs;
 mod excess;
 mod folding;
@@ -14,7 +16,7 @@ mod went;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 pub use self::accounts::{Accounts, pools};
 pub use self::args::ReportArgs;
@@ -26,10 +28,19 @@ use crate::lines::Lines;
 use crate::survey::Survey;
 
 pub fn run(args: &ReportArgs) -> Result<ExitCode> {
+    if let Some(block) = args.block {
+        return block::run(args, block);
+    }
     let report = Report::of(&args.survey.survey()?);
     let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
+    } else if !args.output.is_empty() {
+        let Some(blocks) = &report.blocks else {
+            bail!("{} has no memory blocks to list (--output)", report.machine.origin);
+        };
+        let units = args.units.units();
+        columns::print(blocks, &args.output, args.blocks, units, &mut stdout)?;
     } else {
         print::print(&report, args.units.units(), args.blocks, &mut Lines::new(&mut stdout))?;
     }

@@ -192,6 +192,25 @@ pub struct NodeRow {
     pub hvo_savable: u64,
     /// Its page tables.
     pub page_tables: Option<Figure>,
+    /// What its memory is used for, as the kernel counts it; absent where its `meminfo` is not there.
+    pub uses: Option<NodeUses>,
+}
+
+/// What a node's memory is used for, in bytes (its `meminfo`).
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct NodeUses {
+    /// All that the buddy allocator manages (`MemTotal`).
+    pub total: u64,
+    /// Free.
+    pub free: u64,
+    /// Anonymous memory.
+    pub anonymous: u64,
+    /// Page cache, shared memory included.
+    pub page_cache: u64,
+    /// Slab.
+    pub slab: u64,
+    /// Pools of huge pages.
+    pub huge_pages: u64,
 }
 
 /// A zone.

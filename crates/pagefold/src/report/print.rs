@@ -6,7 +6,7 @@ use comfy_table::ColumnConstraint;
 use pagefold_machine::host::{Hvo, PageSizeFrom};
 use pagefold_picture::amount::{Units, Whole};
 
-use super::model::{Figure, Interval, Report, percent};
+use super::model::{Figure, Interval, NodeUses, Report, percent};
 use crate::lines::{text_width, wrap};
 use crate::table::{add, fit, table, words};
 
@@ -17,6 +17,7 @@ pub fn print(report: &Report, units: Units, each_block: bool, to: &mut impl Writ
     printer.descriptors(to)?;
     printer.savings(to)?;
     printer.went(to)?;
+    printer.nodes(to)?;
     printer.zones(to)?;
     printer.blocks(each_block, to)?;
     printer.huge_pages(to)?;
@@ -142,6 +143,48 @@ impl Printer<'_> {
             }
         }
         writeln!(to, "{}\n", fit(&mut table))
+    }
+
+    /// One line a node, where there are several.
+    fn nodes(&self, to: &mut impl Write) -> io::Result<()> {
+        let nodes = &self.report.nodes;
+        if nodes.len() < 2 || nodes.iter().all(|node| node.uses.is_none()) {
+            return Ok(());
+        }
+        let mut table = table(&[
+            "nodes",
+            "memory",
+            "free",
+            "anonymous",
+            "page cache",
+            "slab",
+            "huge pages",
+            "page tables",
+            "descriptors",
+        ]);
+        for node in nodes {
+            let use_of = |of: fn(&NodeUses) -> u64| {
+                node.uses.as_ref().map_or_else(String::new, |uses| self.show(of(uses)))
+            };
+            let page_tables =
+                node.page_tables.as_ref().map_or_else(String::new, |figure| self.show(figure.bytes));
+            add(
+                &mut table,
+                [
+                    format!("node {}", node.node),
+                    use_of(|uses| uses.total),
+                    use_of(|uses| uses.free),
+                    use_of(|uses| uses.anonymous),
+                    use_of(|uses| uses.page_cache),
+                    use_of(|uses| uses.slab),
+                    use_of(|uses| uses.huge_pages),
+                    page_tables,
+                    self.range(&node.descriptors),
+                ],
+            );
+        }
+        writeln!(to, "{}", fit(&mut table))?;
+        writeln!(to, "Counted (each node's meminfo); descriptors as above.\n")
     }
 
     fn zones(&self, to: &mut impl Write) -> io::Result<()> {

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use pagefold_machine::host::{Block, OnlineState};
+use pagefold_machine::host::{Block, Node, OnlineState};
 use pagefold_machine::{Host, PageState};
 
 use super::accounts::{Accounts, pools};
 use super::model::{
-    BlockGroup, BlockRow, BlocksReport, Figure, FolioRow, How, HugeRow, Interval, NodeRow, OfflineReport,
-    PlaceReport, StateRow, ZoneRow,
+    BlockGroup, BlockRow, BlocksReport, Figure, FolioRow, How, HugeRow, Interval, NodeRow, NodeUses,
+    OfflineReport, PlaceReport, StateRow, ZoneRow,
 };
 use crate::survey::{Pages, Survey};
 
@@ -93,9 +93,30 @@ pub fn nodes(host: &Host, accounts: &Accounts) -> Vec<NodeRow> {
             let page_tables = node.meminfo.get("PageTables");
             let page_tables = page_tables
                 .map(|bytes| Figure::counted(bytes, format!("node{}/meminfo PageTables", node.id)));
-            NodeRow { node: node.id, memory, descriptors, hvo_saved, hvo_savable: savable, page_tables }
+            NodeRow {
+                node: node.id,
+                memory,
+                descriptors,
+                hvo_saved,
+                hvo_savable: savable,
+                page_tables,
+                uses: uses(node),
+            }
         })
         .collect()
+}
+
+/// What a node's memory is used for.
+fn uses(node: &Node) -> Option<NodeUses> {
+    let get = |name: &str| node.meminfo.get(name);
+    Some(NodeUses {
+        total: get("MemTotal")?,
+        free: get("MemFree")?,
+        anonymous: get("AnonPages").unwrap_or(0),
+        page_cache: get("FilePages").unwrap_or(0),
+        slab: get("Slab").unwrap_or(0),
+        huge_pages: node.pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.bytes())),
+    })
 }
 
 fn has_memory(host: &Host, node: u32) -> bool {

@@ -19,6 +19,7 @@ use pagefold_picture::amount::Bytes;
 
 pub use self::args::RunArgs;
 use self::plan::RunPlan;
+pub use self::report::RunReport;
 use self::scenario::{Mistake, SHIPPED};
 use crate::cost::available;
 use crate::deliver;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use comfy_table::Cell;
 use pagefold_picture::amount::{Bytes, Count, Whole};
 use pagefold_workload::{BrokenPromise, Log};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::sample::Moment;
@@ -13,7 +14,8 @@ use crate::table::table;
 use crate::walkers;
 
 /// Everything a run found. The JSON is this, with `schema` raised whenever a field changes its meaning.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "pagefold run")]
 pub struct RunReport {
     pub schema: u32,
     pub scenario: String,
@@ -40,7 +42,7 @@ pub struct RunReport {
 }
 
 /// The state at the end of a step. Sizes in bytes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct StepRow {
     pub name: String,
     pub requested: u64,
@@ -73,7 +75,7 @@ pub struct StepRow {
 }
 
 /// What the walkers of one kind did.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub struct WalkedRow {
     pub kind: &'static str,
     pub threads: usize,
@@ -82,7 +84,7 @@ pub struct WalkedRow {
 }
 
 /// Promises broken: all of it must be zero.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, JsonSchema)]
 pub struct Broken {
     /// All together.
     pub total: u64,

@@ -1,9 +1,10 @@
 //! The curves: how memory and metadata change within each step.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One moment.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
 pub struct Moment {
     /// The step it lies in.
     pub step: usize,

@@ -3,7 +3,7 @@
 
 mod args;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use pagefold_machine::host::files::Files;
@@ -42,7 +42,60 @@ impl Pages {
     }
 }
 
+/// A machine, and where its pages' states are to be had.
+pub struct Subject {
+    /// A word for where it comes from.
+    pub origin: String,
+    /// What it says of itself.
+    pub host: Host,
+    /// Where states of pages are.
+    pub pages: PagesAt,
+}
+
+/// Where states of pages are.
+pub enum PagesAt {
+    /// In memory: of a snapshot.
+    Machine(Machine),
+    /// In files of `/proc` below this.
+    Root(PathBuf),
+    /// Nowhere: only small files were collected.
+    Nowhere,
+}
+
 impl SurveyArgs {
+    /// The machine, of which no page is looked at yet.
+    ///
+    /// # Errors
+    /// As [`survey`](Self::survey).
+    pub fn subject(&self) -> Result<Subject> {
+        let machine = |machine: Machine, origin: String| Subject {
+            origin,
+            host: Host::of(&machine),
+            pages: PagesAt::Machine(machine),
+        };
+        if let Some(path) = &self.file {
+            let origin = input::origin(path);
+            return match input::read(path)? {
+                Input::Machine(found) => Ok(machine(found, origin)),
+                Input::Files(files) => {
+                    let host = says_something(Host::of_files(Files::of(files)), &origin)?;
+                    Ok(Subject { origin, host, pages: PagesAt::Nowhere })
+                }
+                Input::Root(root) => {
+                    let host = says_something(Host::read(&root), &origin)?;
+                    Ok(Subject { origin, host, pages: PagesAt::Root(root) })
+                }
+            };
+        }
+        if self.sample {
+            let found = Source::Sample.read()?;
+            return Ok(machine(found.machine, found.origin));
+        }
+        let Survey { origin, host, .. } = Self { scan: false, no_scan: true, ..self.clone() }.survey()?;
+        let root = self.root.clone().unwrap_or_else(|| PathBuf::from("/"));
+        Ok(Subject { origin, host, pages: PagesAt::Root(root) })
+    }
+
     /// Looks at the machine.
     ///
     /// # Errors
@@ -122,7 +175,8 @@ impl SurveyArgs {
     }
 }
 
-fn chain(error: &pagefold_machine::live::LiveError) -> String {
+/// An error with its causes.
+pub fn chain(error: &pagefold_machine::live::LiveError) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

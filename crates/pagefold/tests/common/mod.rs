@@ -5,6 +5,7 @@
 pub mod machines;
 pub mod pty;
 pub mod roots;
+pub mod schemas;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
