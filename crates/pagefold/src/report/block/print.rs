@@ -63,8 +63,8 @@ pub fn print(answer: &BlockAnswer, units: Units, to: &mut impl Write) -> io::Res
     if !answer.mapped.is_empty() {
         writeln!(to, "Counted from /proc/*/pagemap; a page that several have mapped counts for each.\n")?;
     }
-    if let Some(pages) = answer.unmapped {
-        writeln!(to, "No process has {} pages of what can move mapped.\n", Whole(pages))?;
+    if let Some(pages) = answer.unmapped.filter(|&pages| pages > 0) {
+        writeln!(to, "Of what can move, no process has these pages mapped: {}.\n", Whole(pages))?;
     }
     if !answer.not_found.is_empty() {
         writeln!(to, "Not found out:")?;
