@@ -48,7 +48,7 @@ fn sizes_come_from_stdin_and_the_control_socket_and_the_log_says_what_the_guest_
     assert!(device.said("PLUG 0x100000000 +32 blocks: ACK"));
     // What is wrong is one line, and changes nothing.
     for (words, why) in [
-        (&["resize", "1K"][..], "no multiple of the device block"),
+        (&["resize", "1K"][..], "not a multiple of the device block"),
         (&["resize", "1T"], "more than the device's region"),
         (&["resize", "many"], "many"),
         (&["dance"], "there are: resize SIZE"),
