@@ -80,7 +80,10 @@ pub fn read_root(root: &Path, note: &str) -> Result<Machine, LiveError> {
         return live::read_from(root, note, &progress);
     }
     std::thread::scope(|scope| {
-        let reader = scope.spawn(|| live::read_from(root, note, &progress));
+        let reader =
+            std::thread::Builder::new().spawn_scoped(scope, || live::read_from(root, note, &progress));
+        // Without a thread for the bar there is none.
+        let Ok(reader) = reader else { return live::read_from(root, note, &progress) };
         let bar = bar("reading pages");
         while !reader.is_finished() {
             let (done, total) = progress.get();

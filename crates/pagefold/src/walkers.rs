@@ -1,10 +1,10 @@
 //! Walkers on real threads, from beginning to end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::ScopedJoinHandle;
+use std::thread::{Builder, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use pagefold_engine::Platform;
 use pagefold_workload::{Index, Log, Stamp, WalkerCounts, WalkerKind, WalkerTask};
 
@@ -39,6 +39,20 @@ pub fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of the workload failed")))
 }
 
+/// Starts a thread of the workload, in the background of `scope`.
+///
+/// # Errors
+/// The system has no thread for it.
+pub fn spawn<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    let thread = Builder::new().spawn_scoped(scope, work);
+    thread.context(
+        "no thread for a walker or an owner: ask for fewer, or raise the limit (ulimit -u, ulimit -v)",
+    )
+}
+
 /// Runs `act` while walkers of these kinds walk, a thread each, which begins with `enlist`. Returns what `act` returns,
 /// and what they did.
 pub fn with_walkers<P: Platform<Owner = Stamp>, T>(
@@ -58,7 +72,7 @@ pub fn with_walkers<P: Platform<Owner = Stamp>, T>(
             .zip(0u64..)
             .map(|(&kind, number)| {
                 let (stop, enlist) = (&stop, &enlist);
-                scope.spawn(move || -> Result<WalkerCounts> {
+                spawn(scope, move || {
                     enlist(kind);
                     let seed = seed.wrapping_mul(31).wrapping_add(number);
                     let mut task = WalkerTask::new(kind, index, log, seed)?;
@@ -68,7 +82,7 @@ pub fn with_walkers<P: Platform<Owner = Stamp>, T>(
                     Ok(task.counts())
                 })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         let done = act()?;
         drop(stopper);
         let mut walked: Vec<Walked> = Vec::new();

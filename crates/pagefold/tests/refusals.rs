@@ -181,6 +181,11 @@ fn without_membarrier_fences_stand_in() {
 }
 
 #[test]
+fn without_threads_no_workload_begins() {
+    refused(&without(libc::SYS_clone3, None, libc::EAGAIN, &SHORT), "no thread for a walker or an owner");
+}
+
+#[test]
 fn without_process_madvise_folds_go_one_by_one() {
     degraded(&without(libc::SYS_process_madvise, None, libc::ENOSYS, &SHORT), "process_madvise");
     // An older kernel has the call, but not for this advice.

@@ -9,7 +9,7 @@ use pagefold_engine::{Engine, FoldReport, Folio, Frozen, Platform, RawFolio};
 use pagefold_workload::{Index, Log, OwnerCounts, OwnerTask, Shape, Stamp, WalkerKind};
 
 use crate::source::bar;
-use crate::walkers::{StopOnDrop, Walk, join, with_walkers};
+use crate::walkers::{StopOnDrop, Walk, join, spawn, with_walkers};
 
 /// How many threads do what, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,7 @@ fn own<P: Platform<Owner = Stamp>>(
         let owners: Vec<_> = (0..plan.owners)
             .map(|number| {
                 let stop = &stop;
-                scope.spawn(move || -> Result<OwnerCounts> {
+                spawn(scope, move || {
                     enlist(format!("owner {number}"));
                     let seed = plan.seed.wrapping_mul(1009).wrapping_add(number as u64);
                     let mut task = OwnerTask::new(index, number, plan.shape, seed)?;
@@ -96,7 +96,7 @@ fn own<P: Platform<Owner = Stamp>>(
                     Ok(task.counts())
                 })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         wait(plan.seconds, interrupted);
         drop(stopper);
         let mut counts = OwnerCounts::default();
