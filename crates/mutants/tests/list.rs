@@ -23,9 +23,32 @@ fn the_list_is_as_wide_as_it_says() {
     let mutants = list::read(&workspace()).unwrap();
     assert!(mutants.len() >= 200, "{} mutants", mutants.len());
     let files: BTreeSet<_> = mutants.iter().map(|mutant| mutant.file.as_path()).collect();
-    for file in
-        ["rcu", "map", "class", "folio", "fold", "marks", "frames/mod", "frames/lanes", "frames/isolate"]
-    {
+    let subjects = [
+        "rcu/mod",
+        "rcu/reader",
+        "rcu/deferred",
+        "map/mod",
+        "map/walk",
+        "map/folio",
+        "map/offline",
+        "protocol/classes",
+        "protocol/uniform",
+        "walk",
+        "folio",
+        "fold",
+        "free",
+        "poison",
+        "marks",
+        "frames/mod",
+        "frames/small",
+        "frames/whole",
+        "frames/claim",
+        "frames/lanes",
+        "frames/isolate",
+        "hotplug/steps",
+        "hotplug/withdraw",
+    ];
+    for file in subjects {
         let path = format!("crates/engine/src/{file}.rs");
         assert!(files.contains(std::path::Path::new(&path)), "no mutant of {path}");
     }

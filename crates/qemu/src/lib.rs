@@ -8,10 +8,10 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use pagefold_qemu::{Builder, Exit, GIB, MIB, VirtioMem};
+//! use pagefold_qemu::{QemuBuilder, Exit, GIB, MIB, VirtioMem};
 //!
 //! # fn main() -> Result<(), pagefold_qemu::Error> {
-//! let mut qemu = Builder::new()
+//! let mut qemu = QemuBuilder::new()
 //!     .kernel("guest/kernel")
 //!     .memory(64 * MIB)
 //!     .cpus(4)

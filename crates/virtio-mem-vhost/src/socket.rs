@@ -102,7 +102,7 @@ mod tests {
         drop(Socket::new(&path).unwrap());
         fs::write(&path, "").unwrap();
         let error = Socket::new(&path).unwrap_err().to_string();
-        assert!(error.contains("no socket"), "{error}");
+        assert!(error.contains("not a socket"), "{error}");
         assert!(path.exists());
         assert!(matches!(Socket::new(dir.path().join("a/b")), Err(SocketError::System { .. })));
     }
