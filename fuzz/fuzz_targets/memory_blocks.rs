@@ -6,5 +6,5 @@ use libfuzzer_sys::fuzz_target;
 use pagefold_machine::host::blocks;
 
 fuzz_target!(|text: &str| {
-    let _ = (blocks::parse_block_size(text), blocks::BlockState::parse(text), blocks::parse_zone(text));
+    let _ = (blocks::parse_block_size(text), blocks::OnlineState::parse(text), blocks::parse_zone(text));
 });
