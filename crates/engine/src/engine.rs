@@ -7,7 +7,7 @@
 use core::fmt;
 
 use crate::frames::Frames;
-use crate::geometry::{MAX_PAGES, PAGES_PER_SECTION, Pfn};
+use crate::geometry::{MAX_PAGES, Pfn, pages_of_machine};
 use crate::map::{Layout, MemoryMap};
 use crate::marks::Marks;
 use crate::platform::Mapping;
@@ -143,12 +143,12 @@ impl<P: Platform> Engine<P> {
         let map = MemoryMap::new(descriptors, classes, marks, config.layout);
         let records = Records::new(table(&reserve, TableKind::Blocks, pages)?);
         let zones = [
-            Frames::tables(
+            Frames::new(
                 table(&reserve, TableKind::Rows, pages)?,
                 table(&reserve, TableKind::Lanes, pages)?,
                 table(&reserve, TableKind::Trees, pages)?,
             ),
-            Frames::tables(
+            Frames::new(
                 table(&reserve, TableKind::MovableRows, pages)?,
                 table(&reserve, TableKind::MovableLanes, pages)?,
                 table(&reserve, TableKind::MovableTrees, pages)?,
@@ -253,11 +253,6 @@ impl<P: Platform> fmt::Debug for Engine<P> {
             .field("materialised_map_pages", &self.materialised_map_pages())
             .finish_non_exhaustive()
     }
-}
-
-/// `pages`, rounded up to whole sections; `None` if page numbers have too few bits for them.
-pub(crate) fn pages_of_machine(pages: u64) -> Option<u64> {
-    pages.checked_next_multiple_of(PAGES_PER_SECTION).filter(|&pages| pages <= MAX_PAGES)
 }
 
 /// A table of a machine of `pages` pages.

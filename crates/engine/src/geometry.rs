@@ -49,6 +49,14 @@ pub const MIN_FOLD_ORDER: u32 = MAP_PAGE_ORDER + 1;
 /// Page numbers must fit here: 52 bits of physical address.
 pub const MAX_PAGES: u64 = 1 << (52 - PAGE_SHIFT);
 
+/// The pages of a machine whose page numbers end at `pages`: whole sections. `None` if page numbers have too few bits.
+pub(crate) const fn pages_of_machine(pages: u64) -> Option<u64> {
+    match pages.checked_next_multiple_of(PAGES_PER_SECTION) {
+        Some(pages) if pages <= MAX_PAGES => Some(pages),
+        _ => None,
+    }
+}
+
 /// A page frame number: physical address divided by 4 KiB. It may be stale or point at nothing; it is only a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pfn(pub u64);

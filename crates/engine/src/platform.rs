@@ -6,8 +6,8 @@ use core::ptr::NonNull;
 use zerocopy::FromZeros;
 
 use crate::geometry::{
-    AREA_ORDER, DESCRIPTOR_SIZE, MAP_PAGE_ORDER, MAX_PAGES, PAGE_SIZE, PAGES_PER_SECTION, REGION_ORDER,
-    ROW_ORDER, SECTION_ORDER, TREE_ORDER,
+    AREA_ORDER, DESCRIPTOR_SIZE, MAP_PAGE_ORDER, PAGE_SIZE, REGION_ORDER, ROW_ORDER, SECTION_ORDER,
+    TREE_ORDER, pages_of_machine,
 };
 use crate::heap::OutOfMemory;
 use crate::protocol::Protocol;
@@ -67,10 +67,7 @@ impl TableKind {
     /// Bytes of address space that the table takes on a machine of `pages` pages: what [`Platform::reserve`] will be asked
     /// for. Whole pages of 4 KiB. `None` if that is more than page numbers have bits for.
     pub const fn bytes(self, pages: u64) -> Option<u64> {
-        let Some(pages) = pages.checked_next_multiple_of(PAGES_PER_SECTION) else { return None };
-        if pages > MAX_PAGES {
-            return None;
-        }
+        let Some(pages) = pages_of_machine(pages) else { return None };
         (self.entries(pages) * self.entry_bytes()).checked_next_multiple_of(PAGE_SIZE)
     }
 

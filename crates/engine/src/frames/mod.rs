@@ -66,7 +66,12 @@ pub(crate) struct Frames<M> {
 }
 
 impl<M: Mapping> Frames<M> {
-    pub(crate) fn new(rows: Table<AtomicU64, M>, lanes: Lanes<M>) -> Self {
+    pub(crate) fn new(
+        rows: Table<AtomicU64, M>,
+        words: Table<AtomicU64, M>,
+        trees: Table<crate::sync::AtomicU32, M>,
+    ) -> Self {
+        let lanes = Lanes::new(words, trees);
         let trees = lanes.trees().max(1);
         let slot = |index: usize| {
             // Spread the CPUs over the trees, so that they do not meet in one.
@@ -75,14 +80,6 @@ impl<M: Mapping> Frames<M> {
         };
         let moves = [AtomicU64::new(0), AtomicU64::new(0)];
         Self { rows, lanes, slots: core::array::from_fn(slot), moves }
-    }
-
-    pub(crate) fn tables(
-        rows: Table<AtomicU64, M>,
-        words: Table<AtomicU64, M>,
-        trees: Table<crate::sync::AtomicU32, M>,
-    ) -> Self {
-        Self::new(rows, Lanes::new(words, trees))
     }
 
     pub(crate) fn mappings(&self) -> [&M; 3] {

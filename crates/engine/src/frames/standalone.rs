@@ -5,8 +5,9 @@ use core::ops::Range;
 
 use super::Frames;
 use super::error::{AllocError, FreeError, NotOwned};
-use crate::engine::{NewError, pages_of_machine, table};
-use crate::geometry::{AREA_ORDER, Order, Pfn, Row};
+use super::lanes::{FREE, WHOLE};
+use crate::engine::{NewError, table};
+use crate::geometry::{AREA_ORDER, Order, Pfn, Row, pages_of_machine};
 use crate::online::AddError;
 use crate::platform::{Mapping, TableKind};
 use crate::sync::{AtomicBool, Ordering, spin_loop};
@@ -62,7 +63,7 @@ impl<M: Mapping> FrameAllocator<M> {
     pub fn new<E>(pages: u64, reserve: impl Fn(TableKind, u64) -> Result<M, E>) -> Result<Self, NewError<E>> {
         let pages = pages_of_machine(pages).ok_or(NewError::TooLarge)?;
         let [rows, lanes, trees] = Self::TABLES;
-        let frames = Frames::tables(
+        let frames = Frames::new(
             table(&reserve, rows, pages)?,
             table(&reserve, lanes, pages)?,
             table(&reserve, trees, pages)?,
@@ -156,15 +157,20 @@ impl<M: Mapping> FrameAllocator<M> {
             return Err(FreeError::Absent);
         }
         if order.get() < AREA_ORDER {
-            // Rows mean nothing in a free area, and in one that was taken whole.
-            if self.frames.is_free_area(pfn) {
-                return Err(FreeError::Free);
-            }
-            if self.frames.is_whole(pfn) {
-                self.split(pfn);
-            }
+            return self.free_small(pfn, order).map_err(|NotOwned| FreeError::Free);
         }
         self.frames.free(pfn, order).or_else(|NotOwned| self.free_run(pfn.0..pfn.0 + order.pages()))
+    }
+
+    /// Gives a block below an area back. Rows mean nothing in an area that is free, and in one that was taken whole.
+    #[inline]
+    fn free_small(&self, pfn: Pfn, order: Order) -> Result<(), NotOwned> {
+        match self.frames.area_state(pfn) {
+            FREE => return Err(NotOwned),
+            WHOLE => self.split(pfn),
+            _ => {}
+        }
+        self.frames.free(pfn, order)
     }
 
     /// Gives adjacent pages back, which may be any part of what was taken, however it was taken. It allocates nothing.
@@ -179,10 +185,7 @@ impl<M: Mapping> FrameAllocator<M> {
             if order == Order::AREA {
                 self.frames.free_area(pfn);
             } else {
-                if self.frames.is_whole(pfn) {
-                    self.split(pfn);
-                }
-                let given = self.frames.free(pfn, order);
+                let given = self.free_small(pfn, order);
                 debug_assert!(given.is_ok(), "{pfn} is given back twice at once");
             }
             next += order.pages();
@@ -209,7 +212,7 @@ impl<M: Mapping> FrameAllocator<M> {
         while self.splitting.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             spin_loop();
         }
-        if self.frames.is_whole(pfn) {
+        if self.frames.area_state(pfn) == WHOLE {
             self.frames.split_whole(pfn.head(Order::AREA), Order::AREA);
         }
         self.splitting.store(false, Ordering::Release);

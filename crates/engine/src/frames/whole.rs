@@ -1,7 +1,7 @@
 //! Blocks of an area (2 MiB) and more: runs of lanes.
 
 use super::error::{AllocError, NotOwned};
-use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state};
+use super::lanes::{ABSENT, Area, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state};
 use super::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
@@ -9,16 +9,10 @@ use crate::platform::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
-    /// Whether the area of `pfn` is free as a whole.
+    /// The state of the area that `pfn` lies in.
     #[inline]
-    pub(super) fn is_free_area(&self, pfn: Pfn) -> bool {
-        state(self.lanes.get(Area(pfn.0 >> AREA_ORDER))) == FREE
-    }
-
-    /// Whether the area of `pfn` was taken whole.
-    #[inline]
-    pub(super) fn is_whole(&self, pfn: Pfn) -> bool {
-        state(self.lanes.get(Area(pfn.0 >> AREA_ORDER))) == WHOLE
+    pub(super) fn area_state(&self, pfn: Pfn) -> u8 {
+        state(self.lanes.get(Area(pfn.0 >> AREA_ORDER)))
     }
 
     pub(super) fn alloc_whole(&self, order: Order, slot: &CpuSlot) -> Result<Pfn, AllocError> {
