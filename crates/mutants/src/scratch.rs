@@ -55,6 +55,9 @@ impl Scratch {
             files_below(root, Path::new(folder), &mut there)?;
             for stale in there.difference(&wanted) {
                 fs::remove_file(root.join(stale))?;
+                // Cargo takes a directory without files for a package. One that has files stays: it cannot be removed.
+                let folders = stale.ancestors().skip(1).filter(|folder| *folder != Path::new(""));
+                folders.take_while(|folder| fs::remove_dir(root.join(folder)).is_ok()).for_each(drop);
             }
         }
         let scratch = Self { source: source.to_owned(), root: root.to_owned() };
@@ -160,6 +163,20 @@ mod tests {
              breaks = 'b'\nequivalent = 'e'"
         );
         crate::list::parse(&text).unwrap().remove(0)
+    }
+
+    #[test]
+    fn a_package_that_is_gone_leaves_no_folder_in_the_copy() {
+        let (source, copy) = (workspace(), tempfile::tempdir().unwrap());
+        let package = source.path().join("crates/gone");
+        fs::create_dir_all(package.join("src")).unwrap();
+        fs::write(package.join("src/lib.rs"), "").unwrap();
+        Scratch::new(source.path(), copy.path()).unwrap();
+        assert!(copy.path().join("crates/gone/src/lib.rs").exists());
+        fs::remove_dir_all(&package).unwrap();
+        Scratch::new(source.path(), copy.path()).unwrap();
+        assert!(!copy.path().join("crates/gone").exists());
+        assert!(copy.path().join("crates/a/src/lib.rs").exists());
     }
 
     #[test]
