@@ -84,7 +84,7 @@ fn process(dir: &Path, page: u64, found: &mut Mapped) -> io::Result<BTreeMap<Str
             found.left_out += 1;
             continue;
         }
-        let mut at = first;
+        let (mut at, mut held) = (first, 0u64);
         while at < end {
             let wanted = words.len().min((end - at) as usize);
             let read = pagemap.read_at(bytemuck::cast_slice_mut(&mut words[..wanted]), at * 8)? / 8;
@@ -95,10 +95,13 @@ fn process(dir: &Path, page: u64, found: &mut Mapped) -> io::Result<BTreeMap<Str
                 let pfn = word & PFN;
                 if word & PRESENT != 0 && found.pages.range().contains(&pfn) {
                     found.pages.add(pfn);
-                    *counts.entry(area.name.clone()).or_default() += 1;
+                    held += 1;
                 }
             }
             at += read as u64;
+        }
+        if held > 0 {
+            *counts.entry(area.name).or_default() += held;
         }
     }
     Ok(counts)
