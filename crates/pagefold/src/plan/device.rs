@@ -80,6 +80,14 @@ impl Lies {
             Lies::Device => "the device",
         }
     }
+
+    /// The way to bring memory online that puts descriptors there.
+    pub const fn online(self) -> &'static str {
+        match self {
+            Lies::Ram => KMEM_RAM,
+            Lies::Device => KMEM_DEVICE,
+        }
+    }
 }
 
 /// A way to use a device's memory.
@@ -188,10 +196,6 @@ fn of(guest: &PlannedGuest, device: Device, set: Option<bool>, node: Option<u32>
         (None, _) => (Lies::Ram, "memmap_on_memory of the kernel is not on"),
     };
     let ways = ways(guest, &device, full, &online, on_memory);
-    let as_set = match lies {
-        Lies::Ram => KMEM_RAM,
-        Lies::Device => KMEM_DEVICE,
-    };
     DeviceAnswer {
         schema: 1,
         origin: guest.origin.clone(),
@@ -207,7 +211,7 @@ fn of(guest: &PlannedGuest, device: Device, set: Option<bool>, node: Option<u32>
         page_tables: online.page_tables.clone(),
         lies,
         lies_from: lies_from.into(),
-        works: ways.iter().any(|way| way.name == as_set && way.works),
+        works: ways.iter().any(|way| way.name == lies.online() && way.works),
         warnings: online.warnings.clone(),
         ways,
         online,

@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use super::device::{DeviceAnswer, Lies};
+use super::device::{DeviceAnswer, DeviceWay, Lies};
 use super::hotplug_print::warn;
-use super::print::{abilities, range};
+use super::print::{abilities, range, told};
 use crate::lines::{text_width, wrap};
 use crate::table::{add, fit, table, words};
 use pagefold_picture::amount::Units;
@@ -16,18 +16,14 @@ pub fn print(answer: &DeviceAnswer, units: Units, to: &mut impl Write) -> io::Re
     writeln!(
         to,
         "device    {name}: {}, {node}; memory blocks of {}\n\
-         machine   {}: {} free in kernel zones ({}: {})\n          {} must stay ({}: {})\n\
+         machine   {}: {}\n          {}\n\
          goes to   {} ({}), if it is brought online\n\
          later     {} of page tables, if all that goes to ZONE_MOVABLE is mapped\n",
         units.words(answer.size),
         units.size(answer.block),
         answer.origin,
-        units.words(answer.free.bytes),
-        answer.free.how.name(),
-        answer.free.from,
-        units.words(answer.reserve.bytes),
-        answer.reserve.how.name(),
-        answer.reserve.from,
+        told(&answer.free, "free in kernel zones", units),
+        told(&answer.reserve, "must stay", units),
         answer.zone,
         answer.zone_from,
         units.words(answer.page_tables.bytes),
@@ -62,9 +58,13 @@ pub fn print(answer: &DeviceAnswer, units: Units, to: &mut impl Write) -> io::Re
     Ok(())
 }
 
+fn way_online(answer: &DeviceAnswer, lies: Lies) -> Option<&DeviceWay> {
+    answer.ways.iter().find(|way| way.name == lies.online())
+}
+
 fn verdict(answer: &DeviceAnswer, units: Units) -> String {
     let device = answer.device.as_deref().unwrap_or("the device");
-    let way = answer.ways.iter().find(|way| way.lies == answer.lies && way.name.starts_with("online"));
+    let way = way_online(answer, answer.lies);
     let (ram, usable) = way.map_or((0, 0), |way| (way.ram.max, way.usable));
     let size = units.words(answer.size);
     let place = answer.lies.name();
@@ -87,8 +87,7 @@ fn verdict(answer: &DeviceAnswer, units: Units) -> String {
             format!(" Even so it takes {} of RAM, which is more than can be taken.", units.words(ram))
         }
     });
-    if let Some(other) =
-        answer.ways.iter().find(|way| way.name.starts_with("online") && way.lies == Lies::Device)
+    if let Some(other) = way_online(answer, Lies::Device)
         && answer.lies == Lies::Ram
         && other.works
     {

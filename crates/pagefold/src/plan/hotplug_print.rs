@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use pagefold_picture::amount::{Units, Whole};
 
 use super::hotplug::{HotplugAnswer, Warning};
-use super::print::abilities;
+use super::print::{abilities, told};
 use crate::lines::{text_width, wrap};
 use crate::report::model::How;
 use crate::table::{add, fit, table, words};
@@ -14,16 +14,12 @@ pub fn print(answer: &HotplugAnswer, units: Units, to: &mut impl Write) -> io::R
     writeln!(to, "{}\n", wrap(&verdict(answer, units), text_width()))?;
     writeln!(
         to,
-        "guest     {}: {} in kernel zones, {} in ZONE_MOVABLE\n          {} free ({}: {})\n          {} must stay ({}: {})",
+        "guest     {}: {} in kernel zones, {} in ZONE_MOVABLE\n          {}\n          {}",
         answer.origin,
         units.words(answer.memory),
         units.words(answer.movable),
-        units.words(answer.free.bytes),
-        answer.free.how.name(),
-        answer.free.from,
-        units.words(answer.reserve.bytes),
-        answer.reserve.how.name(),
-        answer.reserve.from,
+        told(&answer.free, "free", units),
+        told(&answer.reserve, "must stay", units),
     )?;
     writeln!(
         to,

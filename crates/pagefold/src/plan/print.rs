@@ -9,8 +9,7 @@ use super::kernel::KernelReport;
 use super::model::Plan;
 use super::whatif::{Alternative, Availability, MEMDESC_OBJECT};
 use crate::lines::{text_width, width, wrap};
-use crate::report::model::Interval;
-use crate::report::model::percent;
+use crate::report::model::{Figure, Interval, percent};
 use crate::table::{add, fit, table, words};
 
 /// Columns that the whole table takes.
@@ -69,6 +68,11 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
     }
     writeln!(to)?;
     blocks(plan, units, to)
+}
+
+/// An amount, what it is, how it is known, and from what.
+pub fn told(figure: &Figure, what: &str, units: Units) -> String {
+    format!("{} {what} ({}: {})", units.words(figure.bytes), figure.how.name(), figure.from)
 }
 
 /// What a kernel that was asked for can do.

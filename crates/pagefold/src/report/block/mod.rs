@@ -182,7 +182,7 @@ fn of_extents(answer: &mut BlockAnswer, extents: &[Extent], pages: Range<u64>, p
     for extent in extents {
         let can_move = can_move(extent);
         let row = sums.entry((extent.state, can_move as u8)).or_insert(StateInBlock {
-            state: extent.state.name(),
+            state: extent.state,
             pages: 0,
             memory: 0,
             can_move,
@@ -224,11 +224,7 @@ fn owners(answer: &mut BlockAnswer, subject: &Subject, pages: Range<u64>, page: 
         return;
     };
     let in_use: u64 = (answer.states.iter())
-        .filter(|row| {
-            [PageState::Anon, PageState::File, PageState::Hugetlb]
-                .iter()
-                .any(|state| state.name() == row.state)
-        })
+        .filter(|row| matches!(row.state, PageState::Anon | PageState::File | PageState::Hugetlb))
         .map(|row| row.pages)
         .sum();
     if in_use > 0 {
@@ -281,26 +277,30 @@ fn judge(answer: &mut BlockAnswer, known: Option<&Block>) {
     for row in answer.states.iter().filter(|row| row.can_move == Has::No) {
         let pages = row.pages;
         reasons.push(match row.state {
-            "no memory" => format!("It has a hole of {pages} pages: Linux takes no block with holes offline."),
-            "reserved" => format!(
+            PageState::NoPage => format!("It has a hole of {pages} pages: Linux takes no block with holes offline."),
+            PageState::Reserved => format!(
                 "{pages} pages were reserved at boot (firmware, the kernel's image, descriptors): they never move."
             ),
-            "other kernel" => format!(
+            PageState::Kernel => format!(
                 "{pages} pages are the kernel's own, or on a per-CPU list of free pages; only the latter can go."
             ),
-            "page tables" => format!("{pages} pages are page tables: they do not move."),
-            state => format!("{pages} pages are {state}: they do not move; some of it can be reclaimed."),
+            PageState::PageTable => format!("{pages} pages are page tables: they do not move."),
+            state => {
+                format!("{pages} pages are {}: they do not move; some of it can be reclaimed.", state.name())
+            }
         });
         can = Has::No;
     }
     for row in answer.states.iter().filter(|row| row.can_move == Has::Unknown) {
         let pages = row.pages;
         reasons.push(match row.state {
-            "offline" => format!("{pages} pages are offline already: the driver that took them decides."),
-            "hugetlb" => {
+            PageState::Offline => {
+                format!("{pages} pages are offline already: the driver that took them decides.")
+            }
+            PageState::Hugetlb => {
                 format!("{pages} pages are of 1 GiB huge pages: each has to find another 1 GiB in one piece.")
             }
-            state => format!("Of {pages} pages ({state}) it is not known."),
+            state => format!("Of {pages} pages ({}) it is not known.", state.name()),
         });
         can = if can == Has::No { Has::No } else { Has::Unknown };
     }

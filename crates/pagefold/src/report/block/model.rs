@@ -1,9 +1,10 @@
 //! What lies in a memory block, as data.
 
+use pagefold_machine::PageState;
 use pagefold_machine::host::OnlineState;
 use pagefold_machine::kernel::Has;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
@@ -56,13 +57,19 @@ pub struct BlockAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct StateInBlock {
     /// The state.
-    pub state: &'static str,
+    #[serde(serialize_with = "name")]
+    #[schemars(with = "String")]
+    pub state: PageState,
     /// How many.
     pub pages: u64,
     /// Bytes of memory.
     pub memory: u64,
     /// Whether such pages can move, or need not.
     pub can_move: Has,
+}
+
+fn name<S: Serializer>(state: &PageState, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(state.name())
 }
 
 /// A range of pages that cannot move.

@@ -41,7 +41,7 @@ pub fn print(answer: &BlockAnswer, units: Units, to: &mut impl Write) -> io::Res
             let can = row.can_move.name();
             add(
                 &mut table,
-                [row.state.into(), Whole(row.pages).to_string(), units.show(row.memory), can.into()],
+                [row.state.name().into(), Whole(row.pages).to_string(), units.show(row.memory), can.into()],
             );
         }
         writeln!(to, "{}\nCounted from page flags.\n", fit(&mut table))?;
