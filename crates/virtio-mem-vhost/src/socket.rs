@@ -44,7 +44,7 @@ impl Socket {
         let system = |source| SocketError::System { path: path.clone(), source };
         match fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => return Err(SocketError::NoSocket(path)),
-            // Asked by a socket of another kind: whoever listens is not connected to. A device that waits for its only VMM
+            // Asked by a socket of another kind, which does not connect to the process that listens. A device that waits for its only VMM
             // would take a connection for that, and end when it is gone.
             Ok(_) => match UnixDatagram::unbound().and_then(|probe| probe.connect(&path)) {
                 Ok(()) => return Err(SocketError::InUse(path)),
