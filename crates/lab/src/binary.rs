@@ -30,6 +30,14 @@ pub fn static_pin() -> Result<PathBuf> {
     build(&["--package", "pagefold-lab", "--bin", "lab-pin"], STATIC, "lab-pin")
 }
 
+/// As [`static_pagefold`], the program that starts another kernel in a guest (`src/bin/lab-kexec.rs`).
+///
+/// # Errors
+/// It does not build.
+pub fn static_kexec() -> Result<PathBuf> {
+    build(&["--package", "pagefold-lab", "--bin", "lab-kexec"], STATIC, "lab-kexec")
+}
+
 /// As [`static_pagefold`], the plugin for [`VmBuilder::count_instructions`](crate::VmBuilder::count_instructions).
 ///
 /// # Errors

@@ -32,7 +32,7 @@ mod kernel;
 mod machine;
 pub mod our_device;
 
-pub use binary::{counting_plugin, newer_counting_plugin, static_pagefold, static_pin};
+pub use binary::{counting_plugin, newer_counting_plugin, static_kexec, static_pagefold, static_pin};
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
 pub use machine::{Vm, VmBuilder};

@@ -11,6 +11,7 @@ use pagefold_qemu::{Qemu, Qmp, VirtioMem};
 use rustix::fs::MemfdFlags;
 
 use crate::agent::{self, Agent, Output};
+use crate::binary::static_kexec;
 use crate::initramfs;
 use crate::kernel::Kernel;
 
@@ -104,6 +105,25 @@ impl VmBuilder {
         self
     }
 
+    /// The initial RAM disk of a machine with this kernel, with more files.
+    fn write_disk(&self, kernel: &Kernel, to: &File, files: &[(String, PathBuf)]) -> Result<()> {
+        // These two make a machine reachable; the third is what we are after.
+        let modules = kernel.modules(&["virtio_pci", "virtio_console", "virtio_mem"])?;
+        initramfs::write(BufWriter::new(to), &self.busybox, &modules, files)
+    }
+
+    /// Has the guest be able to start its kernel anew without a reset of the machine: `lab-kexec /kernel /disk`.
+    ///
+    /// # Errors
+    /// The program does not build, or `dir`, where a file goes that is read when the machine boots, cannot be written.
+    pub fn with_kexec(self, dir: &Path) -> Result<Self> {
+        let kernel = self.kernel.as_ref().context("a machine needs a kernel")?;
+        let disk = dir.join("disk");
+        self.write_disk(kernel, &File::create(&disk)?, &[])?;
+        let image = kernel.image();
+        Ok(self.file("/bin/lab-kexec", static_kexec()?).file("/kernel", image).file("/disk", disk))
+    }
+
     /// Boots it; it is up when this returns.
     ///
     /// # Errors
@@ -113,9 +133,7 @@ impl VmBuilder {
         // In memory: nothing is left behind, however this ends.
         let disk = rustix::fs::memfd_create("initramfs", MemfdFlags::CLOEXEC);
         let disk = File::from(disk.context("no memory for an initial RAM disk")?);
-        // These two make a machine reachable; the third is what we are after.
-        let modules = kernel.modules(&["virtio_pci", "virtio_console", "virtio_mem"])?;
-        initramfs::write(BufWriter::new(&disk), &self.busybox, &modules, &self.files)?;
+        self.write_disk(kernel, &disk, &self.files)?;
 
         // Panics end the machine; the console says little besides.
         let command_line = format!("console={} panic=-1 loglevel=4{}", self.console, self.command_line);

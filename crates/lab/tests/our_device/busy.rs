@@ -24,7 +24,7 @@ pub fn random_sizes(kernel: &Kernel) {
     let mut least = 256 * MIB;
     if !kernel.is_arm64() {
         // A page in each of the first two memory blocks.
-        let start = driven.backend.status().addr;
+        let start = driven.backend().status().addr;
         let pin = format!(
             "lab-pin {start:x} {:x} {:x} >/tmp/pinned 2>&1 & until [ -s /tmp/pinned ]; do sleep 0.1; done; cat /tmp/pinned",
             start + 256 * MIB,
@@ -50,7 +50,7 @@ pub fn random_sizes(kernel: &Kernel) {
     driven.machine.run("rm /mnt/file; killall lab-pin 2>/dev/null; true").unwrap();
     driven.resize(0).unwrap();
     driven.agree().unwrap();
-    assert_eq!(driven.backend.status().resident, 0);
+    assert_eq!(driven.backend().status().resident, 0);
     let stats = driven.stats();
     assert_eq!((stats.plug.errors, stats.unplug.errors, stats.invalid), (0, 0, 0), "{stats:?}");
 }

@@ -23,7 +23,7 @@ pub fn rebind(kernel: &Kernel) {
     driven.machine.run(&format!("echo {name} >{driver}/unbind")).unwrap();
     driven.wait_for("no driver", |status| status.driver.is_none()).unwrap();
     // The host may ask meanwhile; who comes, reads it.
-    assert!(driven.backend.resize(128 * MIB).is_err(), "nobody is there to follow");
+    assert!(driven.backend().resize(128 * MIB).is_err(), "nobody is there to follow");
     driven.machine.run(&format!("echo {name} >{driver}/bind")).unwrap();
     driven.wait_for("a driver", |status| status.driver.is_some()).unwrap();
     driven.resize(128 * MIB).unwrap();
@@ -66,19 +66,69 @@ pub fn restart(kernel: &Kernel) {
     shrinks(&mut driven);
 }
 
-/// The guest has unplugged what the ones before it had left, once each, and has plugged 256 MiB again.
-fn has_begun_anew(driven: &mut Driven, times: usize) {
+/// The device ends under a guest that has memory of it in use, and another one goes on from its state. The guest keeps what it
+/// has: the memory is the file's. QEMU's generic device does not come back to it, so the guest boots anew in another QEMU.
+pub fn restart_under_a_guest(kernel: &Kernel) {
+    let mut driven = Driven::boot(kernel, &Wanted::default()).unwrap();
+    driven.resize(256 * MIB).unwrap();
+    driven.agree().unwrap();
+    driven.machine.run("mkdir /mnt; mount -t tmpfs none /mnt; head -c 16m /dev/urandom >/mnt/file").unwrap();
+    let sum = driven.machine.run("sha1sum </mnt/file").unwrap();
+    driven.served.restart().unwrap();
+    assert_eq!(driven.machine.run("sha1sum </mnt/file").unwrap(), sum);
+    driven.machine.run("head -c 160m /dev/urandom >/mnt/more; rm /mnt/more").unwrap();
+    assert_eq!(driven.machine.run("sha1sum </mnt/file").unwrap(), sum);
+    let status = driven.backend().status();
+    assert!(!status.connected && status.plugged_size == 256 * MIB, "{status:?}");
+    driven.agree().unwrap();
+    driven.restart_qemu().unwrap();
+    has_begun_anew(&mut driven, 1);
+    shrinks(&mut driven);
+}
+
+/// The kernel starts another one in its place, without a reset of the machine: that one finds blocks plugged, and unplugs
+/// them before it takes any.
+pub fn kexec(kernel: &Kernel) {
+    if kernel.is_arm64() {
+        println!("left out: kexec on arm64: Debian's image is one that only firmware unpacks");
+        return;
+    }
+    let mut driven = Driven::boot(kernel, &Wanted { kexec: true, ..Wanted::default() }).unwrap();
+    driven.resize(256 * MIB).unwrap();
+    driven.agree().unwrap();
+    let boot = "cat /proc/sys/kernel/random/boot_id";
+    let before = driven.machine.run(boot).unwrap();
+    driven.machine.begin("lab-kexec /kernel /disk").unwrap();
+    driven.machine.wait_for_boot().unwrap();
+    assert_ne!(driven.machine.run(boot).unwrap(), before);
+    has_begun_anew(&mut driven, 1);
+    shrinks(&mut driven);
+}
+
+/// How often a guest has unplugged all.
+fn unplugged_all(driven: &Driven) -> usize {
     let is_all = |event: &Event| matches!(event, Event::Request(request, _) if request.kind.get() == RequestType::UnplugAll as u16);
-    let all = |driven: &Driven| driven.events().iter().filter(|event| is_all(event)).count();
+    driven.events().iter().filter(|event| is_all(event)).count()
+}
+
+/// The guest has unplugged what the ones before it had left, once each, has plugged 256 MiB again, and goes on.
+fn has_begun_anew(driven: &mut Driven, times: usize) {
     driven
         .wait_for("256 MiB again", |status| status.plugged_size == 256 * MIB && status.driver.is_some())
         .unwrap();
+    assert_eq!(unplugged_all(driven), times);
+    // Of two boots of a kernel one may have a page more than the other: the kernel lies elsewhere each time. So each is held
+    // against itself.
+    let before = driven.boot_memory;
+    driven.resize(0).unwrap();
+    driven.take_boot_memory().unwrap();
+    assert!(driven.boot_memory.abs_diff(before) <= MIB, "{before} bytes, and {} now", driven.boot_memory);
+    driven.resize(256 * MIB).unwrap();
     driven.agree().unwrap();
-    assert_eq!(all(driven), times);
 }
 
 fn shrinks(driven: &mut Driven) {
     driven.resize(0).unwrap();
     driven.agree().unwrap();
-    assert_eq!(driven.backend.status().resident, 0);
+    assert_eq!(driven.backend().status().resident, 0);
 }

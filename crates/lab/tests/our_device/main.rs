@@ -40,6 +40,8 @@ const TESTS: &[Test] = &[
     ("a_guest_without_memory_for_more", &[], limits::out_of_memory),
     ("a_driver_that_leaves_and_comes_back", &[On::Newest], life::rebind),
     ("a_qemu_and_a_device_that_end_and_come_back", &[], life::restart),
+    ("a_kernel_that_starts_another", &[], life::kexec),
+    ("a_device_that_is_restarted_under_its_guest", &[], life::restart_under_a_guest),
     ("a_guest_that_reboots_with_blocks_plugged", &[On::Arm64], life::reboot),
 ];
 

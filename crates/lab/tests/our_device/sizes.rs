@@ -24,7 +24,7 @@ fn climb(kernel: &Kernel, wanted: &Wanted, sizes: &[u64]) {
         driven.resize(size).unwrap();
         driven.agree().unwrap();
     }
-    assert_eq!(driven.backend.status().resident, 0);
+    assert_eq!(driven.backend().status().resident, 0);
     let stats = driven.stats();
     assert_eq!((stats.plug.errors, stats.unplug.errors, stats.invalid), (0, 0, 0), "{stats:?}");
     assert_eq!(stats.plug.bytes, stats.unplug.bytes, "{stats:?}");
@@ -38,7 +38,7 @@ pub fn kernel_zone(kernel: &Kernel) {
     driven.agree().unwrap();
     driven.machine.run("mkdir /mnt; mount -t tmpfs none /mnt; head -c 16m /dev/urandom >/mnt/file").unwrap();
     let sum = driven.machine.run("sha1sum </mnt/file").unwrap();
-    driven.backend.resize(0).unwrap();
+    driven.backend().resize(0).unwrap();
     // Most of it comes back; how much is the guest's luck.
     driven.wait_for("less than 384 MiB plugged", |status| status.plugged_size < 384 * MIB).unwrap();
     driven.agree().unwrap();

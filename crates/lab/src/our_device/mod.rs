@@ -4,29 +4,23 @@
 //! The device's region is guest memory that Linux does not take for its own: on x86-64 a DIMM that ACPI does not tell of, on
 //! arm64 an NVDIMM. Its file is this process's and QEMU's.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
+mod served;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use pagefold_virtio_mem_device::{Memfd, Pages, Settings, Snapshot, Stats};
-use pagefold_virtio_mem_vhost::{Backend, Event, Server, Socket, Status, Stop, Until};
+use pagefold_virtio_mem_device::Stats;
+use pagefold_virtio_mem_vhost::{Backend, Event, Status};
 use rustix::fs::{SeekFrom, seek};
-use tempfile::TempDir;
 
+pub use self::served::Served;
 use crate::{GIB, Kernel, MIB, Vm, VmBuilder};
 
 /// Where `crates/lab/setup-qemu` puts QEMU.
 const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer");
 /// When Linux is asked anew for what it has not done.
 const AGAIN: Duration = Duration::from_secs(15);
-/// The socket's name.
-const SOCKET: &str = "socket";
-/// Bytes of virtio-mem's config space.
-const CONFIG: usize = size_of::<pagefold_virtio_mem_spec::ConfigSpace>();
 
 /// The newer QEMU for a kernel, where there is one.
 pub fn qemu_for(kernel: &Kernel) -> Option<PathBuf> {
@@ -39,58 +33,12 @@ pub struct Driven {
     /// The machine.
     pub machine: Vm,
     /// The device.
-    pub backend: Backend,
+    pub served: Served,
     kernel: Kernel,
     wanted: Wanted,
-    file: File,
-    said: Arc<Said>,
-    serving: Serving,
     /// MemTotal of the guest with nothing plugged, in bytes.
     pub boot_memory: u64,
     patience: Duration,
-}
-
-/// The thread that serves the device.
-struct Serving {
-    stop: Stop,
-    server: Option<JoinHandle<()>>,
-    /// Where the socket is.
-    dir: TempDir,
-}
-
-impl Serving {
-    fn new(backend: &Backend) -> Result<Self> {
-        let dir = TempDir::new()?;
-        let mut server = Server::new(backend.clone(), Socket::new(dir.path().join(SOCKET))?)?;
-        let stop = server.stopper();
-        let server = std::thread::Builder::new().name("device".into()).spawn(move || {
-            // What was wrong with a VMM is among the events.
-            let _ = server.run(Until::Stopped);
-        })?;
-        Ok(Self { stop, server: Some(server), dir })
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.stop.stop();
-        if let Some(server) = self.server.take() {
-            let _ = server.join();
-        }
-    }
-}
-
-/// All that the device has told, and a bell for who waits.
-#[derive(Default)]
-struct Said {
-    events: Mutex<Vec<Event>>,
-    more: Condvar,
-}
-
-impl Said {
-    fn events(&self) -> MutexGuard<'_, Vec<Event>> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What the machine is to be like.
@@ -106,6 +54,8 @@ pub struct Wanted {
     pub command_line: String,
     /// A guest that resets starts again.
     pub resets: bool,
+    /// The guest can start its kernel anew without a reset: `lab-kexec /kernel /disk`.
+    pub kexec: bool,
     /// Files for the guest: its path, and ours.
     pub files: Vec<(String, PathBuf)>,
     /// Count what the guest executes, with this plugin ([`newer_counting_plugin`](crate::newer_counting_plugin)).
@@ -120,6 +70,7 @@ impl Default for Wanted {
             memory: GIB / 2,
             command_line: "memhp_default_state=online_movable".into(),
             resets: false,
+            kexec: false,
             files: Vec::new(),
             counting_plugin: None,
         }
@@ -134,20 +85,15 @@ impl Driven {
     pub fn boot(kernel: &Kernel, wanted: &Wanted) -> Result<Self> {
         // Below the guest's memory block of 128 MiB nothing can be added; arm64's RAM begins at 1 GiB.
         let addr = if kernel.is_arm64() { 2 * GIB } else { 4 * GIB };
-        let memory = Memfd::new(wanted.size, Pages::Normal)?;
-        let file = memory.file().try_clone()?;
-        let said = Arc::new(Said::default());
-        let backend = device(wanted, addr, memory, None, &said)?;
-        let serving = Serving::new(&backend)?;
-        let machine = boot(kernel, wanted, &serving, &file, addr).map_err(|error| {
-            let told: Vec<String> = said.events().iter().map(ToString::to_string).collect();
+        let served = Served::new(wanted.block, wanted.size, addr)?;
+        let machine = boot(kernel, wanted, &served).map_err(|error| {
+            let told: Vec<String> = served.events().iter().map(ToString::to_string).collect();
             error.context(format!("the device said: {}", told.join("; ")))
         })?;
         let patience = Duration::from_secs(180);
         let (kernel, wanted) = (kernel.clone(), wanted.clone());
-        let mut driven =
-            Self { machine, backend, kernel, wanted, file, said, serving, boot_memory: 0, patience };
-        driven.boot_memory = driven.mem_total()?;
+        let mut driven = Self { machine, served, kernel, wanted, boot_memory: 0, patience };
+        driven.take_boot_memory()?;
         driven.wait_for("a driver", |status| status.driver.is_some())?;
         Ok(driven)
     }
@@ -167,19 +113,14 @@ impl Driven {
     /// As of [`Driven::restart_qemu`]; or the state does not fit.
     pub fn restart_both(&mut self) -> Result<()> {
         self.kill_qemu()?;
-        let (status, snapshot) = (self.backend.status(), self.backend.snapshot());
-        let memory = Memfd::from_file(self.file.try_clone()?, self.wanted.size)?;
-        self.backend = device(&self.wanted, status.addr, memory, Some(&snapshot), &self.said)?;
-        self.serving = Serving::new(&self.backend)?;
-        let now = self.backend.status();
-        ensure!(now.plugged == status.plugged && now.requested_size == status.requested_size, "{now:?}");
+        self.served.restart()?;
         self.boot_again()
     }
 
     fn kill_qemu(&mut self) -> Result<()> {
         self.machine.qemu().end();
         let deadline = Instant::now() + self.patience;
-        while self.backend.status().connected {
+        while self.backend().status().connected {
             ensure!(Instant::now() < deadline, "the device does not notice that QEMU is gone");
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -187,8 +128,7 @@ impl Driven {
     }
 
     fn boot_again(&mut self) -> Result<()> {
-        let addr = self.backend.status().addr;
-        self.machine = boot(&self.kernel, &self.wanted, &self.serving, &self.file, addr)?;
+        self.machine = boot(&self.kernel, &self.wanted, &self.served)?;
         self.wait_for("a driver", |status| status.driver.is_some()).map(|_| ())
     }
 
@@ -200,22 +140,33 @@ impl Driven {
         Ok(self.machine.number("/proc/meminfo", "MemTotal")? << 10)
     }
 
+    /// Takes the guest's MemTotal as that of a guest with nothing plugged, from here on: it is another kernel's.
+    ///
+    /// # Errors
+    /// The guest does not answer, or something is plugged.
+    pub fn take_boot_memory(&mut self) -> Result<()> {
+        let status = self.backend().status();
+        ensure!(status.plugged_size == 0, "{status:?}");
+        self.boot_memory = self.mem_total()?;
+        Ok(())
+    }
+
     /// Asks for `bytes` plugged, and waits until they are. What Linux could not unplug at once it tries again after 50 s, or when
     /// it is asked anew; so it is asked anew. As long as something is plugged or unplugged, it goes on.
     ///
     /// # Errors
     /// Nothing has changed for a long time.
     pub fn resize(&mut self, bytes: u64) -> Result<()> {
-        self.backend.resize(bytes)?;
+        self.backend().resize(bytes)?;
         let what = format!("{} MiB plugged", bytes >> 20);
         let is_so = |status: &Status| status.plugged_size == bytes;
-        let status = self.backend.status();
+        let status = self.backend().status();
         let more = bytes + status.block_size;
         let other = if more <= status.region_size { more } else { bytes - status.block_size };
         let (mut seen, mut since) = (status.plugged_size, Instant::now());
         loop {
             let Err(error) = self.wait_within(AGAIN, &what, is_so) else { return Ok(()) };
-            let now = self.backend.status().plugged_size;
+            let now = self.backend().status().plugged_size;
             if now != seen {
                 (seen, since) = (now, Instant::now());
                 continue;
@@ -223,8 +174,8 @@ impl Driven {
             if since.elapsed() > self.patience || self.machine.qemu().has_ended() {
                 return Err(error);
             }
-            self.backend.resize(other)?;
-            self.backend.resize(bytes)?;
+            self.backend().resize(other)?;
+            self.backend().resize(bytes)?;
         }
     }
 
@@ -244,39 +195,39 @@ impl Driven {
     ) -> Result<Status> {
         let deadline = Instant::now() + within;
         loop {
-            let seen = self.said.events().len();
-            let status = self.backend.status();
+            let seen = self.served.told();
+            let status = self.backend().status();
             if is_so(&status) {
                 return Ok(status);
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut events = self.said.events();
             if left.is_zero() || self.machine.qemu().has_ended() {
+                let events = self.events();
                 let last: Vec<String> = events.iter().rev().take(8).rev().map(ToString::to_string).collect();
-                drop(events);
                 bail!(
                     "no {what}: {status:?}\nthe device's last words: {}\n{}",
                     last.join("; "),
                     self.machine.qemu().console().tail()
                 );
             }
-            if events.len() == seen {
-                // A look now and then, should QEMU end.
-                let rest = left.min(Duration::from_millis(500));
-                events = self.said.more.wait_timeout(events, rest).unwrap_or_else(PoisonError::into_inner).0;
-            }
-            drop(events);
+            // A look now and then, should QEMU end.
+            self.served.wait_for_more(seen, left.min(Duration::from_millis(500)));
         }
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &Backend {
+        &self.served.backend
     }
 
     /// What the device has told so far.
     pub fn events(&self) -> Vec<Event> {
-        self.said.events().clone()
+        self.served.events()
     }
 
     /// What the device has done.
     pub fn stats(&self) -> Stats {
-        self.backend.stats()
+        self.backend().stats()
     }
 
     /// Holds all accounts beside each other, and waits until they agree: what the device says is plugged, how much more
@@ -287,9 +238,9 @@ impl Driven {
     pub fn agree(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.patience;
         loop {
-            let before = self.backend.status();
+            let before = self.backend().status();
             let more = self.mem_total()?.checked_sub(self.boot_memory);
-            let status = self.backend.status();
+            let status = self.backend().status();
             let sum: u64 = status.plugged.iter().map(|range| range.1).sum();
             ensure!(sum == status.plugged_size, "the bitmap has {sum} bytes: {status:?}");
             // Linux has onlined, or withdrawn, a block a little before the device hears of it, or after.
@@ -314,13 +265,13 @@ impl Driven {
     pub fn file_agrees(&self, status: &Status) -> Result<()> {
         let mut at = 0;
         loop {
-            let start = match seek(&self.file, SeekFrom::Data(at)) {
+            let start = match seek(&self.served.file, SeekFrom::Data(at)) {
                 Ok(start) => start,
                 // No more data.
                 Err(rustix::io::Errno::NXIO) => break,
                 Err(error) => return Err(error).context("the file cannot be looked at"),
             };
-            let end = seek(&self.file, SeekFrom::Hole(start))?;
+            let end = seek(&self.served.file, SeekFrom::Hole(start))?;
             let (from, to) = (status.addr + start, status.addr + end);
             let mut covered = from;
             for &(addr, len) in &status.plugged {
@@ -341,7 +292,7 @@ impl Driven {
 }
 
 /// The same QEMU and kernel with QEMU's own device, `vmem0`, on memory of the same kind: to compare with. `trace` has QEMU tell
-/// on its console what the driver asks.
+/// on its console what the driver asks, and what QEMU is asked itself.
 ///
 /// # Errors
 /// As of [`Driven::boot`].
@@ -354,30 +305,23 @@ pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Resul
         )
     });
     if trace {
-        builder = builder.change_qemu(|it| it.option("-trace", "virtio_mem_*"));
+        builder = builder
+            .change_qemu(|it| it.option("-trace", "virtio_mem_*").option("-trace", "handle_qmp_command"));
     }
     builder.memory(memory).boot()
 }
 
-/// The device, which tells what happens to who waits.
-fn device(
-    wanted: &Wanted,
-    addr: u64,
-    memory: Memfd,
-    saved: Option<&Snapshot>,
-    said: &Arc<Said>,
-) -> Result<Backend> {
-    let settings = Settings { block_size: Some(wanted.block), ..Settings::new(addr, wanted.size) };
-    let tell = Arc::clone(said);
-    Ok(Backend::new(settings, memory, saved, move |event| {
-        tell.events().push(event);
-        tell.more.notify_all();
-    })?)
-}
-
 /// Boots a machine with our device.
-fn boot(kernel: &Kernel, wanted: &Wanted, serving: &Serving, file: &File, addr: u64) -> Result<Vm> {
-    machine(kernel, wanted, &serving.dir.path().join(SOCKET), file, addr)?.boot()
+fn boot(kernel: &Kernel, wanted: &Wanted, served: &Served) -> Result<Vm> {
+    let dimm = if kernel.is_arm64() { "nvdimm" } else { "pc-dimm" };
+    let builder = plain_machine(kernel, wanted)?.dimms(wanted.size + GIB);
+    let mut builder = builder.change_qemu(|qemu| served.give_to(qemu, dimm));
+    // What is in it is read when the machine boots.
+    let dir = tempfile::tempdir()?;
+    if wanted.kexec {
+        builder = builder.with_kexec(dir.path())?;
+    }
+    if kernel.is_arm64() { builder } else { builder.command_line("acpi_no_memhotplug") }.boot()
 }
 
 /// A machine with shared memory, as the kernel's architecture needs it, without a device.
@@ -408,23 +352,4 @@ fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<VmBuilder> {
         builder = builder.count_instructions(plugin);
     }
     Ok(builder.command_line(&wanted.command_line))
-}
-
-/// The machine with our device.
-fn machine(kernel: &Kernel, wanted: &Wanted, socket: &Path, file: &File, addr: u64) -> Result<VmBuilder> {
-    let size = wanted.size;
-    // QEMU opens it by this process's name of it.
-    let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
-    let dimm = if kernel.is_arm64() { "nvdimm" } else { "pc-dimm" };
-    let socket = socket.display();
-    let device = format!(
-        "vhost-user-test-device-pci,chardev=device,virtio-id=24,num_vqs=1,vq_size=128,config_size={CONFIG}"
-    );
-    let builder = plain_machine(kernel, wanted)?.dimms(size + GIB).change_qemu(|it| {
-        it.option("-object", &format!("memory-backend-file,id=dm,mem-path={path},share=on,size={size}"))
-            .option("-device", &format!("{dimm},id=d0,memdev=dm,addr={addr:#x}"))
-            .option("-chardev", &format!("socket,id=device,path={socket}"))
-            .option("-device", &device)
-    });
-    Ok(if kernel.is_arm64() { builder } else { builder.command_line("acpi_no_memhotplug") })
 }
