@@ -22,6 +22,30 @@ pub fn static_pagefold() -> Result<PathBuf> {
     build(&["--package", "pagefold"], STATIC, "pagefold")
 }
 
+/// Where `crates/lab/setup-arm64` puts the standard library for arm64.
+const ARM64_SYSROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/arm64/sysroot");
+
+/// As [`static_pagefold`], for arm64, by Debian's compiler; optimised little, as it runs for moments only. `None` where
+/// `crates/lab/setup-arm64` has not brought what that takes.
+///
+/// # Errors
+/// It does not build.
+pub fn static_pagefold_arm64() -> Result<Option<PathBuf>> {
+    const TARGET: &str = "aarch64-unknown-linux-gnu";
+    if !Path::new(ARM64_SYSROOT).exists() {
+        return Ok(None);
+    }
+    let flags = format!("--sysroot {ARM64_SYSROOT} -C linker=aarch64-linux-gnu-gcc {STATIC}");
+    let settings = [
+        ("RUSTC", "/usr/bin/rustc"),
+        ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1"),
+        ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+    ];
+    let build = Build { dir: "target/lab/build-arm64", target: TARGET, settings: &settings };
+    build.run(&["--package", "pagefold"], &flags, "pagefold").map(Some)
+}
+
 /// As [`static_pagefold`], the program that pins pages in a guest (`src/bin/lab-pin.rs`).
 ///
 /// # Errors
@@ -61,25 +85,39 @@ fn build(what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
 }
 
 fn build_in(dir: &str, what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
-    let target = Path::new(WORKSPACE).join(dir);
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command
-        .args(["build", "--release", "--quiet", "--locked", "--target", TARGET])
-        .args(what)
-        .arg("--target-dir")
-        .arg(&target)
-        .current_dir(WORKSPACE)
-        .env("RUSTFLAGS", flags)
-        // Programs travel into the guest's memory: without what only a debugger reads.
-        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let output = spawn_bound(command, &[]).and_then(|child| child.wait_with_output());
-    let output = output.context("cannot run cargo")?;
-    if !output.status.success() {
-        bail!("{file} does not build:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+    Build { dir, target: TARGET, settings: &[] }.run(what, flags, file)
+}
+
+/// A build: where it goes, for which machine, and what else cargo is told in its environment.
+struct Build<'b> {
+    dir: &'b str,
+    target: &'b str,
+    settings: &'b [(&'b str, &'b str)],
+}
+
+impl Build<'_> {
+    fn run(&self, what: &[&str], flags: &str, file: &str) -> Result<PathBuf> {
+        let target = Path::new(WORKSPACE).join(self.dir);
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command
+            .args(["build", "--release", "--quiet", "--locked", "--target", self.target])
+            .args(what)
+            .arg("--target-dir")
+            .arg(&target)
+            .current_dir(WORKSPACE)
+            .env("RUSTFLAGS", flags)
+            // Programs travel into the guest's memory: without what only a debugger reads.
+            .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
+            .envs(self.settings.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let output = spawn_bound(command, &[]).and_then(|child| child.wait_with_output());
+        let output = output.context("cannot run cargo")?;
+        if !output.status.success() {
+            bail!("{file} does not build:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(target.join(self.target).join("release").join(file))
     }
-    Ok(target.join(TARGET).join("release").join(file))
 }

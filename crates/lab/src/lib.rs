@@ -30,9 +30,12 @@ mod binary;
 mod initramfs;
 mod kernel;
 mod machine;
+pub mod newer;
 pub mod our_device;
 
-pub use binary::{counting_plugin, newer_counting_plugin, static_kexec, static_pagefold, static_pin};
+pub use binary::{
+    counting_plugin, newer_counting_plugin, static_kexec, static_pagefold, static_pagefold_arm64, static_pin,
+};
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
 pub use machine::{Vm, VmBuilder};

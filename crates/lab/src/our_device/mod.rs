@@ -6,27 +6,21 @@
 
 mod served;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pagefold_virtio_mem_device::Stats;
 use pagefold_virtio_mem_vhost::{Backend, Event, Status};
 use rustix::fs::{SeekFrom, seek};
 
 pub use self::served::Served;
+pub use crate::newer::qemu_for;
+use crate::newer::{busybox_for_arm64, wanted_qemu_for};
 use crate::{GIB, Kernel, MIB, Vm, VmBuilder};
 
-/// Where `crates/lab/setup-qemu` puts QEMU.
-const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer");
 /// When Linux is asked anew for what it has not done.
 const AGAIN: Duration = Duration::from_secs(15);
-
-/// The newer QEMU for a kernel, where there is one.
-pub fn qemu_for(kernel: &Kernel) -> Option<PathBuf> {
-    let name = if kernel.is_arm64() { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
-    Some(Path::new(NEWER).join("bin").join(name)).filter(|path| path.exists())
-}
 
 /// Our device, and a Linux machine that has it.
 pub struct Driven {
@@ -326,7 +320,7 @@ fn boot(kernel: &Kernel, wanted: &Wanted, served: &Served) -> Result<Vm> {
 
 /// A machine with shared memory, as the kernel's architecture needs it, without a device.
 fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<VmBuilder> {
-    let qemu = qemu_for(kernel).ok_or_else(|| anyhow!("no newer QEMU: crates/lab/setup-qemu brings it"))?;
+    let qemu = wanted_qemu_for(kernel)?;
     let (memory, resets) = (wanted.memory, wanted.resets);
     let mut builder = Vm::builder().kernel(kernel).memory(memory).change_qemu(|mut it| {
         it = it
@@ -339,7 +333,7 @@ fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<VmBuilder> {
         if resets { it.resets() } else { it }
     });
     if kernel.is_arm64() {
-        builder = builder.console_and_busybox("ttyAMA0", Path::new(NEWER).join("busybox-arm64"));
+        builder = builder.console_and_busybox("ttyAMA0", busybox_for_arm64());
     }
     if !kernel.is_arm64() {
         // On a busy host, an emulated timer does not tick as often as Linux expects while it looks whether it does at all.
