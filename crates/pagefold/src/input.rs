@@ -1,6 +1,7 @@
 //! A machine as people have it: a snapshot, files of `/proc` that somebody pasted, what `lsmem --json` or `page-types -l`
 //! prints, a directory or an archive of collected files (sosreport). What it is, it tells itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, Read};
@@ -19,6 +20,8 @@ const MAX_FILE: u64 = 16 << 20;
 const MAX_FILES: u64 = 256 << 20;
 /// Bytes at the beginning that tell what it is: a tar archive's first block.
 const HEAD: u64 = 512;
+/// What some systems put before text.
+const MARK: char = '\u{feff}';
 /// What an input can be, for those that are none of it.
 const KNOWN: &str = "a Pagefold snapshot, files of /proc one after the other (zoneinfo, meminfo), what lsmem --json or \
                      page-types -l prints, or a tar archive of collected files";
@@ -74,15 +77,24 @@ fn read_from(mut from: impl Read) -> Result<Input> {
         return archive(whole);
     }
     if gzip {
-        return archive(MultiGzDecoder::new(whole));
+        return unpacked(MultiGzDecoder::new(whole));
     }
     if xz {
-        return archive(lzma_rust2::XzReader::new(whole, true));
+        return unpacked(lzma_rust2::XzReader::new(whole, true));
     }
     if zstd || bzip2 {
         bail!("it is compressed with {}: unpack it first", if zstd { "zstd" } else { "bzip2" });
     }
     text(whole)
+}
+
+/// What was compressed: an archive, which has zero bytes in its first block, or text.
+fn unpacked(mut from: impl Read) -> Result<Input> {
+    let mut head = Vec::new();
+    from.by_ref().take(HEAD).read_to_end(&mut head).context("it is damaged, or cut off")?;
+    let is_text = !head.contains(&0);
+    let whole = Cursor::new(head).chain(from);
+    if is_text { text(whole) } else { archive(whole) }
 }
 
 fn text(from: impl Read) -> Result<Input> {
@@ -91,10 +103,10 @@ fn text(from: impl Read) -> Result<Input> {
     if bytes.len() as u64 > MAX_TEXT {
         bail!("it is larger than 1 GiB, so it is not a snapshot");
     }
-    if bytes.contains(&0) {
+    let text = characters(&bytes);
+    if text.contains('\0') {
         bail!("it is not {KNOWN}");
     }
-    let text = String::from_utf8_lossy(&bytes);
     if text.trim_start().starts_with('{') {
         return Ok(Input::Files(lsmem::parts(&text)?));
     }
@@ -106,6 +118,21 @@ fn text(from: impl Read) -> Result<Input> {
         bail!("it is not {KNOWN}");
     }
     Ok(Input::Files(files))
+}
+
+/// Text as other systems write it: UTF-16 where it says so, without byte order marks.
+fn characters(bytes: &[u8]) -> Cow<'_, str> {
+    let units = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        String::from_utf16_lossy(&units)
+    };
+    let text = match bytes {
+        [0xff, 0xfe, rest @ ..] => units(rest, u16::from_le_bytes).into(),
+        [0xfe, 0xff, rest @ ..] => units(rest, u16::from_be_bytes).into(),
+        _ => String::from_utf8_lossy(bytes),
+    };
+    // Files one after the other have one each.
+    if text.contains(MARK) { text.replace(MARK, "").into() } else { text }
 }
 
 /// A directory: a root, one in it (what a sosreport unpacks to), or files of `/proc` side by side.
@@ -147,7 +174,8 @@ fn archive(from: impl Read) -> Result<Input> {
     let mut hosts: BTreeMap<String, Pasted> = BTreeMap::new();
     let mut kept = 0;
     for entry in archive.entries().context("it is not a tar archive")? {
-        let mut entry = entry.context("it is not a tar archive, or cut off")?;
+        // The cause would quote the bytes.
+        let mut entry = entry.map_err(|_| anyhow!("it is not a tar archive, or damaged, or cut off"))?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let Some((host, path)) = wanted(&path) else { continue };
         // Directories and links have no bytes. (A block is told by its directory too.)
@@ -257,6 +285,28 @@ mod tests {
         }
         let cut = &packed[..packed.len() / 2];
         assert!(files(cut).unwrap_err().contains("cut off"), "{:?}", files(cut));
+    }
+
+    #[test]
+    fn text_is_read_as_other_systems_write_it() {
+        let lines = format!("{ZONES}MemTotal: 16384 kB\n").replace('\n', "\r\n");
+        let units = |unit: fn(u16) -> [u8; 2]| {
+            let marked = format!("\u{feff}{lines}");
+            marked.encode_utf16().flat_map(unit).collect::<Vec<u8>>()
+        };
+        let mut gzip = flate2::read::GzEncoder::new(lines.as_bytes(), flate2::Compression::fast());
+        let mut packed = Vec::new();
+        gzip.read_to_end(&mut packed).unwrap();
+        let marked = lines.replace("MemTotal", "\u{feff}MemTotal").into_bytes();
+        let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+        for bytes in [units(u16::to_le_bytes), units(u16::to_be_bytes), packed, marked, indented.into_bytes()]
+        {
+            let files = files(&bytes).unwrap();
+            assert_eq!(files["proc/zoneinfo"], ZONES.as_bytes());
+            assert_eq!(files["proc/meminfo"], b"MemTotal: 16384 kB\n");
+        }
+        let no = files(b"\x1f\x8b\x08\0\0").unwrap_err();
+        assert!(no.contains("damaged"), "{no}");
     }
 
     #[test]

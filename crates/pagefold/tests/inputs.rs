@@ -112,6 +112,20 @@ fn other_tools_lists_are_read() {
 }
 
 #[test]
+fn a_size_that_no_machine_has_is_no_size() {
+    for kib in ["18446744073709551615", "99999999999999"] {
+        let input = format!("MemTotal: {kib} kB\nMemFree: 100 kB\n");
+        let refused = pagefold().args(["report", "-"]).write_stdin(input).assert().code(1).stdout("");
+        refused.stderr(predicate::str::contains("how much memory there is"));
+    }
+    // Its zones tell all the same.
+    let zones = "Node 0, zone   Normal\n  pages free     500\n        spanned  4096\n        present  4096\n";
+    let input = format!("MemTotal: 18446744073709551615 kB\n{zones}");
+    let answer = pagefold().args(["report", "--json", "-"]).write_stdin(input).assert().code(3);
+    assert_eq!(json(answer)["memory"]["bytes"], 4096 * 4096);
+}
+
+#[test]
 fn what_is_nothing_of_it_is_refused_in_a_line() {
     for input in ["", "hello\n", "{\"memory\": [{}]}", "offset\tlen\tflags\nzz\n"] {
         let refused = pagefold().args(["report", "-"]).write_stdin(input).assert().code(1).stdout("");

@@ -45,7 +45,7 @@ pub fn parts(json: &str) -> Result<Pasted, LsmemError> {
         serde_json::from_str(json).map_err(|error| LsmemError::NotLsmem(error.to_string()))?;
     let mut files = Pasted::new();
     let mut size = None;
-    let mut blocks = 0;
+    let mut blocks = 0u64;
     for range in &listing.memory {
         let (Some(addresses), Some(state), Some(numbers)) = (&range.range, &range.state, &range.block) else {
             return Err(LsmemError::Columns);
@@ -61,7 +61,7 @@ pub fn parts(json: &str) -> Result<Pasted, LsmemError> {
             .checked_sub(from)
             .and_then(|more| more.checked_add(1))
             .ok_or(wrong("block numbers that fall"))?;
-        blocks += count.min(MAX_BLOCKS);
+        blocks = count.saturating_add(blocks);
         if blocks > MAX_BLOCKS {
             return Err(wrong("more blocks than any machine has"));
         }
@@ -71,6 +71,9 @@ pub fn parts(json: &str) -> Result<Pasted, LsmemError> {
             .ok_or(wrong("a range that falls"))?;
         if bytes % count != 0 || *size.get_or_insert(bytes / count) != bytes / count {
             return Err(wrong("blocks of different sizes"));
+        }
+        if from.checked_mul(bytes / count) != Some(first) {
+            return Err(wrong("blocks that are not where their numbers say"));
         }
         for block in from..=to {
             let dir = format!("sys/devices/system/memory/memory{block}");
@@ -137,6 +140,14 @@ mod tests {
         assert_eq!(error(odd), LsmemError::Contradiction("blocks of different sizes"));
         let huge = r#"{"memory": [{"range": "0x0-0xffffffffffffffff", "state": "online", "block": "0-18446744073709551615"}]}"#;
         assert!(matches!(error(huge), LsmemError::Contradiction(_)));
+        let many =
+            r#"{"memory": [{"range": "0x0-0xfffffffffffff", "state": "online", "block": "0-33554431"}]}"#;
+        assert_eq!(error(many), LsmemError::Contradiction("more blocks than any machine has"));
+        let elsewhere = r#"{"memory": [{"range": "0x0-0x7ffffff", "state": "online", "block": "7"}]}"#;
+        assert_eq!(
+            error(elsewhere),
+            LsmemError::Contradiction("blocks that are not where their numbers say")
+        );
     }
 
     proptest! {

@@ -36,7 +36,7 @@ pub use self::nodes::Node;
 pub use self::onlining::{OnlineRule, Onlining};
 pub use self::page_size::{PageSize, PageSizeFrom};
 pub use self::release::release;
-use crate::geometry::section_bytes;
+use crate::geometry::{MAX_PAGES, PAGE_BYTES, section_bytes};
 use crate::layout::{Zone, parse_zoneinfo};
 use crate::machine::{Header, Machine};
 
@@ -247,8 +247,13 @@ impl Host {
 fn counters(files: &mut Files, path: &str, tells: &str, must_have: &str) -> Counters {
     let Some(text) = files.text(path, tells) else { return Counters::default() };
     let counters = Counters::parse(&text);
-    if counters.get(must_have).is_none() {
+    let value = counters.get(must_have);
+    if value.is_none_or(|value| value > MAX_PAGES * PAGE_BYTES) {
         files.malformed(path, tells, &text);
+    }
+    // A file that says more than any machine has is not believed at all.
+    if value.is_some_and(|value| value > MAX_PAGES * PAGE_BYTES) {
+        return Counters::default();
     }
     counters
 }

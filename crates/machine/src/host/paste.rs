@@ -31,10 +31,13 @@ pub fn parts(text: &str) -> Pasted {
     let mut files = Pasted::new();
     // Spaces at the beginning of lines may have been lost on the way here.
     let is_indented = |line: &str| line.starts_with([' ', '\t']);
-    let keeps_indents = text.lines().any(is_indented);
+    // Or there are more of them than there were, as in a quotation.
+    let indents = text.lines().filter(|line| !line.trim().is_empty());
+    let more = indents.map(|line| line.len() - line.trim_start_matches(' ').len()).min().unwrap_or(0);
+    let keeps_indents = text.lines().any(|line| line.get(more..).is_some_and(is_indented));
     let mut in_zone = false;
     for line in text.lines() {
-        let line = line.trim_end();
+        let line = line.get(more..).unwrap_or_default().trim_end();
         if let Some((release, arch)) = uname(line) {
             files.insert("proc/sys/kernel/osrelease".into(), release.into());
             if let Some(arch) = arch {
