@@ -139,6 +139,15 @@ fn blocks_that_are_not_there_or_not_in_use_are_told() {
     write(root.path(), "sys/devices/system/memory/memory2/valid_zones", b"none\n");
     let several = ask(&root, "2");
     assert!(says(&several, "several zones") && several["can"] == "no");
+    // That nothing tells its zone says nothing against a block.
+    fs::remove_file(root.path().join("sys/devices/system/memory/memory1/valid_zones")).unwrap();
+    let untold = ask(&root, "1");
+    assert!(!says(&untold, "several zones") && untold["can"] == "yes", "{untold:#}");
+    let mut command = pagefold();
+    let report = command.args(["report", "--blocks", "--no-scan", "--root"]).arg(root.path()).assert();
+    report.stdout(
+        predicate::str::contains("2 (online, several zones").and(predicate::str::contains("1 (online)")),
+    );
     // A snapshot has pages, and no owners.
     let sample = json(pagefold().args(["report", "--sample", "--json", "--block", "12"]).assert().success());
     assert_eq!(sample["size_known"], false);

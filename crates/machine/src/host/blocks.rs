@@ -27,6 +27,9 @@ pub struct Block {
     pub state: OnlineState,
     /// The zone its pages are in, if they are in one and the kernel tells.
     pub zone: Option<String>,
+    /// Whether the kernel says that no one zone has all of it (`none`).
+    #[serde(default)]
+    pub has_no_zone: bool,
 }
 
 /// States of a memory block.
@@ -72,10 +75,18 @@ pub fn parse_block_size(text: &str) -> Option<u64> {
     (size.is_power_of_two() && (1 << 20..=1 << 44).contains(&size)).then_some(size)
 }
 
-/// `valid_zones` of an online block: the first word, the zone it is in. `none` if that is more than one.
+/// `valid_zones` of an online block: the first word, the zone it is in.
 pub fn parse_zone(text: &str) -> Option<String> {
     let word = text.split_ascii_whitespace().next()?;
-    (word != "none" && word.chars().all(|c| c.is_ascii_alphanumeric())).then(|| word.to_owned())
+    (word != NO_ZONE && word.chars().all(|c| c.is_ascii_alphanumeric())).then(|| word.to_owned())
+}
+
+/// What `valid_zones` says of an online block in several zones.
+const NO_ZONE: &str = "none";
+
+/// Whether `valid_zones` says that no one zone has all of a block.
+fn says_no_zone(text: &str) -> bool {
+    text.split_ascii_whitespace().next() == Some(NO_ZONE)
 }
 
 /// Reads the blocks; `None` if the kernel has none (no memory hotplug).
@@ -100,7 +111,8 @@ pub fn read(files: &mut Files) -> Option<Blocks> {
             OnlineState::Online => files.optional_text(&format!("{DIR}/memory{id}/valid_zones"), TELLS),
             _ => None,
         };
-        Some(Block { id, state, zone: zones.and_then(|text| parse_zone(&text)) })
+        let has_no_zone = zones.as_deref().is_some_and(says_no_zone);
+        Some(Block { id, state, zone: zones.and_then(|text| parse_zone(&text)), has_no_zone })
     });
     let list = list.collect();
     Some(Blocks { size, auto_online: auto_online.map(|text| text.trim().to_owned()), list })
@@ -121,6 +133,7 @@ mod tests {
         assert_eq!(OnlineState::parse("onlin"), OnlineState::Unknown);
         assert_eq!(parse_zone("Normal Movable\n").as_deref(), Some("Normal"));
         assert_eq!(parse_zone("none\n"), None);
+        assert!(says_no_zone("none\n") && !says_no_zone("Normal\n") && !says_no_zone(""));
         assert_eq!(parse_zone("\u{1b}[31m"), None);
     }
 

@@ -236,7 +236,7 @@ mod tests {
 
     /// 64 GiB in blocks of 128 MiB, 1024 huge pages of 2 MiB.
     fn host(hvo: Hvo, memmap_pages: Option<u64>) -> Survey {
-        let block = |id| Block { id, state: OnlineState::Online, zone: None };
+        let block = |id| Block { id, state: OnlineState::Online, zone: None, has_no_zone: false };
         let host = Host {
             arch: "x86_64".into(),
             blocks: Some(Blocks { size: 128 << 20, auto_online: None, list: (0..512).map(block).collect() }),
@@ -336,7 +336,9 @@ mod tests {
         survey.host.blocks = Some(Blocks {
             size: 2 << 30,
             auto_online: None,
-            list: (0..2).map(|id| Block { id, state: OnlineState::Online, zone: None }).collect(),
+            list: (0..2)
+                .map(|id| Block { id, state: OnlineState::Online, zone: None, has_no_zone: false })
+                .collect(),
         });
         assert_eq!(interval(&Accounts::of(&survey).full), (3 << 12, 4 << 12));
     }

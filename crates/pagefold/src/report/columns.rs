@@ -119,6 +119,7 @@ mod tests {
             block,
             state,
             zone: Some(zone.into()),
+            has_no_zone: false,
             node: Some(node),
             descriptors: 2 << 20,
             offline: Some(4096),

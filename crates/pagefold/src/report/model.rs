@@ -248,8 +248,10 @@ pub struct BlocksReport {
 pub struct BlockGroup {
     /// Their state.
     pub state: OnlineState,
-    /// Their zone, if they are in one.
+    /// Their zone, if they are in one and the kernel tells.
     pub zone: Option<String>,
+    /// Whether the kernel says that no one zone has all of such a block.
+    pub has_no_zone: bool,
     /// How many.
     pub blocks: u64,
     /// Bytes of memory.
@@ -267,8 +269,10 @@ pub struct BlockRow {
     pub block: u64,
     /// Its state.
     pub state: OnlineState,
-    /// Its zone.
+    /// Its zone, if it is in one and the kernel tells.
     pub zone: Option<String>,
+    /// Whether the kernel says that no one zone has all of it.
+    pub has_no_zone: bool,
     /// Its node, if the kernel tells.
     pub node: Option<u32>,
     /// Bytes of descriptors, without HVO (computed).

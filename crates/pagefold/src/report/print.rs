@@ -219,9 +219,9 @@ impl Printer<'_> {
         let title = format!("memory blocks of {}", self.units.size(blocks.size));
         let mut table =
             table(&[&title, "blocks", "memory", "descriptors", "offline inside", "their descriptors"]);
-        let state = |state: &'static str, zone: &Option<String>| match zone {
+        let state = |state: &'static str, zone: &Option<String>, has_no_zone: bool| match zone {
             Some(zone) => format!("{state}, {zone}"),
-            None if state == "online" => "online, several zones".into(),
+            None if has_no_zone => format!("{state}, several zones"),
             None => state.into(),
         };
         let offline = |bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| self.show(bytes));
@@ -230,7 +230,7 @@ impl Printer<'_> {
             add(
                 &mut table,
                 [
-                    state(group.state.name(), &group.zone),
+                    state(group.state.name(), &group.zone, group.has_no_zone),
                     Whole(group.blocks).to_string(),
                     self.show(group.memory),
                     self.show(group.descriptors.bytes),
@@ -245,7 +245,11 @@ impl Printer<'_> {
                 add(
                     &mut table,
                     [
-                        format!("  {} ({}{node})", row.block, state(row.state.name(), &row.zone)),
+                        format!(
+                            "  {} ({}{node})",
+                            row.block,
+                            state(row.state.name(), &row.zone, row.has_no_zone)
+                        ),
                         String::new(),
                         self.units.size(blocks.size),
                         self.show(row.descriptors),

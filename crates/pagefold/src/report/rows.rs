@@ -154,6 +154,7 @@ pub fn blocks(survey: &Survey, accounts: &Accounts) -> Option<BlocksReport> {
             block: block.id,
             state: block.state,
             zone: block.zone.clone(),
+            has_no_zone: block.has_no_zone,
             node: node_of.get(&block.id).copied(),
             descriptors,
             offline,
@@ -161,16 +162,19 @@ pub fn blocks(survey: &Survey, accounts: &Accounts) -> Option<BlocksReport> {
         }
     };
     let list: Vec<BlockRow> = blocks.list.iter().map(row).collect();
-    let mut alike: BTreeMap<(OnlineState, Option<String>), (u64, Option<u64>)> = BTreeMap::new();
+    // What makes blocks alike: state, zone, and whether there is none that has all of one.
+    type Kind = (OnlineState, Option<String>, bool);
+    let mut alike: BTreeMap<Kind, (u64, Option<u64>)> = BTreeMap::new();
     for row in &list {
-        let (count, offline) =
-            alike.entry((row.state, row.zone.clone())).or_insert((0, row.offline.map(|_| 0)));
+        let kind = (row.state, row.zone.clone(), row.has_no_zone);
+        let (count, offline) = alike.entry(kind).or_insert((0, row.offline.map(|_| 0)));
         *count += 1;
         *offline = offline.zip(row.offline).map(|(sum, bytes)| sum.saturating_add(bytes));
     }
-    let group = |((state, zone), (count, offline))| BlockGroup {
+    let group = |((state, zone, has_no_zone), (count, offline))| BlockGroup {
         state,
         zone,
+        has_no_zone,
         blocks: count,
         memory: blocks.size.saturating_mul(count),
         descriptors: Figure::computed(descriptors.saturating_mul(count), "whole blocks, without HVO"),

@@ -267,11 +267,8 @@ fn owners(answer: &mut BlockAnswer, subject: &Subject, pages: Range<u64>, page: 
 fn judge(answer: &mut BlockAnswer, known: Option<&Block>) {
     let mut reasons = Vec::new();
     let mut can = if answer.states.is_empty() { Has::Unknown } else { Has::Yes };
-    let spans_zones = known.is_some_and(|known| known.state == OnlineState::Online && known.zone.is_none());
-    if spans_zones && answer.size_known {
-        reasons.push(
-            "It is in several zones, or the kernel does not tell its zone: such a block stays online.".into(),
-        );
+    if known.is_some_and(|known| known.has_no_zone) {
+        reasons.push("It is in several zones: such a block stays online.".into());
         can = Has::No;
     }
     for row in answer.states.iter().filter(|row| row.can_move == Has::No) {
