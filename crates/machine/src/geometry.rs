@@ -15,11 +15,13 @@ pub const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Page numbers end here: they have at most 40 bits, since x86-64 and arm64 have at most 52 bits of physical address.
 pub const MAX_PAGES: u64 = 1 << 40;
 
-/// Bytes in a section of an architecture (as `uname -m` says) with pages of `page_bytes`: 128 MiB, and 512 MiB on arm64
-/// with pages of 64 KiB.
+/// Bytes in a section of an architecture (as `uname -m` says) with pages of `page_bytes` (`SECTION_SIZE_BITS` in its
+/// `sparsemem.h`); 128 MiB where the architecture is not known.
 pub fn section_bytes(arch: &str, page_bytes: u64) -> u64 {
     match (arch, page_bytes) {
-        ("aarch64" | "arm64", 65536) => 512 << 20,
+        ("aarch64" | "arm64", 65536) | ("loongarch64", _) => 512 << 20,
+        ("s390x", _) => 256 << 20,
+        ("ppc64" | "ppc64le", _) => 16 << 20,
         _ => PAGES_PER_SECTION * PAGE_BYTES,
     }
 }

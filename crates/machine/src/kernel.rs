@@ -7,6 +7,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::geometry::section_bytes;
 use crate::host::Hvo;
 use crate::host::hugetlb::hvo_without_sysctl;
 use crate::host::release::release;
@@ -79,6 +80,11 @@ pub fn arch(name: &str) -> Option<&'static str> {
     ARCHS.iter().find(|(arch, _)| *arch == name).map(|(arch, _)| *arch)
 }
 
+/// The architecture that a kernel's release ends with: `6.12.0-55.el10.aarch64`, `6.1.0-13-amd64`.
+pub fn arch_of_release(release: &str) -> Option<&'static str> {
+    arch(release.rsplit(['.', '-', '+']).next()?)
+}
+
 /// Names of the architectures that are known.
 pub fn archs() -> impl Iterator<Item = &'static str> {
     ARCHS.iter().map(|(arch, _)| *arch)
@@ -118,9 +124,12 @@ impl Kernel {
         self.page.saturating_mul(self.page / 8).max(2 << 20)
     }
 
-    /// Bytes in a section, which is the smallest memory block (`SECTION_SIZE_BITS`: 27; 29 on arm64 with pages of 64 KiB).
+    /// Bytes in a section, which is the smallest memory block; on arm64 1 GiB until Linux 5.12 (commit f0b13ee23241).
     pub fn section(&self) -> u64 {
-        if self.arch == "aarch64" && self.page == 64 << 10 { 512 << 20 } else { 128 << 20 }
+        if self.arch == "aarch64" && self.is_before((5, 12)) {
+            return 1 << 30;
+        }
+        section_bytes(&self.arch, self.page)
     }
 
     /// Whether it has HVO, by its name alone: never [`Hvo::On`] or [`Hvo::Off`].
@@ -129,17 +138,35 @@ impl Kernel {
     }
 
     /// Pages of descriptors that HVO keeps of each huge page: one, and two until Linux 5.18 (commit e7d324850bfc). Of kernels
-    /// of Enterprise Linux the number says nothing.
+    /// that distributions go on developing the number says nothing.
     pub fn hvo_keeps(&self) -> u64 {
-        let is_plain = !self.release.contains(".el");
-        if is_plain && self.is_before((5, 18)) { 2 } else { 1 }
+        if !self.is_developed_on() && self.is_before((5, 18)) { 2 } else { 1 }
+    }
+
+    /// Whether its distribution takes much of later releases into it, so that its number only says what it has at least:
+    /// Enterprise Linux (`5.14.0-503.el9.x86_64`; ELRepo's are plain) and SUSE's (`5.14.21-150500.55.7-default`).
+    fn is_developed_on(&self) -> bool {
+        let is_number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+        let is_rhel = self.release.split(".el").skip(1).any(is_number);
+        let is_suse = self.release.split('-').nth(1).is_some_and(|build| {
+            build.split('.').next().is_some_and(|first| first.len() == 6 && first.starts_with("15"))
+        });
+        (is_rhel && !self.release.contains(".elrepo")) || is_suse
+    }
+
+    /// As [`since`](Self::since), of what a distribution may have taken into an older kernel.
+    fn brought(&self, first: (u64, u64)) -> Has {
+        match self.since(first) {
+            Has::No if self.is_developed_on() => Has::Unknown,
+            has => has,
+        }
     }
 
     /// What matters for descriptors, and whether this kernel has it.
     pub fn abilities(&self) -> Vec<Ability> {
         let hvo = match self.hvo() {
             Hvo::Unsupported => Has::No,
-            _ if self.arch == "x86_64" => self.since((5, 14)),
+            _ if self.arch == "x86_64" => self.brought((5, 14)),
             _ => Has::Unknown,
         };
         let hvo_note = match (hvo, self.number()) {
@@ -157,15 +184,15 @@ impl Kernel {
         };
         let shows = match self.number() {
             Some(number) if ((6, 16)..(7, 1)).contains(&number) => Has::Yes,
-            Some(_) => Has::No,
-            None => Has::Unknown,
+            Some(_) if !self.is_developed_on() => Has::No,
+            _ => Has::Unknown,
         };
-        let on_memory = match self.since((5, 13)) {
+        let on_memory = match self.brought((5, 13)) {
             // On other architectures it came later, if at all.
             Has::Yes if self.arch != "x86_64" => Has::Unknown,
             has => has,
         };
-        let virtio_mem = match self.since((5, 8)) {
+        let virtio_mem = match self.brought((5, 8)) {
             Has::Yes if self.arch != "x86_64" => Has::Unknown,
             has => has,
         };
@@ -177,18 +204,18 @@ impl Kernel {
                 if hvo == Has::No { Has::No } else { shows },
                 "6.16 to 7.0",
             ),
-            ability("a count of descriptors", self.since((6, 12)), "nr_memmap_pages in vmstat, since 6.12"),
+            ability("a count of descriptors", self.brought((6, 12)), "nr_memmap_pages in vmstat, since 6.12"),
             ability("virtio-mem", virtio_mem, "x86-64: since 5.8; other architectures later"),
             ability("memmap_on_memory", on_memory, "x86-64: since 5.13; other architectures later"),
-            ability("memmap_on_memory for DAX and CXL", self.since((6, 8)), "since 6.8, for each device"),
+            ability("memmap_on_memory for DAX and CXL", self.brought((6, 8)), "since 6.8, for each device"),
             ability(
                 "online_policy and auto_movable_ratio",
-                self.since((5, 15)),
+                self.brought((5, 15)),
                 "since 5.15; before, added memory goes to a kernel zone",
             ),
             ability(
                 "shared descriptors of device DAX",
-                if self.arch == "x86_64" { self.since((5, 17)) } else { Has::Unknown },
+                if self.arch == "x86_64" { self.brought((5, 17)) } else { Has::Unknown },
                 "x86-64: since 5.17, of devices aligned to huge pages",
             ),
         ]
@@ -237,6 +264,23 @@ mod tests {
     }
 
     #[test]
+    fn a_number_says_little_of_kernels_that_distributions_develop() {
+        // RHEL 8 has virtio-mem; which other features it has, its number does not say. It never got HVO.
+        for release in ["4.18.0-553.el8_10.x86_64", "5.3.18-150300.59.93-default"] {
+            let kernel = kernel("x86_64", release, 4096);
+            let all =
+                ["virtio-mem", "memmap_on_memory", "online_policy", "a count"].map(|name| has(&kernel, name));
+            assert_eq!(all, [Has::Unknown; 4], "{release}");
+            assert_eq!(has(&kernel, "HVO"), Has::No);
+        }
+        for release in ["5.4.0-91-generic", "5.4.1-1.el8.elrepo.x86_64", "4.19.0-27-amd64", "5.4.17-2136.el"]
+        {
+            assert_eq!(has(&kernel("x86_64", release, 4096), "virtio-mem"), Has::No, "{release}");
+        }
+        assert_eq!(has(&kernel("x86_64", "5.14.0-503.el9.x86_64", 4096), "virtio-mem"), Has::Yes);
+    }
+
+    #[test]
     fn pages_make_sections_and_page_blocks() {
         let sizes = |page| {
             let kernel = kernel("aarch64", "6.8", page);
@@ -245,6 +289,10 @@ mod tests {
         assert_eq!(sizes(4 << 10), (128 << 20, 2 << 20));
         assert_eq!(sizes(16 << 10), (128 << 20, 32 << 20));
         assert_eq!(sizes(64 << 10), (512 << 20, 512 << 20));
+        let section = |arch, release| kernel(arch, release, page_sizes(arch)[0]).section();
+        assert_eq!((section("aarch64", "5.4"), section("aarch64", "5.12")), (1 << 30, 128 << 20));
+        assert_eq!(section("ppc64le", ""), 16 << 20);
+        assert_eq!((section("s390x", ""), section("loongarch64", "")), (256 << 20, 512 << 20));
     }
 
     #[test]
@@ -253,6 +301,10 @@ mod tests {
         assert_eq!((arch("amd64"), arch("vax")), (Some("x86_64"), None));
         assert!(archs().all(|name| arch(name) == Some(name) && !page_sizes(name).is_empty()));
         assert!(page_sizes("vax").is_empty());
+        assert_eq!(arch_of_release("6.12.0-55.el10.aarch64"), Some("aarch64"));
+        assert_eq!(arch_of_release("4.18.0-553.el8_10.x86_64"), Some("x86_64"));
+        assert_eq!(arch_of_release("6.12.117+deb12-cloud-amd64"), Some("x86_64"));
+        assert_eq!((arch_of_release("6.12.1"), arch_of_release("")), (None, None));
     }
 
     proptest! {

@@ -190,6 +190,10 @@ fn questions_that_make_no_sense() {
     refused(&["--hotplug", "0"], 2);
     refused(&["--hotplug", "lots"], 2);
     refused(&["--hotplug", "1G", "--block", "100M"], 2);
+    refused(&["--hotplug", "1G", "--memory", "1G", "--block", "64M"], 2);
+    refused(&["--hotplug", "1G", "--memory", "1G", "--page-size", "64K", "--block", "128M"], 2);
+    refused(&["--device", "1G", "--memory", "1G", "--block", "64M"], 2);
+    refused(&["--memory", "1G", "--kernel", "6.12.0-1.aarch64", "--arch", "x86_64"], 2);
     refused(&["--block", "128M"], 2);
     refused(&["--free", "1G"], 2);
     refused(&["--hugetlb", "3M:1"], 2);

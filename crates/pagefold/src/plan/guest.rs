@@ -112,7 +112,7 @@ impl PlannedGuest {
             node: None,
             free,
             reserve,
-            block: args.block.unwrap_or_else(|| planned.kernel.section()),
+            block: block(args, None, planned.kernel.section())?,
             planned,
             large_free: None,
             partial: false,
@@ -140,7 +140,7 @@ impl PlannedGuest {
         let reserve = reserve(args, memory, host.min_free);
         // Another kernel's blocks are what its sections are.
         let own_block = host.blocks.as_ref().map(|blocks| blocks.size).filter(|_| !planned.is_asked);
-        let block = args.block.or(own_block).unwrap_or_else(|| planned.kernel.section());
+        let block = block(args, own_block, planned.kernel.section())?;
         // One piece: a block's descriptors, 2 MiB for 128 MiB, as far as the buddy allocator has such blocks.
         let pieces = (shape.descriptors(block.min(128 << 20)) / shape.page.max(1)).max(1).ilog2();
         let large_free = host.free_blocks.iter().filter(|zone| is_kernel(&zone.zone));
@@ -227,6 +227,18 @@ impl PlannedGuest {
     pub(super) fn is_node_less(&self, blocks: u64) -> bool {
         let all = PlannedGuest { node: None, ..self.clone() };
         self.target.zone == ZoneChoice::ByRatio && self.to_movable(blocks) < all.to_movable(blocks)
+    }
+}
+
+/// Bytes in a memory block: what was asked for, the machine's own, or a section.
+fn block(args: &PlanArgs, own: Option<u64>, section: u64) -> Result<u64> {
+    match args.block {
+        // Sections may be smaller than a name tells, if the machine has smaller blocks.
+        Some(block) if block < own.map_or(section, |own| own.min(section)) => {
+            Err(usage(format!("a memory block is at least a section (--block): {} MiB there", section >> 20)))
+        }
+        Some(block) => Ok(block),
+        None => Ok(own.unwrap_or(section)),
     }
 }
 

@@ -85,7 +85,14 @@ impl KernelArgs {
     /// No such kernel can be.
     pub fn planned(&self, host: Option<&Host>) -> Result<PlannedKernel> {
         let own = host.map_or("x86_64", |host| host.arch.as_str());
-        let arch = match (self.arch, self.page_size) {
+        let named = self.kernel.as_deref().and_then(kernel::arch_of_release);
+        if let (Some(asked), Some(named)) = (self.arch, named)
+            && asked != named
+        {
+            return Err(usage(format!("the kernel is one for {named} (--kernel), not for {asked} (--arch)")));
+        }
+        let asked = self.arch.or(named);
+        let arch = match (asked, self.page_size) {
             (Some(arch), _) => arch,
             // An architecture that has such pages.
             (None, Some(page)) if !kernel::page_sizes(own).contains(&page) => "aarch64",
@@ -96,7 +103,7 @@ impl KernelArgs {
         let page = match self.page_size {
             Some(page) => page,
             None if known.is_empty()
-                || known.contains(&own_page) && self.arch.is_none_or(|asked| asked == own) =>
+                || known.contains(&own_page) && asked.is_none_or(|asked| asked == own) =>
             {
                 own_page
             }
@@ -186,6 +193,11 @@ mod tests {
         assert_eq!(args(65536, None).planned(None).unwrap().kernel.arch, "aarch64");
         assert_eq!(args(4096, None).planned(None).unwrap().kernel.arch, "x86_64");
         assert!(args(65536, Some("x86_64")).planned(None).is_err());
+        // So does a release.
+        let named = KernelArgs { kernel: Some("6.12.0-55.el10.aarch64".into()), ..KernelArgs::default() };
+        assert_eq!(named.planned(Some(&host())).unwrap().hvo, Hvo::Unsupported);
+        let both = KernelArgs { arch: Some("x86_64"), ..named };
+        assert!(both.planned(None).unwrap_err().to_string().contains("not for x86_64"));
         let power = KernelArgs { arch: Some("ppc64le"), ..KernelArgs::default() };
         assert_eq!(power.planned(None).unwrap().kernel.page, 65536);
     }

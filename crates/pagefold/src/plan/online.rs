@@ -45,7 +45,7 @@ impl ZoneChoice {
     }
 }
 
-const USUAL: &str = "the kernel's default of auto_movable_ratio";
+const USUAL: &str = "the default of auto_movable_ratio, since Linux 5.15";
 
 impl Target {
     /// Of a guest that nothing is known of.

@@ -108,7 +108,9 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
     if let Some(hvo) = of("HVO") {
         text.push_str(&match (hvo.in_linux, hvo.saved_max) {
             (Availability::NotHere, _) => " This kernel has no HVO.".into(),
-            (_, _) if plan.pools.is_empty() => " HVO saves nothing without huge pages.".into(),
+            (_, _) if plan.pools.iter().all(|pool| pool.pages == 0) => {
+                " HVO saves nothing without huge pages.".into()
+            }
             (_, ..=0) => " HVO saves all that it can already.".into(),
             (_, bytes) => {
                 let up_to = if hvo.saved_min == bytes { "" } else { "up to " };
