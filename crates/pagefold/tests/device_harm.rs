@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
+use pagefold_virtio_mem_spec::{Request, RequestType};
 use running::{ADDR, BLOCK, Device, ack, dir, pagefold, plug, refused};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 use vm_memory::{Bytes, GuestAddress};
@@ -142,6 +143,43 @@ fn commands_are_obeyed_though_nobody_reads_the_answers() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"status\nstatus\nresize 64M\nquit\n").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_neither_the_guest_nor_the_end() {
+    let dir = dir();
+    let mut command = pagefold();
+    command.current_dir(dir.path()).args(REGION).args(["--socket", "vm.sock", "--memory", "vm.mem"]);
+    command.args(["--control", "vm.ctl", "--state", "vm.state", "--requested", "64M"]);
+    // A pipe holds 64 KiB, and nobody reads what is in this one.
+    let (unread, to) = std::io::pipe().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stderr(to).spawn().unwrap();
+    until("it is ready", || UnixStream::connect(dir.path().join("vm.ctl")).is_ok());
+    let file = File::options().read(true).write(true).open(dir.path().join("vm.mem")).unwrap();
+    let mut vmm = vmm::Vmm::connect(&dir.path().join("vm.sock"), vmm::memory(&file, ADDR, 256 * MIB));
+    vmm.start(WANTED).unwrap();
+    for _ in 0..1000 {
+        assert_eq!(vmm.ask(&plug(0, 1)), ack());
+        assert_eq!(vmm.ask(&Request::new(RequestType::Unplug, ADDR, 1)), ack());
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(fs::read_to_string(dir.path().join("vm.state")).unwrap().contains("version"));
+    drop(unread);
+}
+
+#[test]
+fn a_socket_that_was_removed_and_given_to_another_is_left_to_it() {
+    let dir = dir();
+    let mut first = Device::new(&dir, &[]);
+    fs::remove_file(first.path("vm.sock")).unwrap();
+    fs::remove_file(first.path("vm.ctl")).unwrap();
+    let second = Device::new(&dir, &["--memory", "other.mem"]);
+    first.signal(Signal::TERM);
+    assert_eq!(first.code(), Some(0));
+    assert_eq!(second.tell(&["status"]).0, Some(0));
+    drop(UnixStream::connect(second.path("vm.sock")).unwrap());
 }
 
 #[test]

@@ -1,18 +1,20 @@
-//! A socket's name in the file system: taken, left behind, or free.
+//! A socket's name in the file system: taken, left behind, free, or another's by now.
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// A Unix socket that others can connect to. Its name goes when it is dropped.
+/// A Unix socket that others can connect to. Its name goes when it is dropped, if it is still this socket's.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
+    /// What the name led to when it was made: file system and file.
+    made: Option<(u64, u64)>,
 }
 
 /// Why there is no socket.
@@ -60,7 +62,8 @@ impl Socket {
             Err(_) => {}
         }
         let listener = UnixListener::bind(&path).map_err(system)?;
-        Ok(Self { listener, path })
+        let made = identity(&path);
+        Ok(Self { listener, path, made })
     }
 
     /// What accepts connections.
@@ -72,18 +75,43 @@ impl Socket {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Takes its name away. One that somebody has removed, and given to another socket since, is that one's.
+    pub fn remove_name(&self) {
+        if self.made.is_some() && identity(&self.path) == self.made {
+            // Nothing can be done about a name that stays: the next process replaces it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Nothing can be done about a name that stays: the next process replaces it.
-        let _ = fs::remove_file(&self.path);
+        self.remove_name();
     }
+}
+
+/// File system and file that a name leads to.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_anothers_by_now_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let first = Socket::new(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let second = Socket::new(&path).unwrap();
+        drop(first);
+        assert!(path.exists(), "it is the second one's");
+        drop(second);
+        assert!(!path.exists());
+    }
 
     #[test]
     fn names_that_are_taken_are_refused_and_those_left_behind_replaced() {

@@ -3,11 +3,11 @@
 mod args;
 mod commands;
 mod control;
+mod log;
 mod memory;
 mod metrics;
 mod state;
 
-use std::fs;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub use self::args::DeviceArgs;
+use self::log::Log;
 use self::state::State;
 use crate::interrupt;
 
@@ -51,13 +52,14 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
         resize_without_driver: true,
         ..Settings::new(addr, size)
     };
-    let quiet = args.quiet;
-    let log = move |event: Event| {
+    let log = Log::new().context("no thread for the log")?;
+    let (quiet, lines) = (args.quiet, log.lines());
+    let tell = move |event: Event| {
         if !(quiet && matches!(event, Event::Request(..))) {
-            crate::stderr::say(event);
+            lines.say(&event);
         }
     };
-    let backend = Backend::new(settings, memory, saved.as_ref(), log)?;
+    let backend = Backend::new(settings, memory, saved.as_ref(), tell)?;
     let mut server = Server::new(backend.clone(), socket)?;
     if let Some(state) = &state {
         state.take()?;
@@ -68,11 +70,11 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
         let control = Arc::new(control);
         control::from_socket(&backend, &server.stopper(), Arc::clone(&control))?;
         // The thread that listens has it for ever, so its name is taken away here.
-        let done = serve(args, &backend, &mut server, state.as_ref());
-        let _ = fs::remove_file(control.path());
+        let done = serve(args, &backend, &mut server, state.as_ref(), log);
+        control.remove_name();
         return done;
     }
-    serve(args, &backend, &mut server, state.as_ref())
+    serve(args, &backend, &mut server, state.as_ref(), log)
 }
 
 fn serve(
@@ -80,12 +82,13 @@ fn serve(
     backend: &Backend,
     server: &mut Server,
     state: Option<&State>,
+    log: Log,
 ) -> Result<ExitCode> {
-    crate::stderr::say("ready");
+    log.lines().say(&"ready");
     let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
-    if let Some(state) = state {
-        state.keep(backend)?;
-    }
+    let kept = state.map_or(Ok(()), |state| state.keep(backend));
+    log.finish();
+    kept?;
     served?;
     Ok(ExitCode::SUCCESS)
 }
