@@ -21,7 +21,7 @@ static HANG: AtomicBool = AtomicBool::new(false);
 pub fn now<R: Protocol>(what: Break, engine: &Engine<GuestPlatform<R>>) {
     match what {
         Break::Write => {
-            let map = engine.tables().into_iter().find(|(kind, _)| *kind == TableKind::Map);
+            let map = engine.tables().find(|(kind, _)| *kind == TableKind::Map);
             if let Some((_, map)) = map {
                 let last = map.len().saturating_sub(PAGE_SIZE);
                 // SAFETY: none: this is the write that must not happen. The page is folded, and the write traps.

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use pagefold_engine::platform::{Barrier, Platform, TableKind};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{Engine, Kind, Order, Pfn, RawFolio};
+use pagefold_engine::{Engine, Kind, Order, Page64, Pfn, RawFolio};
 use pagefold_workload::{Stamp, share};
 use spin::Mutex;
 
@@ -52,6 +52,7 @@ impl<R: Protocol> Platform for GuestPlatform<R> {
     type Barrier = Interrupts;
     type Owner = Stamp;
     type Rules = R;
+    type Descriptors = Page64;
     type Error = MapError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Table, MapError> {

@@ -72,7 +72,7 @@ impl<R: Protocol> Kernel<R> {
                 blocks,
                 partial_blocks: partial.count() as u64,
             },
-            tables: rows.into(),
+            tables: rows.collect(),
             page_tables: page_tables * PAGE,
             frames: Frames {
                 boot: frames::of_boot(),

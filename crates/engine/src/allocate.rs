@@ -1,5 +1,6 @@
 //! Allocating: pages from the allocator, their descriptors from the map, and a handle.
 
+use crate::descriptors::seam::DescriptorMap;
 use crate::engine::Engine;
 use crate::folio::{Folio, Frozen, RawFolio};
 use crate::frames::error::AllocError;
@@ -67,12 +68,13 @@ impl<P: Platform> Engine<P> {
     }
 
     fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
-        if let Err(out_of_memory) = self.map.claim(pfn, order, kind) {
-            self.give_back(pfn, order);
-            return Err(out_of_memory.into());
+        match self.map.claim(pfn, order, kind, self.platform.cpu()) {
+            Ok(head) => Ok(Frozen::adopt(self, head, order)),
+            Err(out_of_memory) => {
+                self.give_back(pfn, order);
+                Err(out_of_memory.into())
+            }
         }
-        // The claim has just written it.
-        self.map.page(pfn).map(|page| Frozen::adopt(self, page, order)).ok_or(AllocError::Absent)
     }
 
     /// A reference that was taken out of its handle by [`Folio::into_raw`].
@@ -82,7 +84,7 @@ impl<P: Platform> Engine<P> {
     /// # Safety
     /// `raw` came from a folio of this engine and was not given back before.
     pub unsafe fn from_raw(&self, raw: RawFolio) -> Folio<'_, P> {
-        // SAFETY: the number of a folio of this engine lies in its map.
-        Folio::adopt(self, unsafe { self.map.page(raw.0).unwrap_unchecked() })
+        // SAFETY: there is a reference on the folio that begins there, so it has a descriptor.
+        Folio::adopt(self, unsafe { self.map.head(raw.0).unwrap_unchecked() })
     }
 }

@@ -3,11 +3,10 @@
 use core::fmt;
 use core::ops::Range;
 
+use crate::descriptors::seam::DescriptorMap;
 use crate::engine::Engine;
 use crate::frames::check::FrameMisfit;
-use crate::geometry::{
-    MAP_PAGE_ORDER, MAP_PAGES_PER_SECTION, MapPage, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION, Pfn, Row,
-};
+use crate::geometry::{MapGeometry, MapPage, PAGES_PER_ROW, PAGES_PER_SECTION, Pfn, Row};
 use crate::page::PageKind;
 use crate::platform::Platform;
 use crate::protocol::class::Class;
@@ -85,6 +84,13 @@ pub enum Violation {
         /// By the class table.
         found: u64,
     },
+    /// Where descriptors are objects: objects in use are not one a folio.
+    Objects {
+        /// By their allocator.
+        counted: u64,
+        /// Folios.
+        found: u64,
+    },
     /// The allocator contradicts itself.
     Frames(FrameMisfit),
     /// No contradiction: there is no memory to register a reader, and nothing was looked at. Free some and retry.
@@ -115,6 +121,9 @@ impl fmt::Display for Violation {
             Violation::Miscounted { counted, found } => {
                 write!(f, "{counted} map pages counted as materialised, {found} found")
             }
+            Violation::Objects { counted, found } => {
+                write!(f, "{counted} objects in use for {found} folios")
+            }
             Violation::Frames(misfit) => write!(f, "allocator: {misfit:?}"),
             Violation::OutOfMemory => f.write_str("no memory to look at anything: free some and retry"),
         }
@@ -138,11 +147,12 @@ impl<P: Platform> Engine<P> {
         let (mut leaked, mut near) = (0, Pfn(0));
         let mut section = 0;
         while section < self.map.classes.sections() {
-            let first = section * MAP_PAGES_PER_SECTION;
+            let per_section = P::Descriptors::MAP_PAGES_PER_SECTION;
+            let first = section * per_section;
             if let Some((class, next)) = self.map.classes.uniform(section) {
                 let next = next.min(self.map.classes.sections());
                 if next == section + 1 && !self.map.classes.is_silent(section) {
-                    return Err(Violation::Silent { pfn: MapPage(first).first_pfn() });
+                    return Err(Violation::Silent { pfn: self.map.first_pfn(MapPage(first)) });
                 }
                 let pages = (next - section) * PAGES_PER_SECTION;
                 let is_free = class.class() == Class::Free && self.is_free(section..next);
@@ -153,32 +163,32 @@ impl<P: Platform> Engine<P> {
                 }
             }
             section += 1;
-            for map_page in (first..first + MAP_PAGES_PER_SECTION).map(MapPage) {
+            for map_page in (first..first + per_section).map(MapPage) {
                 // Nothing is folded while it is looked at.
                 let _section = reader.section();
-                let row = map_page.first_pfn().row();
-                let taken = self.frames(map_page.first_pfn()).taken_mask(row);
-                let owned = self.audit_map_page(map_page, taken, &mut audit)?;
                 let (class, backed) = self.map.class(map_page);
                 audit.materialised += u64::from(backed);
                 audit.published += u64::from(backed && class != Class::Mapped);
-                let withheld = self.map.withheld.mask(row);
                 let is_gone = matches!(class, Class::Absent | Class::Offline);
-                let nobodys = if is_gone { 0 } else { taken & !owned & self.map.poison.mask(row) };
-                if withheld & !nobodys != 0 {
-                    let bit = u64::from((withheld & !nobodys).trailing_zeros());
-                    return Err(Violation::Withheld { pfn: map_page.first_pfn().plus(bit) });
-                }
-                audit.withheld_pages += u64::from(withheld.count_ones());
-                if matches!(class, Class::Absent | Class::Offline) {
-                    continue;
-                }
-                audit.free_pages += u64::from((!taken & Row::ALL).count_ones());
-                let rest = taken & !owned;
-                let ownerless = rest & !self.never_free(row);
-                leaked += u64::from(ownerless.count_ones());
-                if ownerless != 0 {
-                    near = map_page.first_pfn().plus(u64::from(ownerless.trailing_zeros()));
+                for row in Row::covering(&self.map.pages_of(map_page)) {
+                    let taken = self.frames(row.first_pfn()).taken_mask(row);
+                    let owned = self.audit_row(row, class, taken, &mut audit)?;
+                    let withheld = self.map.withheld.mask(row);
+                    let nobodys = if is_gone { 0 } else { taken & !owned & self.map.poison.mask(row) };
+                    if withheld & !nobodys != 0 {
+                        let bit = u64::from((withheld & !nobodys).trailing_zeros());
+                        return Err(Violation::Withheld { pfn: row.first_pfn().plus(bit) });
+                    }
+                    audit.withheld_pages += u64::from(withheld.count_ones());
+                    if is_gone {
+                        continue;
+                    }
+                    audit.free_pages += u64::from((!taken & Row::ALL).count_ones());
+                    let ownerless = taken & !owned & !self.never_free(row);
+                    leaked += u64::from(ownerless.count_ones());
+                    if ownerless != 0 {
+                        near = row.first_pfn().plus(u64::from(ownerless.trailing_zeros()));
+                    }
                 }
             }
         }
@@ -193,7 +203,12 @@ impl<P: Platform> Engine<P> {
             let (counted, found) = (self.materialised_map_pages(), audit.materialised);
             return Err(Violation::Miscounted { counted, found });
         }
-        Ok(audit)
+        match self.map.objects() {
+            Some(counted) if counted != audit.folios => {
+                Err(Violation::Objects { counted, found: audit.folios })
+            }
+            _ => Ok(audit),
+        }
     }
 
     /// Whether all pages of `sections` are free for their zones' allocators.
@@ -209,60 +224,41 @@ impl<P: Platform> Engine<P> {
             .all(|section| self.zone(self.records.zone(section)).is_free(first(section), PAGES_PER_SECTION))
     }
 
-    /// Checks one map page. Returns the pages that are in folios.
-    fn audit_map_page(&self, map_page: MapPage, taken: u64, audit: &mut Audit) -> Result<u64, Violation> {
-        let (class, _) = self.map.class(map_page);
-        let first = map_page.first_pfn();
-        match class {
-            Class::Absent | Class::Offline | Class::Free => Ok(0),
-            Class::Tail(order) => {
-                let head = first.head(order);
-                if head == first || !self.map.state(head).covers(head, first) {
-                    return Err(Violation::Orphan { pfn: first, class });
-                }
-                if taken != Row::ALL {
-                    return Err(Violation::InUseButFree { pfn: first });
-                }
-                Ok(Row::ALL)
-            }
-            Class::Mapped => self.audit_descriptors(map_page, taken, audit),
+    /// Checks one row of a map page. Returns its pages that are in folios.
+    fn audit_row(&self, row: Row, class: Class, taken: u64, audit: &mut Audit) -> Result<u64, Violation> {
+        let first = row.first_pfn();
+        if class.miss().is_some() {
+            return Ok(0);
         }
-    }
-
-    fn audit_descriptors(&self, map_page: MapPage, taken: u64, audit: &mut Audit) -> Result<u64, Violation> {
         let mut owned = 0;
-        for bit in 0..PAGES_PER_MAP_PAGE {
-            let pfn = map_page.first_pfn().plus(bit);
-            let state = self.map.state(pfn);
-            if state.is_head() {
-                if !pfn.is_aligned(state.order()) {
-                    return Err(Violation::Orphan { pfn, class: Class::Mapped });
+        for bit in 0..PAGES_PER_ROW {
+            let pfn = first.plus(bit);
+            let folio = self.map.folio_of(pfn, class).map_err(|_| Violation::Orphan { pfn, class })?;
+            let Some((head, state)) = folio else {
+                if self.map.peek(pfn).state.is_head() {
+                    return Err(Violation::Dirty { pfn });
                 }
+                continue;
+            };
+            if head == pfn {
                 audit.folios += 1;
                 audit.refs += u64::from(state.refs());
                 if let Some(pages) = audit.pages_by_kind.get_mut(state.kind().index()) {
                     *pages += state.order().pages();
                 }
             }
-            let head = state.head_of(pfn);
-            let head_state = self.map.state(head);
-            let in_folio = head_state.covers(head, pfn);
-            if state.is_tail() && (!in_folio || head_state.order() != state.order()) {
-                return Err(Violation::Orphan { pfn, class: Class::Mapped });
-            }
-            // Inside small folios every tail is written.
-            let unwritten = !state.is_head() && !state.is_tail();
-            if unwritten && in_folio && head_state.order().get() < MAP_PAGE_ORDER {
-                return Err(Violation::Orphan { pfn, class: Class::Mapped });
-            }
-            let is_taken = taken >> bit & 1 != 0;
-            if in_folio && !is_taken {
+            if taken >> bit & 1 == 0 {
                 return Err(Violation::InUseButFree { pfn });
             }
-            if !in_folio && (state.refs() != 0 || state.is_head()) {
-                return Err(Violation::Dirty { pfn });
+            owned |= 1 << bit;
+            if let (Class::Tail(_), true) = (class, head.0 + state.order().pages() >= first.0 + PAGES_PER_ROW)
+            {
+                // One look is enough where one class speaks for all of the row.
+                return match taken {
+                    Row::ALL => Ok(Row::ALL),
+                    _ => Err(Violation::InUseButFree { pfn }),
+                };
             }
-            owned |= u64::from(in_folio) << bit;
         }
         Ok(owned)
     }

@@ -6,20 +6,27 @@
 
 use core::fmt;
 
+use crate::descriptors::seam::{DescriptorMap, Descriptors};
 use crate::frames::Frames;
-use crate::geometry::{MAX_PAGES, Pfn, pages_of_machine};
+use crate::geometry::Pfn;
 use crate::map::{Layout, MemoryMap};
+use crate::mapping::{Mapping, TableKind};
 use crate::marks::Marks;
-use crate::platform::Mapping;
-use crate::platform::{Platform, TableKind};
+use crate::platform::Platform;
 use crate::protocol::Protocol;
 use crate::protocol::class::Class;
 use crate::protocol::classes::Classes;
 use crate::protocol::{Fold, reads_folded};
 use crate::rcu::Rcu;
+use crate::reserve::{NewError, Tables};
 use crate::sync::AtomicBool;
-use crate::table::{Table, TableEntry};
 use crate::zone::{Records, Zone};
+
+/// The memory map of a platform's engine.
+pub(crate) type MapOf<P> =
+    <<P as Platform>::Descriptors as Descriptors>::Map<<P as Platform>::Mapping, <P as Platform>::Owner>;
+/// The descriptor of a folio there.
+pub(crate) type HeadOf<P> = <<P as Platform>::Descriptors as Descriptors>::Head<<P as Platform>::Owner>;
 
 /// How large a machine, and how its large folios are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,43 +44,9 @@ impl Config {
     }
 }
 
-/// Why an engine could not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewError<E> {
-    /// More pages than page numbers have bits for; at most [`MAX_PAGES`].
-    TooLarge,
-    /// The platform could not reserve address space for a table.
-    Reserve {
-        /// Which one.
-        kind: TableKind,
-        /// How many bytes it needs.
-        bytes: u64,
-        /// What the platform said.
-        error: E,
-    },
-    /// The platform reserved less than was asked for.
-    Short(TableKind),
-    /// The platform gave a range for this table that was made for another one: [`Platform::reserve`] is to pass the kind on.
-    OtherTable(TableKind),
-}
-
-impl<E: fmt::Display> fmt::Display for NewError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NewError::TooLarge => write!(f, "more than {MAX_PAGES} pages: no page number has that many bits"),
-            NewError::Reserve { kind, error, .. } => write!(f, "the {kind:?} table: {error}"),
-            NewError::Short(kind) => write!(f, "the platform reserved too little for the {kind:?} table"),
-            NewError::OtherTable(kind) => {
-                write!(f, "the platform's range for the {kind:?} table was made for another table")
-            }
-        }
-    }
-}
-impl<E: fmt::Debug + fmt::Display> core::error::Error for NewError<E> {}
-
 /// The engine. See the [crate](crate) for what it does, and [`crate::protocol`] for what it promises.
 pub struct Engine<P: Platform> {
-    pub(crate) map: MemoryMap<P::Mapping, P::Owner>,
+    pub(crate) map: MapOf<P>,
     pub(crate) zones: [Frames<P::Mapping>; 2],
     pub(crate) records: Records<P::Mapping>,
     pub(crate) hotplug_taken: AtomicBool,
@@ -127,31 +100,31 @@ impl<P: Platform> Engine<P> {
                 "this protocol reads folded descriptors: it needs a mapping without a gap"
             );
         }
-        let pages = pages_of_machine(config.pages).ok_or(NewError::TooLarge)?;
         let reserve = |kind, bytes| platform.reserve(kind, bytes);
-        let descriptors = table(&reserve, TableKind::Map, pages)?;
+        let tables = Tables::new(reserve, config.pages, P::Descriptors::shape::<P::Owner>())?;
+        let descriptors = tables.table(TableKind::Map)?;
         let classes = Classes::new(
-            table(&reserve, TableKind::Classes, pages)?,
-            table(&reserve, TableKind::Sections, pages)?,
-            table(&reserve, TableKind::Regions, pages)?,
+            tables.table(TableKind::Classes)?,
+            tables.table(TableKind::Sections)?,
+            tables.table(TableKind::Regions)?,
         );
         let marks = [
-            Marks::new(table(&reserve, TableKind::Poison, pages)?),
-            Marks::new(table(&reserve, TableKind::Holes, pages)?),
-            Marks::new(table(&reserve, TableKind::Withheld, pages)?),
+            Marks::new(tables.table(TableKind::Poison)?),
+            Marks::new(tables.table(TableKind::Holes)?),
+            Marks::new(tables.table(TableKind::Withheld)?),
         ];
-        let map = MemoryMap::new(descriptors, classes, marks, config.layout);
-        let records = Records::new(table(&reserve, TableKind::Blocks, pages)?);
+        let map = MapOf::<P>::new(MemoryMap::new(descriptors, classes, marks, config.layout), &tables)?;
+        let records = Records::new(tables.table(TableKind::Blocks)?);
         let zones = [
             Frames::new(
-                table(&reserve, TableKind::Rows, pages)?,
-                table(&reserve, TableKind::Lanes, pages)?,
-                table(&reserve, TableKind::Trees, pages)?,
+                tables.table(TableKind::Rows)?,
+                tables.table(TableKind::Lanes)?,
+                tables.table(TableKind::Trees)?,
             ),
             Frames::new(
-                table(&reserve, TableKind::MovableRows, pages)?,
-                table(&reserve, TableKind::MovableLanes, pages)?,
-                table(&reserve, TableKind::MovableTrees, pages)?,
+                tables.table(TableKind::MovableRows)?,
+                tables.table(TableKind::MovableLanes)?,
+                tables.table(TableKind::MovableTrees)?,
             ),
         ];
         let rcu = Rcu::new(platform.barrier());
@@ -214,8 +187,13 @@ impl<P: Platform> Engine<P> {
         self.map.materialised()
     }
 
-    /// All tables, for measuring.
-    pub fn tables(&self) -> [(TableKind, &P::Mapping); 14] {
+    /// Objects in use where descriptors are objects: one a folio. Exact while nothing moves.
+    pub fn objects(&self) -> Option<u64> {
+        self.map.objects()
+    }
+
+    /// All tables, for measuring: the memory map first.
+    pub fn tables(&self) -> impl Iterator<Item = (TableKind, &P::Mapping)> {
         let [classes, sections, regions] = self.map.classes.mappings();
         let [normal, movable] = &self.zones;
         let [rows, lanes, trees] = normal.mappings();
@@ -236,11 +214,13 @@ impl<P: Platform> Engine<P> {
             (TableKind::MovableLanes, movable_lanes),
             (TableKind::MovableTrees, movable_trees),
         ]
+        .into_iter()
+        .chain(self.map.object_tables())
     }
 
     /// The class of the map page of `pfn`, and whether memory is behind it.
     pub fn class(&self, pfn: Pfn) -> (Class, bool) {
-        self.map.class(pfn.map_page())
+        self.map.class(self.map.map_page(pfn))
     }
 }
 
@@ -248,25 +228,10 @@ impl<P: Platform> fmt::Debug for Engine<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
             .field("protocol", &P::Rules::NAME)
+            .field("descriptors", &P::Descriptors::NAME)
             .field("pages", &self.pages())
             .field("layout", &self.layout())
             .field("materialised_map_pages", &self.materialised_map_pages())
             .finish_non_exhaustive()
     }
-}
-
-/// A table of a machine of `pages` pages.
-pub(crate) fn table<T: TableEntry, M: Mapping, E>(
-    reserve: &impl Fn(TableKind, u64) -> Result<M, E>,
-    kind: TableKind,
-    pages: u64,
-) -> Result<Table<T, M>, NewError<E>> {
-    #[cfg(not(loom))]
-    debug_assert_eq!(kind.entry_bytes(), size_of::<T>() as u64, "an entry of the {kind:?} table");
-    let bytes = kind.bytes(pages).ok_or(NewError::TooLarge)?;
-    let mapping = reserve(kind, bytes).map_err(|error| NewError::Reserve { kind, bytes, error })?;
-    if mapping.made_for().is_some_and(|other| other != kind) {
-        return Err(NewError::OtherTable(kind));
-    }
-    Table::new(mapping, kind.entries(pages)).ok_or(NewError::Short(kind))
 }

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use crate::geometry::PAGE_SIZE;
 use crate::heap::OutOfMemory;
-use crate::platform::{FoldRange, Mapping};
+use crate::mapping::{FoldRange, Mapping};
 
 /// A [`Mapping`] over memory that is there for good: nothing is ever backed on demand, and nothing folds.
 ///
@@ -19,7 +19,7 @@ pub struct Flat {
 
 impl Flat {
     /// Over memory that the program gives up for good. `None` if it holds no 4 KiB-aligned page. It is zeroed, and made as
-    /// short as whole pages are: give one page more than [`TableKind::bytes`](crate::platform::TableKind::bytes) says, or
+    /// short as whole pages are: give one page more than [`table_bytes`](crate::FrameAllocator::table_bytes) says, or
     /// aligned memory.
     pub fn from_zeroed(memory: &'static mut [u64]) -> Option<Flat> {
         memory.fill(0);

@@ -9,10 +9,12 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::mem::ManuallyDrop;
 
-use crate::engine::Engine;
-use crate::geometry::{MIN_FOLD_ORDER, Order, Pfn};
+use crate::descriptors::head::Head;
+use crate::descriptors::seam::DescriptorMap;
+use crate::engine::{Engine, HeadOf};
+use crate::geometry::{Order, Pfn};
 use crate::heap::OutOfMemory;
-use crate::page::{Kind, MAX_REFS, Page, PageKind, State};
+use crate::page::{Kind, MAX_REFS, PageKind, State};
 use crate::platform::Platform;
 use crate::sync::{Ordering, fence};
 
@@ -37,17 +39,16 @@ pub struct RawFolio(pub Pfn);
 #[must_use = "dropping it puts the reference"]
 pub struct Folio<'e, P: Platform> {
     engine: &'e Engine<P>,
-    /// The head's descriptor. (The page number follows from it; putting needs only this.)
-    page: &'e Page<P::Owner>,
+    /// The folio's descriptor. (The page number follows from it; putting needs only this.)
+    head: &'e HeadOf<P>,
 }
 
 impl<'e, P: Platform> Folio<'e, P> {
-    /// `page` is a materialised head of the engine's map, on which the caller has a reference, which now is the
-    /// handle's.
+    /// `head` is the descriptor of a folio of the engine's, on which the caller has a reference, which now is the handle's.
     #[inline]
-    pub(crate) fn adopt(engine: &'e Engine<P>, page: &'e Page<P::Owner>) -> Self {
-        page.owner.may_read();
-        Self { engine, page }
+    pub(crate) fn adopt(engine: &'e Engine<P>, head: &'e HeadOf<P>) -> Self {
+        head.owner().may_read();
+        Self { engine, head }
     }
 
     /// The engine it belongs to.
@@ -58,12 +59,12 @@ impl<'e, P: Platform> Folio<'e, P> {
     /// The state word now. Order and kind stand as long as the reference does; the refcount may change at any time.
     #[inline]
     pub fn state(&self) -> State {
-        State(self.page.state.load(Ordering::Relaxed))
+        State(self.head.state().load(Ordering::Relaxed))
     }
     /// The first page.
     #[inline]
     pub fn pfn(&self) -> Pfn {
-        self.engine.map.pfn_of(self.page)
+        self.engine.map.pfn_of(self.head)
     }
     /// The order; it cannot change while a reference is held.
     #[inline]
@@ -85,11 +86,11 @@ impl<'e, P: Platform> Folio<'e, P> {
         self.state().covers(self.pfn(), pfn)
     }
 
-    /// The owner's data in the head's descriptor.
+    /// The owner's data in the folio's descriptor.
     #[inline]
     pub fn owner(&self) -> &P::Owner {
         // SAFETY: a reference keeps the folio shared; shared access hands out `&Owner` only, and `Owner: Sync`.
-        unsafe { &*self.page.owner.get() }
+        unsafe { &*self.head.owner().get() }
     }
 
     /// Another reference.
@@ -100,13 +101,13 @@ impl<'e, P: Platform> Folio<'e, P> {
     /// [`Saturated`].
     pub fn get(&self) -> Result<Self, Saturated> {
         // Relaxed: a reference is held, so the folio cannot go away.
-        let before = State(self.page.state.fetch_add(1, Ordering::Relaxed));
+        let before = State(self.head.state().fetch_add(1, Ordering::Relaxed));
         if before.refs() >= MAX_REFS {
             // Undone before anyone could have used it; the counter has room for all CPUs at once.
-            self.page.state.fetch_sub(1, Ordering::Relaxed);
+            self.head.state().fetch_sub(1, Ordering::Relaxed);
             return Err(Saturated);
         }
-        Ok(Self { engine: self.engine, page: self.page })
+        Ok(Self { engine: self.engine, head: self.head })
     }
 
     /// Makes this, if it is the only reference, the frozen folio. From then on walkers get nothing.
@@ -121,11 +122,11 @@ impl<'e, P: Platform> Folio<'e, P> {
             let frozen = state.with_refs(0);
             // Acquire: pairs with the Release of every put, so that all former holders are done. Release: the frozen
             // word before whatever its owner publishes next.
-            match self.page.state.compare_exchange(state.0, frozen.0, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.head.state().compare_exchange(state.0, frozen.0, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
-                    self.page.owner.may_write();
+                    self.head.owner().may_write();
                     let this = ManuallyDrop::new(self);
-                    return Ok(Frozen { engine: this.engine, page: this.page, order: frozen.order() });
+                    return Ok(Frozen { engine: this.engine, head: this.head, order: frozen.order() });
                 }
                 // A walker came, or its poison mark.
                 Err(now) => state = State(now),
@@ -136,7 +137,7 @@ impl<'e, P: Platform> Folio<'e, P> {
 
     /// Takes the reference out of the handle.
     pub fn into_raw(self) -> RawFolio {
-        self.page.owner.may_read();
+        self.head.owner().may_read();
         RawFolio(ManuallyDrop::new(self).pfn())
     }
 }
@@ -144,13 +145,13 @@ impl<'e, P: Platform> Folio<'e, P> {
 impl<P: Platform> Drop for Folio<'_, P> {
     #[inline]
     fn drop(&mut self) {
-        self.page.owner.may_read();
+        self.head.owner().may_read();
         // Release: what this holder did happens before the folio is freed or frozen.
-        let before = State(self.page.state.fetch_sub(1, Ordering::Release));
+        let before = State(self.head.state().fetch_sub(1, Ordering::Release));
         if before.refs() == 1 {
             // Acquire: pairs with the Release of the other holders' puts.
             fence(Ordering::Acquire);
-            self.engine.free_block(self.pfn(), before.order());
+            self.engine.free_block(self.head, before.order());
         }
     }
 }
@@ -165,7 +166,7 @@ impl<P: Platform> fmt::Debug for Folio<'_, P> {
 #[must_use = "dropping it frees the folio"]
 pub struct Frozen<'e, P: Platform> {
     engine: &'e Engine<P>,
-    page: &'e Page<P::Owner>,
+    head: &'e HeadOf<P>,
     order: Order,
 }
 
@@ -201,10 +202,10 @@ impl fmt::Display for ReshapeError {
 impl core::error::Error for ReshapeError {}
 
 impl<'e, P: Platform> Frozen<'e, P> {
-    /// The block whose head's descriptor is `page` is a frozen folio that the caller owns; the handle owns it now.
-    pub(crate) fn adopt(engine: &'e Engine<P>, page: &'e Page<P::Owner>, order: Order) -> Self {
-        page.owner.may_write();
-        Self { engine, page, order }
+    /// The block whose descriptor is `head` is a frozen folio that the caller owns; the handle owns it now.
+    pub(crate) fn adopt(engine: &'e Engine<P>, head: &'e HeadOf<P>, order: Order) -> Self {
+        head.owner().may_write();
+        Self { engine, head, order }
     }
     /// The engine it belongs to.
     pub fn engine(&self) -> &'e Engine<P> {
@@ -212,7 +213,7 @@ impl<'e, P: Platform> Frozen<'e, P> {
     }
     /// The first page.
     pub fn pfn(&self) -> Pfn {
-        self.engine.map.pfn_of(self.page)
+        self.engine.map.pfn_of(self.head)
     }
     /// The order.
     pub fn order(&self) -> Order {
@@ -220,22 +221,22 @@ impl<'e, P: Platform> Frozen<'e, P> {
     }
     /// The kind. Always an owner's: a fake-offline page has a reference of the engine's, and cannot be frozen.
     pub fn kind(&self) -> Kind {
-        State(self.page.state.load(Ordering::Relaxed)).kind().owned().unwrap_or(Kind::Kernel)
+        State(self.head.state().load(Ordering::Relaxed)).kind().owned().unwrap_or(Kind::Kernel)
     }
     /// Gives it another kind.
     pub fn set_kind(&mut self, kind: Kind) {
-        let state = State(self.page.state.load(Ordering::Relaxed)).with_kind(kind.into());
-        self.page.state.store(state.0, Ordering::Release);
+        let state = State(self.head.state().load(Ordering::Relaxed)).with_kind(kind.into());
+        self.head.state().store(state.0, Ordering::Release);
     }
-    /// The owner's data in the head's descriptor.
+    /// The owner's data in the folio's descriptor.
     pub fn owner(&self) -> &P::Owner {
         // SAFETY: the handle is the only way to a frozen folio's data, and it is borrowed.
-        unsafe { &*self.page.owner.get() }
+        unsafe { &*self.head.owner().get() }
     }
     /// The owner's data, to change.
     pub fn owner_mut(&mut self) -> &mut P::Owner {
         // SAFETY: as `owner`, and the handle is borrowed mutably: nobody else has `&Owner` or `&mut Owner`.
-        unsafe { &mut *self.page.owner.get_mut() }
+        unsafe { &mut *self.head.owner().get_mut() }
     }
 
     /// Shares it: refcount 1, walkers may find it from here on.
@@ -244,12 +245,12 @@ impl<'e, P: Platform> Frozen<'e, P> {
     #[inline]
     pub fn share(self) -> Folio<'e, P> {
         let this = ManuallyDrop::new(self);
-        this.page.owner.may_write();
-        let state = State(this.page.state.load(Ordering::Relaxed)).with_refs(1);
+        this.head.owner().may_write();
+        let state = State(this.head.state().load(Ordering::Relaxed)).with_refs(1);
         // Release: the owner's data, and the tails, before a walker can get a reference. A plain store: nobody else
         // writes to a head with refcount 0, but for a poison mark, which is only a hint.
-        this.page.state.store(state.0, Ordering::Release);
-        Folio { engine: this.engine, page: this.page }
+        this.head.state().store(state.0, Ordering::Release);
+        Folio { engine: this.engine, head: this.head }
     }
 
     /// Whether some of its map pages describe only tails and have memory that a fold would give back.
@@ -297,36 +298,36 @@ impl<'e, P: Platform> Frozen<'e, P> {
     #[allow(clippy::type_complexity)]
     pub fn collapse(folios: Vec<Self>) -> Result<Self, (Vec<Self>, ReshapeError)> {
         let Some(first) = folios.first() else { return Err((folios, ReshapeError::NotABlock)) };
-        let (engine, page, head, kind) = (first.engine, first.page, first.pfn(), first.kind());
-        let mut end = head.0;
+        let (engine, head, pfn, kind) = (first.engine, first.head, first.pfn(), first.kind());
+        let mut end = pfn.0;
         let is_adjacent = folios.iter().all(|folio| {
             let fits = folio.pfn().0 == end && core::ptr::eq(folio.engine, engine);
             end += folio.order.pages();
             fits
         });
-        let pages = end - head.0;
-        let order = Order::fitting(head, pages);
+        let pages = end - pfn.0;
+        let order = Order::fitting(pfn, pages);
         if !is_adjacent || order.pages() != pages {
             return Err((folios, ReshapeError::NotABlock));
         }
         // Each lies in one zone as a whole, since it was allocated there.
-        let zone = engine.zone_of(head);
+        let zone = engine.zone_of(pfn);
         if folios.iter().any(|folio| engine.zone_of(folio.pfn()) != zone) {
             return Err((folios, ReshapeError::TwoZones));
         }
         if folios.len() > 1 {
-            engine.collapse_block(head, order, kind);
+            engine.collapse_block(head, pfn, order, kind);
         }
         for folio in folios {
             let _owned_by_the_whole = ManuallyDrop::new(folio);
         }
-        Ok(Self { engine, page, order })
+        Ok(Self { engine, head, order })
     }
 }
 
 impl<P: Platform> Drop for Frozen<'_, P> {
     fn drop(&mut self) {
-        self.engine.free_block(self.pfn(), self.order);
+        self.engine.free_block(self.head, self.order);
     }
 }
 
@@ -352,9 +353,9 @@ impl<'e, P: Platform> Iterator for Pieces<'e, P> {
         if self.next >= self.end {
             return None;
         }
-        let page = self.engine.map.page(Pfn(self.next))?;
+        let head = self.engine.map.head(Pfn(self.next))?;
         self.next += self.order.pages();
-        Some(Frozen::adopt(self.engine, page, self.order))
+        Some(Frozen::adopt(self.engine, head, self.order))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -376,5 +377,3 @@ impl<P: Platform> fmt::Debug for Pieces<'_, P> {
         write!(f, "Pieces {} .. {} of {}", Pfn(self.next), Pfn(self.end), self.order)
     }
 }
-
-const _: () = assert!(MIN_FOLD_ORDER <= Order::MAX.get());

@@ -2,16 +2,19 @@
 
 use core::ops::Range;
 
-use crate::engine::Engine;
+use crate::descriptors::seam::DescriptorMap;
+use crate::engine::{Engine, HeadOf};
 use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row, SECTION_ORDER};
 use crate::heap::OutOfMemory;
+use crate::mapping::FoldRange;
 use crate::page::Kind;
-use crate::platform::{FoldRange, Platform};
+use crate::platform::Platform;
 
 impl<P: Platform> Engine<P> {
     /// Frees a frozen folio that the caller owns. Allocates nothing and cannot fail.
-    pub(crate) fn free_block(&self, pfn: Pfn, order: Order) {
-        self.map.release(pfn, order);
+    pub(crate) fn free_block(&self, head: &HeadOf<P>, order: Order) {
+        let pfn = self.map.pfn_of(head);
+        self.map.release(head, pfn, order);
         self.give_back(pfn, order);
     }
 
@@ -25,11 +28,10 @@ impl<P: Platform> Engine<P> {
 
     #[inline]
     fn after_giving_back(&self, pfn: Pfn, order: Order) {
-        let first = pfn.map_page();
         if order.get() <= SECTION_ORDER {
-            self.map.classes.hint_foldable(first);
+            self.map.classes.hint_foldable(self.map.map_page(pfn));
         } else {
-            self.map.classes.hint_foldable_range(&(first.0..first.0 + order.map_pages()));
+            self.map.classes.hint_foldable_range(&self.map.map_pages(pfn, order));
         }
         self.withhold_poison(pfn.0..pfn.0 + order.pages());
     }
@@ -54,7 +56,7 @@ impl<P: Platform> Engine<P> {
     pub(crate) fn withhold(&self, row: Row, mask: u64) {
         if self.map.withheld.mark(row, mask) != 0 {
             // What stands in the way of folding this map page is out of the way now.
-            self.map.classes.hint_foldable(row.first_pfn().map_page());
+            self.map.classes.hint_foldable(self.map.map_page(row.first_pfn()));
         }
     }
 
@@ -102,21 +104,20 @@ impl<P: Platform> Engine<P> {
         if breaks_areas {
             self.frames(pfn).prepare_split(pfn, order)?;
         }
-        self.map.split(pfn, order, to)?;
+        self.map.split(pfn, order, to, self.platform.cpu())?;
         if breaks_areas {
             self.frames(pfn).split_whole(pfn, order);
         }
         Ok(())
     }
 
-    pub(crate) fn collapse_block(&self, pfn: Pfn, order: Order, kind: Kind) {
-        self.map.collapse(pfn, order, kind);
+    pub(crate) fn collapse_block(&self, head: &HeadOf<P>, pfn: Pfn, order: Order, kind: Kind) {
+        self.map.collapse(head, pfn, order, kind);
         self.frames(pfn).join_whole(pfn, order);
     }
 
-    /// The parts of a frozen folio's map that describe only tails and have memory.
+    /// The parts of a frozen folio's map that fold, and have memory.
     pub(crate) fn backed_tails(&self, pfn: Pfn, order: Order) -> impl Iterator<Item = FoldRange> {
-        let first = pfn.map_page().0;
-        self.map.backed_runs(first + 1..first + order.map_pages())
+        self.map.backed_runs(self.map.foldable(pfn, order))
     }
 }

@@ -10,11 +10,7 @@ use core::ops::Range;
 pub const PAGE_SHIFT: u32 = 12;
 /// Bytes in a page.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
-/// Bytes in a descriptor.
-pub const DESCRIPTOR_SIZE: u64 = 64;
 
-/// log2 of the pages described by one map page: 64 descriptors of 64 bytes fill 4 KiB.
-pub const MAP_PAGE_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
 /// log2 of the pages in a row of the allocator: one 64-bit word, a bit a page.
 pub const ROW_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
 /// log2 of the pages in an area: 2 MiB.
@@ -28,14 +24,10 @@ pub const TREE_ORDER: u32 = if cfg!(loom) { 3 } else { 18 };
 /// The largest order of a folio: 1 GiB.
 pub const MAX_ORDER: u32 = TREE_ORDER;
 
-/// Pages described by one map page.
-pub const PAGES_PER_MAP_PAGE: u64 = 1 << MAP_PAGE_ORDER;
 /// Pages in a row.
 pub const PAGES_PER_ROW: u64 = 1 << ROW_ORDER;
 /// Rows in an area.
 pub const ROWS_PER_AREA: u64 = 1 << (AREA_ORDER - ROW_ORDER);
-/// Map pages in a section.
-pub const MAP_PAGES_PER_SECTION: u64 = 1 << (SECTION_ORDER - MAP_PAGE_ORDER);
 /// Sections in a region.
 pub const SECTIONS_PER_REGION: u64 = 1 << (REGION_ORDER - SECTION_ORDER);
 /// Pages in a section.
@@ -43,8 +35,8 @@ pub const PAGES_PER_SECTION: u64 = 1 << SECTION_ORDER;
 /// Areas in a tree.
 pub const AREAS_PER_TREE: u64 = 1 << (TREE_ORDER - AREA_ORDER);
 
-/// The smallest order whose folio spans more than one map page, so that folding it gives something back: 512 KiB.
-pub const MIN_FOLD_ORDER: u32 = MAP_PAGE_ORDER + 1;
+/// Objects that get their memory together: any size that is a multiple of 16 bytes makes whole pages of 4 KiB.
+pub(crate) const OBJECTS_PER_GROUP: u64 = if cfg!(loom) { 2 } else { 256 };
 
 /// Page numbers must fit here: 52 bits of physical address.
 pub const MAX_PAGES: u64 = 1 << (52 - PAGE_SHIFT);
@@ -62,11 +54,6 @@ pub(crate) const fn pages_of_machine(pages: u64) -> Option<u64> {
 pub struct Pfn(pub u64);
 
 impl Pfn {
-    /// The map page that holds this page's descriptor.
-    #[inline]
-    pub const fn map_page(self) -> MapPage {
-        MapPage(self.0 >> MAP_PAGE_ORDER)
-    }
     /// The row of the allocator that has this page's bit.
     #[inline]
     pub const fn row(self) -> Row {
@@ -105,26 +92,79 @@ impl fmt::Display for Pfn {
     }
 }
 
-/// The index of a map page: page number divided by 64.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MapPage(pub u64);
+/// Sizes of a memory map's parts, in bytes. They depend on what a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapShape {
+    /// log2 of the pages described by one map page.
+    pub map_page_order: u32,
+    /// What stands for a page by itself.
+    pub entry_bytes: u64,
+    /// The class of a map page.
+    pub class_bytes: u64,
+    /// A folio's object; 0 where descriptors are no objects.
+    pub object_bytes: u64,
+}
 
-impl MapPage {
-    /// The pages it describes.
-    pub(crate) const fn pages(self) -> Range<u64> {
-        self.0 << MAP_PAGE_ORDER..(self.0 + 1) << MAP_PAGE_ORDER
-    }
-    /// The first page this map page describes.
+/// The units that depend on how many pages a map page describes.
+pub trait MapGeometry {
+    /// log2 of the pages described by one map page.
+    const MAP_PAGE_ORDER: u32;
+    /// Map pages that stay of every folio that has map pages which fold.
+    const KEPT_MAP_PAGES: u64;
+    /// The smallest order of folios with map pages that fold.
+    const MIN_FOLD_ORDER: u32;
+    /// Pages described by one map page.
+    const PAGES_PER_MAP_PAGE: u64 = 1 << Self::MAP_PAGE_ORDER;
+    /// Map pages in a section.
+    const MAP_PAGES_PER_SECTION: u64 = 1 << (SECTION_ORDER - Self::MAP_PAGE_ORDER);
+
+    /// The map page that describes `pfn`.
     #[inline]
-    pub const fn first_pfn(self) -> Pfn {
-        Pfn(self.0 << MAP_PAGE_ORDER)
+    fn map_page(pfn: Pfn) -> MapPage {
+        MapPage(pfn.0 >> Self::MAP_PAGE_ORDER)
     }
-    /// The section whose byte stands for this map page while it has none of its own.
+    /// The first page that `map_page` describes.
     #[inline]
-    pub const fn section(self) -> u64 {
-        self.0 >> (SECTION_ORDER - MAP_PAGE_ORDER)
+    fn first_pfn(map_page: MapPage) -> Pfn {
+        Pfn(map_page.0 << Self::MAP_PAGE_ORDER)
+    }
+    /// The pages that `map_page` describes.
+    #[inline]
+    fn pages_of(map_page: MapPage) -> Range<u64> {
+        map_page.0 << Self::MAP_PAGE_ORDER..(map_page.0 + 1) << Self::MAP_PAGE_ORDER
+    }
+    /// The section whose byte stands for `map_page` while it has no class of its own.
+    #[inline]
+    fn section_of(map_page: MapPage) -> u64 {
+        map_page.0 >> (SECTION_ORDER - Self::MAP_PAGE_ORDER)
+    }
+    /// The map pages of `pages`, which begin and end with one.
+    fn map_pages_of(pages: &Range<u64>) -> Range<u64> {
+        pages.start / Self::PAGES_PER_MAP_PAGE..pages.end / Self::PAGES_PER_MAP_PAGE
+    }
+    /// The map pages that the block of `order` at `pfn` spans; one, where it shares that with others.
+    #[inline]
+    fn map_pages(pfn: Pfn, order: Order) -> Range<u64> {
+        let first = Self::map_page(pfn).0;
+        first..first + (order.pages() >> Self::MAP_PAGE_ORDER).max(1)
+    }
+    /// How many map pages of a folio of `order` fold.
+    fn folding_map_pages(order: Order) -> u64 {
+        match Self::is_foldable(order) {
+            true => (order.pages() >> Self::MAP_PAGE_ORDER) - Self::KEPT_MAP_PAGES,
+            false => 0,
+        }
+    }
+    /// Whether a folio of `order` has map pages that fold.
+    #[inline]
+    fn is_foldable(order: Order) -> bool {
+        order.get() >= Self::MIN_FOLD_ORDER
     }
 }
+
+/// The index of a map page: page number divided by the pages that one describes (see [`MapGeometry`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MapPage(pub u64);
 
 /// The index of a row of the allocator: page number divided by 64. Sets of pages ([marks](crate::Engine::is_poisoned)) have
 /// rows of the same size.
@@ -155,11 +195,6 @@ impl Row {
     }
 }
 
-/// The map pages of `pages`, which begin and end with one.
-pub(crate) fn map_pages_of(pages: &Range<u64>) -> Range<u64> {
-    pages.start / PAGES_PER_MAP_PAGE..pages.end / PAGES_PER_MAP_PAGE
-}
-
 /// The order of a folio: it spans `2^order` pages. At most [`MAX_ORDER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order(u8);
@@ -167,8 +202,6 @@ pub struct Order(u8);
 impl Order {
     /// One page.
     pub const ZERO: Order = Order(0);
-    /// Exactly one map page.
-    pub const MAP_PAGE: Order = Order(MAP_PAGE_ORDER as u8);
     /// An area: 2 MiB.
     pub const AREA: Order = Order(AREA_ORDER as u8);
     /// The largest: 1 GiB.
@@ -178,6 +211,13 @@ impl Order {
     #[inline]
     pub const fn new(order: u32) -> Option<Order> {
         if order <= MAX_ORDER { Some(Order(order as u8)) } else { None }
+    }
+    /// The largest order where `order` is too large.
+    pub(crate) const fn of(order: u32) -> Order {
+        match Order::new(order) {
+            Some(order) => order,
+            None => Order::MAX,
+        }
     }
     /// As a shift.
     #[inline]
@@ -189,22 +229,12 @@ impl Order {
     pub const fn pages(self) -> u64 {
         1 << self.0
     }
-    /// Map pages a folio of this order spans; 1 where it shares one with others.
-    #[inline]
-    pub const fn map_pages(self) -> u64 {
-        if self.0 as u32 > MAP_PAGE_ORDER { 1 << (self.0 as u32 - MAP_PAGE_ORDER) } else { 1 }
-    }
     /// Rows a block of this order spans; 1 where it shares one with others.
     #[inline]
     pub const fn rows(self) -> u64 {
         if self.0 as u32 > ROW_ORDER { 1 << (self.0 as u32 - ROW_ORDER) } else { 1 }
     }
-    /// Whether a folio of this order has map pages of tails only.
-    #[inline]
-    pub const fn is_foldable(self) -> bool {
-        self.0 as u32 >= MIN_FOLD_ORDER
-    }
-    /// Order read from five bits of a state word or class byte; garbage becomes the largest order, never more.
+    /// Order read from five bits of a state word or class entry; garbage becomes the largest order, never more.
     #[inline]
     pub(crate) const fn from_bits(bits: u64) -> Order {
         let bits = (bits & 0x1f) as u32;
@@ -227,11 +257,6 @@ impl fmt::Display for Order {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_map_page_is_one_page_of_descriptors() {
-        assert_eq!(PAGES_PER_MAP_PAGE * DESCRIPTOR_SIZE, PAGE_SIZE);
-    }
 
     #[test]
     fn heads_are_rounded_down() {

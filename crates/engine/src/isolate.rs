@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::engine::Engine;
 use crate::frames::isolate::{IsolateError, Isolation};
-use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row, map_pages_of};
+use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row};
 use crate::platform::Platform;
 use crate::protocol::class::Class;
 use crate::zone::Zone;
@@ -63,7 +63,8 @@ impl<P: Platform> Isolated<'_, P> {
         if self.isolation.collect() == 0 {
             return 0;
         }
-        let is_there = |row: &Row| self.engine.map.class(row.first_pfn().map_page()).0 != Class::Absent;
+        let is_there =
+            |row: &Row| self.engine.map.class(self.engine.map.map_page(row.first_pfn())).0 != Class::Absent;
         let in_use = |row| self.isolation.missing(row) & !self.engine.never_free(row);
         self.isolation
             .rows_with_memory()
@@ -103,7 +104,7 @@ impl<P: Platform> Drop for Isolated<'_, P> {
         self.isolation.end();
         // What became free meanwhile was out of the folders' reach, and poison out of the allocator's.
         self.engine.withhold_poison(self.pages());
-        self.engine.map.classes.hint_foldable_range(&map_pages_of(&self.pages));
+        self.engine.map.classes.hint_foldable_range(&self.engine.map.map_pages_of(&self.pages));
     }
 }
 

@@ -48,9 +48,12 @@ compile_error!("page numbers and the ranges of address space behind them need 64
 
 mod allocate;
 mod audit;
+mod barrier;
+mod descriptors;
 mod engine;
 mod flat;
 mod fold;
+mod folder;
 mod folio;
 mod frames;
 mod free;
@@ -59,6 +62,7 @@ mod heap;
 pub mod hotplug;
 mod isolate;
 mod map;
+mod mapping;
 mod marks;
 mod online;
 mod page;
@@ -66,15 +70,20 @@ pub mod platform;
 mod poison;
 pub mod protocol;
 pub mod rcu;
+mod reserve;
 mod sync;
 mod table;
 mod walk;
 mod zone;
 
 pub use audit::{Audit, Violation};
-pub use engine::{Config, Engine, NewError};
+pub use descriptors::memdesc::Memdesc;
+pub use descriptors::page64::Page64;
+pub use descriptors::seam::{Descriptors, Peek};
+pub use engine::{Config, Engine};
 pub use flat::Flat;
-pub use fold::{FoldBatch, FoldReport, Folder, PushError};
+pub use fold::{FoldBatch, FoldReport, PushError};
+pub use folder::Folder;
 pub use folio::{Folio, Frozen, Pieces, RawFolio, ReshapeError, Saturated};
 pub use frames::check::FrameMisfit;
 pub use frames::error::{AllocError, FreeError};
@@ -90,7 +99,8 @@ pub use page::{Kind, MAX_REFS, PageKind, State};
 pub use platform::Platform;
 pub use poison::{PoisonError, Poisoned};
 pub use protocol::class::{Class, Miss};
-pub use walk::{Peek, Walker};
+pub use reserve::NewError;
+pub use walk::Walker;
 pub use zone::{BlockState, Zone};
 
 /// The example of the guide for kernel authors, so that it stays true.

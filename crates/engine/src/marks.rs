@@ -4,7 +4,7 @@
 //!
 //! | set | its pages | a bit is set by | and cleared |
 //! |---|---|---|---|
-//! | *holes* | without memory, in a map page that is only partly present | the code that adds memory, before it is free | never |
+//! | *holes* | without memory, in a map page that is only partly present | the code that adds memory, before it is free | by the code that adds it after all |
 //! | *poison* | whose memory is broken, in use or not | the code that records it | never |
 //! | *withheld* | kept back from their zone's allocator because of poison | the page's owner in the allocator | by its next owner, when its memory goes |
 //!
@@ -32,7 +32,7 @@ use core::ops::Range;
 
 use crate::geometry::{Pfn, Row};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::Table;
 
@@ -86,6 +86,16 @@ impl<M: Mapping> Marks<M> {
         let before = self.rows.get(row.0).map_or(mask, |word| word.fetch_or(mask, Ordering::SeqCst));
         self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
         mask & !before
+    }
+
+    /// Clears the marks of `mask`. The caller owns the pages.
+    pub(crate) fn unmark(&self, row: Row, mask: u64) {
+        if mask != 0
+            && let Some(word) = self.rows.get(row.0)
+        {
+            let before = word.fetch_and(!mask, Ordering::SeqCst);
+            self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
+        }
     }
 
     /// Clears all marks of `rows`. The caller owns the pages that are marked.

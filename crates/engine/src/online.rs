@@ -4,12 +4,10 @@ use core::fmt;
 use core::ops::Range;
 
 use crate::engine::Engine;
-use crate::geometry::{
-    MAP_PAGES_PER_SECTION, MapPage, PAGES_PER_MAP_PAGE, PAGES_PER_ROW, Pfn, Row, map_pages_of,
-};
+use crate::geometry::{MapGeometry, MapPage, Row};
 use crate::heap::OutOfMemory;
 use crate::platform::Platform;
-use crate::protocol::class::ClassByte;
+use crate::protocol::class::{Class, ClassEntry};
 use crate::zone::Zone;
 
 /// Why memory could not be added. Nothing was changed.
@@ -44,7 +42,8 @@ impl fmt::Display for AddError {
 impl core::error::Error for AddError {}
 
 impl<P: Platform> Engine<P> {
-    /// Adds `pages` as free memory. Nothing is materialised for it but a few bytes a GiB.
+    /// Adds `pages` as free memory. Nothing is materialised for it but a few bytes a GiB. A map page may get its memory in
+    /// several parts.
     ///
     /// This needs the engine alone: it is for boot code, before it hands the engine out. From then on
     /// [`Hotplug`](crate::hotplug::Hotplug) adds memory, under its own lock, also memory that will stay
@@ -72,36 +71,66 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// [`AddError`].
     pub fn online(&mut self, pages: Range<u64>) -> Result<(), AddError> {
-        self.add_boot(pages)
+        let map_pages = self.map_pages_around(&pages)?;
+        // Memory of one map page may come in parts.
+        let edges = [map_pages.start, map_pages.end - 1]
+            .map(|edge| (MapPage(edge), self.joins(MapPage(edge), &pages)));
+        let [(_, joins_before), (_, joins_behind)] = edges;
+        let first = map_pages.start + u64::from(joins_before);
+        let fresh = first..(map_pages.end - u64::from(joins_behind)).max(first);
+        self.add_fresh(pages.clone(), fresh)?;
+        for (edge, _) in edges.into_iter().filter(|&(_, joins)| joins) {
+            for row in Row::covering(&self.map.pages_of(edge)) {
+                self.map.holes.unmark(row, row.mask_of(&pages));
+            }
+        }
+        self.zone(Zone::Normal).online(pages.clone());
+        self.withhold_poison(pages);
+        Ok(())
     }
 
-    /// As [`online`](Self::online). The caller is the only one that adds or removes memory: it has the engine alone, or it
-    /// has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which the engine is shared.
+    /// Whether `map_page` has memory, and none where it lies in `pages`.
+    fn joins(&self, map_page: MapPage, pages: &Range<u64>) -> bool {
+        let is_hole = |row: Row| row.mask_of(pages) & !self.map.holes.mask(row) == 0;
+        self.map.class(map_page).0 != Class::Absent
+            && Row::covering(&self.map.pages_of(map_page)).all(is_hole)
+    }
+
+    /// As [`online`](Self::online), for map pages that have no memory yet. The caller is the only one that adds or removes
+    /// memory: it has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which the engine is shared.
     pub(crate) fn add_boot(&self, pages: Range<u64>) -> Result<(), AddError> {
-        let map_pages = self.absent_map_pages(&pages)?;
-        // The pages of the first and the last row that lie outside.
-        let before = (1u64 << (pages.start % PAGES_PER_ROW)) - 1;
-        let after = match pages.end % PAGES_PER_ROW {
-            0 => 0,
-            inside => Row::ALL & !((1 << inside) - 1),
+        let map_pages = self.map_pages_around(&pages)?;
+        self.add_fresh(pages.clone(), map_pages)?;
+        self.zone(Zone::Normal).online(pages.clone());
+        // A memory block may have been here before, and some of its pages broken.
+        self.withhold_poison(pages);
+        Ok(())
+    }
+
+    /// Makes `map_pages` those of free memory, as far as they lie in `pages`; the allocator is to be given all of `pages` next,
+    /// and can be.
+    fn add_fresh(&self, pages: Range<u64>, map_pages: Range<u64>) -> Result<(), AddError> {
+        self.are_absent(&map_pages)?;
+        // What of the first and the last map page lies outside.
+        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
+        let all = map_pages.start * described..map_pages.end * described;
+        let outside =
+            [all.start..pages.start.clamp(all.start, all.end), pages.end.clamp(all.start, all.end)..all.end];
+        let holes = || {
+            let parts = outside.iter().filter(|part| !part.is_empty());
+            parts.flat_map(|part| Row::covering(part).map(move |row| (row, row.mask_of(part))))
         };
-        let edges = [(Pfn(pages.start).row(), before), (Pfn(pages.end - 1).row(), after)];
-        for (edge, mask) in edges {
-            if mask != 0 {
-                self.map.holes.ensure(edge)?;
-            }
+        for (row, _) in holes() {
+            self.map.holes.ensure(row)?;
         }
         self.zone(Zone::Normal).prepare_online(&pages)?;
         self.map.classes.prepare_uniform(map_pages.clone())?;
         // Holes before classes: a page without memory must not be taken for one that could break. Classes before frames: as
         // soon as the allocator has the memory, it may be used.
-        for (edge, mask) in edges {
-            self.map.holes.mark(edge, mask);
+        for (row, mask) in holes() {
+            self.map.holes.mark(row, mask);
         }
         self.map.offer(map_pages);
-        self.zone(Zone::Normal).online(pages.clone());
-        // A memory block may have been here before, and some of its pages broken.
-        self.withhold_poison(pages);
         Ok(())
     }
 
@@ -113,40 +142,54 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// [`AddError`].
     pub fn add_offline(&mut self, pages: Range<u64>) -> Result<(), AddError> {
-        self.absent_map_pages(&pages)?;
-        let whole = pages.start.div_ceil(PAGES_PER_MAP_PAGE)..pages.end / PAGES_PER_MAP_PAGE;
+        self.map_pages_around(&pages)?;
+        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
+        let whole = pages.start.div_ceil(described)..pages.end / described;
         if whole.start < whole.end {
+            self.are_absent(&whole)?;
             self.map.classes.prepare_uniform(whole.clone())?;
-            self.map.publish_offline(whole, ClassByte::OFFLINE);
+            self.map.publish_offline(whole, ClassEntry::OFFLINE);
         }
         Ok(())
     }
 
+    /// The map pages that `pages` lie in, all of them `Absent`.
     pub(crate) fn absent_map_pages(&self, pages: &Range<u64>) -> Result<Range<u64>, AddError> {
+        let map_pages = self.map_pages_around(pages)?;
+        self.are_absent(&map_pages)?;
+        Ok(map_pages)
+    }
+
+    fn map_pages_around(&self, pages: &Range<u64>) -> Result<Range<u64>, AddError> {
         if pages.start >= pages.end || pages.end > self.pages() {
             return Err(AddError::OutOfRange);
         }
-        let map_pages = pages.start / PAGES_PER_MAP_PAGE..pages.end.div_ceil(PAGES_PER_MAP_PAGE);
+        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
+        Ok(pages.start / described..pages.end.div_ceil(described))
+    }
+
+    fn are_absent(&self, map_pages: &Range<u64>) -> Result<(), AddError> {
         let mut next = map_pages.start;
         while next < map_pages.end {
             // Uniform stretches first: their class bytes are not even read, so that nothing is behind them.
-            let (class, after) = match self.map.classes.uniform(MapPage(next).section()) {
-                Some((class, section)) => (class, section * MAP_PAGES_PER_SECTION),
+            let section = P::Descriptors::section_of(MapPage(next));
+            let (class, after) = match self.map.classes.uniform(section) {
+                Some((class, section)) => (class, section * P::Descriptors::MAP_PAGES_PER_SECTION),
                 None => (self.map.classes.get(MapPage(next)), next + 1),
             };
-            if class.unbacked() != ClassByte::ABSENT {
+            if class.unbacked() != ClassEntry::ABSENT {
                 return Err(AddError::Overlap);
             }
             next = after;
         }
-        Ok(map_pages)
+        Ok(())
     }
 }
 
 impl<P: Platform> Engine<P> {
     /// Gives areas of class `Offline` to a zone as free memory. Everything it needs was prepared.
     pub(crate) fn enlist(&self, pages: Range<u64>, zone: Zone) {
-        self.map.offer(map_pages_of(&pages));
+        self.map.offer(self.map.map_pages_of(&pages));
         self.zone(zone).online(pages.clone());
         self.withhold_poison(pages);
     }

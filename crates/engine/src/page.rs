@@ -1,11 +1,6 @@
-//! The descriptor of a page, and its state word.
-
-use zerocopy::FromZeros;
+//! What a descriptor says: the state word, and what pages are used for.
 
 use crate::geometry::{Order, Pfn};
-use crate::platform::Owner;
-use crate::sync::{MapWord, OwnerCell};
-use crate::table::TableEntry;
 
 /// What an owner may ask pages for, and what they are used for. The engine gives meaning only to the fact that a page is in
 /// use; the kinds are for owners, reports and tools, and follow what `/proc/kpageflags` can tell apart.
@@ -224,18 +219,6 @@ impl State {
     pub const fn is_poison_marked(self) -> bool {
         self.0 & POISON != 0
     }
-    /// Where the folio of `pfn` starts, as this word says, which stands at `pfn` in a materialised map page.
-    #[inline]
-    pub(crate) const fn head_of(self, pfn: Pfn) -> Pfn {
-        if self.is_head() {
-            pfn
-        } else if self.is_tail() {
-            pfn.head(self.order())
-        } else {
-            // Not written: the first descriptor of the map page stands for all of it.
-            pfn.head(Order::MAP_PAGE)
-        }
-    }
     /// Whether this word, standing at `head`, is a folio's head whose folio contains `pfn`.
     #[inline]
     pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {
@@ -255,65 +238,12 @@ impl core::fmt::Debug for State {
     }
 }
 
-/// The descriptor of a page: 64 bytes, a cache line of its own.
-#[repr(C, align(64))]
-pub struct Page<O> {
-    pub(crate) state: MapWord,
-    /// The owner's data: valid at the head of a folio, for as long as the folio lives.
-    pub(crate) owner: OwnerCell<O>,
-}
-
-impl<O: Owner> Page<O> {
-    /// A descriptor must fill 64 bytes exactly, or 64 of them would not fill a map page.
-    #[cfg(not(loom))]
-    pub(crate) const SIZE_CHECK: () = assert!(
-        size_of::<Self>() == crate::geometry::DESCRIPTOR_SIZE as usize,
-        "the owner's data must fit into 56 bytes"
-    );
-}
-
-// SAFETY: `state` is an atomic, and `owner` is reached only through a folio's handles: shared (`&O`, and `O: Sync`) or
-// exclusive (`&mut O` of a frozen folio).
-unsafe impl<O: Owner> Sync for Page<O> {}
-
-// SAFETY: zero bytes are a valid state word and (FromZeros) a valid owner; 64 bytes, see SIZE_CHECK; for mutation see
-// the Sync impl.
-unsafe impl<O: Owner> TableEntry for Page<O> {
-    #[cfg(loom)]
-    fn zero(has_gap: bool) -> Self {
-        Page { state: MapWord::folded(has_gap), owner: OwnerCell::new(O::new_zeroed()) }
-    }
-    #[cfg(loom)]
-    fn fold(&self, has_gap: bool) {
-        self.owner.may_write();
-        self.state.fold(has_gap);
-    }
-    #[cfg(loom)]
-    fn materialise(&self) {
-        if self.state.materialise() {
-            // SAFETY: no other thread has memory that just came into being.
-            unsafe { self.owner.get_mut().write(O::new_zeroed()) };
-        }
-    }
-}
-
-/// `O` as it is in a fresh descriptor.
-pub(crate) fn fresh_owner<O: FromZeros>() -> O {
-    O::new_zeroed()
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
     fn order(order: u32) -> Order {
         Order::new(order).unwrap()
-    }
-
-    #[test]
-    fn a_descriptor_is_one_cache_line_whatever_the_owner_keeps() {
-        assert_eq!((size_of::<Page<()>>(), align_of::<Page<()>>()), (64, 64));
-        assert_eq!(size_of::<Page<[u64; 7]>>(), 64);
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl<T> core::ops::Deref for CachePadded<T> {
 #[cfg(not(loom))]
 #[repr(transparent)]
 #[derive(Debug)]
-pub(crate) struct MapWord(AtomicU64);
+pub struct MapWord(AtomicU64);
 
 #[cfg(not(loom))]
 impl MapWord {
@@ -87,7 +87,7 @@ impl MapWord {
 /// ([`may_read`](Self::may_read), [`may_write`](Self::may_write)); that costs nothing and is for the checker.
 #[cfg(not(loom))]
 #[repr(transparent)]
-pub(crate) struct OwnerCell<O>(core::cell::UnsafeCell<O>);
+pub struct OwnerCell<O>(core::cell::UnsafeCell<O>);
 
 #[cfg(not(loom))]
 impl<O> OwnerCell<O> {

@@ -10,7 +10,7 @@ use core::ops::Range;
 #[cfg(not(loom))]
 use crate::geometry::PAGE_SIZE;
 use crate::heap::OutOfMemory;
-use crate::platform::{FoldRange, Mapping};
+use crate::mapping::{FoldRange, Mapping};
 
 #[cfg(not(loom))]
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
@@ -18,9 +18,9 @@ use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
 /// An entry of a [`Table`].
 ///
 /// # Safety
-/// All zero bytes are a valid value, the size is a power of two of at most 4096, and every mutation goes through
+/// All zero bytes are a valid value, the size is at most 4096 and a power of two or a multiple of 16, and every mutation goes through
 /// atomics.
-pub(crate) unsafe trait TableEntry: Sync {
+pub unsafe trait TableEntry: Sync {
     /// What loom needs instead of zeroed memory; on a platform with a gap, if so.
     #[cfg(loom)]
     fn zero(has_gap: bool) -> Self;
@@ -53,7 +53,7 @@ macro_rules! atomic_entry {
 atomic_entry!(AtomicU8, AtomicU32, AtomicU64);
 
 /// `len` entries of `T` over one mapping.
-pub(crate) struct Table<T, M> {
+pub struct Table<T, M> {
     mapping: M,
     len: u64,
     #[cfg(loom)]
@@ -73,7 +73,8 @@ impl<T: TableEntry, M: Mapping> Table<T, M> {
     /// A view of `mapping` as `len` entries; `None` if the mapping is too short for them.
     #[cfg(not(loom))]
     pub(crate) fn new(mapping: M, len: u64) -> Option<Self> {
-        const { assert!(size_of::<T>().is_power_of_two() && size_of::<T>() <= PAGE_SIZE as usize) };
+        const { assert!(size_of::<T>().is_power_of_two() || size_of::<T>().is_multiple_of(16)) };
+        const { assert!(size_of::<T>() <= PAGE_SIZE as usize) };
         if len.checked_mul(size_of::<T>() as u64)?.checked_next_multiple_of(crate::geometry::PAGE_SIZE)?
             > mapping.len()
         {
@@ -186,7 +187,7 @@ impl<T: TableEntry, M: Mapping> Table<T, M> {
 
 /// The entries of a table: a pointer and a length, to be kept where they are used often. (A walker that keeps them in
 /// itself lets the compiler keep them in registers; through the engine it has to load them again after every atomic.)
-pub(crate) struct View<'a, T> {
+pub struct View<'a, T> {
     #[cfg(loom)]
     items: &'a [T],
     #[cfg(not(loom))]

@@ -2,17 +2,17 @@
 
 use core::fmt;
 
-use crate::engine::Engine;
+use crate::descriptors::head::Head;
+use crate::descriptors::seam::{DescriptorMap, Look, Peek};
+use crate::engine::{Engine, HeadOf, MapOf};
 use crate::folio::Folio;
 use crate::geometry::Pfn;
 use crate::heap::OutOfMemory;
-use crate::map::MemoryMap;
-use crate::map::walk::MapView;
-use crate::page::{MAX_REFS, Page, State};
+use crate::page::{MAX_REFS, State};
 use crate::platform::Platform;
 use crate::poison::{PoisonError, Poisoned};
 use crate::protocol::Protocol;
-use crate::protocol::class::{Class, ClassByte, Miss};
+use crate::protocol::class::{ClassEntry, Miss};
 use crate::rcu::{ReadSection, Reader};
 use crate::sync::Ordering;
 
@@ -39,22 +39,8 @@ use crate::sync::Ordering;
 /// ```
 pub struct Walker<'e, P: Platform> {
     engine: &'e Engine<P>,
-    view: MapView<'e, P::Owner>,
+    view: <MapOf<P> as DescriptorMap<P::Mapping, P::Owner>>::View<'e>,
     reader: Reader<'e, P::Barrier>,
-}
-
-/// What a page looked like at one moment, without a reference. It may be different by now, and even at that moment the
-/// parts were read one after the other; no decision that matters may rest on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peek {
-    /// The class of its map page.
-    pub class: Class,
-    /// Whether memory was behind the map page.
-    pub backed: bool,
-    /// The page's own state word; zero where the class is not `Mapped`.
-    pub state: State,
-    /// The head of its folio and the head's state word, if it belonged to one.
-    pub head: Option<(Pfn, State)>,
 }
 
 impl<P: Platform> Engine<P> {
@@ -73,13 +59,7 @@ impl<P: Platform> Engine<P> {
         if pfn.0 >= self.pages() {
             return None;
         }
-        let (class, backed) = self.map.class(pfn.map_page());
-        let state = self.map.state(pfn);
-        let head = MemoryMap::<P::Mapping, P::Owner>::resolve(class, pfn, || state)
-            .ok()
-            .map(|head| (head, if head == pfn { state } else { self.map.state(head) }))
-            .filter(|&(head, state)| state.covers(head, pfn));
-        Some(Peek { class, backed, state, head })
+        Some(self.map.peek(pfn))
     }
 }
 
@@ -100,53 +80,51 @@ impl<'e, P: Platform> Walker<'e, P> {
     /// What the page was instead. Speculation may fail at any time; it is not an error of the caller's.
     #[inline]
     pub fn try_get(&self, pfn: Pfn) -> Result<Folio<'e, P>, Miss> {
-        let Some(entry) = self.view.entry(pfn) else { return Err(Miss::Absent) };
-        // The class is asked twice. Outside of the section it spares folded pages the section; inside it is what makes
-        // the descriptor safe to read. What comes out of the section is one bit on purpose: more would travel through
-        // memory. (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
-        let class = entry.class::<P::Rules>();
-        if P::Rules::WAITS
-            && class == ClassByte::MAPPED
-            && self.reader.within(|| {
-                entry.class::<P::Rules>() == ClassByte::MAPPED
-                    && MemoryMap::<P::Mapping, P::Owner>::try_get_head::<P::Rules>(entry.page)
-            })
-        {
-            return Ok(Folio::adopt(self.engine, entry.page));
-        }
-        self.try_get_slow(pfn, class).map(|page| Folio::adopt(self.engine, page))
+        let class = match MapOf::<P>::try_get_fast::<P::Rules, _>(self.view, &self.reader, pfn) {
+            Look::Taken(head) => return Ok(Folio::adopt(self.engine, head)),
+            Look::Mistaken(head) => {
+                drop(Folio::adopt(self.engine, head));
+                ClassEntry::MAPPED
+            }
+            Look::Nothing(class) => class,
+        };
+        self.try_get_slow(pfn, class).map(|head| Folio::adopt(self.engine, head))
     }
 
-    /// Slow path: tails, contention, misses. Looks for the head of `pfn`, takes a reference there, and starts over for as
-    /// long as others change the page meanwhile. `class` was read outside of a section: it may only say that there is
-    /// nothing to read.
+    /// Slow path: tails, contention, misses. Looks for the descriptor of the folio of `pfn`, takes a reference there, and starts
+    /// over for as long as others change the page meanwhile. `class` was read outside of a section: it may only say that there
+    /// is nothing to read.
     #[inline(never)]
-    fn try_get_slow(&self, pfn: Pfn, class: ClassByte) -> Result<&'e Page<P::Owner>, Miss> {
+    fn try_get_slow(&self, pfn: Pfn, class: ClassEntry) -> Result<&'e HeadOf<P>, Miss> {
         let map = &self.engine.map;
-        if let Some(miss) = map.classes.said_by(class, pfn.map_page()).class().miss() {
+        if let Some(miss) = map.classes.said_by(class, map.map_page(pfn)).class().miss() {
             return Err(miss);
         }
         let _section = self.reader.section();
         loop {
-            let head = map.head_of::<P::Rules>(pfn)?;
-            let Some(page) = map.page(head) else { return Err(Miss::Absent) };
-            let mut state = State(page.state.load(Ordering::Relaxed));
-            while state.refs() != 0 && state.covers(head, pfn) {
+            let place = map.find::<P::Rules>(pfn)?;
+            let Some(head) = map.head_at(place) else { return Err(Miss::Absent) };
+            let mut state = State(head.state().load(Ordering::Relaxed));
+            while state.refs() != 0 && map.holds(place, state, pfn) {
                 if state.refs() >= MAX_REFS {
                     return Err(Miss::Saturated);
                 }
-                match MemoryMap::<P::Mapping, P::Owner>::take::<P::Rules>(page, state) {
-                    Ok(()) => return Ok(page),
+                match MapOf::<P>::take::<P::Rules>(head, state) {
+                    Ok(()) if MapOf::<P>::RECHECKS && map.find::<P::Rules>(pfn) != Ok(place) => {
+                        drop(Folio::adopt(self.engine, head));
+                        break;
+                    }
+                    Ok(()) => return Ok(head),
                     Err(now) => state = now,
                 }
-                if map.is_stray::<P::Rules>(head) {
+                if !P::Rules::WAITS && map.is_folded(place) {
                     return Err(Miss::Stray);
                 }
             }
-            // The head does not (or no longer) have this page, or is not shared. If class and descriptor still lead to
+            // The folio does not (or no longer) have this page, or is not shared. If class and descriptor still lead to
             // it, that is the answer: frozen, or on its way in or out. If not, the page has moved on: start over.
-            if map.head_of::<P::Rules>(pfn)? == head {
-                let is_frozen = state.refs() == 0 && state.covers(head, pfn);
+            if map.find::<P::Rules>(pfn)? == place {
+                let is_frozen = state.refs() == 0 && map.holds(place, state, pfn);
                 return Err(if is_frozen { Miss::Frozen } else { Miss::Free });
             }
         }

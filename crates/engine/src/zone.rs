@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::geometry::PAGES_PER_SECTION;
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::table::Table;
 

@@ -86,6 +86,7 @@ impl Platform for Host {
     type Barrier = BothSides;
     type Owner = [u64; 7];
     type Rules = Fold;
+    type Descriptors = pagefold_engine::Page64;
     type Error = io::Error;
 
     fn reserve(&self, _kind: TableKind, bytes: u64) -> io::Result<Reservation> {

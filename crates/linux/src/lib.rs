@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagefold_engine::platform::{Barrier, Owner, Platform, TableKind};
 use pagefold_engine::protocol::{Fold, Protocol};
+use pagefold_engine::{Descriptors, Page64};
 
 pub use barrier::{Membarrier, YieldingFences};
 pub use budget::Budget;
@@ -36,16 +37,20 @@ pub use probe::{Features, Missing};
 pub use region::Region;
 pub use strict::{StrayWrite, StrictMode};
 
-/// Linux user space as a platform: `B` is how grace periods reach readers, `O` what owners keep in descriptors, `R` the rules.
-pub struct Linux<B, O = (), R = Fold> {
+/// Linux user space as a platform: `B` is how grace periods reach readers, `O` what owners keep in descriptors, `R` the rules,
+/// `D` what a descriptor is.
+pub struct Linux<B, O = (), R = Fold, D = Page64> {
     barrier: B,
     features: Arc<Features>,
     budget: Arc<Budget>,
     strict: Option<Arc<StrictMode>>,
-    _types: PhantomData<fn() -> (O, R)>,
+    _types: Types<O, R, D>,
 }
 
-impl<B: Barrier + Clone, O: Owner, R: Protocol> Linux<B, O, R> {
+/// Types that a platform only names.
+type Types<O, R, D> = PhantomData<fn() -> (O, R, D)>;
+
+impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Linux<B, O, R, D> {
     /// A platform with that barrier.
     ///
     /// # Errors
@@ -87,15 +92,16 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol> Linux<B, O, R> {
     }
 }
 
-impl<B: Barrier + Clone, O: Owner, R: Protocol> Platform for Linux<B, O, R> {
+impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Platform for Linux<B, O, R, D> {
     type Mapping = Region;
     type Barrier = B;
     type Owner = O;
     type Rules = R;
+    type Descriptors = D;
     type Error = LinuxError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Region, LinuxError> {
-        let strict = self.strict.clone().filter(|_| kind == TableKind::Map);
+        let strict = self.strict.clone().filter(|_| kind.folds());
         Region::reserve(kind, bytes, Arc::clone(&self.features), Arc::clone(&self.budget), strict)
     }
 
@@ -109,7 +115,7 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol> Platform for Linux<B, O, R> {
     }
 }
 
-impl<B, O, R> std::fmt::Debug for Linux<B, O, R> {
+impl<B, O, R, D> std::fmt::Debug for Linux<B, O, R, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Linux")
             .field("features", &self.features)

@@ -78,7 +78,7 @@ impl Region {
         let base = address.map_err(|errno| no_space(errno.into()))?;
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| no_space(Errno::NOMEM.into()))?;
         let open = len as u64 - GUARD;
-        let words = if kind == TableKind::Map { 0 } else { (open / PAGE).div_ceil(64) };
+        let words = if kind.folds() { 0 } else { (open / PAGE).div_ceil(64) };
         let region = Self {
             base,
             len: open,
@@ -129,6 +129,11 @@ impl Region {
             TableKind::MovableRows => c"pagefold movable rows",
             TableKind::MovableLanes => c"pagefold movable lanes",
             TableKind::MovableTrees => c"pagefold movable trees",
+            TableKind::Objects => c"pagefold objects",
+            TableKind::ObjectGroups => c"pagefold object groups",
+            TableKind::ObjectRows => c"pagefold object rows",
+            TableKind::ObjectLanes => c"pagefold object lanes",
+            TableKind::ObjectTrees => c"pagefold object trees",
         };
         // SAFETY: the name outlives the call, and the range is our own.
         unsafe {
@@ -245,8 +250,7 @@ unsafe impl Mapping for Region {
         if pages.start >= pages.end {
             return Ok(());
         }
-        let wanted =
-            if self.kind == TableKind::Map { pages.end - pages.start } else { self.unbacked(pages.clone()) };
+        let wanted = if self.kind.folds() { pages.end - pages.start } else { self.unbacked(pages.clone()) };
         if wanted == 0 {
             return Ok(());
         }
@@ -256,14 +260,14 @@ unsafe impl Mapping for Region {
         let range = pages.start * PAGE..pages.end * PAGE;
         if self.populate(&range).is_err() {
             self.budget.give(wanted);
-            if self.kind == TableKind::Map {
+            if self.kind.folds() {
                 // It may have got half-way. All of the range was folded, and is the caller's.
                 let _ = self.discard(&range);
             }
             return Err(OutOfMemory);
         }
         let mut fresh = wanted;
-        if self.kind != TableKind::Map {
+        if !self.kind.folds() {
             // Others may have populated some of the same pages: whoever notes a page first counts it.
             fresh = 0;
             for page in pages {

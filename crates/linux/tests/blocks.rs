@@ -8,7 +8,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{MIB, TestEngine, TestPlatform, classes, host, machine, map_pages_measured, order};
+use common::{
+    DESCRIBED, MIB, TestDescriptors, TestEngine, TestPlatform, classes, host, machine, map_pages_measured,
+    order,
+};
 use pagefold_engine::hotplug::{
     BlockChange, BlockId, Event, Group, Hotplug, HotplugConfig, Listener, OnlineTo, Unmovable, Veto,
 };
@@ -145,11 +148,11 @@ fn every_section_of_a_freed_folio_is_folded() {
     for bits in [15, 16, 18] {
         let engine = machine::<Fold>(2 << 18, Layout::Flat);
         let folio = engine.alloc_at(Pfn(1 << 18), order(bits), Kind::Hugetlb).unwrap().share();
-        assert_eq!(map_pages_measured(&engine), 1 << (bits - 6));
+        assert_eq!(map_pages_measured(&engine), (1 << bits) / DESCRIBED);
         let mut folder = engine.folder(512).unwrap();
         folder.fold_all();
         drop(folio);
-        assert_eq!(folder.fold_all().map_pages, 1 << (bits - 6), "order {bits}");
+        assert_eq!(folder.fold_all().map_pages, (1 << bits) / DESCRIBED, "order {bits}");
         assert_eq!(map_pages_measured(&engine), 0);
         // The same for one that was unfolded.
         engine.set_layout(Layout::Folded);
@@ -267,6 +270,7 @@ impl Platform for Moody {
     type Barrier = Membarrier;
     type Owner = common::Owner;
     type Rules = Fold;
+    type Descriptors = TestDescriptors;
     type Error = LinuxError;
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<MoodyRegion, LinuxError> {
         Ok(MoodyRegion(self.host.reserve(kind, bytes)?, Arc::clone(&self.refuses)))
@@ -287,7 +291,7 @@ fn what_the_platform_refused_to_fold_is_counted_and_tried_again_when_the_block_g
     let config = HotplugConfig { block_pages: 4 * SECTION, ..HotplugConfig::default() };
     let mut hotplug = engine.hotplug(config).unwrap();
     let (id, pages) = (BlockId(1), 4 * SECTION..8 * SECTION);
-    let measured = || engine.tables()[0].1.0.measured_pages().unwrap();
+    let measured = || engine.tables().next().unwrap().1.0.measured_pages().unwrap();
     for refused_at_removal in [true, false] {
         hotplug.add(pages.clone(), 0, Group::NONE).unwrap();
         hotplug.online(id, MOVABLE).unwrap();

@@ -5,7 +5,9 @@ mod common;
 
 use std::ops::Range;
 
+use common::{DESCRIBED, TestDescriptors};
 use common::{MIB, classes, folded, frame_allocator, host, machine, map_pages_measured, order};
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::platform::{Mapping, TableKind};
 use pagefold_engine::protocol::Fold;
@@ -13,6 +15,7 @@ use pagefold_engine::{
     AllocError, Class, Config, Engine, FreeError, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned,
     ReshapeError, Zone,
 };
+use pagefold_engine::{Descriptors, Page64};
 
 const AREA: u64 = 2 * MIB;
 
@@ -161,10 +164,14 @@ fn a_page_of_an_area_that_became_free_again_is_not_taken() {
 fn the_sizes_of_tables_are_known_before_they_exist() {
     let engine = folded(256 * MIB);
     for (kind, table) in engine.tables() {
-        assert_eq!(Some(table.len()), kind.bytes(256 * MIB), "{kind:?}");
+        assert_eq!(
+            Some(table.len()),
+            kind.bytes(256 * MIB, TestDescriptors::shape::<common::Owner>()),
+            "{kind:?}"
+        );
     }
-    assert_eq!(TableKind::Map.bytes(1), Some(MIB * 128 * 64));
-    assert_eq!(TableKind::Map.bytes(u64::MAX), None);
+    assert_eq!(TableKind::Map.bytes(1, Page64::shape::<()>()), Some(MIB * 128 * 64));
+    assert_eq!(TableKind::Map.bytes(u64::MAX, Page64::shape::<()>()), None);
 }
 
 // ---- isolation -----------------------------------------------------------------------------------------------------
@@ -266,8 +273,9 @@ fn a_folio_that_was_taken_out_of_a_batch_is_not_folded_with_the_next() {
     first.unfold().unwrap();
     let first = first.share();
     batch.push(engine.alloc(Order::AREA, Kind::Hugetlb).unwrap()).unwrap();
-    assert_eq!(batch.commit().map_pages, 7);
-    assert_eq!(map_pages_measured(&engine), 9);
+    let kept = TestDescriptors::KEPT_MAP_PAGES;
+    assert_eq!(batch.commit().map_pages, 512 / DESCRIBED - kept);
+    assert_eq!(map_pages_measured(&engine), 512 / DESCRIBED + kept);
     let tail = walker.try_get(first.pfn().plus(511)).unwrap();
     assert_eq!(tail.pfn(), first.pfn());
     engine.audit().unwrap();
@@ -277,7 +285,7 @@ fn a_folio_that_was_taken_out_of_a_batch_is_not_folded_with_the_next() {
 fn every_section_of_a_gigabyte_is_folded_after_it_was_freed() {
     let engine = machine::<Fold>(1024 * MIB, Layout::Flat);
     drop(engine.alloc(Order::MAX, Kind::Hugetlb).unwrap());
-    assert_eq!(map_pages_measured(&engine), 4096);
+    assert_eq!(map_pages_measured(&engine), 1024 * MIB / DESCRIBED);
     engine.folder(64).unwrap().fold_all();
     assert_eq!(map_pages_measured(&engine), 0);
     engine.audit().unwrap();
@@ -349,7 +357,7 @@ fn a_section_says_something_else_than_its_region() {
     hotplug.remove(BlockId(3)).unwrap();
     assert_eq!((class(2), class(3), class(4)), (Class::Offline, Class::Absent, Class::Offline));
     // What was uniform before is uniform again, map page by map page.
-    assert!(classes(&engine, Pfn(3 * BLOCK), 512).iter().all(|&class| class == Class::Absent));
+    assert!(classes(&engine, Pfn(3 * BLOCK), BLOCK / DESCRIBED).iter().all(|&class| class == Class::Absent));
     hotplug.remove(BlockId(4)).unwrap();
     assert_eq!((class(3), class(4), class(5)), (Class::Absent, Class::Absent, Class::Offline));
     engine.audit().unwrap();

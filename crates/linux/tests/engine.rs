@@ -2,7 +2,9 @@
 
 mod common;
 
+use common::{DESCRIBED, TestDescriptors};
 use common::{MIB, classes, folded, frame_allocator, host, machine, map_pages_measured, order};
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
     AddError, AllocError, Class, Config, Engine, FreeError, IsolateError, Kind, Layout, Miss, Order, Pfn,
@@ -27,11 +29,13 @@ fn a_huge_folio_materialises_one_map_page_at_most() {
         folder.fold_all();
         assert_eq!(map_pages_measured(&engine), 0);
         let folio = engine.alloc(order(bits), Kind::Anon).unwrap();
-        assert_eq!(map_pages_measured(&engine), 1, "order {bits}");
-        let map_pages = folio.order().map_pages();
+        let map_pages = TestDescriptors::map_pages(folio.pfn(), folio.order()).count() as u64;
+        let kept = map_pages - TestDescriptors::folding_map_pages(folio.order());
+        assert_eq!(map_pages_measured(&engine), kept, "order {bits}");
         let seen = classes(&engine, folio.pfn(), map_pages);
-        assert_eq!(seen[0], Class::Mapped);
-        assert!(seen[1..].iter().all(|&class| class == Class::Tail(order(bits))), "{seen:?}");
+        let (mapped, tails) = seen.split_at(kept as usize);
+        assert!(mapped.iter().all(|&class| class == Class::Mapped), "{mapped:?}");
+        assert!(tails.iter().all(|&class| class == Class::Tail(order(bits))), "{tails:?}");
         drop(folio);
     }
     engine.audit().unwrap();
@@ -110,12 +114,13 @@ fn freed_memory_folds_again_and_costs_nothing() {
     let engine = folded(256 * MIB);
     let small: Vec<_> = (0..40_000).map(|_| engine.alloc(Order::ZERO, Kind::Anon).unwrap()).collect();
     let huge: Vec<_> = (0..20).map(|_| engine.alloc(order(9), Kind::Anon).unwrap()).collect();
-    assert_eq!(map_pages_measured(&engine), 40_000 / 64 + 20);
+    let map_pages = 40_000u64.div_ceil(DESCRIBED) + 20 * TestDescriptors::KEPT_MAP_PAGES;
+    assert_eq!(map_pages_measured(&engine), map_pages);
     drop(small);
     drop(huge);
-    assert_eq!(map_pages_measured(&engine), 40_000 / 64 + 20, "freeing does not fold; folding is batched");
+    assert_eq!(map_pages_measured(&engine), map_pages, "freeing does not fold; folding is batched");
     let report = engine.folder(64).unwrap().fold_all();
-    assert_eq!(report.map_pages, 40_000 / 64 + 20);
+    assert_eq!(report.map_pages, map_pages);
     assert_eq!(report.refused, 0);
     assert!(report.grace_periods <= report.map_pages / 64 + 2, "{report:?}");
     assert_eq!(map_pages_measured(&engine), 0);
@@ -129,10 +134,14 @@ fn a_batch_of_huge_folios_folds_for_one_grace_period() {
     for _ in 0..128 {
         batch.push(engine.alloc(order(9), Kind::Hugetlb).unwrap()).unwrap();
     }
-    assert_eq!(map_pages_measured(&engine), 128 * 8);
+    let per_folio = 512 / DESCRIBED;
+    assert_eq!(map_pages_measured(&engine), 128 * per_folio);
     let report = batch.commit();
-    assert_eq!((report.map_pages, report.refused, report.grace_periods), (128 * 7, 0, 1));
-    assert_eq!(map_pages_measured(&engine), 128);
+    assert_eq!(
+        (report.map_pages, report.refused, report.grace_periods),
+        (128 * (per_folio - TestDescriptors::KEPT_MAP_PAGES), 0, 1)
+    );
+    assert_eq!(map_pages_measured(&engine), 128 * TestDescriptors::KEPT_MAP_PAGES);
     let walker = engine.walker().unwrap();
     let folios: Vec<_> = batch.drain().map(|frozen| frozen.share()).collect();
     for folio in &folios {
@@ -147,15 +156,16 @@ fn unfolding_a_folio_and_folding_it_again() {
     let walker = engine.walker().unwrap();
     let mut frozen = engine.alloc(order(10), Kind::Hugetlb).unwrap();
     frozen.unfold().unwrap();
-    assert_eq!(map_pages_measured(&engine), 16);
+    let (map_pages, kept) = (1024 / DESCRIBED, TestDescriptors::KEPT_MAP_PAGES);
+    assert_eq!(map_pages_measured(&engine), map_pages);
     let folio = frozen.share();
     assert_eq!(walker.try_get(folio.pfn().plus(1023)).unwrap().pfn(), folio.pfn());
     engine.audit().unwrap();
     let mut batch = engine.fold_batch(1).unwrap();
     batch.push(folio.freeze().unwrap()).unwrap();
-    assert_eq!(batch.commit().map_pages, 15);
+    assert_eq!(batch.commit().map_pages, map_pages - kept);
     let folio = batch.drain().next().unwrap().share();
-    assert_eq!(map_pages_measured(&engine), 1);
+    assert_eq!(map_pages_measured(&engine), kept);
     assert_eq!(walker.try_get(folio.pfn().plus(1023)).unwrap().pfn(), folio.pfn());
     engine.audit().unwrap();
 }
@@ -224,7 +234,7 @@ fn a_failed_allocation_leaves_no_trace() {
     // The map page is materialised already, so a neighbour needs nothing.
     let two = engine.alloc(Order::ZERO, Kind::Anon).unwrap();
     assert_eq!(engine.platform().budget().used(), used);
-    assert_eq!(one.pfn().map_page(), two.pfn().map_page());
+    assert_eq!(TestDescriptors::map_page(one.pfn()), TestDescriptors::map_page(two.pfn()));
     drop((one, two));
     engine.audit().unwrap();
 }
@@ -234,15 +244,16 @@ fn a_failed_unfold_or_split_leaves_the_folio_as_it_was() {
     let engine = folded(64 * MIB);
     let walker = engine.walker().unwrap();
     let mut frozen = engine.alloc(order(9), Kind::Anon).unwrap();
-    // Enough for some of the seven map pages, not for all.
+    // Enough for some of the map pages at most, not for all.
     let budget = engine.platform().budget();
-    budget.set_limit(budget.used() + 3);
+    budget.set_limit(budget.used() + TestDescriptors::folding_map_pages(order(9)) / 2);
     frozen.unfold().unwrap_err();
     let (frozen, error) = frozen.split(Order::ZERO).unwrap_err();
     assert_eq!(error, ReshapeError::OutOfMemory);
-    assert_eq!(map_pages_measured(&engine), 1);
-    let seen = classes(&engine, frozen.pfn(), 8);
-    assert!(seen[1..].iter().all(|&class| class == Class::Tail(order(9))));
+    let kept = TestDescriptors::KEPT_MAP_PAGES;
+    assert_eq!(map_pages_measured(&engine), kept);
+    let seen = classes(&engine, frozen.pfn(), 512 / DESCRIBED);
+    assert!(seen[kept as usize..].iter().all(|&class| class == Class::Tail(order(9))));
     let folio = frozen.share();
     assert_eq!(walker.try_get(folio.pfn().plus(511)).unwrap().pfn(), folio.pfn());
     engine.audit().unwrap();
@@ -390,7 +401,7 @@ fn poison_is_recorded_beside_folded_folios_and_put_back() {
     assert_eq!(engine.class(broken), (Class::Tail(order(9)), false));
     assert_eq!(walker.poison(broken), Ok(Poisoned::InUse));
     assert_eq!(walker.poison(broken), Ok(Poisoned::Known));
-    assert_eq!(map_pages_measured(&engine), 1, "the folio is still folded");
+    assert_eq!(map_pages_measured(&engine), TestDescriptors::KEPT_MAP_PAGES, "the folio is still folded");
     assert!(engine.is_poisoned(broken) && !engine.is_poisoned(broken.plus(1)));
     // Unfolding puts the mark into the descriptor.
     let mut frozen = folio.freeze().unwrap();
@@ -470,11 +481,12 @@ fn materialised_free_memory_is_flat_and_folds() {
     let mut engine = Engine::<common::TestPlatform>::new(host(), Config::new(256 * MIB)).unwrap();
     engine.online(100..64 * MIB + 17).unwrap();
     engine.materialise_free(0..256 * MIB).unwrap();
-    assert_eq!(map_pages_measured(&engine), (64 * MIB + 17).div_ceil(64) - 1);
+    let map_pages = (64 * MIB + 17).div_ceil(DESCRIBED) - 100 / DESCRIBED;
+    assert_eq!(map_pages_measured(&engine), map_pages);
     engine.audit().unwrap();
     let report = engine.folder(128).unwrap().fold_all();
     // Those at the edges too, although some of their pages have no memory.
-    assert_eq!(report.map_pages, (64 * MIB + 17).div_ceil(64) - 1);
+    assert_eq!(report.map_pages, map_pages);
     engine.audit().unwrap();
 }
 

@@ -58,5 +58,5 @@ fn memory_that_runs_out_on_the_way_is_told_of() {
         assert!(engine.materialised_map_pages() >= before);
         assert!(spare < 200, "128 map pages and a few tables");
     }
-    assert_eq!(map_pages_measured(&engine), 8192 / 64);
+    assert_eq!(map_pages_measured(&engine), 8192 / common::DESCRIBED);
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{TestEngine, host};
+use common::{TestDescriptors, TestEngine, host};
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::platform::{Mapping, Platform, TableKind};
 use pagefold_engine::protocol::Fold;
@@ -71,6 +71,7 @@ impl Platform for Confused {
     type Barrier = YieldingFences;
     type Owner = ();
     type Rules = Fold;
+    type Descriptors = TestDescriptors;
     type Error = LinuxError;
 
     fn reserve(&self, _: TableKind, bytes: u64) -> Result<Region, LinuxError> {

@@ -7,7 +7,9 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use common::{DESCRIBED, TestDescriptors};
 use common::{TestEngine, TestPlatform, host, map_pages_measured, order};
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::{
     AllocError, Class, Config, Engine, Folio, Frozen, Kind, Layout, Miss, Order, Pfn, Poisoned,
 };
@@ -237,7 +239,9 @@ impl<'e> Machine<'e> {
                     if done.is_err() {
                         prop_assert_eq!(self.engine.materialised_map_pages(), before);
                     } else {
-                        prop_assert!(frozen.order().map_pages() == 1 || frozen.has_unfolded_tails());
+                        prop_assert!(
+                            !TestDescriptors::is_foldable(frozen.order()) || frozen.has_unfolded_tails()
+                        );
                     }
                     self.handles.push(Handle::Frozen(frozen));
                 }
@@ -261,9 +265,9 @@ impl<'e> Machine<'e> {
                 self.engine.folder(batch).unwrap().fold_all();
                 // Nothing foldable is left: every materialised map page has a page in use (or without memory, or held
                 // by the isolation).
-                for first in (0..PAGES as u64).step_by(64) {
+                for first in (0..PAGES as u64).step_by(DESCRIBED as usize) {
                     if self.engine.class(Pfn(first)).0 == Class::Mapped {
-                        let is_needed = (first..first + 64).any(|pfn| {
+                        let is_needed = (first..first + DESCRIBED).any(|pfn| {
                             self.model.folio_of(pfn).is_some()
                                 || !Model::is_present(pfn)
                                 || self.model.isolated.contains(&pfn)

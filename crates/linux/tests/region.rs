@@ -4,8 +4,9 @@ mod common;
 
 use common::{TestEngine, folded, host, order};
 use pagefold_engine::platform::{FoldRange, Mapping, Platform, TableKind};
+use pagefold_engine::protocol::Fold;
 use pagefold_engine::{Config, Engine, Kind, Order, OutOfMemory, Pfn};
-use pagefold_linux::{Linux, Membarrier, Region};
+use pagefold_linux::{Membarrier, Region};
 
 fn region(pages: u64) -> Region {
     host().reserve(TableKind::Map, pages * 4096).unwrap()
@@ -95,8 +96,7 @@ fn tables_count_every_page_once() {
 
 #[test]
 fn strict_mode_traps_a_stray_write_and_names_the_thread() {
-    let host: Linux<_, common::Owner> =
-        Linux::new(Membarrier::register().unwrap()).unwrap().strict().unwrap();
+    let host = common::TestPlatform::<Fold>::new(Membarrier::register().unwrap()).unwrap().strict().unwrap();
     let mut engine: TestEngine = Engine::new(host, Config::new(1 << 15)).unwrap();
     engine.online(0..1 << 15).unwrap();
     // Everything the engine does itself is allowed: unfold, fold, unfold again.
@@ -109,7 +109,7 @@ fn strict_mode_traps_a_stray_write_and_names_the_thread() {
     let strict = engine.platform().strict_mode().unwrap();
     assert_eq!(strict.stray_writes().0, 0);
     // A write behind its back is not.
-    let (_, map) = engine.tables()[0];
+    let (_, map) = engine.tables().next().unwrap();
     let victim = Pfn(4321);
     // SAFETY: the map is readable and writable memory of this process; the write is what is tested.
     unsafe { byte(map, victim.0 * 64).cast::<u64>().write_volatile(0) };

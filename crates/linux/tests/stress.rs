@@ -71,7 +71,7 @@ fn hammer<R: Protocol>(barrier: impl Barrier + Clone, layout: Layout) {
     assert_eq!(audit.refs, index.occupied(), "every slot is one reference, and there are no others");
     drop(index);
     engine.folder(64).unwrap().fold_all();
-    let (_, map) = engine.tables()[0];
+    let (_, map) = engine.tables().next().unwrap();
     assert_eq!(map.measured_pages().unwrap(), 0, "all free, so nothing is materialised");
     assert_eq!(engine.free_pages(), PAGES - 20);
     engine.audit().unwrap();

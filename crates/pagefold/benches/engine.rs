@@ -62,7 +62,7 @@ struct Words<'e>(&'e [AtomicU64]);
 
 impl<'e> Words<'e> {
     fn of(engine: &'e BenchEngine) -> Self {
-        let (_, map) = engine.tables()[0];
+        let (_, map) = engine.tables().next().expect("the memory map");
         let base = map.addresses().start as *const AtomicU64;
         // SAFETY: the map is one array of descriptors of 64 bytes, each beginning with its state word; the caller has
         // materialised all of those that are used, and all accesses are atomic.

@@ -5,7 +5,7 @@ use std::io;
 use anyhow::{Context, Result};
 use pagefold_engine::platform::{Barrier, TableKind};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{Engine, Pfn};
+use pagefold_engine::{Descriptors, Engine, Pfn};
 use pagefold_linux::{Linux, Region, measure};
 use pagefold_workload::Stamp;
 use schemars::JsonSchema;
@@ -50,8 +50,10 @@ const SLACK: u64 = 16 * 4096;
 /// All metadata of one engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Cost {
-    /// The memory map: descriptors.
+    /// The memory map: what stands for each page.
     pub map: CostPart,
+    /// Where descriptors are objects: those, and their allocator.
+    pub objects: CostPart,
     /// Page tables that map the tables into this process.
     pub page_tables: CostPart,
     /// Class table, section table, and marks beside the map.
@@ -68,12 +70,13 @@ impl Cost {
     /// Nothing.
     pub const ZERO: Cost = Cost {
         map: CostPart::ZERO,
+        objects: CostPart::ZERO,
         page_tables: CostPart::ZERO,
         classes: CostPart::ZERO,
         allocator: CostPart::ZERO,
     };
     pub fn total(&self) -> CostPart {
-        self.map + self.page_tables + self.classes + self.allocator
+        self.map + self.objects + self.page_tables + self.classes + self.allocator
     }
 
     /// Whether all agree but for `VmPTE`: where the rest of the process has freed memory since, the kernel keeps empty page
@@ -97,11 +100,11 @@ impl Baseline {
     }
 }
 
-type LinuxEngine<B, R> = Engine<Linux<B, Stamp, R>>;
+type LinuxEngine<B, R, D> = Engine<Linux<B, Stamp, R, D>>;
 
 /// Asks the system, and counts.
-pub fn measure<B: Barrier + Clone, R: Protocol>(
-    engine: &LinuxEngine<B, R>,
+pub fn measure<B: Barrier + Clone, R: Protocol, D: Descriptors>(
+    engine: &LinuxEngine<B, R, D>,
     baseline: Baseline,
 ) -> io::Result<Cost> {
     let mut cost = Cost::ZERO;
@@ -118,6 +121,11 @@ pub fn measure<B: Barrier + Clone, R: Protocol>(
         };
         let sum = match kind {
             TableKind::Map => &mut cost.map,
+            TableKind::Objects
+            | TableKind::ObjectGroups
+            | TableKind::ObjectRows
+            | TableKind::ObjectLanes
+            | TableKind::ObjectTrees => &mut cost.objects,
             TableKind::Classes
             | TableKind::Sections
             | TableKind::Regions
@@ -154,19 +162,21 @@ fn if_possible<T>(measured: io::Result<T>) -> io::Result<Option<T>> {
 }
 
 /// Bytes the engine and its platform keep outside of the tables, at most.
-pub fn bookkeeping<B: Barrier + Clone, R: Protocol>(engine: &LinuxEngine<B, R>) -> u64 {
-    let regions = engine.tables().iter().map(|(_, region)| Region::bookkeeping(region)).sum::<u64>();
+pub fn bookkeeping<B: Barrier + Clone, R: Protocol, D: Descriptors>(engine: &LinuxEngine<B, R, D>) -> u64 {
+    let regions = engine.tables().map(|(_, region)| Region::bookkeeping(region)).sum::<u64>();
     size_of_val(engine) as u64 + regions
 }
 
 /// Map pages that are folded by their class, but have memory of their own: somebody wrote to them.
-pub fn rematerialised<B: Barrier + Clone, R: Protocol>(engine: &LinuxEngine<B, R>) -> Result<Vec<u64>> {
-    let (_, map) = engine.tables()[0];
+pub fn rematerialised<B: Barrier + Clone, R: Protocol, D: Descriptors>(
+    engine: &LinuxEngine<B, R, D>,
+) -> Result<Vec<u64>> {
+    let Some((_, map)) = engine.tables().next() else { return Ok(Vec::new()) };
     let base = map.addresses().start;
     let mut back = Vec::new();
     let scanned = map.scan_private(&mut |run| {
         for map_page in (run.start - base) / 4096..(run.end - base) / 4096 {
-            if !engine.class(Pfn(map_page * 64)).1 {
+            if !engine.class(Pfn(map_page * D::PAGES_PER_MAP_PAGE)).1 {
                 back.push(map_page);
             }
         }

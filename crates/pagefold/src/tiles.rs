@@ -102,14 +102,14 @@ impl<'a> Tiles<'a> {
         })
     }
 
-    /// Stretches of whole map pages that are offline, or have no page at all.
-    pub fn gaps(&self) -> Vec<(Range<u64>, PageState)> {
+    /// Stretches of whole map pages that are offline, or have no page at all. `described`: pages that a map page describes.
+    pub fn gaps(&self, described: u64) -> Vec<(Range<u64>, PageState)> {
         let is_gap = |extent: &Extent| matches!(extent.state, PageState::Offline | PageState::NoPage);
         self.extents()
             .filter(is_gap)
-            .map(|extent| {
+            .map(move |extent| {
                 let end = extent.start + extent.pages;
-                (extent.start.next_multiple_of(64)..end / 64 * 64, extent.state)
+                (extent.start.next_multiple_of(described)..end / described * described, extent.state)
             })
             .filter(|(range, _)| range.start < range.end)
             .collect()
@@ -140,7 +140,7 @@ mod tests {
         let tiles = Tiles::new(&machine, None).unwrap();
         assert_eq!((tiles.pages(), tiles.end(), tiles.count()), (5096, 8192, 1));
         assert_eq!(tiles.memory().collect::<Vec<_>>(), [16..1016, 4096..8192]);
-        assert_eq!(tiles.gaps(), [(4608..8192, PageState::Offline)]);
+        assert_eq!(tiles.gaps(64), [(4608..8192, PageState::Offline)]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::ops::Range;
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::{FoldBatch, Frozen, Kind, Order, OutOfMemory, Platform};
 
 use crate::index::Index;
@@ -106,7 +107,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> CycleTask<'a, 'e, P> {
         let Some(piece) = Order::new(Order::AREA.get() - PIECES.ilog2()) else { return };
         match whole.split(piece) {
             Ok(pieces) => {
-                self.counts.unfolded += Order::AREA.map_pages() - 1;
+                self.counts.unfolded += P::Descriptors::folding_map_pages(Order::AREA);
                 for (at, piece) in self.index.window(number).zip(pieces) {
                     drop(self.index.put(at, share(piece)));
                 }

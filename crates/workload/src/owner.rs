@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use fastrand::Rng;
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::{
     AllocError, FoldBatch, FoldReport, Folder, Folio, Frozen, Kind, Order, OutOfMemory, Platform,
 };
@@ -270,7 +271,7 @@ impl<'a, 'e, P: Platform<Owner = Stamp>> OwnerTask<'a, 'e, P> {
     /// others.
     fn refold(&mut self) {
         let Some(mut frozen) = self.take_frozen() else { return };
-        if !frozen.order().is_foldable() {
+        if !P::Descriptors::is_foldable(frozen.order()) {
             return self.store(share(frozen));
         }
         match frozen.unfold() {

@@ -13,7 +13,8 @@ pub struct Stamp {
     /// Where the owner keeps its reference, so that whoever finds the folio finds the way back (Linux: the index in the
     /// page cache).
     pub slot: u64,
-    spare: [u64; 4],
+    /// About what a folio's owner keeps besides: a list, a mapping, an index.
+    spare: [u64; 3],
 }
 
 /// Makes a seal that neither zeros nor another head's seal can be mistaken for.

@@ -3,7 +3,7 @@
 use super::lanes::{ABSENT, Area, FREE, ONES, SMALL, Set, WHOLE, state};
 use super::{AREA_PAGES, Frames};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Pfn, Row};
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 
 impl<M: Mapping> Frames<M> {
     /// Free pages, counted. Exact while nothing moves.

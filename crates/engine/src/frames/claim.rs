@@ -7,7 +7,7 @@ use super::error::AllocError;
 use super::lanes::{Area, FREE, ISOLATED, ONES, SMALL, Set, state};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, ROW_ORDER, Row};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 
 /// Free pages that were taken without a descriptor: exactly those that [`Frames::give_claim`] gives back.
 #[derive(Debug, PartialEq, Eq)]

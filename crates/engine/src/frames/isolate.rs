@@ -13,7 +13,7 @@ use core::ops::Range;
 use super::lanes::{ABSENT, Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
 use super::{AREA_PAGES, Frames};
 use crate::geometry::{ROWS_PER_AREA, Row};
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 /// Why a range could not be isolated. Nothing was changed.

@@ -27,7 +27,7 @@ use core::ops::Range;
 
 use crate::geometry::{AREAS_PER_TREE, ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::table::Table;
 

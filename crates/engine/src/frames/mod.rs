@@ -31,7 +31,7 @@ mod whole;
 use core::ops::Range;
 
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, ROWS_PER_AREA, Row};
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{AtomicU64, CachePadded, Ordering, fence, spin_loop};
 use crate::table::Table;
 use error::{AllocError, NotOwned};

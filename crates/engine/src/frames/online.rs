@@ -6,7 +6,7 @@ use super::lanes::{ABSENT, Area, FREE, FULL, ONES, SMALL, Set, WHOLE, state};
 use super::{AREA_PAGES, Frames};
 use crate::geometry::{AREA_ORDER, PAGES_PER_ROW, ROWS_PER_AREA, Row, TREE_ORDER};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::Ordering;
 
 impl<M: Mapping> Frames<M> {

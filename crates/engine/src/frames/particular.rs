@@ -6,7 +6,7 @@ use super::lanes::{Area, FREE, ISOLATED, RESERVED, SMALL, Set, WHOLE, state};
 use super::{Frames, rows};
 use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {

@@ -10,7 +10,7 @@ use super::lanes::{Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, state
 use super::{CpuSlot, Frames, NEAR, TRIES, around, rows};
 use crate::geometry::{AREAS_PER_TREE, Order, Pfn, ROW_ORDER, ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {

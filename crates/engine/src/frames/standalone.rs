@@ -6,17 +6,17 @@ use core::ops::Range;
 use super::Frames;
 use super::error::{AllocError, FreeError, NotOwned};
 use super::lanes::{FREE, WHOLE};
-use crate::engine::{NewError, table};
-use crate::geometry::{AREA_ORDER, Order, Pfn, Row, pages_of_machine};
+use crate::geometry::{AREA_ORDER, MapShape, Order, Pfn, Row};
+use crate::mapping::{Mapping, TableKind};
 use crate::online::AddError;
-use crate::platform::{Mapping, TableKind};
+use crate::reserve::{NewError, Tables};
 use crate::sync::{AtomicBool, Ordering, spin_loop};
 
 /// The engine's frame allocator without the engine: it hands out page numbers.
 ///
 /// It needs three tables and nothing else of a machine: no barrier, no grace periods. Over tables whose memory is always there
 /// ([`Flat`](crate::Flat)) it works before there is a heap or a page table of one's own;
-/// [`TableKind::bytes`] says how large they are. A table that is backed on demand costs nothing for memory that was never
+/// [`table_bytes`](Self::table_bytes) says how large they are. A table that is backed on demand costs nothing for memory that was never
 /// touched.
 ///
 /// All calls but [`online`](Self::online) may be made from any number of threads at once, also from interrupt handlers and with
@@ -51,9 +51,18 @@ pub struct FrameAllocator<M: Mapping> {
     splitting: AtomicBool,
 }
 
+/// There are no descriptors.
+const NO_MAP: MapShape = MapShape { map_page_order: 0, entry_bytes: 0, class_bytes: 0, object_bytes: 0 };
+
 impl<M: Mapping> FrameAllocator<M> {
     /// The tables that it asks for.
     pub const TABLES: [TableKind; 3] = [TableKind::Rows, TableKind::Lanes, TableKind::Trees];
+
+    /// Bytes of one of them on a machine of `pages` pages: what `reserve` will be asked for. `None` if that is more pages than
+    /// page numbers have bits for.
+    pub const fn table_bytes(table: TableKind, pages: u64) -> Option<u64> {
+        table.bytes(pages, NO_MAP)
+    }
 
     /// An allocator without memory, for page numbers up to `pages` (rounded up to whole sections). `reserve` makes a table
     /// of so many bytes, all zero.
@@ -61,13 +70,10 @@ impl<M: Mapping> FrameAllocator<M> {
     /// # Errors
     /// [`NewError`].
     pub fn new<E>(pages: u64, reserve: impl Fn(TableKind, u64) -> Result<M, E>) -> Result<Self, NewError<E>> {
-        let pages = pages_of_machine(pages).ok_or(NewError::TooLarge)?;
+        let tables = Tables::new(reserve, pages, NO_MAP)?;
+        let pages = tables.pages();
         let [rows, lanes, trees] = Self::TABLES;
-        let frames = Frames::new(
-            table(&reserve, rows, pages)?,
-            table(&reserve, lanes, pages)?,
-            table(&reserve, trees, pages)?,
-        );
+        let frames = Frames::new(tables.table(rows)?, tables.table(lanes)?, tables.table(trees)?);
         Ok(Self { frames, pages, added: Vec::new(), splitting: AtomicBool::new(false) })
     }
 

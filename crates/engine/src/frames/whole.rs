@@ -5,7 +5,7 @@ use super::lanes::{ABSENT, Area, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state}
 use super::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
+use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {

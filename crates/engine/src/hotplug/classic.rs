@@ -15,8 +15,9 @@ use core::ops::Range;
 
 use super::error::{DropError, FakeError, HeldPage};
 use super::withdraw::{Migrate, Withdrawal};
+use crate::descriptors::seam::OfflinePages;
 use crate::engine::Engine;
-use crate::geometry::{MapPage, Order, Pfn, map_pages_of};
+use crate::geometry::{MapPage, Order, Pfn};
 use crate::platform::Platform;
 use crate::rcu::Reader;
 
@@ -43,7 +44,9 @@ impl<P: Platform> Dropped<'_, P> {
         let mut any = false;
         for area in self.areas() {
             any = true;
-            map_pages_of(&area)
+            self.engine
+                .map
+                .map_pages_of(&area)
                 .for_each(|map_page| self.engine.map.hide_offline(MapPage(map_page), is_hidden));
         }
         any
@@ -92,11 +95,11 @@ impl<P: Platform> Engine<P> {
         passes: usize,
     ) -> Result<u64, FakeError> {
         let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
-        for map_page in map_pages_of(pages).map(MapPage) {
+        for map_page in self.map.map_pages_of(pages).map(MapPage) {
             // The isolation ends with an error, and the pages are free again.
             self.map.ensure_mapped(map_page)?;
         }
-        map_pages_of(pages).for_each(|map_page| self.map.write_offline(MapPage(map_page)));
+        self.map.map_pages_of(pages).for_each(|map_page| self.map.write_offline(MapPage(map_page)));
         isolated.keep();
         Ok(withdrawn)
     }
@@ -105,7 +108,7 @@ impl<P: Platform> Engine<P> {
     pub(crate) fn free_offline(&self, pages: &Range<u64>) -> Result<(), FakeError> {
         // A walker that looked at them lets go within a grace period, unless it means to keep a reference.
         self.drop_offline_references(pages.clone(), true)?.keep();
-        map_pages_of(pages).for_each(|map_page| self.map.end_offline(MapPage(map_page)));
+        self.map.map_pages_of(pages).for_each(|map_page| self.map.end_offline(MapPage(map_page)));
         for area in pages.clone().step_by(Order::AREA.pages() as usize).map(Pfn) {
             self.frames(area).free_area(area);
         }

@@ -6,7 +6,7 @@ use super::block::FakeOffline;
 use super::error::FakeError;
 use super::lock::Hotplug;
 use super::withdraw::Migrate;
-use crate::geometry::{AREA_ORDER, MapPage, PAGES_PER_MAP_PAGE, Pfn, map_pages_of};
+use crate::geometry::{AREA_ORDER, MapGeometry, MapPage, Pfn};
 use crate::heap::OutOfMemory;
 use crate::platform::Platform;
 use crate::protocol::class::Class;
@@ -57,7 +57,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         match self.config.fake_offline {
             FakeOffline::Folded => {
                 // The block went online with all its tables.
-                self.engine.map.classes.ensure(map_pages_of(&pages))?;
+                self.engine.map.classes.ensure(self.engine.map.map_pages_of(&pages))?;
                 self.engine.enlist(pages.clone(), record.zone());
             }
             FakeOffline::Classic { .. } => self.engine.free_offline(&pages)?,
@@ -74,7 +74,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// [`FakeError`].
     pub fn prepare_fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
         self.online_areas(&pages)?;
-        Ok(self.engine.map.classes.ensure(map_pages_of(&pages))?)
+        Ok(self.engine.map.classes.ensure(self.engine.map.map_pages_of(&pages))?)
     }
 
     /// Whether any of `pages` is fake-offline: in an online block, without memory behind it.
@@ -90,10 +90,11 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// The first of `pages` that is fake-offline, or that is not. Only this `Hotplug` changes that: it stands.
     fn find(&self, pages: &Range<u64>, is_fake_offline: bool) -> Result<Option<Pfn>, OutOfMemory> {
         let walker = self.engine.walker()?;
-        let end = pages.end.min(self.engine.pages()).div_ceil(PAGES_PER_MAP_PAGE);
+        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
+        let end = pages.end.min(self.engine.pages()).div_ceil(described);
         // An area is fake-offline as a whole, so the first page of a map page speaks for it.
-        let found = (pages.start / PAGES_PER_MAP_PAGE..end)
-            .map(|map_page| MapPage(map_page).first_pfn())
+        let found = (pages.start / described..end)
+            .map(|map_page| self.engine.map.first_pfn(MapPage(map_page)))
             .find(|&pfn| {
                 walker.peek(pfn).is_some_and(|peek| {
                     let is_one = match peek.class {

@@ -4,11 +4,12 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::ops::Range;
 
-use super::block::{BlockId, BlockInfo, HotplugConfig};
+use super::block::{BlockId, BlockInfo, FakeOffline, HotplugConfig};
 use super::error::{BlockError, HotplugError};
 use super::notify::{Chain, Listener};
 use super::policy::{Counts, Group, ZoneInfo};
-use crate::engine::Engine;
+use crate::descriptors::seam::OfflinePages;
+use crate::engine::{Engine, MapOf};
 use crate::geometry::PAGES_PER_SECTION;
 use crate::heap::OutOfMemory;
 use crate::online::AddError;
@@ -28,7 +29,8 @@ pub struct Hotplug<'e, P: Platform> {
 }
 
 impl<P: Platform> Engine<P> {
-    /// Creates the one owner of this engine's memory hotplug.
+    /// Creates the one owner of this engine's memory hotplug. Where fake-offline pages have no descriptors
+    /// ([`Memdesc`](crate::Memdesc)), the classic way is the same as the folded one, and done so.
     ///
     /// # Errors
     /// [`HotplugError`].
@@ -37,6 +39,11 @@ impl<P: Platform> Engine<P> {
         if !size.is_power_of_two() || size < PAGES_PER_SECTION || size > self.pages() {
             return Err(HotplugError::BlockSize);
         }
+        let fake_offline = match config.fake_offline {
+            FakeOffline::Classic { .. } if !MapOf::<P>::DESCRIBES_OFFLINE => FakeOffline::Folded,
+            other => other,
+        };
+        let config = HotplugConfig { fake_offline, ..config };
         // Relaxed: nothing but the flag itself is at stake.
         if self.hotplug_taken.swap(true, Ordering::Relaxed) {
             return Err(HotplugError::Taken);

@@ -8,10 +8,10 @@ use super::lock::Hotplug;
 use super::notify::{BlockChange, Event};
 use super::policy::Group;
 use super::withdraw::Migrate;
-use crate::geometry::map_pages_of;
+use crate::descriptors::seam::OfflinePages;
 use crate::online::AddError;
 use crate::platform::Platform;
-use crate::protocol::class::ClassByte;
+use crate::protocol::class::ClassEntry;
 use crate::zone::{BlockState, Record, Zone, sections_of};
 
 impl<'e, P: Platform> Hotplug<'e, P> {
@@ -30,7 +30,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         self.counts.ensure_node(node).map_err(|_| AddError::OutOfMemory)?;
         self.engine.records.ensure(sections_of(&pages))?;
         self.engine.map.classes.prepare_uniform(map_pages.clone())?;
-        self.engine.map.publish_offline(map_pages, ClassByte::OFFLINE);
+        self.engine.map.publish_offline(map_pages, ClassEntry::OFFLINE);
         self.engine.records.set(sections_of(&pages), Record::offline(node, group.number()));
         self.end = self.end.max(BlockId(pages.end / size));
         Ok(())
@@ -68,7 +68,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         let parts = self.chain.parts(pages)?;
         let plugged = parts.pages();
         engine.zone(zone).prepare_parts(pages)?;
-        let map_pages = map_pages_of(pages);
+        let map_pages = engine.map.map_pages_of(pages);
         let is_classic = matches!(self.config.fake_offline, FakeOffline::Classic { .. });
         if plugged == pages.end - pages.start && !is_classic {
             engine.map.classes.prepare_uniform(map_pages.clone())?;
@@ -131,13 +131,13 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// [`BlockError`].
     pub fn remove(&mut self, block: BlockId) -> Result<(), BlockError> {
         self.in_state(block, BlockState::Offline)?;
-        let map_pages = map_pages_of(&self.pages(block));
         let map = &self.engine.map;
+        let map_pages = map.map_pages_of(&self.pages(block));
         map.classes.prepare_uniform(map_pages.clone())?;
-        if map.publish_offline(map_pages.clone(), ClassByte::ABSENT) {
+        if map.publish_offline(map_pages.clone(), ClassEntry::ABSENT) {
             // What the platform refused to take when the block went offline.
             // SAFETY: published as `Offline` then, and waited for.
-            unsafe { map.fold_offline(map_pages, ClassByte::ABSENT) };
+            unsafe { map.fold_offline(map_pages, ClassEntry::ABSENT) };
         }
         self.set_record(block, Record::NONE);
         while self.end.0 > 0 && self.block(BlockId(self.end.0 - 1)).is_none() {

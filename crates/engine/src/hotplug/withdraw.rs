@@ -5,14 +5,15 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::error::{Busy, WithdrawError};
+use crate::descriptors::seam::OfflinePages;
 use crate::engine::Engine;
 use crate::folio::Folio;
 use crate::frames::isolate::{IsolateError, Isolation};
-use crate::geometry::{Order, PAGES_PER_ROW, Pfn, map_pages_of};
+use crate::geometry::{Order, PAGES_PER_ROW, Pfn};
 use crate::isolate::Isolated;
 use crate::platform::Platform;
 use crate::protocol::Protocol;
-use crate::protocol::class::{ClassByte, Miss};
+use crate::protocol::class::{ClassEntry, Miss};
 use crate::walk::Walker;
 
 /// What an owner says of a folio it was asked to move.
@@ -113,16 +114,16 @@ impl<P: Platform> Engine<P> {
         migrate: &mut dyn Migrate<'e, P>,
         passes: usize,
     ) -> Result<u64, WithdrawError> {
-        let map_pages = map_pages_of(pages);
+        let map_pages = self.map.map_pages_of(pages);
         // What can fail comes first.
         self.map.classes.prepare_uniform(map_pages.clone())?;
         let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
-        if self.map.publish_offline(map_pages.clone(), ClassByte::OFFLINE) {
+        if self.map.publish_offline(map_pages.clone(), ClassEntry::OFFLINE) {
             if P::Rules::WAITS {
                 self.rcu.synchronize();
             }
             // SAFETY: published just above by the owner of all of it (everything was collected), and waited for.
-            unsafe { self.map.fold_offline(map_pages, ClassByte::OFFLINE) };
+            unsafe { self.map.fold_offline(map_pages, ClassEntry::OFFLINE) };
         }
         isolated.remove();
         Ok(withdrawn)

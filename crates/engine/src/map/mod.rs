@@ -1,21 +1,19 @@
-//! The memory map: descriptors under classes. Who may write which class and which descriptor, and when, is said by
-//! [`crate::protocol`].
+//! The memory map: what stands for pages by themselves, under classes, whatever it is. Who may write which class and which
+//! descriptor, and when, is said by [`crate::protocol`].
 
-mod folio;
-mod offline;
-pub(crate) mod walk;
+mod memory;
 
+use core::marker::PhantomData;
 use core::ops::Range;
 
-use crate::geometry::{MapPage, PAGES_PER_MAP_PAGE, Pfn, Row};
+use crate::geometry::{MapPage, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
+use crate::mapping::{FoldRange, Mapping};
 use crate::marks::Marks;
-use crate::page::{POISON, Page, State, fresh_owner};
-use crate::platform::{FoldRange, Mapping, Owner};
-use crate::protocol::class::ClassByte;
-use crate::protocol::classes::Classes;
+use crate::protocol::class::{Class, ClassEntry};
+use crate::protocol::classes::{Classed, Classes};
 use crate::sync::{AtomicBool, AtomicU64, Ordering, spin_loop};
-use crate::table::Table;
+use crate::table::{Table, TableEntry};
 
 /// Whether large folios are born folded, or with every descriptor written as Linux does it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,28 +25,36 @@ pub enum Layout {
     Flat,
 }
 
-pub(crate) struct MemoryMap<M, O> {
-    pages: Table<Page<O>, M>,
-    pub(crate) classes: Classes<M>,
+/// What stands for a page by itself, in a map page that has memory.
+pub trait MapEntry: TableEntry {
+    /// As it is for a free page. The caller owns the page.
+    fn clear(&self, is_poisoned: bool);
+    /// Notes, for dumps, that the page is broken.
+    fn mark_poisoned(&self);
+}
+
+/// Entries under classes: what every kind of descriptors has.
+pub struct MemoryMap<D: Classed, E, M> {
+    pub(crate) pages: Table<E, M>,
+    pub(crate) classes: Classes<D, M>,
     pub(crate) poison: Marks<M>,
     pub(crate) holes: Marks<M>,
     pub(crate) withheld: Marks<M>,
-    /// Map pages that have memory behind them: the number of class bytes with the `BACKED` bit.
+    /// Map pages that have memory behind them: the number of class entries with the `BACKED` bit.
     materialised: AtomicU64,
     /// Whether large folios are written flat from now on.
     flat: AtomicBool,
+    _geometry: PhantomData<D>,
 }
 
-impl<M: Mapping, O: Owner> MemoryMap<M, O> {
+impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
     pub(crate) fn new(
-        pages: Table<Page<O>, M>,
-        classes: Classes<M>,
+        pages: Table<E, M>,
+        classes: Classes<D, M>,
         [poison, holes, withheld]: [Marks<M>; 3],
         layout: Layout,
     ) -> Self {
-        #[cfg(not(loom))]
-        let () = Page::<O>::SIZE_CHECK;
-        debug_assert!(pages.len() <= classes.len() * PAGES_PER_MAP_PAGE, "a class for every map page");
+        debug_assert!(pages.len() <= classes.len() * D::PAGES_PER_MAP_PAGE, "a class for every map page");
         Self {
             pages,
             classes,
@@ -57,7 +63,42 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
             withheld,
             materialised: AtomicU64::new(0),
             flat: AtomicBool::new(layout == Layout::Flat),
+            _geometry: PhantomData,
         }
+    }
+
+    /// The map page that describes `pfn`.
+    #[inline]
+    pub(crate) fn map_page(&self, pfn: Pfn) -> MapPage {
+        D::map_page(pfn)
+    }
+
+    /// The first page that `map_page` describes.
+    #[inline]
+    pub(crate) fn first_pfn(&self, map_page: MapPage) -> Pfn {
+        D::first_pfn(map_page)
+    }
+
+    /// The pages that `map_page` describes.
+    pub(crate) fn pages_of(&self, map_page: MapPage) -> Range<u64> {
+        D::pages_of(map_page)
+    }
+
+    /// The map pages of `pages`, which begin and end with one.
+    pub(crate) fn map_pages_of(&self, pages: &Range<u64>) -> Range<u64> {
+        D::map_pages_of(pages)
+    }
+
+    /// The map pages that the block of `order` at `pfn` spans.
+    #[inline]
+    pub(crate) fn map_pages(&self, pfn: Pfn, order: Order) -> Range<u64> {
+        D::map_pages(pfn, order)
+    }
+
+    /// The class, and whether memory is behind it.
+    pub(crate) fn class(&self, map_page: MapPage) -> (Class, bool) {
+        let entry = self.classes.get(map_page);
+        (entry.class(), entry.is_backed())
     }
 
     pub(crate) fn pages(&self) -> u64 {
@@ -81,9 +122,13 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         self.flat.store(layout == Layout::Flat, Ordering::Relaxed);
     }
 
+    fn entries(map_pages: &Range<u64>) -> Range<u64> {
+        map_pages.start * D::PAGES_PER_MAP_PAGE..map_pages.end * D::PAGES_PER_MAP_PAGE
+    }
+
     /// Where map pages lie in the mapping of the map, in bytes.
     pub(crate) fn bytes_of(&self, map_pages: Range<u64>) -> Range<u64> {
-        self.pages.bytes_of(map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE)
+        self.pages.bytes_of(Self::entries(&map_pages))
     }
 
     /// The memory of `map_pages`, as [`fold`](Self::fold) wants it, in runs of those that have memory.
@@ -121,12 +166,11 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Memory behind `map_pages`, all of them folded and the caller's alone. Nothing is changed on an error.
     fn materialise(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
-        let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
         debug_assert!(
             self.mapping().may_change(),
             "descriptors are unfolded where page tables may not change"
         );
-        self.pages.materialise(entries)?;
+        self.pages.materialise(Self::entries(&map_pages))?;
         self.materialised.fetch_add(map_pages.end - map_pages.start, Ordering::Relaxed);
         for map_page in map_pages {
             self.reapply_poison(MapPage(map_page));
@@ -136,7 +180,10 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
 
     /// Memory behind those of `map_pages` that have none, run by run. On an error those that were added are folded
     /// again: nothing is changed. The caller owns them all, and their classes stay as they are.
-    fn materialise_missing(&self, map_pages: impl Iterator<Item = u64> + Clone) -> Result<(), OutOfMemory> {
+    pub(crate) fn materialise_missing(
+        &self,
+        map_pages: impl Iterator<Item = u64> + Clone,
+    ) -> Result<(), OutOfMemory> {
         let missing =
             || map_pages.clone().filter(|&map_page| !self.classes.get(MapPage(map_page)).is_backed());
         for run in runs(missing()) {
@@ -150,11 +197,18 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         Ok(())
     }
 
+    /// Takes back what [`materialise_missing`](Self::materialise_missing) of `map_pages` has added, before any of it was
+    /// published.
+    pub(crate) fn fold_missing(&self, map_pages: Range<u64>) {
+        for run in runs(map_pages.filter(|&map_page| !self.classes.get(MapPage(map_page)).is_backed())) {
+            self.fold_unpublished(run);
+        }
+    }
+
     /// Takes back memory that was materialised but never published.
     fn fold_unpublished(&self, map_pages: Range<u64>) {
-        let entries = map_pages.start * PAGES_PER_MAP_PAGE..map_pages.end * PAGES_PER_MAP_PAGE;
         let range =
-            FoldRange { bytes: self.pages.bytes_of(entries), backed: map_pages.end - map_pages.start };
+            FoldRange { bytes: self.bytes_of(map_pages.clone()), backed: map_pages.end - map_pages.start };
         // SAFETY: the class has said folded since before the grace period of the last fold, so no walker is led here,
         // and the caller owns the range.
         let folded = unsafe { self.pages.fold(&[range]) };
@@ -169,7 +223,7 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     /// `Mapped` again. The caller owns it.
     pub(crate) fn stay_backed(&self, map_page: MapPage) {
         let class = match self.classes.get(map_page) {
-            class if class.unbacked() == ClassByte::FREE => ClassByte::MAPPED,
+            class if class.unbacked() == ClassEntry::FREE => ClassEntry::MAPPED,
             class => class.backed(),
         };
         self.classes.set(map_page, class);
@@ -180,14 +234,14 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
     pub(crate) fn ensure_mapped(&self, map_page: MapPage) -> Result<(), OutOfMemory> {
         loop {
             match self.classes.get(map_page) {
-                ClassByte::MAPPED => return Ok(()),
+                ClassEntry::MAPPED => return Ok(()),
                 // Another owner of a page here is at it, and will end it either way.
-                ClassByte::UNFOLDING => spin_loop(),
-                ClassByte::FREE => {
+                ClassEntry::UNFOLDING => spin_loop(),
+                ClassEntry::FREE => {
                     self.classes.ensure(map_page.0..map_page.0 + 1)?;
                     if self.classes.begin_unfold(map_page) {
                         let done = self.materialise(map_page.0..map_page.0 + 1);
-                        let class = if done.is_ok() { ClassByte::MAPPED } else { ClassByte::FREE };
+                        let class = if done.is_ok() { ClassEntry::MAPPED } else { ClassEntry::FREE };
                         self.classes.set(map_page, class);
                         return done;
                     }
@@ -204,45 +258,59 @@ impl<M: Mapping, O: Owner> MemoryMap<M, O> {
         self.poison.contains(pfn)
     }
 
-    /// `state` with the poison mark of `pfn`.
-    fn marked(&self, pfn: Pfn, state: State) -> State {
-        if self.is_poisoned(pfn) { State(state.0 | POISON) } else { state }
-    }
-
     /// Puts the poison marks back into a map page that was just materialised.
     fn reapply_poison(&self, map_page: MapPage) {
-        for row in Row::covering(&map_page.pages()) {
+        for row in Row::covering(&D::pages_of(map_page)) {
             let mut mask = self.poison.mask(row);
             while mask != 0 {
                 let pfn = row.first_pfn().plus(u64::from(mask.trailing_zeros()));
-                self.store(pfn, State(POISON), Ordering::Relaxed);
+                if let Some(entry) = self.pages.get(pfn.0) {
+                    entry.mark_poisoned();
+                }
                 mask &= mask - 1;
             }
         }
     }
 
-    fn store(&self, pfn: Pfn, state: State, order: Ordering) {
-        if let Some(page) = self.pages.get(pfn.0) {
-            page.state.store(state.0, order);
+    /// Ends the life of what stands for `pfn`: as for a free page again. The caller owns the page.
+    pub(crate) fn clear(&self, pfn: Pfn) {
+        if let Some(entry) = self.pages.get(pfn.0) {
+            entry.clear(self.is_poisoned(pfn));
         }
     }
 
-    /// Ends the life of the descriptor at `pfn`: zero again, owner's data included. The caller owns the page.
-    fn clear(&self, pfn: Pfn) {
-        if let Some(page) = self.pages.get(pfn.0) {
-            // SAFETY: the caller owns the page, and no folio is alive there, so nobody else reaches its owner's data.
-            unsafe {
-                page.owner.get_mut().write(fresh_owner());
-            }
-            let mark = if self.is_poisoned(pfn) { POISON } else { 0 };
-            // Release: a CPU that sees the zero also sees that the folio is over.
-            page.state.store(mark, Ordering::Release);
-        }
+    pub(crate) fn clear_map_page(&self, map_page: MapPage) {
+        D::pages_of(map_page).for_each(|pfn| self.clear(Pfn(pfn)));
     }
 
-    fn clear_map_page(&self, map_page: MapPage) {
-        let first = map_page.first_pfn().0;
-        (first..first + PAGES_PER_MAP_PAGE).for_each(|pfn| self.clear(Pfn(pfn)));
+    /// Publishes a free map page as folded, ahead of taking its memory away; whether there is memory to take. The
+    /// caller owns all its pages, but for those without an owner (withheld ones and holes).
+    pub(crate) fn publish_free(&self, map_page: MapPage) -> bool {
+        if self.classes.get(map_page) != ClassEntry::MAPPED {
+            return false;
+        }
+        self.classes.set(map_page, ClassEntry::FREE.backed());
+        true
+    }
+
+    /// Materialises what describes free memory, as a flat memory map has it. The caller owns every page, so nobody else is
+    /// unfolding any of it. Nothing is changed on an error.
+    pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
+        self.classes.ensure(map_pages.clone())?;
+        self.materialise_missing(map_pages.clone())?;
+        map_pages.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
+        Ok(())
+    }
+
+    /// Sets the poison mark of `pfn` if what stands for it is materialised. The caller is inside a section.
+    pub(crate) fn mark_poisoned(&self, pfn: Pfn) {
+        if self.classes.get(D::map_page(pfn)) == ClassEntry::MAPPED
+            && let Some(entry) = self.pages.get(pfn.0)
+        {
+            // A write without ownership: it is safe for the same reason as a walker's compare-and-swap (class `Mapped`
+            // seen inside a section), and it changes a bit that nothing else depends on.
+            entry.mark_poisoned();
+        }
     }
 }
 

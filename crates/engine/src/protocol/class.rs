@@ -1,9 +1,9 @@
-//! What a map page holds, in one byte.
+//! What a map page holds, in one entry of the class table.
 //!
-//! A byte of 0 means "ask above": a map page's byte asks its section's, and that its region's, where 0 means `Absent`. So
-//! memory that is all alike has no class bytes, and a petabyte of it is 16 KiB of region bytes.
+//! The low byte says it. An entry of 0 means "ask above": a map page asks its section's byte, and that its region's, where 0
+//! means `Absent`. So memory that is all alike has no entries, and a petabyte of it is 16 KiB of region bytes.
 //!
-//! # States of a class byte
+//! # States of an entry
 //!
 //! | class | backed | its pages | a walker gets |
 //! |---|---|---|---|
@@ -13,7 +13,11 @@
 //! | `Free` | no | all free | nothing |
 //! | `Unfolding` | in the making | being unfolded by the owner of one of its pages | nothing |
 //! | `Mapped` | yes | what the descriptors say | what the descriptors say |
-//! | `Tail(order)` | no | tails of the folio at the page number rounded down to `order` | that folio |
+//! | `Tail(order)` | no | all in the folio at the page number rounded down to `order` | that folio |
+//!
+//! With descriptors of 64 bytes an entry is that byte, and `Tail` is said of map pages that have no head. With descriptors that
+//! are objects ([`Memdesc`](crate::Memdesc)) it has 7 bytes more, `Tail` is also said of the head's own map page, and those
+//! bytes are the number of the folio's object.
 //!
 //! A folded class may carry [`BACKED`]: it has been published, but its descriptors' memory has not been taken away yet.
 //! Walkers do not care. Counting the bit over the table counts the materialised map pages.
@@ -75,40 +79,51 @@ pub enum Miss {
     Stray,
 }
 
-/// A class byte.
+/// An entry of the class table, zero-extended where it is a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ClassByte(pub(crate) u8);
+pub struct ClassEntry(pub(crate) u64);
 
 /// Memory is behind the map page.
-pub(crate) const BACKED: u8 = 0x20;
-const TAIL: u8 = 0x80;
+pub(crate) const BACKED: u64 = 0x20;
+const TAIL: u64 = 0x80;
+/// Where the number of the folio's object begins.
+const OBJECT_SHIFT: u32 = 8;
 
-impl ClassByte {
+impl ClassEntry {
     /// Not set: the section's byte stands for it.
-    pub(crate) const UNSET: ClassByte = ClassByte(0);
-    pub(crate) const ABSENT: ClassByte = ClassByte(1);
-    pub(crate) const OFFLINE: ClassByte = ClassByte(2);
-    pub(crate) const FREE: ClassByte = ClassByte(3);
-    pub(crate) const UNFOLDING: ClassByte = ClassByte(4);
-    pub(crate) const MAPPED: ClassByte = ClassByte(5 | BACKED);
+    pub(crate) const UNSET: ClassEntry = ClassEntry(0);
+    pub(crate) const ABSENT: ClassEntry = ClassEntry(1);
+    pub(crate) const OFFLINE: ClassEntry = ClassEntry(2);
+    pub(crate) const FREE: ClassEntry = ClassEntry(3);
+    pub(crate) const UNFOLDING: ClassEntry = ClassEntry(4);
+    pub(crate) const MAPPED: ClassEntry = ClassEntry(5 | BACKED);
 
-    pub(crate) const fn tail(order: Order) -> ClassByte {
-        ClassByte(TAIL | order.get() as u8)
+    pub(crate) const fn tail(order: Order) -> ClassEntry {
+        ClassEntry(TAIL | order.get() as u64)
+    }
+    /// As [`tail`](Self::tail), of the folio whose object has that number (below 2^56).
+    pub(crate) const fn tail_of(order: Order, object: u64) -> ClassEntry {
+        ClassEntry(ClassEntry::tail(order).0 | object << OBJECT_SHIFT)
+    }
+    /// The number of the folio's object; meaningful for `Tail` where descriptors are objects.
+    #[inline]
+    pub(crate) const fn object(self) -> u64 {
+        self.0 >> OBJECT_SHIFT
     }
     #[inline]
     pub(crate) const fn is_backed(self) -> bool {
         self.0 & BACKED != 0
     }
-    pub(crate) const fn backed(self) -> ClassByte {
-        ClassByte(self.0 | BACKED)
+    pub(crate) const fn backed(self) -> ClassEntry {
+        ClassEntry(self.0 | BACKED)
     }
-    pub(crate) const fn unbacked(self) -> ClassByte {
-        ClassByte(self.0 & !BACKED)
+    pub(crate) const fn unbacked(self) -> ClassEntry {
+        ClassEntry(self.0 & !BACKED)
     }
     /// The order, if this is `Tail`.
     #[inline]
     pub(crate) const fn tail_order(self) -> Option<Order> {
-        if self.0 & TAIL != 0 { Some(Order::from_bits(self.0 as u64)) } else { None }
+        if self.0 & TAIL != 0 { Some(Order::from_bits(self.0)) } else { None }
     }
     /// The class, with `Unfolding` shown as the `Free` it still is to everyone else.
     pub(crate) const fn class(self) -> Class {
@@ -129,21 +144,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_and_classes_agree() {
+    fn entries_and_classes_agree() {
         let order = Order::new(9).unwrap();
-        for (byte, class) in [
-            (ClassByte::ABSENT, Class::Absent),
-            (ClassByte::OFFLINE, Class::Offline),
-            (ClassByte::FREE, Class::Free),
-            (ClassByte::UNFOLDING, Class::Free),
-            (ClassByte::MAPPED, Class::Mapped),
-            (ClassByte::tail(order), Class::Tail(order)),
-            (ClassByte::tail(order).backed(), Class::Tail(order)),
+        for (entry, class) in [
+            (ClassEntry::ABSENT, Class::Absent),
+            (ClassEntry::OFFLINE, Class::Offline),
+            (ClassEntry::FREE, Class::Free),
+            (ClassEntry::UNFOLDING, Class::Free),
+            (ClassEntry::MAPPED, Class::Mapped),
+            (ClassEntry::tail(order), Class::Tail(order)),
+            (ClassEntry::tail(order).backed(), Class::Tail(order)),
         ] {
-            assert_eq!(byte.class(), class);
-            assert_ne!(byte, ClassByte::UNSET);
+            assert_eq!(entry.class(), class);
+            assert_ne!(entry, ClassEntry::UNSET);
         }
-        assert!(ClassByte::MAPPED.is_backed() && !ClassByte::FREE.is_backed());
-        assert_eq!(ClassByte::tail(order).backed().unbacked(), ClassByte::tail(order));
+        assert!(ClassEntry::MAPPED.is_backed() && !ClassEntry::FREE.is_backed());
+        assert_eq!(ClassEntry::tail(order).backed().unbacked(), ClassEntry::tail(order));
+        let whole = ClassEntry::tail_of(order, 1 << 39).backed();
+        assert_eq!((whole.object(), whole.class(), whole.is_backed()), (1 << 39, Class::Tail(order), true));
     }
 }

@@ -1,21 +1,18 @@
-//! The class table: one byte a map page, and bytes for sections (128 MiB) and regions (64 GiB) that are uniform.
-//!
-//! A byte of 0 means "ask above": a map page's byte asks its section's, and that its region's, where 0 means `Absent`. So
-//! memory that is all alike has no class bytes, and a petabyte of it is 16 KiB of region bytes.
+//! The class table: an entry a map page, and bytes for sections (128 MiB) and regions (64 GiB) that are uniform.
 //!
 //! # Explicit sections and regions
 //!
 //! The tables are backed on demand, so a byte may be written only where memory is known to be behind it. Two flags say
 //! where that is:
 //!
-//! * An *explicit* section: all its map pages' bytes are writable. In a section that is not, every map page's byte is 0:
+//! * An *explicit* section: all its map pages' entries are writable. In a section that is not, every map page's entry is 0:
 //!   the section is *uniform*.
 //! * An *explicit* region: all its sections' bytes are writable. In a region that is not, every section's byte is 0.
 //!
 //! Nothing takes a flag away again. So code that changes the classes of a range looks at the flags where it writes,
 //! section by section: [`Classes::fill_uniform`] does for folded classes, and [`Classes::stretches`] tells those stretches
-//! apart in which something is materialised (which only explicit sections can have). Everyone else who sets a byte has
-//! called [`Classes::ensure`] for it, or has found the byte to be one of an explicit section.
+//! apart in which something is materialised (which only explicit sections can have). Everyone else who sets an entry has
+//! called [`Classes::ensure`] for it, or has found it to be one of an explicit section.
 //!
 //! # Ordering
 //!
@@ -24,12 +21,12 @@
 
 use core::ops::Range;
 
-use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, Order, SECTIONS_PER_REGION};
+use crate::geometry::{MapGeometry, MapPage, SECTIONS_PER_REGION};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
-use crate::protocol::class::{BACKED, ClassByte};
-use crate::sync::{AtomicU8, Ordering};
-use crate::table::{Table, View};
+use crate::mapping::Mapping;
+use crate::protocol::class::{BACKED, ClassEntry};
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
+use crate::table::{Table, TableEntry, View};
 
 /// Bits of a section's or region's byte: a class for everything below that says none itself (0: ask above), and
 /// whether anything below may say one.
@@ -38,25 +35,62 @@ pub(super) const EXPLICIT: u8 = 0x80;
 /// Of a section: a map page may have become foldable. A hint for the folder.
 const FOLDABLE: u8 = 0x40;
 
-/// The class table: a byte a map page, a byte a section, a byte a region.
-pub(crate) struct Classes<M> {
-    pub(super) bytes: Table<AtomicU8, M>,
+/// Where a class is kept: one byte, or eight.
+pub trait ClassCell: TableEntry {
+    /// The entry, zero-extended.
+    fn load(&self, order: Ordering) -> u64;
+    /// Stores an entry that fits.
+    fn store(&self, entry: u64, order: Ordering);
+    /// Whether `current` was there, and `new` is now.
+    fn swap_if(&self, current: u64, new: u64, success: Ordering) -> bool;
+}
+
+macro_rules! class_cells {
+    ($($atomic:ty: $value:ty),*) => {$(
+        impl ClassCell for $atomic {
+            #[inline]
+            fn load(&self, order: Ordering) -> u64 {
+                <$atomic>::load(self, order).into()
+            }
+            #[inline]
+            fn store(&self, entry: u64, order: Ordering) {
+                <$atomic>::store(self, entry as $value, order);
+            }
+            #[inline]
+            fn swap_if(&self, current: u64, new: u64, success: Ordering) -> bool {
+                // Relaxed on failure: the caller looks again.
+                self.compare_exchange(current as $value, new as $value, success, Ordering::Relaxed).is_ok()
+            }
+        }
+    )*};
+}
+class_cells!(AtomicU8: u8, AtomicU64: u64);
+
+/// How the classes of a kind of descriptors are kept.
+pub trait Classed: MapGeometry {
+    /// An entry of the class table.
+    type Cell: ClassCell;
+}
+
+/// The class table: an entry a map page, a byte a section, a byte a region.
+pub(crate) struct Classes<D: Classed, M> {
+    pub(super) entries: Table<D::Cell, M>,
     pub(super) sections: Table<AtomicU8, M>,
     pub(super) regions: Table<AtomicU8, M>,
 }
 
-impl<M: Mapping> Classes<M> {
+impl<D: Classed, M: Mapping> Classes<D, M> {
     pub(crate) fn new(
-        bytes: Table<AtomicU8, M>,
+        entries: Table<D::Cell, M>,
         sections: Table<AtomicU8, M>,
         regions: Table<AtomicU8, M>,
     ) -> Self {
-        Self { bytes, sections, regions }
+        Self { entries, sections, regions }
     }
 
     /// Map pages covered.
     pub(crate) fn len(&self) -> u64 {
-        self.bytes.len()
+        self.entries.len()
     }
 
     pub(crate) fn sections(&self) -> u64 {
@@ -64,60 +98,62 @@ impl<M: Mapping> Classes<M> {
     }
 
     pub(crate) fn mappings(&self) -> [&M; 3] {
-        [self.bytes.mapping(), self.sections.mapping(), self.regions.mapping()]
+        [self.entries.mapping(), self.sections.mapping(), self.regions.mapping()]
     }
 
-    /// The byte of `map_page`; absent beyond the end.
+    /// The entry of `map_page`; absent beyond the end.
     #[inline]
-    pub(crate) fn get(&self, map_page: MapPage) -> ClassByte {
-        match self.bytes.get(map_page.0) {
-            Some(byte) => self.said_by(ClassByte(byte.load(Ordering::Acquire)), map_page),
-            None => ClassByte::ABSENT,
+    pub(crate) fn get(&self, map_page: MapPage) -> ClassEntry {
+        match self.entries.get(map_page.0) {
+            Some(entry) => self.said_by(ClassEntry(entry.load(Ordering::Acquire)), map_page),
+            None => ClassEntry::ABSENT,
         }
     }
 
-    /// What `byte`, which was read at `map_page`, says: where it is not set, the section's byte does.
+    /// What `entry`, which was read at `map_page`, says: where it is not set, the section's byte does.
     #[inline]
-    pub(crate) fn said_by(&self, byte: ClassByte, map_page: MapPage) -> ClassByte {
-        if byte == ClassByte::UNSET { self.section_class(map_page.section()) } else { byte }
+    pub(crate) fn said_by(&self, entry: ClassEntry, map_page: MapPage) -> ClassEntry {
+        if entry == ClassEntry::UNSET { self.section_class(D::section_of(map_page)) } else { entry }
     }
 
     /// Whether `map_page` is `Mapped`.
     pub(crate) fn is_mapped(&self, map_page: MapPage) -> bool {
-        self.bytes.get(map_page.0).is_some_and(|byte| byte.load(Ordering::Acquire) == ClassByte::MAPPED.0)
+        self.entries
+            .get(map_page.0)
+            .is_some_and(|entry| entry.load(Ordering::Acquire) == ClassEntry::MAPPED.0)
     }
 
-    /// The class bytes, for walkers to keep.
-    pub(crate) fn view(&self) -> View<'_, AtomicU8> {
-        self.bytes.view()
+    /// The entries, for walkers to keep.
+    pub(crate) fn view(&self) -> View<'_, D::Cell> {
+        self.entries.view()
     }
 
-    /// The class of every map page of `section` that has no byte of its own.
-    pub(super) fn section_class(&self, section: u64) -> ClassByte {
+    /// The class of every map page of `section` that has no entry of its own.
+    pub(super) fn section_class(&self, section: u64) -> ClassEntry {
         for (table, index) in [(&self.sections, section), (&self.regions, section / SECTIONS_PER_REGION)] {
             let byte = table.get(index).map_or(0, |byte| byte.load(Ordering::Acquire));
             if byte & UNIFORM_CLASS != 0 {
-                return ClassByte(byte & UNIFORM_CLASS);
+                return ClassEntry(u64::from(byte & UNIFORM_CLASS));
             }
         }
-        ClassByte::ABSENT
+        ClassEntry::ABSENT
     }
 
-    /// Whether class bytes may be set in `section`. If not, it is uniform.
+    /// Whether entries may be set in `section`. If not, it is uniform.
     pub(crate) fn is_explicit(&self, section: u64) -> bool {
         self.sections.get(section).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
     }
 
-    /// Whether class bytes may be set in all of `map_pages`.
+    /// Whether entries may be set in all of `map_pages`.
     fn are_explicit(&self, map_pages: &Range<u64>) -> bool {
-        sections_of(map_pages).all(|section| self.is_explicit(section))
+        sections_of::<D>(map_pages).all(|section| self.is_explicit(section))
     }
 
     pub(super) fn is_explicit_region(&self, region: u64) -> bool {
         self.regions.get(region).is_some_and(|byte| byte.load(Ordering::Acquire) & EXPLICIT != 0)
     }
 
-    /// Makes the bytes of `map_pages` writable, and the sections and regions around them explicit.
+    /// Makes the entries of `map_pages` writable, and the sections and regions around them explicit.
     pub(crate) fn ensure(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         if map_pages.start >= map_pages.end {
             return Ok(());
@@ -125,13 +161,13 @@ impl<M: Mapping> Classes<M> {
         if self.are_explicit(&map_pages) {
             return Ok(());
         }
-        let sections = sections_of(&map_pages);
-        let whole = sections.start * MAP_PAGES_PER_SECTION..sections.end * MAP_PAGES_PER_SECTION;
-        self.bytes.materialise(whole)?;
+        let sections = sections_of::<D>(&map_pages);
+        let whole = sections.start * D::MAP_PAGES_PER_SECTION..sections.end * D::MAP_PAGES_PER_SECTION;
+        self.entries.materialise(whole)?;
         self.ensure_sections(sections.clone())?;
         for section in sections {
             if let Some(byte) = self.sections.get(section) {
-                // AcqRel: a CPU that sees the flag may write the bytes.
+                // AcqRel: a CPU that sees the flag may write the entries.
                 byte.fetch_or(EXPLICIT, Ordering::AcqRel);
             }
         }
@@ -161,24 +197,24 @@ impl<M: Mapping> Classes<M> {
 
     /// Publishes a class. The caller owns every page of the map page (or, for `Mapped` out of `Unfolding`, one of
     /// them), and its section is explicit: the caller has called [`ensure`](Self::ensure), or found a class there that
-    /// only a byte of its own can say.
+    /// only an entry of its own can say.
     #[inline]
-    pub(crate) fn set(&self, map_page: MapPage, class: ClassByte) {
-        debug_assert!(self.is_explicit(map_page.section()), "{map_page:?} has no class byte of its own");
-        if let Some(byte) = self.bytes.get(map_page.0) {
-            byte.store(class.0, Ordering::Release);
+    pub(crate) fn set(&self, map_page: MapPage, class: ClassEntry) {
+        debug_assert!(self.is_explicit(D::section_of(map_page)), "{map_page:?} has no entry of its own");
+        if let Some(entry) = self.entries.get(map_page.0) {
+            entry.store(class.0, Ordering::Release);
         }
     }
 
-    /// Publishes `map_pages` as tails of a folio of `order`. Those that have memory keep it for now, and say so. The caller
-    /// owns them and has ensured them.
+    /// Publishes `map_pages` as those of a folio: `tail` is its class. Those that have memory keep it for now, and say so.
+    /// The caller owns them and has ensured them.
     #[inline]
-    pub(crate) fn set_tails(&self, map_pages: Range<u64>, order: Order) {
-        debug_assert!(self.are_explicit(&map_pages), "{map_pages:?} have no class bytes of their own");
-        for byte in self.bytes.slice(map_pages) {
-            // Relaxed: the owner's own byte.
-            let backed = byte.load(Ordering::Relaxed) & BACKED;
-            byte.store(ClassByte::tail(order).0 | backed, Ordering::Release);
+    pub(crate) fn set_tails(&self, map_pages: Range<u64>, tail: ClassEntry) {
+        debug_assert!(self.are_explicit(&map_pages), "{map_pages:?} have no entries of their own");
+        for entry in self.entries.slice(map_pages) {
+            // Relaxed: the owner's own entry.
+            let backed = entry.load(Ordering::Relaxed) & BACKED;
+            entry.store(tail.0 | backed, Ordering::Release);
         }
     }
 
@@ -186,39 +222,35 @@ impl<M: Mapping> Classes<M> {
     /// ensured them.
     #[inline]
     pub(crate) fn set_free(&self, map_pages: Range<u64>, mut backed: impl FnMut(MapPage)) {
-        debug_assert!(self.are_explicit(&map_pages), "{map_pages:?} have no class bytes of their own");
-        for (map_page, byte) in (map_pages.start..).zip(self.bytes.slice(map_pages)) {
-            if byte.load(Ordering::Relaxed) & BACKED != 0 {
+        debug_assert!(self.are_explicit(&map_pages), "{map_pages:?} have no entries of their own");
+        for (map_page, entry) in (map_pages.start..).zip(self.entries.slice(map_pages)) {
+            if entry.load(Ordering::Relaxed) & BACKED != 0 {
                 backed(MapPage(map_page));
             } else {
-                byte.store(ClassByte::FREE.0, Ordering::Release);
+                entry.store(ClassEntry::FREE.0, Ordering::Release);
             }
         }
     }
 
     /// `Free` → `Unfolding`, for one of the owners of its pages; whether it was this caller who did it.
     pub(crate) fn begin_unfold(&self, map_page: MapPage) -> bool {
-        let Some(byte) = self.bytes.get(map_page.0) else { return false };
-        let now = byte.load(Ordering::Acquire);
-        let is_free = match ClassByte(now) {
-            ClassByte::UNSET => self.section_class(map_page.section()) == ClassByte::FREE,
-            class => class == ClassByte::FREE,
-        };
-        let unfolding = ClassByte::UNFOLDING.0;
-        // Acquire: pairs with the Release of the folder (`set`). Relaxed on failure: the caller looks again.
-        is_free && byte.compare_exchange(now, unfolding, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        let Some(entry) = self.entries.get(map_page.0) else { return false };
+        let now = entry.load(Ordering::Acquire);
+        // Acquire: pairs with the Release of the folder (`set`).
+        self.said_by(ClassEntry(now), map_page) == ClassEntry::FREE
+            && entry.swap_if(now, ClassEntry::UNFOLDING.0, Ordering::Acquire)
     }
 
     /// Tells the folder that map pages in the section of `map_page` may have become foldable.
     #[inline]
     pub(crate) fn hint_foldable(&self, map_page: MapPage) {
-        self.hint_section(map_page.section());
+        self.hint_section(D::section_of(map_page));
     }
 
     /// As [`hint_foldable`](Self::hint_foldable), for all sections that `map_pages` lie in.
     pub(crate) fn hint_foldable_range(&self, map_pages: &Range<u64>) {
         if map_pages.start < map_pages.end {
-            sections_of(map_pages).for_each(|section| self.hint_section(section));
+            sections_of::<D>(map_pages).for_each(|section| self.hint_section(section));
         }
     }
 
@@ -242,6 +274,6 @@ impl<M: Mapping> Classes<M> {
 }
 
 /// The sections that `map_pages` lie in.
-fn sections_of(map_pages: &Range<u64>) -> Range<u64> {
-    map_pages.start / MAP_PAGES_PER_SECTION..map_pages.end.div_ceil(MAP_PAGES_PER_SECTION)
+fn sections_of<D: Classed>(map_pages: &Range<u64>) -> Range<u64> {
+    map_pages.start / D::MAP_PAGES_PER_SECTION..map_pages.end.div_ceil(D::MAP_PAGES_PER_SECTION)
 }

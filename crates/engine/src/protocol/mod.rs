@@ -44,6 +44,12 @@
 //! together. See `State::covers`. What a walker read on its way to the head (a class, a tail) may be as stale as its
 //! section allows; it only chooses which word to try.
 //!
+//! All of this is said of descriptors of 64 bytes ([`Page64`](crate::Page64)). With [`Memdesc`](crate::Memdesc) walkers write to
+//! objects, which no map page holds: "descriptor" above is the object, "head" the folio's first page, and what leads to an
+//! object is a class entry or a word. Map pages of words are only read. (1) is the same argument, for map pages and for
+//! objects: the memory of unused objects goes a grace period after the last of them was freed. (2) is the same swap. For (3)
+//! the walker looks again after the swap; why that suffices is said in the module of `Memdesc`.
+//!
 //! The questions asked of Linux's protocol in public, answered for this one:
 //!
 //! * *Who can write concurrently?* Walkers, to the state words of heads that are shared; the owner of a frozen folio, to

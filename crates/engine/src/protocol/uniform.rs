@@ -2,18 +2,18 @@
 
 use core::ops::Range;
 
-use crate::geometry::{MAP_PAGES_PER_SECTION, MapPage, SECTIONS_PER_REGION};
+use crate::geometry::{MapPage, SECTIONS_PER_REGION};
 use crate::heap::OutOfMemory;
-use crate::platform::Mapping;
-use crate::protocol::class::ClassByte;
-use crate::protocol::classes::Classes;
+use crate::mapping::Mapping;
+use crate::protocol::class::ClassEntry;
+use crate::protocol::classes::{ClassCell, Classed, Classes};
 
 use super::classes::EXPLICIT;
 use crate::sync::Ordering;
 
-impl<M: Mapping> Classes<M> {
+impl<D: Classed, M: Mapping> Classes<D, M> {
     /// If `section` is uniform: its class, and the first section that may not be like it. Whole regions go by at once.
-    pub(crate) fn uniform(&self, section: u64) -> Option<(ClassByte, u64)> {
+    pub(crate) fn uniform(&self, section: u64) -> Option<(ClassEntry, u64)> {
         if self.is_explicit(section) {
             return None;
         }
@@ -25,17 +25,17 @@ impl<M: Mapping> Classes<M> {
 
     /// Whether no map page of a uniform section has a byte of its own, as it must be.
     pub(crate) fn is_silent(&self, section: u64) -> bool {
-        let mut bytes = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
+        let mut bytes = section * D::MAP_PAGES_PER_SECTION..(section + 1) * D::MAP_PAGES_PER_SECTION;
         // Acquire, as in `get`. Nothing is set meanwhile if the caller keeps its promise.
         bytes.all(|index| {
-            self.bytes.get(index).is_none_or(|byte| byte.load(Ordering::Acquire) == ClassByte::UNSET.0)
+            self.entries.get(index).is_none_or(|byte| byte.load(Ordering::Acquire) == ClassEntry::UNSET.0)
         })
     }
 
     /// Makes sure that [`fill_uniform`](Self::fill_uniform) of `map_pages`, or of whole sections of it, has all bytes it
     /// may write.
     pub(crate) fn prepare_uniform(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
-        let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
+        let (before, sections, after) = parts(map_pages, D::MAP_PAGES_PER_SECTION);
         let mut next = sections.start;
         self.ensure(before)?;
         self.ensure(after)?;
@@ -54,8 +54,8 @@ impl<M: Mapping> Classes<M> {
     /// whole sections by one, the rest map page by map page. The caller owns all of it, and no other thread changes classes
     /// there meanwhile. It was prepared: by itself, or as part of a range in whose other part a section is explicit
     /// (then its region is as well).
-    pub(crate) fn fill_uniform(&self, map_pages: Range<u64>, class: ClassByte) {
-        let (before, sections, after) = parts(map_pages, MAP_PAGES_PER_SECTION);
+    pub(crate) fn fill_uniform(&self, map_pages: Range<u64>, class: ClassEntry) {
+        let (before, sections, after) = parts(map_pages, D::MAP_PAGES_PER_SECTION);
         for map_page in before.chain(after) {
             self.set(MapPage(map_page), class);
         }
@@ -65,7 +65,7 @@ impl<M: Mapping> Classes<M> {
             match step {
                 Stretch::Region(region) => {
                     if let Some(byte) = self.regions.get(region) {
-                        byte.store(class.0, Ordering::Release);
+                        byte.store(class.0 as u8, Ordering::Release);
                     }
                 }
                 Stretch::Section(section) => self.set_section(section, class),
@@ -79,19 +79,19 @@ impl<M: Mapping> Classes<M> {
     pub(crate) fn stretches(&self, map_pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, bool)> + '_ {
         let mut next = map_pages.start;
         let in_section = move |section: u64| {
-            let first = section * MAP_PAGES_PER_SECTION;
-            first.max(map_pages.start)..(first + MAP_PAGES_PER_SECTION).min(map_pages.end)
+            let first = section * D::MAP_PAGES_PER_SECTION;
+            first.max(map_pages.start)..(first + D::MAP_PAGES_PER_SECTION).min(map_pages.end)
         };
         let has_backed = move |part: Range<u64>| {
-            self.is_explicit(MapPage(part.start).section())
+            self.is_explicit(D::section_of(MapPage(part.start)))
                 && part.map(MapPage).any(|map_page| self.get(map_page).is_backed())
         };
         core::iter::from_fn(move || {
             let start = next;
             while next < map_pages.end {
-                let section = MapPage(next).section();
+                let section = D::section_of(MapPage(next));
                 if let Some((_, after)) = self.uniform(section) {
-                    next = (after * MAP_PAGES_PER_SECTION).min(map_pages.end);
+                    next = (after * D::MAP_PAGES_PER_SECTION).min(map_pages.end);
                     continue;
                 }
                 let part = in_section(section);
@@ -121,15 +121,15 @@ impl<M: Mapping> Classes<M> {
         }
     }
 
-    fn set_section(&self, section: u64, class: ClassByte) {
+    fn set_section(&self, section: u64, class: ClassEntry) {
         debug_assert!(
             self.is_explicit_region(section / SECTIONS_PER_REGION),
             "section {section} has no byte of its own"
         );
         let Some(byte) = self.sections.get(section) else { return };
-        let bytes = section * MAP_PAGES_PER_SECTION..(section + 1) * MAP_PAGES_PER_SECTION;
+        let bytes = section * D::MAP_PAGES_PER_SECTION..(section + 1) * D::MAP_PAGES_PER_SECTION;
         if byte.load(Ordering::Acquire) & EXPLICIT == 0 {
-            byte.store(class.0, Ordering::Release);
+            byte.store(class.0 as u8, Ordering::Release);
             return;
         }
         // Every map page says `class` itself, then the section says it for all, then the bytes fall silent. A reader
@@ -139,9 +139,9 @@ impl<M: Mapping> Classes<M> {
         }
         // A swap, since others set the folder's hint in the same byte (and loom lets their read-modify-write overtake a
         // plain store). A hint that gets lost here is none: nothing is materialised.
-        byte.swap(class.0 | EXPLICIT, Ordering::Release);
+        byte.swap(class.0 as u8 | EXPLICIT, Ordering::Release);
         for map_page in bytes {
-            self.set(MapPage(map_page), ClassByte::UNSET);
+            self.set(MapPage(map_page), ClassEntry::UNSET);
         }
     }
 }

@@ -5,8 +5,8 @@ use core::ptr;
 
 use super::callbacks::{Callback, Callbacks};
 use super::{Rcu, Ticket};
+use crate::barrier::Barrier;
 use crate::heap::try_box;
-use crate::platform::Barrier;
 use crate::sync::Ordering;
 
 impl<B: Barrier> Rcu<B> {

@@ -37,7 +37,7 @@ mod reader;
 use alloc::boxed::Box;
 use core::ptr;
 
-use crate::platform::Barrier;
+use crate::barrier::Barrier;
 use crate::sync::{AtomicBool, AtomicPtr, AtomicU64, CachePadded, Ordering};
 
 use callbacks::{Callback, Callbacks};
@@ -206,7 +206,7 @@ impl<B> core::fmt::Debug for Rcu<B> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::platform::Fences;
+    use crate::barrier::Fences;
     use alloc::sync::Arc;
     use core::sync::atomic::AtomicUsize;
 

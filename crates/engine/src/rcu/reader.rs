@@ -5,8 +5,8 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 
 use super::{Block, NEST, NEST_MASK, Rcu, ReaderSlot};
+use crate::barrier::Barrier;
 use crate::heap::{OutOfMemory, try_box};
-use crate::platform::Barrier;
 use crate::sync::{AtomicU64, Ordering};
 
 impl<B: Barrier> Rcu<B> {

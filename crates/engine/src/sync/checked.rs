@@ -88,7 +88,7 @@ macro_rules! entries {
     ($($name:ident: $value:ty),*) => {$(
         /// An atomic integer; as an entry of a table it knows whether it may be written.
         #[derive(Debug)]
-        pub(crate) struct $name {
+        pub struct $name {
             word: remembering::$name,
             /// `None` for what is no entry of a table.
             backing: Option<Box<Backing>>,
@@ -159,7 +159,7 @@ macro_rules! entries {
 entries!(AtomicU8: u8, AtomicU32: u32, AtomicU64: u64);
 
 /// The owner's data of a descriptor. See the module's text.
-pub(crate) struct OwnerCell<O>(UnsafeCell<O>);
+pub struct OwnerCell<O>(UnsafeCell<O>);
 
 impl<O> OwnerCell<O> {
     pub(crate) fn new(data: O) -> Self {
@@ -185,12 +185,15 @@ impl<O> OwnerCell<O> {
 
 /// The state word of a descriptor. See the module's text.
 #[derive(Debug)]
-pub(crate) struct MapWord {
+pub struct MapWord {
     word: remembering::AtomicU64,
     /// Where folding has a gap: the memory behind the word. Who loads or writes the word reads the memory, the platform
     /// writes it.
     memory: Option<UnsafeCell<()>>,
 }
+
+// SAFETY: the cell stands for memory that any thread may reach, and checks each access itself.
+unsafe impl Sync for MapWord {}
 
 impl MapWord {
     /// What stands in a word whose map page is folded. No state word can have this value.

@@ -4,13 +4,22 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::protocol::{Fold, Protocol};
 use pagefold_engine::{Class, Config, Engine, FrameAllocator, Layout, Order, Pfn, Platform};
 use pagefold_linux::{Linux, Membarrier, Region};
 
 /// What tests keep in descriptors.
 pub type Owner = [u64; 7];
-pub type TestPlatform<R = Fold> = Linux<Membarrier, Owner, R>;
+/// What a descriptor is: the same tests run over both kinds.
+#[cfg(not(feature = "memdesc"))]
+pub type TestDescriptors = pagefold_engine::Page64;
+#[cfg(feature = "memdesc")]
+pub type TestDescriptors = pagefold_engine::Memdesc;
+
+pub type TestPlatform<R = Fold> = Linux<Membarrier, Owner, R, TestDescriptors>;
+/// Pages described by one map page.
+pub const DESCRIBED: u64 = TestDescriptors::PAGES_PER_MAP_PAGE;
 pub type TestEngine<R = Fold> = Engine<TestPlatform<R>>;
 
 pub const MIB: u64 = 256;
@@ -51,7 +60,7 @@ pub fn order(order: u32) -> Order {
 
 /// Pages behind the memory map: the system's count, after checking that it is ours.
 pub fn map_pages_measured<R: Protocol>(engine: &TestEngine<R>) -> u64 {
-    let (_, map) = engine.tables()[0];
+    let (_, map) = engine.tables().next().unwrap();
     let measured = map.measured_pages().unwrap();
     assert_eq!(measured, map.counted_pages(), "the system and the platform disagree");
     assert_eq!(measured, engine.materialised_map_pages(), "the system and the engine disagree");
@@ -59,7 +68,7 @@ pub fn map_pages_measured<R: Protocol>(engine: &TestEngine<R>) -> u64 {
 }
 
 pub fn classes<R: Protocol>(engine: &TestEngine<R>, first: Pfn, map_pages: u64) -> Vec<Class> {
-    (0..map_pages).map(|i| engine.class(Pfn(first.0 + i * 64)).0).collect()
+    (0..map_pages).map(|i| engine.class(Pfn(first.0 + i * DESCRIBED)).0).collect()
 }
 
 /// A frame allocator on this system's mappings, without memory.

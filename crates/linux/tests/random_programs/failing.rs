@@ -19,6 +19,11 @@ use pagefold_linux::{Linux, LinuxError, Membarrier, Preempted, Region};
 pub type Owner = [u64; 7];
 /// The protocol, with walkers that lose their CPU at the worst moment.
 pub type Rules = Preempted<Fold>;
+/// What a descriptor is: the same programs run over both kinds.
+#[cfg(not(feature = "memdesc"))]
+pub type TestDescriptors = pagefold_engine::Page64;
+#[cfg(feature = "memdesc")]
+pub type TestDescriptors = pagefold_engine::Memdesc;
 pub type Machine = Engine<Failing>;
 
 /// What fails.
@@ -160,6 +165,7 @@ impl Platform for Failing {
     type Barrier = Membarrier;
     type Owner = Owner;
     type Rules = Rules;
+    type Descriptors = TestDescriptors;
     type Error = LinuxError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<FailingRegion, LinuxError> {
@@ -167,7 +173,7 @@ impl Platform for Failing {
             return Err(LinuxError::NoPopulate(std::io::ErrorKind::OutOfMemory.into()));
         }
         let region = self.0.reserve(kind, bytes)?;
-        let words = if kind == TableKind::Map { 0 } else { region.len().div_ceil(64 * PAGE_SIZE) };
+        let words = if kind.folds() { 0 } else { region.len().div_ceil(64 * PAGE_SIZE) };
         Ok(FailingRegion { region, backed: (0..words).map(|_| AtomicU64::new(0)).collect() })
     }
     fn barrier(&self) -> Membarrier {

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::{FoldReport, IsolateError, Order, PushError, Zone};
 
 use crate::actor::Actor;
-use crate::failing::{armed, has_struck};
+use crate::failing::{TestDescriptors, armed, has_struck};
 use crate::ledger::{Outcome, ensure};
 use crate::program::{Place, Which};
 
@@ -134,7 +135,9 @@ impl Actor<'_, '_> {
         let report = armed(|| folder.fold_all());
         self.saw(match (report.map_pages, report.refused) {
             (_, 1..) => "refused to fold free memory",
-            (512.., _) => "folded a section of free memory",
+            (map_pages, _) if map_pages >= TestDescriptors::MAP_PAGES_PER_SECTION => {
+                "folded a section of free memory"
+            }
             (1.., _) => "folded free memory",
             _ => "folded nothing",
         });

@@ -4,11 +4,11 @@
 
 use std::ops::Range;
 
-use pagefold_engine::geometry::{AREA_ORDER, PAGES_PER_MAP_PAGE, PAGES_PER_SECTION};
+use pagefold_engine::geometry::{AREA_ORDER, MapGeometry, PAGES_PER_SECTION};
 use pagefold_engine::hotplug::FakeOffline;
 use pagefold_engine::{Layout, Zone};
 
-use crate::failing::{Fault, Scarce};
+use crate::failing::{Fault, Scarce, TestDescriptors};
 use crate::program::{Answer, Op, Place, Program, Report, Schedule, Setup, Step};
 
 const AREA: u64 = 1 << AREA_ORDER;
@@ -196,7 +196,7 @@ impl Draw<'_> {
         let last = self.setup.sections * PAGES_PER_SECTION - 1;
         let page = match self.random.of(0..10) {
             // In few map pages of a hot area, or anywhere in it.
-            0..5 => self.random.any(&self.hot) + self.random.of(0..3 * PAGES_PER_MAP_PAGE),
+            0..5 => self.random.any(&self.hot) + self.random.of(0..3 * TestDescriptors::PAGES_PER_MAP_PAGE),
             5..8 => self.random.any(&self.hot) + self.random.of(0..AREA),
             // Around the edges of sections.
             8 => (self.random.of(0..self.setup.sections) * PAGES_PER_SECTION + self.random.of(0..130))

@@ -202,7 +202,10 @@ fn an_engine_is_made_with_all_of_its_tables_or_not_at_all() {
         });
         (engine.is_ok(), failing::has_struck())
     };
-    let tables = TableKind::ALL.len() as u8;
+    // SAFETY: as above.
+    let engine = unsafe { failing::Machine::with_rules(failing::Failing::new(), Config::new(1 << 20)) };
+    let tables = engine.unwrap().tables().count() as u8;
+    assert!(usize::from(tables) <= TableKind::ALL.len());
     assert!((0..tables).all(|table| new(table) == (false, true)));
     assert_eq!(new(tables), (true, false));
 }
@@ -260,7 +263,11 @@ fn programs_come_to_all_that_can_happen() {
     ];
     let pulse = Pulse::default();
     let programs = (0..).map(generate::program).filter(|program| program.setup.schedule == Schedule::Turns);
-    let has_seen_all = || ALL.iter().all(|what| pulse.seen.lock().unwrap().contains_key(what));
+    // What objects do not describe cannot be found there.
+    const DESCRIBED_OFFLINE: [&str; 2] = ["found offline", "plugged what was described"];
+    let can_happen = |what: &&&str| !(cfg!(feature = "memdesc") && DESCRIBED_OFFLINE.contains(*what));
+    let has_seen_all =
+        || ALL.iter().filter(can_happen).all(|what| pulse.seen.lock().unwrap().contains_key(what));
     for program in programs.take(1000).take_while(|_| !has_seen_all()) {
         if let Err(wrong) = run::run(&program, &pulse) {
             panic!("{wrong}\n{program}");

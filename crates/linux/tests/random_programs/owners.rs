@@ -1,5 +1,7 @@
 //! What owners of folios do.
 
+use crate::failing::TestDescriptors;
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::{AllocError, Frozen, Order, Pfn, Pieces, ReshapeError, Zone};
 
 use crate::actor::{Actor, Handle, Held, kind, order};
@@ -317,7 +319,7 @@ impl<'e> Actor<'_, 'e> {
         self.saw(if done.is_ok() { "unfolded" } else { "unfolded without memory" });
         ensure!(done.is_ok() || has_struck(), "{folio:?} was not unfolded, and nothing failed");
         ensure!(
-            done.is_err() || folio.order().map_pages() == 1 || folio.has_unfolded_tails(),
+            done.is_err() || !TestDescriptors::is_foldable(folio.order()) || folio.has_unfolded_tails(),
             "{folio:?} was unfolded, and has no tails"
         );
         self.ledger().check_frozen(&folio, number)?;

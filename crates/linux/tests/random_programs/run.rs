@@ -5,7 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 
-use pagefold_engine::geometry::{PAGES_PER_MAP_PAGE, PAGES_PER_SECTION};
+use crate::failing::TestDescriptors;
+use pagefold_engine::geometry::{MapGeometry, PAGES_PER_SECTION};
 use pagefold_engine::{Audit, Class, Config, Pfn, Violation};
 
 use crate::actor::{Actor, World};
@@ -136,7 +137,8 @@ pub fn audit(world: &World<'_>, blocks: &Blocks<'_>) -> Outcome<Option<Audit>> {
         let (measured, counted) = table.pages();
         ensure!(measured == counted, "the {kind:?} table has {measured} pages, and {counted} are counted");
     }
-    let (measured, materialised) = (engine.tables()[0].1.pages().0, engine.materialised_map_pages());
+    let (measured, materialised) =
+        (engine.tables().next().unwrap().1.pages().0, engine.materialised_map_pages());
     ensure!(measured == materialised, "{measured} map pages have memory, {materialised} are counted");
     let is_held = world.holding.load(SeqCst) > 0;
     let audit = match engine.audit() {
@@ -195,9 +197,9 @@ fn end(world: &World<'_>, actors: &mut [Actor<'_, '_>]) -> Outcome {
 
 /// A map page without a page in use has no memory.
 fn is_folded(world: &World<'_>, blocks: &Blocks<'_>) -> Outcome {
-    for first in (0..world.ledger.pages()).step_by(PAGES_PER_MAP_PAGE as usize) {
+    for first in (0..world.ledger.pages()).step_by(TestDescriptors::PAGES_PER_MAP_PAGE as usize) {
         let class = world.engine.class(Pfn(first));
-        let pages = first..first + PAGES_PER_MAP_PAGE;
+        let pages = first..first + TestDescriptors::PAGES_PER_MAP_PAGE;
         if class.0 == Class::Mapped && blocks.described_offline() == 0 {
             let is_needed = world.ledger.owned_in(pages.clone()).is_some()
                 || pages.clone().any(|pfn| !blocks.has_memory(pfn));

@@ -86,6 +86,7 @@ impl<R: Protocol> Platform for Model<R> {
     type Barrier = Fences;
     type Owner = u64;
     type Rules = R;
+    type Descriptors = Descriptors;
     type Error = ();
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<NoMemory<R>, ()> {
@@ -98,6 +99,12 @@ impl<R: Protocol> Platform for Model<R> {
         0
     }
 }
+
+/// What a descriptor is: the same tests run over both kinds.
+#[cfg(not(feature = "memdesc"))]
+pub type Descriptors = pagefold_model::Page64;
+#[cfg(feature = "memdesc")]
+pub type Descriptors = pagefold_model::Memdesc;
 
 pub type ModelEngine<R = Fold> = Engine<Model<R>>;
 

@@ -24,6 +24,7 @@ Examples:
   pagefold replay --sample --memory 1T        the sample, repeated until it has 1 TiB
   pagefold replay --memory 1P --all-free      a petabyte of free memory
   pagefold replay --protocol no-grace-period  see the bug happen
+  pagefold replay --descriptors memdesc       a word of 8 bytes a page, an object a folio
 ")]
 pub struct ReplayArgs {
     /// Replay a recorded machine: a snapshot, what page-types -l prints, or a directory with proc/kpageflags and
@@ -46,6 +47,10 @@ pub struct ReplayArgs {
     /// How long to live with the pages
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub seconds: f64,
+
+    /// What a descriptor is
+    #[arg(long, value_enum, default_value_t = DescriptorsArg::Page)]
+    pub descriptors: DescriptorsArg,
 
     /// Which rules walkers and folders follow
     #[arg(long, value_enum, default_value_t = ProtocolArg::Fold)]
@@ -78,6 +83,14 @@ pub struct ReplayArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DescriptorsArg {
+    /// 64 bytes a page, as Linux's struct page
+    Page,
+    /// 8 bytes a page, and an object a folio: Linux's plan
+    Memdesc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

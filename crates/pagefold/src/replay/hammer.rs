@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::{Engine, FoldReport, Folio, Frozen, Platform, RawFolio};
 use pagefold_workload::{Index, Log, OwnerCounts, OwnerTask, Shape, Stamp, WalkerKind};
 
@@ -127,8 +128,11 @@ fn fold_everything<P: Platform<Owner = Stamp>>(index: &Index<'_, P>, fixed: &[Ra
     let engine = index.engine();
     let begun = Instant::now();
     let mut folding = Folding::default();
-    let mut batch = engine.fold_batch(BATCH)?;
-    let mut slots = Vec::with_capacity(BATCH);
+    // Where nothing stays of a large folio, those of neighbours fold as one range. The kernel frees a page table with it if the
+    // range covers all that the table maps: 512 map pages.
+    let capacity = if P::Descriptors::KEPT_MAP_PAGES == 0 { BATCH * 64 } else { BATCH };
+    let mut batch = engine.fold_batch(capacity)?;
+    let mut slots = Vec::with_capacity(capacity);
     let mut commit = |batch: &mut pagefold_engine::FoldBatch<'_, P>, slots: &mut Vec<Option<usize>>| {
         folding.folios += batch.len() as u64;
         folding.report += batch.commit();
@@ -140,8 +144,8 @@ fn fold_everything<P: Platform<Owner = Stamp>>(index: &Index<'_, P>, fixed: &[Ra
             }
         }
     };
-    let foldable =
-        (0..index.len()).filter(|&at| index.load(at).is_some_and(|entry| entry.order().is_foldable()));
+    let foldable = (0..index.len())
+        .filter(|&at| index.load(at).is_some_and(|entry| P::Descriptors::is_foldable(entry.order())));
     let in_index = foldable.map(|at| (Some(at), index.take(at)));
     // SAFETY: the numbers were made by the loader out of handles, and each is taken up once here and made again.
     let in_kernel = fixed.iter().map(|&raw| (None, Some(unsafe { engine.from_raw(raw) })));
@@ -158,7 +162,7 @@ fn fold_everything<P: Platform<Owner = Stamp>>(index: &Index<'_, P>, fixed: &[Ra
         }
         batch.push(frozen).ok().context("no memory for a batch of folds")?;
         slots.push(slot);
-        if batch.len() == BATCH {
+        if batch.len() == capacity {
             commit(&mut batch, &mut slots);
         }
     }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
-use pagefold_engine::{Engine, Folio, Kind, Order, Pfn, Platform, RawFolio};
+use pagefold_engine::geometry::MapGeometry;
+use pagefold_engine::{Descriptors, Engine, Folio, Kind, Order, Page64, Pfn, Platform, RawFolio};
 use pagefold_machine::{Extent, PageState};
 use pagefold_workload::{Stamp, share};
 
@@ -42,7 +43,7 @@ fn kind_of(state: PageState) -> Option<Kind> {
 
 /// Brings the machine's memory online: all of it but the gaps.
 pub fn online<P: Platform>(engine: &mut Engine<P>, tiles: &Tiles<'_>) -> Result<()> {
-    let gaps = tiles.gaps();
+    let gaps = tiles.gaps(P::Descriptors::PAGES_PER_MAP_PAGE);
     let mut gaps_left = gaps.iter().peekable();
     let add = |engine: &mut Engine<P>, start: u64, end: u64| -> Result<()> {
         if start < end {
@@ -74,7 +75,7 @@ pub fn load<'e, P: Platform<Owner = Stamp>>(
     let mut tile_end = tiles.span();
     let mut loaded =
         Loaded { movable: Vec::new(), fixed: 0, fixed_large: Vec::new(), pages: HashMap::new(), hugetlb: 0 };
-    let gaps = tiles.gaps();
+    let gaps = tiles.gaps(P::Descriptors::PAGES_PER_MAP_PAGE);
     let in_gap = |pfn: u64| {
         let at = gaps.partition_point(|(gap, _)| gap.end <= pfn);
         gaps.get(at).is_some_and(|(gap, _)| gap.contains(&pfn))
@@ -104,7 +105,7 @@ pub fn load<'e, P: Platform<Owner = Stamp>>(
                 .alloc_at(pfn, order, kind)
                 .map_err(|error| anyhow!("loading {pfn} ({}): {error}", extent.state.name()))?;
             frozen.owner_mut().mapcount = extent.mapcount;
-            loaded.hugetlb += u64::from(kind == Kind::Hugetlb && order.is_foldable());
+            loaded.hugetlb += u64::from(kind == Kind::Hugetlb && Page64::is_foldable(order));
             let folio = share(frozen);
             if matches!(kind, Kind::Anon | Kind::File | Kind::Hugetlb) {
                 loaded.movable.try_reserve(1).context("no memory for the list of folios")?;
@@ -112,7 +113,7 @@ pub fn load<'e, P: Platform<Owner = Stamp>>(
             } else {
                 loaded.fixed += 1;
                 let raw = folio.into_raw();
-                if order.is_foldable() {
+                if P::Descriptors::is_foldable(order) {
                     loaded.fixed_large.push(raw);
                 }
             }
@@ -144,14 +145,16 @@ fn folios(extent: &Extent) -> impl Iterator<Item = (Pfn, Order)> {
     })
 }
 
-/// Bytes of materialised map pages by the states of the pages they describe. A map page that describes pages of several
-/// states is shared out by the pages in use (or, if none is, by all).
+/// Bytes of materialised map pages by the states of the pages they describe, and of objects by those of their folios. A map
+/// page that describes pages of several states is shared out by the pages in use (or, if none is, by all).
 pub fn attribute<P: Platform>(engine: &Engine<P>, tiles: &Tiles<'_>) -> HashMap<PageState, f64> {
     let mut bytes = HashMap::new();
     // The map page being summed up, and its pages by state.
     let mut current = (0, Vec::<(PageState, u64)>::new());
-    let mut flush = |map_page: u64, parts: &mut Vec<(PageState, u64)>| {
-        if !parts.is_empty() && engine.class(Pfn(map_page * 64)).1 {
+    let described = P::Descriptors::PAGES_PER_MAP_PAGE;
+    let object = P::Descriptors::shape::<P::Owner>().object_bytes as f64;
+    let flush = |bytes: &mut HashMap<PageState, f64>, map_page: u64, parts: &mut Vec<(PageState, u64)>| {
+        if !parts.is_empty() && engine.class(Pfn(map_page * described)).1 {
             let in_use = |part: &&(PageState, u64)| !part.0.is_free();
             let all: u64 = parts.iter().filter(in_use).map(|part| part.1).sum();
             let total: u64 = parts.iter().map(|part| part.1).sum();
@@ -169,17 +172,20 @@ pub fn attribute<P: Platform>(engine: &Engine<P>, tiles: &Tiles<'_>) -> HashMap<
     for extent in tiles.extents() {
         let end = extent.start + extent.pages;
         let mut at = extent.start;
+        if object != 0.0 && kind_of(extent.state).is_some() {
+            *bytes.entry(extent.state).or_default() += folios(&extent).count() as f64 * object;
+        }
         while at < end {
-            let map_page = at / 64;
+            let map_page = at / described;
             if map_page != current.0 {
-                flush(current.0, &mut current.1);
+                flush(&mut bytes, current.0, &mut current.1);
                 current.0 = map_page;
             }
-            let stop = end.min((map_page + 1) * 64);
+            let stop = end.min((map_page + 1) * described);
             current.1.push((extent.state, stop - at));
             at = stop;
         }
     }
-    flush(current.0, &mut current.1);
+    flush(&mut bytes, current.0, &mut current.1);
     bytes
 }

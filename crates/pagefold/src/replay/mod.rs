@@ -12,21 +12,21 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use pagefold_engine::platform::Barrier;
 use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
-use pagefold_engine::{Config, Engine, Layout, Pfn};
+use pagefold_engine::{Config, Descriptors, Engine, Layout, Memdesc, Page64, Pfn};
 use pagefold_linux::{Linux, Preempted, preempt_every};
 use pagefold_machine::{Header, Machine, MemoryRange, PageState};
 use pagefold_picture::amount::Bytes;
 use pagefold_workload::{BrokenPromise, Index, Log, Shape, Stamp, WalkerKind};
 
-use self::args::ProtocolArg;
 pub use self::args::ReplayArgs;
+use self::args::{DescriptorsArg, ProtocolArg};
 use self::hammer::{Lived, ReplayPlan};
 pub use self::report::ReplayReport;
 use self::report::{FoldedReport, OwnersReport, ReplayStateRow, ViolationRow, Violations, WalkerRow};
 use crate::cost::{self, Baseline, Cost, available, rematerialised};
 use crate::deliver;
 use crate::interrupt::interrupted;
-use crate::rcu::{self, Rcu};
+use crate::rcu;
 use crate::source::{Found, Source, bar};
 use crate::stderr::say;
 use crate::tiles::Tiles;
@@ -39,10 +39,8 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let job = ReplayJob { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
-    let report = match rcu::choose(args.rcu)? {
-        Rcu::Membarrier(barrier) => job.with_protocol(barrier, "membarrier"),
-        Rcu::Fences(barrier) => job.with_protocol(barrier, "fences"),
-    }?;
+    let rcu = rcu::choose(args.rcu)?;
+    let report = job.with_descriptors(rcu, rcu.name())?;
     let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
@@ -84,25 +82,40 @@ struct ReplayJob<'a> {
 const PINNED: usize = 1024;
 
 impl ReplayJob<'_> {
-    fn with_protocol<B: Barrier + Clone>(&self, barrier: B, rcu: &'static str) -> Result<ReplayReport> {
-        preempt_every(self.args.preempt);
-        match self.args.protocol {
-            ProtocolArg::Fold => self.replay::<B, Preempted<Fold>>(barrier, rcu),
-            ProtocolArg::RefcountFirst => self.replay::<B, Preempted<RefcountFirst>>(barrier, rcu),
-            ProtocolArg::NoGracePeriod => self.replay::<B, Preempted<NoGracePeriod>>(barrier, rcu),
-            ProtocolArg::WritableTails => self.replay::<B, Preempted<WritableTails>>(barrier, rcu),
+    fn with_descriptors<B: Barrier + Clone>(&self, barrier: B, rcu: &'static str) -> Result<ReplayReport> {
+        match self.args.descriptors {
+            DescriptorsArg::Page => self.with_protocol::<B, Page64>(barrier, rcu),
+            DescriptorsArg::Memdesc => self.with_protocol::<B, Memdesc>(barrier, rcu),
         }
     }
 
-    fn replay<B: Barrier + Clone, R: Protocol>(&self, barrier: B, rcu: &'static str) -> Result<ReplayReport> {
+    fn with_protocol<B: Barrier + Clone, D: Descriptors>(
+        &self,
+        barrier: B,
+        rcu: &'static str,
+    ) -> Result<ReplayReport> {
+        preempt_every(self.args.preempt);
+        match self.args.protocol {
+            ProtocolArg::Fold => self.replay::<B, Preempted<Fold>, D>(barrier, rcu),
+            ProtocolArg::RefcountFirst => self.replay::<B, Preempted<RefcountFirst>, D>(barrier, rcu),
+            ProtocolArg::NoGracePeriod => self.replay::<B, Preempted<NoGracePeriod>, D>(barrier, rcu),
+            ProtocolArg::WritableTails => self.replay::<B, Preempted<WritableTails>, D>(barrier, rcu),
+        }
+    }
+
+    fn replay<B: Barrier + Clone, R: Protocol, D: Descriptors>(
+        &self,
+        barrier: B,
+        rcu: &'static str,
+    ) -> Result<ReplayReport> {
         let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
-        let mut host: Linux<B, Stamp, R> = Linux::new(barrier)?;
+        let mut host: Linux<B, Stamp, R, D> = Linux::new(barrier)?;
         host.features().missing().iter().for_each(say);
         if self.args.strict {
             host = host.strict()?;
         }
         // What is not there cannot be materialised; a flat map must leave room for the rest of the machine.
-        let flat_bytes = self.tiles.pages() * 64;
+        let flat_bytes = self.tiles.pages() * D::shape::<Stamp>().entry_bytes;
         let is_flat = !self.args.all_free && available().is_none_or(|bytes| flat_bytes < bytes / 4 * 3);
         let begun = Instant::now();
         let config = Config::new(self.tiles.end());
@@ -123,11 +136,14 @@ impl ReplayJob<'_> {
         let begun = Instant::now();
         let mut tiles_loaded = 0;
         let spare = available();
+        // What is there for all tiles already.
+        let held = engine.platform().budget().used() * 4096;
         let loaded = load::load(&engine, &self.tiles, &bar("loading"), |loaded| {
             tiles_loaded += 1;
             // The workload keeps a list and an index of the folios it moves.
-            let bytes = engine.platform().budget().used() * 4096 + loaded.movable.len() as u64 * 32;
-            self.check_fit(bytes / tiles_loaded, spare)
+            let tables = (engine.platform().budget().used() * 4096).saturating_sub(held);
+            let bytes = tables + loaded.movable.len() as u64 * 32;
+            self.check_fit(bytes / tiles_loaded, held, spare)
         })?;
         let load_seconds = begun.elapsed().as_secs_f64();
         let flat = is_flat.then(|| cost::measure(&engine, baseline)).transpose()?;
@@ -148,11 +164,13 @@ impl ReplayJob<'_> {
         let log = Log::new();
         let mut folded = Cost::ZERO;
         let mut folded_pages_in_use = 0;
+        let mut objects = None;
         let in_use = || self.tiles.pages().saturating_sub(engine.free_pages());
         let mut by_state = HashMap::new();
         let lived = hammer::live(&index, &loaded.fixed_large, plan, &log, &interrupted(), || {
             folded = cost::measure(&engine, baseline)?;
             folded_pages_in_use = in_use();
+            objects = engine.objects();
             by_state = load::attribute(&engine, &self.tiles);
             Ok(())
         })?;
@@ -165,10 +183,13 @@ impl ReplayJob<'_> {
         // The workload's folios go with the engine.
         std::mem::forget(index);
         Ok(ReplayReport {
-            schema: 2,
+            schema: 3,
             origin: self.origin.to_owned(),
             kernel: self.header.kernel.clone(),
             note: self.header.note.clone(),
+            descriptors: D::NAME,
+            object_bytes: D::shape::<Stamp>().object_bytes,
+            objects,
             protocol: R::NAME,
             rcu,
             strict: self.args.strict,
@@ -197,11 +218,12 @@ impl ReplayJob<'_> {
         })
     }
 
-    /// Refuses early what would not fit, as far as the tiles so far can tell.
-    fn check_fit(&self, bytes_per_tile: u64, spare: Option<u64>) -> Result<()> {
-        let needed = bytes_per_tile * self.tiles.count();
-        match spare {
-            Some(spare) if needed > spare / 10 * 9 => bail!(
+    /// Refuses early what would not fit, as far as the tiles so far can tell. `held` is there for all of them already, and
+    /// `spare` comes on top of it.
+    fn check_fit(&self, bytes_per_tile: u64, held: u64, spare: Option<u64>) -> Result<()> {
+        let needed = held + bytes_per_tile * self.tiles.count();
+        match spare.map(|spare| held + spare) {
+            Some(spare) if needed > held + (spare - held) / 10 * 9 => bail!(
                 "{} like this need about {} even with their metadata folded, and this machine can spare {}; choose \
                  at most --memory {}G, or --all-free",
                 Bytes(self.tiles.pages() * 4096),
@@ -263,15 +285,16 @@ impl ReplayJob<'_> {
         rows
     }
 
-    fn violations<B: Barrier + Clone, R: Protocol>(
+    fn violations<B: Barrier + Clone, R: Protocol, D: Descriptors>(
         &self,
-        engine: &Engine<Linux<B, Stamp, R>>,
-        index: &Index<'_, Linux<B, Stamp, R>>,
+        engine: &Engine<Linux<B, Stamp, R, D>>,
+        index: &Index<'_, Linux<B, Stamp, R, D>>,
         log: &Log,
         lived: &Lived,
     ) -> Result<Violations> {
+        let described = D::PAGES_PER_MAP_PAGE;
         let back = rematerialised(engine)?;
-        let is_back = |pfn: Pfn| back.binary_search(&(pfn.0 / 64)).is_ok();
+        let is_back = |pfn: Pfn| back.binary_search(&(pfn.0 / described)).is_ok();
         let mut list: Vec<ViolationRow> = log
             .kept()
             .map(|kept| ViolationRow {
@@ -284,7 +307,7 @@ impl ReplayJob<'_> {
         let trapped = engine.platform().strict_mode().map(|strict| {
             let (total, writes) = strict.stray_writes();
             list.extend(writes.iter().take(256).map(|write| {
-                let pfn = Pfn(write.offset / 64);
+                let pfn = Pfn(write.offset / D::shape::<Stamp>().entry_bytes);
                 let thread = lived.threads.iter().find(|(thread, _)| *thread == write.thread);
                 ViolationRow {
                     what: "stray write trapped".into(),
@@ -296,11 +319,11 @@ impl ReplayJob<'_> {
             }));
             total
         });
-        let seen: Vec<u64> = list.iter().map(|row| row.pfn / 64).collect();
+        let seen: Vec<u64> = list.iter().map(|row| row.pfn / described).collect();
         list.extend(back.iter().filter(|map_page| !seen.contains(map_page)).take(256).map(|map_page| {
             ViolationRow {
                 what: "folded map page brought back".into(),
-                pfn: map_page * 64,
+                pfn: map_page * described,
                 walker: "an unknown walker".into(),
                 confirmed: true,
             }

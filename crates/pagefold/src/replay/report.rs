@@ -18,6 +18,11 @@ pub struct ReplayReport {
     pub origin: String,
     pub kernel: String,
     pub note: String,
+    /// What a descriptor is: `page` or `memdesc`.
+    pub descriptors: &'static str,
+    /// With `memdesc`: bytes of an object, and objects in use when everything was folded. Otherwise 0 and none.
+    pub object_bytes: u64,
+    pub objects: Option<u64>,
     pub protocol: &'static str,
     pub rcu: &'static str,
     pub strict: bool,
@@ -228,11 +233,14 @@ impl ReplayReport {
         part(&mut table, folded, self.folded.total());
         for (name, cost) in [
             ("  memory map", self.folded.map),
+            ("  objects", self.folded.objects),
             ("  its page tables", self.folded.page_tables),
             ("  classes", self.folded.classes),
             ("  allocator", self.folded.allocator),
         ] {
-            part(&mut table, name.into(), cost);
+            if name != "  objects" || self.objects.is_some() {
+                part(&mut table, name.into(), cost);
+            }
         }
         let last = format!("at the end, {}", in_use(self.last_pages_in_use));
         part(&mut table, last, self.last.total());

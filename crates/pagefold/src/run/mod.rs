@@ -24,7 +24,7 @@ use self::scenario::{Mistake, SHIPPED};
 use crate::cost::available;
 use crate::deliver;
 use crate::place::Place;
-use crate::rcu::{self, Rcu, RcuArg};
+use crate::rcu::{self, RcuArg};
 use crate::stderr::say;
 
 /// A mistake in the scenario is a mistake in what was asked for, as one on the command line is.
@@ -54,10 +54,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             Bytes(spare)
         );
     }
-    let report = match rcu::choose(RcuArg::Auto)? {
-        Rcu::Membarrier(barrier) => play::play(&plan, barrier, "membarrier"),
-        Rcu::Fences(barrier) => play::play(&plan, barrier, "fences"),
-    }?;
+    let rcu = rcu::choose(RcuArg::Auto)?;
+    let report = play::play(&plan, rcu, rcu.name())?;
     if let Some(place) = &svg {
         place.write_all(picture::draw(&report).as_bytes())?;
     }

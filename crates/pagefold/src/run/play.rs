@@ -412,7 +412,7 @@ fn is_fleeting(why: &Shortfall) -> bool {
 
 /// All metadata: tables by our own count, page tables as the system has them.
 fn metadata_now<B: Barrier + Clone>(engine: &Engine<RunPlatform<B>>, page_tables_before: u64) -> u64 {
-    let tables = engine.tables().into_iter().map(|(kind, region)| match kind {
+    let tables = engine.tables().map(|(kind, region)| match kind {
         TableKind::Map => engine.materialised_map_pages() * 4096,
         _ => region.counted_pages() * 4096,
     });

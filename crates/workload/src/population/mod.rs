@@ -10,6 +10,8 @@ use core::fmt;
 use core::ops::{ControlFlow, Range};
 
 use fastrand::Rng;
+use pagefold_engine::Page64;
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::hotplug::{Migrate, Migration};
 use pagefold_engine::{AllocError, Engine, Folio, Frozen, Order, Pfn, Platform, Zone};
 
@@ -72,9 +74,9 @@ pub fn slots(workloads: &[Workload]) -> usize {
     usize::try_from(folios).unwrap_or(usize::MAX)
 }
 
-/// HVO keeps one map page of the descriptors of a hugetlb folio.
+/// Linux's HVO keeps one map page of the descriptors of a hugetlb folio, which have 64 bytes each.
 fn hvo_saving(usage: Use, order: Order) -> u64 {
-    if usage == Use::Hugetlb { order.map_pages().saturating_sub(1) * PAGE } else { 0 }
+    if usage == Use::Hugetlb { Page64::folding_map_pages(order) * PAGE } else { 0 }
 }
 
 /// All folios of all workloads.

@@ -85,7 +85,8 @@ impl<'e> Blocks<'e> {
             wrong: Mutex::new(None),
         });
         hotplug.listen(reporter.clone()).map_err(|error| error.to_string())?;
-        let is_classic = matches!(setup.fake_offline, FakeOffline::Classic { .. });
+        // Objects describe no fake-offline pages: what was asked for may not be what is done.
+        let is_classic = matches!(hotplug.config().fake_offline, FakeOffline::Classic { .. });
         let boot = setup.boot.clone();
         let mut blocks = Self { hotplug, size, boot, known: BTreeMap::new(), reporter, pulse, is_classic };
         for &(block, zone) in &setup.online {
