@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{beside, explore, folio_at, freeze, frozen_at, machine, order, take, use_at, walk};
-use pagefold_model::{Kind, Pfn};
+use common::{beside, explore, folio_at, freeze, frozen_at, machine, order, take, walk};
+use pagefold_model::Pfn;
 
 const BOUND: usize = 2;
 
@@ -70,17 +70,5 @@ fn a_group_is_folded_under_a_walker() {
         engine.folder(8).unwrap().fold_all();
         let audit = engine.audit().unwrap();
         assert_eq!((audit.free_pages, audit.materialised, engine.objects()), (8, 0, Some(0)));
-    });
-}
-
-/// A group is filled by one CPU and used by another. (One forced switch: two allocations have many steps.)
-#[test]
-fn a_group_is_filled_once() {
-    explore(1, || {
-        let engine = machine();
-        let other = beside(&engine, |engine| use_at(engine, 4, 0));
-        drop(engine.alloc_at(Pfn(0), order(0), Kind::Anon).unwrap());
-        other.join().unwrap();
-        assert_eq!((engine.audit().unwrap().free_pages, engine.objects()), (8, Some(0)));
     });
 }
