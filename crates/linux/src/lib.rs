@@ -101,7 +101,7 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Platform for Lin
     type Error = LinuxError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Region, LinuxError> {
-        let strict = self.strict.clone().filter(|_| kind.folds());
+        let strict = self.strict.clone().filter(|_| kind == TableKind::Map);
         Region::reserve(kind, bytes, Arc::clone(&self.features), Arc::clone(&self.budget), strict)
     }
 

@@ -212,6 +212,13 @@ fn without_userfaultfd_there_is_no_strict_mode() {
 }
 
 #[test]
+fn strict_mode_is_for_descriptors_of_64_bytes() {
+    let output = replay().args(["--strict", "--descriptors", "memdesc"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("leave it out"), "{output:?}");
+}
+
+#[test]
 fn strict_mode_has_a_largest_machine() {
     let output = replay().args(["--memory", "1T", "--strict", "--seconds", "0.1"]).output().unwrap();
     refused(&output, "smaller machine");

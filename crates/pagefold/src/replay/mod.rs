@@ -25,6 +25,7 @@ pub use self::report::ReplayReport;
 use self::report::{FoldedReport, OwnersReport, ReplayStateRow, ViolationRow, Violations, WalkerRow};
 use crate::cost::{self, Baseline, Cost, available, rematerialised};
 use crate::deliver;
+use crate::exit::usage;
 use crate::interrupt::interrupted;
 use crate::rcu;
 use crate::source::{Found, Source, bar};
@@ -33,6 +34,10 @@ use crate::tiles::Tiles;
 use crate::walkers::Walked;
 
 pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
+    if args.strict && args.descriptors == DescriptorsArg::Memdesc {
+        let line = "--strict traps writes to descriptors of 64 bytes: leave it out, or --descriptors memdesc";
+        return Err(usage(line));
+    }
     let begun = Instant::now();
     let found = find(args)?;
     let read_seconds = begun.elapsed().as_secs_f64();
