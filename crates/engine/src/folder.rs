@@ -33,9 +33,8 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// [`OutOfMemory`]; what was done so far stays.
     pub fn materialise_free(&self, pages: Range<u64>) -> Result<(), OutOfMemory> {
-        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
-        let end = pages.end.min(self.pages()).div_ceil(described);
-        let mut next = pages.start / described;
+        let Range { start: mut next, end } =
+            self.map.map_pages_of(&(pages.start..pages.end.min(self.pages())));
         while next < end {
             let map_page = MapPage(next);
             next += 1;
@@ -226,12 +225,15 @@ impl<'e, P: Platform> Folder<'e, P> {
                     next = next.max(claimed.0 + 1);
                 }
             } else {
-                for claim in self.claims.drain(first..) {
-                    self.engine.unclaim(claim);
-                }
+                self.unclaim_from(first);
             }
         }
         true
+    }
+
+    /// Gives the claims from number `first` on back.
+    fn unclaim_from(&mut self, first: usize) {
+        self.claims.drain(first..).for_each(|claim| self.engine.unclaim(claim));
     }
 
     /// Takes every page of a map page that is free, or has no owner; the pages that are claimed now. Otherwise some may be,
@@ -294,7 +296,7 @@ impl<'e, P: Platform> Folder<'e, P> {
             match frames.take_area(area) {
                 Some(claim) => self.claims.push(claim),
                 None => {
-                    self.claims.drain(first..).for_each(|claim| self.engine.unclaim(claim));
+                    self.unclaim_from(first);
                     return false;
                 }
             }
@@ -308,16 +310,13 @@ impl<'e, P: Platform> Folder<'e, P> {
 
     fn finish(&mut self) -> FoldReport {
         let mut report = self.pending.finish(self.engine);
-        (report.object_pages, _) = self.objects.finish(&self.engine.map);
+        report.object_pages = self.objects.finish(&self.engine.map);
         self.has_objects = false;
         for claim in self.claims.drain(..) {
             // A map page may have several claims. It is `Mapped` again before the first of them is given back, and stays so
             // at least until the last is: no new owner has all of it.
             if report.refused > 0 {
-                let pages = claim.pages();
-                let claimed = self.engine.map.map_page(Pfn(pages.start)).0
-                    ..pages.end.div_ceil(P::Descriptors::PAGES_PER_MAP_PAGE);
-                for map_page in claimed.map(MapPage) {
+                for map_page in self.engine.map.map_pages_of(&claim.pages()).map(MapPage) {
                     if self.engine.map.class(map_page).1 {
                         self.engine.map.stay_backed(map_page);
                         // The next folder tries it again.

@@ -138,9 +138,9 @@ pub trait MapGeometry {
     fn section_of(map_page: MapPage) -> u64 {
         map_page.0 >> (SECTION_ORDER - Self::MAP_PAGE_ORDER)
     }
-    /// The map pages of `pages`, which begin and end with one.
+    /// The map pages that `pages` lie in.
     fn map_pages_of(pages: &Range<u64>) -> Range<u64> {
-        pages.start / Self::PAGES_PER_MAP_PAGE..pages.end / Self::PAGES_PER_MAP_PAGE
+        pages.start / Self::PAGES_PER_MAP_PAGE..pages.end.div_ceil(Self::PAGES_PER_MAP_PAGE)
     }
     /// The map pages that the block of `order` at `pfn` spans; one, where it shares that with others.
     #[inline]

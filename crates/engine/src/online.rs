@@ -164,8 +164,7 @@ impl<P: Platform> Engine<P> {
         if pages.start >= pages.end || pages.end > self.pages() {
             return Err(AddError::OutOfRange);
         }
-        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
-        Ok(pages.start / described..pages.end.div_ceil(described))
+        Ok(self.map.map_pages_of(pages))
     }
 
     fn are_absent(&self, map_pages: &Range<u64>) -> Result<(), AddError> {

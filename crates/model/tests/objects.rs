@@ -25,7 +25,7 @@ fn an_object_is_reused_under_a_walker() {
     });
 }
 
-/// The same, and the other folio's owner lets go while the walker is mistaken: whoever is last frees it.
+/// The same, and the other folio's owner drops its reference while the walker has one by mistake. The last to drop frees it.
 #[test]
 fn the_last_reference_on_a_stranger_may_be_the_walkers() {
     explore(BOUND, || {

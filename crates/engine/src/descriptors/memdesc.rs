@@ -15,7 +15,7 @@
 //!
 //! 1. With the reference held, the object's folio can be neither freed, nor frozen, nor split: its pages are the same until
 //!    the reference is put. So what entry and word name *after* the swap, they named when it happened.
-//! 2. They cannot name it by an old value. Whoever gave the object to another folio had the old one's pages renamed first
+//! 2. They cannot name it by an old value. The owner that gave the object to another folio had the old one's pages renamed first
 //!    (Release, by the order of [`release`](DescriptorMap::release)), freed the object (Release), took it again (Acquire) and
 //!    stored a state with references (Release). The walker's swap (Acquire) has read that state or one that followed it, so it
 //!    sees the pages renamed.
@@ -177,7 +177,7 @@ impl<M: Mapping, O: Owner> MemdescMap<M, O> {
 
     /// Makes an object that of a frozen folio.
     fn begin(&self, object: &Object<O>, pfn: Pfn, order: Order, kind: Kind) {
-        // Relaxed: whoever may rely on it has seen the state, or a name, stored after it.
+        // Relaxed: the state and the names are stored after it, and who relies on it has seen one of those.
         object.pfn.store(pfn.0, Ordering::Relaxed);
         object.state.store(State::head(order, kind.into()).0, Ordering::Release);
     }
@@ -475,7 +475,7 @@ impl<M: Mapping, O: Owner> ObjectFolder<MemdescMap<M, O>> for Emptied {
     fn collect(&mut self, map: &MemdescMap<M, O>) -> bool {
         self.collect_from(&map.objects)
     }
-    fn finish(&mut self, map: &MemdescMap<M, O>) -> (u64, u64) {
+    fn finish(&mut self, map: &MemdescMap<M, O>) -> u64 {
         self.finish_in(&map.objects)
     }
 }

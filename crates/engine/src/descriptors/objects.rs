@@ -347,13 +347,11 @@ impl Emptied {
         }
     }
 
-    pub(super) fn finish_in<M: Mapping, O: Owner>(&mut self, objects: &Objects<M, O>) -> (u64, u64) {
+    pub(super) fn finish_in<M: Mapping, O: Owner>(&mut self, objects: &Objects<M, O>) -> u64 {
         // SAFETY: the groups were published as empty, and a grace period has passed since (or the protocol is one of those
         // that are wrong on purpose): no walker knows an object there. All of them are claimed, so nobody else writes.
         let done = if self.ranges.is_empty() { 0 } else { unsafe { objects.objects.fold(&self.ranges) } };
-        let pages = |ranges: &[FoldRange]| ranges.iter().map(|range| range.backed).sum::<u64>();
-        let folded = pages(self.ranges.get(..done).unwrap_or_default());
-        let refused = pages(&self.ranges) - folded;
+        let folded = self.ranges.iter().take(done).map(|range| range.backed).sum();
         for group in self.groups.drain(..).skip(done) {
             if let Some(byte) = objects.groups.get(group) {
                 // Its memory is there still. The next folder tries it again.
@@ -363,7 +361,7 @@ impl Emptied {
         self.ranges.clear();
         objects.folding.fetch_sub(self.claimed(), Ordering::Relaxed);
         self.claims.drain(..).for_each(|claim| objects.frames.give_claim(claim));
-        (folded, refused)
+        folded
     }
 
     pub(super) fn with_room_for(batch: usize) -> Result<Self, OutOfMemory> {

@@ -208,9 +208,8 @@ pub trait ObjectFolder<Map>: Sized {
     fn new(batch: usize) -> Result<Self, OutOfMemory>;
     /// Takes what is free, and publishes it as folded. Whether there is anything.
     fn collect(&mut self, map: &Map) -> bool;
-    /// Takes the memory of that away; 4 KiB pages given back, and refused. A grace period has passed (or the protocol is wrong
-    /// on purpose).
-    fn finish(&mut self, map: &Map) -> (u64, u64);
+    /// Takes the memory of that away; 4 KiB pages given back. A grace period has passed (or the protocol is wrong on purpose).
+    fn finish(&mut self, map: &Map) -> u64;
 }
 
 impl<Map> ObjectFolder<Map> for () {
@@ -220,7 +219,7 @@ impl<Map> ObjectFolder<Map> for () {
     fn collect(&mut self, _: &Map) -> bool {
         false
     }
-    fn finish(&mut self, _: &Map) -> (u64, u64) {
-        (0, 0)
+    fn finish(&mut self, _: &Map) -> u64 {
+        0
     }
 }

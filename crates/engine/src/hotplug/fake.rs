@@ -6,7 +6,7 @@ use super::block::FakeOffline;
 use super::error::FakeError;
 use super::lock::Hotplug;
 use super::withdraw::Migrate;
-use crate::geometry::{AREA_ORDER, MapGeometry, MapPage, Pfn};
+use crate::geometry::{AREA_ORDER, MapPage, Pfn};
 use crate::heap::OutOfMemory;
 use crate::platform::Platform;
 use crate::protocol::class::Class;
@@ -90,11 +90,11 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// The first of `pages` that is fake-offline, or that is not. Only this `Hotplug` changes that: it stands.
     fn find(&self, pages: &Range<u64>, is_fake_offline: bool) -> Result<Option<Pfn>, OutOfMemory> {
         let walker = self.engine.walker()?;
-        let described = P::Descriptors::PAGES_PER_MAP_PAGE;
-        let end = pages.end.min(self.engine.pages()).div_ceil(described);
+        let map = &self.engine.map;
         // An area is fake-offline as a whole, so the first page of a map page speaks for it.
-        let found = (pages.start / described..end)
-            .map(|map_page| self.engine.map.first_pfn(MapPage(map_page)))
+        let found = map
+            .map_pages_of(&(pages.start..pages.end.min(self.engine.pages())))
+            .map(|map_page| map.first_pfn(MapPage(map_page)))
             .find(|&pfn| {
                 walker.peek(pfn).is_some_and(|peek| {
                     let is_one = match peek.class {

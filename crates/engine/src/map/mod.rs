@@ -84,7 +84,7 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
         D::pages_of(map_page)
     }
 
-    /// The map pages of `pages`, which begin and end with one.
+    /// The map pages that `pages` lie in.
     pub(crate) fn map_pages_of(&self, pages: &Range<u64>) -> Range<u64> {
         D::map_pages_of(pages)
     }

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
-use pagefold_engine::platform::Barrier;
 use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
 use pagefold_engine::{Config, Descriptors, Engine, Layout, Memdesc, Page64, Pfn};
 use pagefold_linux::{Linux, Preempted, preempt_every};
@@ -27,7 +26,7 @@ use crate::cost::{self, Baseline, Cost, available, rematerialised};
 use crate::deliver;
 use crate::exit::usage;
 use crate::interrupt::interrupted;
-use crate::rcu;
+use crate::rcu::{self, Rcu};
 use crate::source::{Found, Source, bar};
 use crate::stderr::say;
 use crate::tiles::Tiles;
@@ -44,8 +43,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let job = ReplayJob { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
-    let rcu = rcu::choose(args.rcu)?;
-    let report = job.with_descriptors(rcu, rcu.name())?;
+    let report = job.with_descriptors(rcu::choose(args.rcu)?)?;
     let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
@@ -87,34 +85,26 @@ struct ReplayJob<'a> {
 const PINNED: usize = 1024;
 
 impl ReplayJob<'_> {
-    fn with_descriptors<B: Barrier + Clone>(&self, barrier: B, rcu: &'static str) -> Result<ReplayReport> {
+    fn with_descriptors(&self, rcu: Rcu) -> Result<ReplayReport> {
         match self.args.descriptors {
-            DescriptorsArg::Page => self.with_protocol::<B, Page64>(barrier, rcu),
-            DescriptorsArg::Memdesc => self.with_protocol::<B, Memdesc>(barrier, rcu),
+            DescriptorsArg::Page => self.with_protocol::<Page64>(rcu),
+            DescriptorsArg::Memdesc => self.with_protocol::<Memdesc>(rcu),
         }
     }
 
-    fn with_protocol<B: Barrier + Clone, D: Descriptors>(
-        &self,
-        barrier: B,
-        rcu: &'static str,
-    ) -> Result<ReplayReport> {
+    fn with_protocol<D: Descriptors>(&self, rcu: Rcu) -> Result<ReplayReport> {
         preempt_every(self.args.preempt);
         match self.args.protocol {
-            ProtocolArg::Fold => self.replay::<B, Preempted<Fold>, D>(barrier, rcu),
-            ProtocolArg::RefcountFirst => self.replay::<B, Preempted<RefcountFirst>, D>(barrier, rcu),
-            ProtocolArg::NoGracePeriod => self.replay::<B, Preempted<NoGracePeriod>, D>(barrier, rcu),
-            ProtocolArg::WritableTails => self.replay::<B, Preempted<WritableTails>, D>(barrier, rcu),
+            ProtocolArg::Fold => self.replay::<Preempted<Fold>, D>(rcu),
+            ProtocolArg::RefcountFirst => self.replay::<Preempted<RefcountFirst>, D>(rcu),
+            ProtocolArg::NoGracePeriod => self.replay::<Preempted<NoGracePeriod>, D>(rcu),
+            ProtocolArg::WritableTails => self.replay::<Preempted<WritableTails>, D>(rcu),
         }
     }
 
-    fn replay<B: Barrier + Clone, R: Protocol, D: Descriptors>(
-        &self,
-        barrier: B,
-        rcu: &'static str,
-    ) -> Result<ReplayReport> {
+    fn replay<R: Protocol, D: Descriptors>(&self, rcu: Rcu) -> Result<ReplayReport> {
         let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
-        let mut host: Linux<B, Stamp, R, D> = Linux::new(barrier)?;
+        let mut host: Linux<Rcu, Stamp, R, D> = Linux::new(rcu)?;
         host.features().missing().iter().for_each(say);
         if self.args.strict {
             host = host.strict()?;
@@ -196,7 +186,7 @@ impl ReplayJob<'_> {
             object_bytes: D::shape::<Stamp>().object_bytes,
             objects,
             protocol: R::NAME,
-            rcu,
+            rcu: rcu.name(),
             strict: self.args.strict,
             tiles: self.tiles.count(),
             pages: self.tiles.pages(),
@@ -290,10 +280,10 @@ impl ReplayJob<'_> {
         rows
     }
 
-    fn violations<B: Barrier + Clone, R: Protocol, D: Descriptors>(
+    fn violations<R: Protocol, D: Descriptors>(
         &self,
-        engine: &Engine<Linux<B, Stamp, R, D>>,
-        index: &Index<'_, Linux<B, Stamp, R, D>>,
+        engine: &Engine<Linux<Rcu, Stamp, R, D>>,
+        index: &Index<'_, Linux<Rcu, Stamp, R, D>>,
         log: &Log,
         lived: &Lived,
     ) -> Result<Violations> {

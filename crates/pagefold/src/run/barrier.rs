@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_engine::platform::Barrier;
 
-/// `B`, and how often its writer's half ran: once a grace period.
-#[derive(Clone, Debug)]
-pub struct CountedBarrier<B> {
-    inner: B,
+use crate::rcu::Rcu;
+
+/// A barrier, and how often its writer's half ran: once a grace period.
+#[derive(Clone)]
+pub struct CountedBarrier {
+    inner: Rcu,
     count: Arc<AtomicU64>,
 }
 
-impl<B> CountedBarrier<B> {
-    pub fn new(inner: B) -> Self {
+impl CountedBarrier {
+    pub fn new(inner: Rcu) -> Self {
         Self { inner, count: Arc::default() }
     }
 
@@ -24,7 +26,7 @@ impl<B> CountedBarrier<B> {
 }
 
 // SAFETY: both halves are those of `inner`, which keeps the trait's promise; counting comes before and changes nothing.
-unsafe impl<B: Barrier> Barrier for CountedBarrier<B> {
+unsafe impl Barrier for CountedBarrier {
     #[inline]
     fn light(&self) {
         self.inner.light();

@@ -54,8 +54,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
             Bytes(spare)
         );
     }
-    let rcu = rcu::choose(RcuArg::Auto)?;
-    let report = play::play(&plan, rcu, rcu.name())?;
+    let report = play::play(&plan, rcu::choose(RcuArg::Auto)?)?;
     if let Some(place) = &svg {
         place.write_all(picture::draw(&report).as_bytes())?;
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use indicatif::ProgressBar;
 use pagefold_engine::hotplug::{Hotplug, HotplugConfig};
-use pagefold_engine::platform::{Barrier, TableKind};
+use pagefold_engine::platform::TableKind;
 use pagefold_engine::{BlockState, Config, Engine};
 use pagefold_linux::{Linux, measure};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
@@ -22,21 +22,22 @@ use super::plan::{DevicePlan, RunPlan, StepPlan};
 use super::report::{Broken, RunReport, StepRow, WalkedRow};
 use super::sample::{Curves, Moment};
 use crate::cost::{self, Baseline, rematerialised};
+use crate::rcu::Rcu;
 use crate::source::bar;
 use crate::stderr::say;
 use crate::walkers::with_walkers;
 
 /// The platform of a run.
-type RunPlatform<B> = Linux<B, Stamp>;
+type RunPlatform = Linux<CountedBarrier, Stamp>;
 type TheDevice = Loopback<Device<Memfd>>;
 type TheDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
 
 /// Carries out `plan`.
-pub fn play<B: Barrier + Clone>(plan: &RunPlan, barrier: B, rcu: &'static str) -> Result<RunReport> {
+pub fn play(plan: &RunPlan, rcu: Rcu) -> Result<RunReport> {
     let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
-    let barrier = CountedBarrier::new(barrier);
+    let barrier = CountedBarrier::new(rcu);
     let grace_periods = barrier.count();
-    let host: RunPlatform<CountedBarrier<B>> = Linux::new(barrier)?;
+    let host: RunPlatform = Linux::new(barrier)?;
     host.features().missing().iter().for_each(say);
     let engine = Engine::new(host, Config::new(plan.end() / 4096))?;
     let mut memory = SparseMemory::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;
@@ -82,7 +83,7 @@ pub fn play<B: Barrier + Clone>(plan: &RunPlan, barrier: B, rcu: &'static str) -
                 bar: bar(""),
                 page_tables_before: measure::page_table_bytes()?,
             };
-            let report = show.run(rcu);
+            let report = show.run(rcu.name());
             show.bar.finish_and_clear();
             report
         },
@@ -108,7 +109,7 @@ fn make_device(plan: &RunPlan, device: &DevicePlan) -> Result<TheDevice> {
     Ok(Loopback::new(Device::new(settings, backing, ())?))
 }
 
-fn boot<B: Barrier + Clone>(hotplug: &mut Hotplug<'_, RunPlatform<B>>, plan: &RunPlan) -> Result<()> {
+fn boot(hotplug: &mut Hotplug<'_, RunPlatform>, plan: &RunPlan) -> Result<()> {
     let mut next = 0;
     for (node, bytes) in plan.boot.iter().enumerate() {
         let pages = next / 4096..(next + bytes) / 4096;
@@ -118,10 +119,10 @@ fn boot<B: Barrier + Clone>(hotplug: &mut Hotplug<'_, RunPlatform<B>>, plan: &Ru
     Ok(())
 }
 
-fn probe<'e, B: Barrier + Clone>(
+fn probe<'e>(
     number: usize,
     device: &TheDevice,
-    hotplug: &mut Hotplug<'e, RunPlatform<B>>,
+    hotplug: &mut Hotplug<'e, RunPlatform>,
     seed: u64,
 ) -> Result<TheDriver<'e>> {
     let mut connect = || -> Result<TheDriver<'e>> {
@@ -133,16 +134,16 @@ fn probe<'e, B: Barrier + Clone>(
 }
 
 /// Everything that takes part.
-struct Show<'a, 'e, B: Barrier + Clone> {
+struct Show<'a, 'e> {
     plan: &'a RunPlan,
     baseline: Baseline,
     devices: &'a [TheDevice],
     log: &'a Log,
     interrupted: &'a AtomicBool,
     grace_periods: Arc<AtomicU64>,
-    hotplug: Hotplug<'e, RunPlatform<B>>,
+    hotplug: Hotplug<'e, RunPlatform>,
     drivers: Vec<TheDriver<'e>>,
-    population: Population<'a, 'e, RunPlatform<B>, SparseMemory>,
+    population: Population<'a, 'e, RunPlatform, SparseMemory>,
     curves: Curves,
     bar: ProgressBar,
     /// Of this process, before the machine had memory.
@@ -158,7 +159,7 @@ struct Resized {
     shortfalls: Vec<String>,
 }
 
-impl<B: Barrier + Clone> Show<'_, '_, B> {
+impl Show<'_, '_> {
     fn run(&mut self, rcu: &'static str) -> Result<RunReport> {
         let begun = Instant::now();
         let first = cost::measure(self.hotplug.engine(), self.baseline)?;
@@ -411,7 +412,7 @@ fn is_fleeting(why: &Shortfall) -> bool {
 }
 
 /// All metadata: tables by our own count, page tables as the system has them.
-fn metadata_now<B: Barrier + Clone>(engine: &Engine<RunPlatform<B>>, page_tables_before: u64) -> u64 {
+fn metadata_now(engine: &Engine<RunPlatform>, page_tables_before: u64) -> u64 {
     let tables = engine.tables().map(|(kind, region)| match kind {
         TableKind::Map => engine.materialised_map_pages() * 4096,
         _ => region.counted_pages() * 4096,
