@@ -4,7 +4,6 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use pagefold_boot_protocol::Break;
 use pagefold_engine::platform::{Mapping, TableKind};
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, geometry::PAGE_SIZE};
 use x86_64::VirtAddr;
 use x86_64::instructions::interrupts;
@@ -12,13 +11,13 @@ use x86_64::instructions::tables::{lidt, sidt};
 use x86_64::structures::DescriptorTablePointer;
 
 use crate::cpu;
-use crate::machine::GuestPlatform;
+use crate::machine::{Choice, GuestPlatform};
 
 /// The last processor is to hang.
 static HANG: AtomicBool = AtomicBool::new(false);
 
 /// Breaks it.
-pub fn now<R: Protocol>(what: Break, engine: &Engine<GuestPlatform<R>>) {
+pub fn now<C: Choice>(what: Break, engine: &Engine<GuestPlatform<C>>) {
     match what {
         Break::Write => {
             let map = engine.tables().find(|(kind, _)| *kind == TableKind::Map);

@@ -2,12 +2,11 @@
 
 use core::convert::Infallible;
 
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Folio, Frozen, Order, Pfn};
 use pagefold_workload::Contents;
 
 use crate::layout::{PAGE, direct};
-use crate::machine::GuestPlatform;
+use crate::machine::{Choice, GuestPlatform};
 
 /// Memory, by the direct map.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,16 +22,16 @@ pub unsafe fn words<'a>(first: Pfn, order: Order) -> &'a mut [u64] {
     unsafe { core::slice::from_raw_parts_mut(direct(first.0 * PAGE), count) }
 }
 
-impl<R: Protocol> Contents<GuestPlatform<R>> for Memory {
+impl<C: Choice> Contents<GuestPlatform<C>> for Memory {
     type Error = Infallible;
 
-    fn mark(&self, folio: &mut Frozen<'_, GuestPlatform<R>>, mark: u64) -> Result<(), Infallible> {
+    fn mark(&self, folio: &mut Frozen<'_, GuestPlatform<C>>, mark: u64) -> Result<(), Infallible> {
         // SAFETY: nobody else can reach a frozen folio, and the handle is borrowed mutably.
         unsafe { words(folio.pfn(), folio.order()) }.fill(mark);
         Ok(())
     }
 
-    fn holds(&self, folio: &Folio<'_, GuestPlatform<R>>, mark: u64) -> Result<bool, Infallible> {
+    fn holds(&self, folio: &Folio<'_, GuestPlatform<C>>, mark: u64) -> Result<bool, Infallible> {
         let count = (folio.order().pages() * PAGE / 8) as usize;
         // SAFETY: a reference is held, and nobody writes to shared folios.
         let words = unsafe { core::slice::from_raw_parts(direct::<u64>(folio.pfn().0 * PAGE), count) };
@@ -41,8 +40,8 @@ impl<R: Protocol> Contents<GuestPlatform<R>> for Memory {
 
     fn copy(
         &self,
-        from: &Folio<'_, GuestPlatform<R>>,
-        to: &mut Frozen<'_, GuestPlatform<R>>,
+        from: &Folio<'_, GuestPlatform<C>>,
+        to: &mut Frozen<'_, GuestPlatform<C>>,
     ) -> Result<(), Infallible> {
         let bytes = (from.order().pages() * PAGE) as usize;
         // SAFETY: a reference on one, and nobody writes to it; the other is frozen, of the same order, and borrowed

@@ -5,12 +5,11 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::Walks;
 use pagefold_engine::OutOfMemory;
-use pagefold_engine::protocol::Protocol;
 use pagefold_workload::{Index, Log, OwnerTask, Shape, WalkerCounts, WalkerKind, WalkerTask};
 use spin::Mutex;
 use x86_64::instructions::interrupts;
 
-use crate::machine::{GuestPlatform, top_up};
+use crate::machine::{Choice, GuestPlatform, top_up};
 use crate::{breaks, cpu, watchdog};
 
 /// Everybody but the processor that asks is to stand still.
@@ -19,11 +18,11 @@ static PAUSE: AtomicBool = AtomicBool::new(false);
 static STILL: AtomicU64 = AtomicU64::new(0);
 
 /// Walkers and owners, spread over the processors.
-pub struct Crew<R: Protocol> {
+pub struct Crew<C: Choice> {
     /// Where owners keep their folios, which come and go.
-    lively: &'static Index<'static, GuestPlatform<R>>,
+    lively: &'static Index<'static, GuestPlatform<C>>,
     /// Where workloads keep theirs, which stay for a while.
-    settled: &'static Index<'static, GuestPlatform<R>>,
+    settled: &'static Index<'static, GuestPlatform<C>>,
     log: Log,
     walkers: u16,
     owners: u16,
@@ -38,10 +37,10 @@ struct Counts {
     folded: u64,
 }
 
-impl<R: Protocol> Crew<R> {
+impl<C: Choice> Crew<C> {
     /// A crew that has not begun.
     pub fn new(
-        [lively, settled]: [&'static Index<'static, GuestPlatform<R>>; 2],
+        [lively, settled]: [&'static Index<'static, GuestPlatform<C>>; 2],
         walkers: u16,
         owners: u16,
         seed: u64,
@@ -51,12 +50,12 @@ impl<R: Protocol> Crew<R> {
     }
 
     /// Where folios come and go.
-    pub fn lively(&self) -> &'static Index<'static, GuestPlatform<R>> {
+    pub fn lively(&self) -> &'static Index<'static, GuestPlatform<C>> {
         self.lively
     }
 
     /// Those that run on processor `number` of `count`.
-    pub fn tasks(&'static self, number: usize, count: usize) -> Result<Tasks<R>, OutOfMemory> {
+    pub fn tasks(&'static self, number: usize, count: usize) -> Result<Tasks<C>, OutOfMemory> {
         let mine = |all: u16| (0..usize::from(all)).filter(move |task| task % count == number);
         let mut tasks = Tasks { crew: self, number, walkers: Vec::new(), owners: Vec::new() };
         for task in mine(self.walkers) {
@@ -91,14 +90,14 @@ impl<R: Protocol> Crew<R> {
 const ZERO: WalkerCounts = WalkerCounts { looks: 0, gets: 0, stale: 0 };
 
 /// The walkers and owners of one processor.
-pub struct Tasks<R: Protocol> {
-    crew: &'static Crew<R>,
+pub struct Tasks<C: Choice> {
+    crew: &'static Crew<C>,
     number: usize,
-    walkers: Vec<WalkerTask<'static, 'static, GuestPlatform<R>>>,
-    owners: Vec<OwnerTask<'static, 'static, GuestPlatform<R>>>,
+    walkers: Vec<WalkerTask<'static, 'static, GuestPlatform<C>>>,
+    owners: Vec<OwnerTask<'static, 'static, GuestPlatform<C>>>,
 }
 
-impl<R: Protocol> Tasks<R> {
+impl<C: Choice> Tasks<C> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.walkers.is_empty() && self.owners.is_empty()
@@ -134,7 +133,7 @@ impl<R: Protocol> Tasks<R> {
 }
 
 /// What a processor does that only has a crew: for ever.
-pub fn run<R: Protocol>(mut tasks: Tasks<R>) -> ! {
+pub fn run<C: Choice>(mut tasks: Tasks<C>) -> ! {
     loop {
         watchdog::beat();
         breaks::may_hang();

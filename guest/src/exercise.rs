@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
 use pagefold_boot_protocol::{Answer, Cycles};
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Kind, Order, Pfn};
 use pagefold_workload::{Change, CycleTask, WorkloadArg};
 
@@ -14,7 +13,7 @@ use crate::contents::words;
 use crate::crew::{self, Tasks};
 use crate::kernel::{CYCLED, Kernel};
 use crate::layout::PAGE;
-use crate::machine::top_up;
+use crate::machine::{Choice, top_up};
 use crate::pages::Pages;
 use crate::{clock, watchdog};
 
@@ -23,7 +22,7 @@ const WORDS: usize = PAGE as usize / 8;
 /// Runs in one answer.
 const RUNS: usize = 512;
 
-impl<R: Protocol> Kernel<R> {
+impl<C: Choice> Kernel<C> {
     /// Changes every workload of the command line.
     pub(crate) fn populate(&mut self, changes: impl Fn(&WorkloadArg) -> Vec<Change>) -> Answer {
         let online = self.hotplug.blocks().filter(|block| block.state == BlockState::Online);
@@ -45,7 +44,7 @@ impl<R: Protocol> Kernel<R> {
     }
 
     /// Folds and unfolds the same folios while all walkers look.
-    pub(crate) fn cycle(&mut self, cycles: u64, tasks: &mut Tasks<R>) -> Answer {
+    pub(crate) fn cycle(&mut self, cycles: u64, tasks: &mut Tasks<C>) -> Answer {
         let owners = usize::from(self.options.owners);
         let mut cycle = match CycleTask::new(self.crew.lively(), owners..owners + CYCLED) {
             Ok(cycle) => cycle,

@@ -1,6 +1,7 @@
 //! Exceptions: none is expected, so each ends the machine with a dump that says what it was.
 
 use core::fmt::{self, Write};
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use pagefold_boot_protocol::GuestExit;
@@ -9,13 +10,23 @@ use spin::Once;
 use x86_64::registers::control::{Cr2, Cr3};
 
 use crate::interrupts::Frame;
-use crate::layout::{STACK_STRIDE, STACKS, image};
+use crate::layout::{PAGE, STACK_STRIDE, STACKS, image};
 use crate::{console, cpu, tables, watchdog};
 
 /// Somebody who can say what a page of the memory map is.
 pub trait Describe: Sync {
-    /// The class of the map page of `pfn`, in words.
-    fn class(&self, pfn: u64) -> (&'static str, bool);
+    /// What the map page of that number is.
+    fn map_page(&self, map_page: u64) -> MapPageFacts;
+}
+
+/// What a map page is.
+pub struct MapPageFacts {
+    /// The pages that it describes.
+    pub pages: Range<u64>,
+    /// Its class, in words.
+    pub class: &'static str,
+    /// Whether memory is behind it.
+    pub is_backed: bool,
 }
 
 /// Who that is, once there is an engine.
@@ -164,15 +175,19 @@ fn page_fault(frame: &Frame) -> ! {
     if let Some((kind, offset)) = tables::find(address) {
         let exit = if is_write { GuestExit::StrayWrite } else { GuestExit::StrayRead };
         if kind == TableKind::Map {
-            let pfn = offset / 64;
-            let (class, is_backed) = DESCRIBE.get().map_or(("unknown", false), |engine| engine.class(pfn));
+            let map_page = offset / PAGE;
+            let unknown = MapPageFacts { pages: 0..0, class: "unknown", is_backed: false };
+            let facts = DESCRIBE.get().map_or(unknown, |engine| engine.map_page(map_page));
+            let MapPageFacts { pages, class, is_backed } = facts;
+            // Every page has as many bytes of it.
+            let pfn = pages.start + offset % PAGE * (pages.end - pages.start) / PAGE;
             let backed = if is_backed { ", not yet taken away" } else { "" };
             end(
                 exit,
                 Some(frame),
                 format_args!(
-                    "{did} at {address:#x}: pfn {pfn:#x}, map page {:#x}, class {class}{backed}, on processor {number}",
-                    pfn / 64
+                    "{did} at {address:#x}: pfn {pfn:#x}, map page {map_page:#x}, class {class}{backed}, on processor \
+                     {number}"
                 ),
             );
         }

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 
 use pagefold_boot_protocol::{Answer, GuestExit, LeftoversChoice, Options, Request, Restart};
 use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Engine, Folio};
 use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Next, Removed};
 use pagefold_workload::{Change, Index, Population, Workload, WorkloadArg, slots};
@@ -16,7 +15,7 @@ use crate::contents::Memory;
 use crate::crew::{self, Crew, Tasks};
 use crate::devices::{self, Channel, Devices};
 use crate::host::HostLink;
-use crate::machine::{GuestPlatform, top_up};
+use crate::machine::{Choice, GuestPlatform, top_up};
 use crate::{breaks, clock, console, cpu, fault, watchdog};
 
 /// When something is broken on purpose, in nanoseconds since boot.
@@ -39,24 +38,24 @@ pub(crate) struct Device {
 }
 
 /// What the first processor has.
-pub struct Kernel<R: Protocol> {
-    pub(crate) engine: &'static Engine<GuestPlatform<R>>,
-    pub(crate) hotplug: Hotplug<'static, GuestPlatform<R>>,
+pub struct Kernel<C: Choice> {
+    pub(crate) engine: &'static Engine<GuestPlatform<C>>,
+    pub(crate) hotplug: Hotplug<'static, GuestPlatform<C>>,
     pub(crate) options: Options,
     devices: Option<Devices>,
     pub(crate) drivers: Vec<Device>,
-    pub(crate) crew: &'static Crew<R>,
+    pub(crate) crew: &'static Crew<C>,
     /// The workloads of the command line.
     pub(crate) workloads: &'static [WorkloadArg],
-    pub(crate) population: Population<'static, 'static, GuestPlatform<R>, Memory>,
+    pub(crate) population: Population<'static, 'static, GuestPlatform<C>, Memory>,
     pub(crate) host: HostLink,
 }
 
-impl<R: Protocol> Kernel<R> {
+impl<C: Choice> Kernel<C> {
     /// Probes the devices.
     pub fn new(
-        engine: &'static Engine<GuestPlatform<R>>,
-        hotplug: Hotplug<'static, GuestPlatform<R>>,
+        engine: &'static Engine<GuestPlatform<C>>,
+        hotplug: Hotplug<'static, GuestPlatform<C>>,
         options: Options,
         workloads: Vec<WorkloadArg>,
         devices: Option<Devices>,
@@ -110,7 +109,7 @@ impl<R: Protocol> Kernel<R> {
     }
 
     /// The crew, for the other processors.
-    pub fn crew(&self) -> &'static Crew<R> {
+    pub fn crew(&self) -> &'static Crew<C> {
         self.crew
     }
 
@@ -180,7 +179,7 @@ impl<R: Protocol> Kernel<R> {
         is_working
     }
 
-    fn serve(&mut self, request: Request, tasks: &mut Tasks<R>) {
+    fn serve(&mut self, request: Request, tasks: &mut Tasks<C>) {
         let answer = match request {
             Request::Status => Answer::Status(self.drivers.iter().map(Device::status).collect()),
             Request::Report => {
@@ -249,13 +248,13 @@ impl<R: Protocol> Kernel<R> {
 }
 
 /// A population that is asked to move one folio after the other, which takes its time and frames.
-struct Watched<'a, R: Protocol>(
-    &'a mut Population<'static, 'static, GuestPlatform<R>, Memory>,
-    &'static Engine<GuestPlatform<R>>,
+struct Watched<'a, C: Choice>(
+    &'a mut Population<'static, 'static, GuestPlatform<C>, Memory>,
+    &'static Engine<GuestPlatform<C>>,
 );
 
-impl<R: Protocol> Migrate<'static, GuestPlatform<R>> for Watched<'_, R> {
-    fn migrate(&mut self, folio: Folio<'static, GuestPlatform<R>>) -> Migration {
+impl<C: Choice> Migrate<'static, GuestPlatform<C>> for Watched<'_, C> {
+    fn migrate(&mut self, folio: Folio<'static, GuestPlatform<C>>) -> Migration {
         watchdog::beat();
         top_up(self.1);
         self.0.migrate(folio)

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use pagefold_engine::platform::{Barrier, Platform, TableKind};
 use pagefold_engine::protocol::Protocol;
-use pagefold_engine::{Engine, Kind, Order, Page64, Pfn, RawFolio};
+use pagefold_engine::{Descriptors, Engine, Kind, Order, Pfn, RawFolio};
 use pagefold_workload::{Stamp, share};
 use spin::Mutex;
 
@@ -14,11 +14,24 @@ use crate::paging::MapError;
 use crate::tables::Table;
 use crate::{cpu, frames, remote};
 
-/// This machine, and the rules of its walkers and folders.
-#[derive(Clone, Copy, Debug)]
-pub struct GuestPlatform<R>(PhantomData<R>);
+/// What is chosen at boot.
+pub trait Choice: 'static {
+    /// The rules of walkers and folders.
+    type Rules: Protocol;
+    /// What a descriptor is.
+    type Descriptors: Descriptors;
+}
 
-impl<R> GuestPlatform<R> {
+impl<R: Protocol + 'static, D: Descriptors> Choice for (R, D) {
+    type Rules = R;
+    type Descriptors = D;
+}
+
+/// This machine, as it was chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct GuestPlatform<C>(PhantomData<fn() -> C>);
+
+impl<C> GuestPlatform<C> {
     /// It.
     pub const fn new() -> Self {
         Self(PhantomData)
@@ -47,12 +60,12 @@ unsafe impl Barrier for Interrupts {
     }
 }
 
-impl<R: Protocol> Platform for GuestPlatform<R> {
+impl<C: Choice> Platform for GuestPlatform<C> {
     type Mapping = Table;
     type Barrier = Interrupts;
     type Owner = Stamp;
-    type Rules = R;
-    type Descriptors = Page64;
+    type Rules = C::Rules;
+    type Descriptors = C::Descriptors;
     type Error = MapError;
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Table, MapError> {
@@ -74,7 +87,7 @@ pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 static TOPPING: Mutex<()> = Mutex::new(());
 
 /// Keeps the reserve of frames between its marks. To be called outside of the engine, often.
-pub fn top_up<R: Protocol>(engine: &Engine<GuestPlatform<R>>) {
+pub fn top_up<C: Choice>(engine: &Engine<GuestPlatform<C>>) {
     // Another CPU is refilling.
     let Some(_topping) = TOPPING.try_lock() else { return };
     let is_low = frames::reserve().0 < frames::LOW;

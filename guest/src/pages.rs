@@ -3,10 +3,9 @@
 use alloc::vec::Vec;
 
 use pagefold_boot_protocol::PageRun;
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Class, Kind, Order, PageKind, Pfn, Walker};
 
-use crate::machine::GuestPlatform;
+use crate::machine::{Choice, GuestPlatform};
 
 /// Bits of `/proc/kpageflags` (Linux, `include/uapi/linux/kernel-page-flags.h`).
 mod kpf {
@@ -27,16 +26,16 @@ mod kpf {
 const MAP_PAGE: u64 = 64;
 
 /// All pages, some runs at a time.
-pub struct Pages<'e, R: Protocol> {
-    walker: Walker<'e, GuestPlatform<R>>,
+pub struct Pages<'e, C: Choice> {
+    walker: Walker<'e, GuestPlatform<C>>,
     end: u64,
     /// What is not given out yet.
     run: PageRun,
 }
 
-impl<'e, R: Protocol> Pages<'e, R> {
+impl<'e, C: Choice> Pages<'e, C> {
     /// All pages below `end`.
-    pub fn new(walker: Walker<'e, GuestPlatform<R>>, end: u64) -> Self {
+    pub fn new(walker: Walker<'e, GuestPlatform<C>>, end: u64) -> Self {
         Self { walker, end, run: PageRun(0, 0, 0) }
     }
 

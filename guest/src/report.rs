@@ -10,15 +10,15 @@ use pagefold_boot_protocol::{
 };
 use pagefold_engine::hotplug::BlockInfo;
 use pagefold_engine::platform::Mapping;
-use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Class, Order, Pfn};
 use pagefold_virtio_mem::{Mode, Next};
 
 use crate::kernel::{Device, Kernel};
 use crate::layout::PAGE;
+use crate::machine::Choice;
 use crate::{clock, cpu, devices, frames, machine, paging, remote, tables};
 
-impl<R: Protocol> Kernel<R> {
+impl<C: Choice> Kernel<C> {
     pub(crate) fn hello(&self) -> Hello {
         let devices = self.drivers.iter().map(|device| {
             let geometry = device.driver.geometry();

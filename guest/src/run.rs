@@ -6,22 +6,23 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_boot_protocol::{GuestExit, Options, ProtocolChoice};
+use pagefold_boot_protocol::{DescriptorsChoice, GuestExit, Options, ProtocolChoice};
+use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::hotplug::HotplugConfig;
-use pagefold_engine::protocol::{Fold, NoGracePeriod, Protocol};
-use pagefold_engine::{Config, Engine, Pfn};
+use pagefold_engine::protocol::{Fold, NoGracePeriod};
+use pagefold_engine::{Config, Engine, Memdesc, Page64, Pfn};
 use pagefold_virtio_mem::Channel as _;
 use pagefold_workload::{WorkloadArg, slots};
 use spin::Once;
 
 use crate::crew::{self, Crew};
 use crate::devices::{Channel, Devices};
-use crate::fault::{DESCRIBE, Describe};
+use crate::fault::{DESCRIBE, Describe, MapPageFacts};
 use crate::firmware::{Boot, Firmware};
 use crate::interrupted::Interrupted;
 use crate::kernel::Kernel;
 use crate::layout::{PAGE, direct, image};
-use crate::machine::{self, GuestPlatform};
+use crate::machine::{self, Choice, GuestPlatform};
 use crate::{clock, console, cpu, fault, frames, heap, interrupts, paging, tables, watchdog};
 
 /// Bytes of heap: this much, and a share of boot memory.
@@ -144,10 +145,17 @@ extern "C" fn started(start: &'static mut Start) -> ! {
         Ok(workloads) => workloads,
         Err((exit, why)) => refuse(exit, format_args!("{why}")),
     };
-    match options.protocol {
-        ProtocolChoice::Fold => live::<Interrupted<Fold>>(start, options, workloads),
-        ProtocolChoice::NoGracePeriod => live::<Interrupted<NoGracePeriod>>(start, options, workloads),
-    }
+    let live = match (options.protocol, options.descriptors) {
+        (ProtocolChoice::Fold, DescriptorsChoice::Page) => live::<(Interrupted<Fold>, Page64)>,
+        (ProtocolChoice::Fold, DescriptorsChoice::Memdesc) => live::<(Interrupted<Fold>, Memdesc)>,
+        (ProtocolChoice::NoGracePeriod, DescriptorsChoice::Page) => {
+            live::<(Interrupted<NoGracePeriod>, Page64)>
+        }
+        (ProtocolChoice::NoGracePeriod, DescriptorsChoice::Memdesc) => {
+            live::<(Interrupted<NoGracePeriod>, Memdesc)>
+        }
+    };
+    live(start, options, workloads)
 }
 
 /// The workloads of the command line, and the heap that they need, out of what would be the engine's.
@@ -184,8 +192,8 @@ fn engine_memory(start: &Start) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// With an engine, by rules `R`.
-fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<WorkloadArg>) -> ! {
+/// With an engine, as it was chosen.
+fn live<C: Choice>(start: &'static Start, options: Options, workloads: Vec<WorkloadArg>) -> ! {
     let mut devices = Devices::find(&start.firmware);
     let mut channels: Vec<(usize, Channel, u64)> = Vec::new();
     for place in 0..devices.as_ref().map_or(0, |devices| devices.places.len()) {
@@ -212,7 +220,7 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
     // SAFETY: `Fold` keeps the promises, also when its walkers are held up. `NoGracePeriod` is here to be seen: what its
     // walkers touch faults, and the fault handler ends the machine with a report.
     let engine = unsafe { Engine::with_rules(GuestPlatform::new(), config) };
-    let engine: &'static Engine<GuestPlatform<R>> = match engine {
+    let engine: &'static Engine<GuestPlatform<C>> = match engine {
         Ok(engine) => Box::leak(Box::new(engine)),
         Err(error) => refuse(GuestExit::Unsupported, format_args!("no engine: {error:?}")),
     };
@@ -239,7 +247,7 @@ fn live<R: Protocol>(start: &'static Start, options: Options, workloads: Vec<Wor
         Ok(kernel) => kernel,
         Err(error) => refuse(GuestExit::Unsupported, format_args!("{error}")),
     };
-    let crew: &'static Crew<R> = kernel.crew();
+    let crew: &'static Crew<C> = kernel.crew();
     let work: &'static (dyn Fn(usize) + Sync) =
         Box::leak(Box::new(move |number| match crew.tasks(number, cpu::count()) {
             Ok(tasks) => crew::run(tasks),
@@ -262,11 +270,12 @@ pub fn processor() -> ! {
     }
 }
 
-struct Describer<R: Protocol>(&'static Engine<GuestPlatform<R>>);
+struct Describer<C: Choice>(&'static Engine<GuestPlatform<C>>);
 
-impl<R: Protocol> Describe for Describer<R> {
-    fn class(&self, pfn: u64) -> (&'static str, bool) {
+impl<C: Choice> Describe for Describer<C> {
+    fn map_page(&self, map_page: u64) -> MapPageFacts {
+        let pfn = map_page * C::Descriptors::PAGES_PER_MAP_PAGE;
         let (class, is_backed) = self.0.class(Pfn(pfn));
-        (class.name(), is_backed)
+        MapPageFacts { pages: pfn..pfn + C::Descriptors::PAGES_PER_MAP_PAGE, class: class.name(), is_backed }
     }
 }

@@ -15,6 +15,16 @@ pub enum ProtocolChoice {
     NoGracePeriod,
 }
 
+/// What a descriptor is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DescriptorsChoice {
+    /// 64 bytes a page.
+    #[default]
+    Page,
+    /// A word a page and an object a folio.
+    Memdesc,
+}
+
 /// What a driver does about memory that is plugged already when it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LeftoversChoice {
@@ -43,6 +53,8 @@ pub enum Break {
 pub struct Options {
     /// Which rules to follow (`protocol=fold`).
     pub protocol: ProtocolChoice,
+    /// What a descriptor is (`descriptors=page`).
+    pub descriptors: DescriptorsChoice,
     /// Walkers; they are spread over all processors (`walkers=N`; one of each kind, and one for each processor at least).
     pub walkers: Option<u16>,
     /// Owners that allocate, free, split and fold all the time (`owners=N`; none).
@@ -66,6 +78,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             protocol: ProtocolChoice::Fold,
+            descriptors: DescriptorsChoice::Page,
             walkers: None,
             owners: 0,
             seed: 1,
@@ -94,7 +107,8 @@ impl fmt::Display for OptionsError {
 }
 impl core::error::Error for OptionsError {}
 
-const KEYS: &str = "protocol=, walkers=, owners=, seed=, work=, leftovers=, big-blocks, watchdog= or break=";
+const KEYS: &str =
+    "protocol=, descriptors=, walkers=, owners=, seed=, work=, leftovers=, big-blocks, watchdog= or break=";
 
 impl FromStr for Options {
     type Err = OptionsError;
@@ -111,6 +125,13 @@ impl FromStr for Options {
                         "fold" => ProtocolChoice::Fold,
                         "no-grace-period" => ProtocolChoice::NoGracePeriod,
                         _ => return Err(wrong("protocol=fold or protocol=no-grace-period")),
+                    }
+                }
+                "descriptors" => {
+                    options.descriptors = match value {
+                        "page" => DescriptorsChoice::Page,
+                        "memdesc" => DescriptorsChoice::Memdesc,
+                        _ => return Err(wrong("descriptors=page or descriptors=memdesc")),
                     }
                 }
                 "walkers" => options.walkers = Some(small()?),
@@ -148,11 +169,15 @@ impl fmt::Display for Options {
             ProtocolChoice::Fold => "fold",
             ProtocolChoice::NoGracePeriod => "no-grace-period",
         };
+        let descriptors = match self.descriptors {
+            DescriptorsChoice::Page => "page",
+            DescriptorsChoice::Memdesc => "memdesc",
+        };
         let leftovers = match self.leftovers {
             LeftoversChoice::Unplug => "unplug",
             LeftoversChoice::Adopt => "adopt",
         };
-        write!(f, "protocol={protocol} owners={} seed={}", self.owners, self.seed)?;
+        write!(f, "protocol={protocol} descriptors={descriptors} owners={} seed={}", self.owners, self.seed)?;
         write!(f, " leftovers={leftovers} watchdog={}", self.watchdog)?;
         if let Some(walkers) = self.walkers {
             write!(f, " walkers={walkers}")?;
@@ -183,6 +208,7 @@ mod tests {
             ("walkers=many", "a number below 65,536"),
             ("owners=4 nonsense", KEYS),
             ("protocol=hope", "protocol=fold or protocol=no-grace-period"),
+            ("descriptors=stone", "descriptors=page or descriptors=memdesc"),
             ("big-blocks=yes", KEYS),
             ("seed=-1", "a number"),
         ] {
@@ -197,7 +223,7 @@ mod tests {
     proptest! {
         #[test]
         fn options_come_back(
-            flags in any::<(bool, bool, bool)>(),
+            flags in any::<(bool, bool, bool, bool)>(),
             numbers in any::<(Option<u16>, u16, u64, u16)>(),
             work in proptest::collection::vec("[a-z=0-9:.GM]{1,20}", 0..3),
             breaks in proptest::option::of(prop_oneof![
@@ -206,6 +232,7 @@ mod tests {
         ) {
             let options = Options {
                 protocol: if flags.0 { ProtocolChoice::NoGracePeriod } else { ProtocolChoice::Fold },
+                descriptors: if flags.3 { DescriptorsChoice::Memdesc } else { DescriptorsChoice::Page },
                 walkers: numbers.0,
                 owners: numbers.1,
                 seed: numbers.2,

@@ -16,6 +16,7 @@ use crate::geometry::{Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::page::{Kind, MAX_REFS, PageKind, State};
 use crate::platform::Platform;
+use crate::stock::Source;
 use crate::sync::{Ordering, fence};
 
 /// A folio has [`MAX_REFS`] references: no more can be taken until some are put.
@@ -265,7 +266,7 @@ impl<'e, P: Platform> Frozen<'e, P> {
     /// # Errors
     /// [`OutOfMemory`]; the folio is as it was.
     pub fn unfold(&mut self) -> Result<(), OutOfMemory> {
-        self.engine.map.unfold(self.pfn(), self.order)
+        self.engine.map.unfold(self.pfn(), self.order, &mut Source::Machine)
     }
 
     /// Makes it frozen folios of order `to`. The first piece keeps the owner's data, the others begin with zeros; all
@@ -277,10 +278,20 @@ impl<'e, P: Platform> Frozen<'e, P> {
     /// The folio as it was, and why.
     #[allow(clippy::type_complexity)]
     pub fn split(self, to: Order) -> Result<Pieces<'e, P>, (Self, ReshapeError)> {
+        self.split_from(to, &mut Source::Machine)
+    }
+
+    /// The same, with memory from that source.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn split_from(
+        self,
+        to: Order,
+        source: &mut Source<'_>,
+    ) -> Result<Pieces<'e, P>, (Self, ReshapeError)> {
         if to >= self.order {
             return Err((self, ReshapeError::NotSmaller));
         }
-        if let Err(out_of_memory) = self.engine.split_block(self.pfn(), self.order, to) {
+        if let Err(out_of_memory) = self.engine.split_block(self.pfn(), self.order, to, source) {
             return Err((self, out_of_memory.into()));
         }
         let this = ManuallyDrop::new(self);

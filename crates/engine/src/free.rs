@@ -9,6 +9,7 @@ use crate::heap::OutOfMemory;
 use crate::mapping::FoldRange;
 use crate::page::Kind;
 use crate::platform::Platform;
+use crate::stock::Source;
 
 impl<P: Platform> Engine<P> {
     /// Frees a frozen folio that the caller owns. Allocates nothing and cannot fail.
@@ -99,12 +100,18 @@ impl<P: Platform> Engine<P> {
         self.map.withheld.mask(row) | self.map.holes.mask(row)
     }
 
-    pub(crate) fn split_block(&self, pfn: Pfn, order: Order, to: Order) -> Result<(), OutOfMemory> {
+    pub(crate) fn split_block(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        to: Order,
+        source: &mut Source<'_>,
+    ) -> Result<(), OutOfMemory> {
         let breaks_areas = order.get() >= AREA_ORDER && to.get() < AREA_ORDER;
         if breaks_areas {
-            self.frames(pfn).prepare_split(pfn, order)?;
+            self.frames(pfn).prepare_split(pfn, order, source)?;
         }
-        self.map.split(pfn, order, to, self.platform.cpu())?;
+        self.map.split(pfn, order, to, self.platform.cpu(), source)?;
         if breaks_areas {
             self.frames(pfn).split_whole(pfn, order);
         }

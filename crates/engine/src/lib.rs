@@ -71,6 +71,8 @@ mod poison;
 pub mod protocol;
 pub mod rcu;
 mod reserve;
+mod set_aside;
+mod stock;
 mod sync;
 mod table;
 mod walk;
@@ -100,6 +102,7 @@ pub use platform::Platform;
 pub use poison::{PoisonError, Poisoned};
 pub use protocol::class::{Class, Miss};
 pub use reserve::NewError;
+pub use set_aside::{Reshape, SetAside};
 pub use walk::Walker;
 pub use zone::{BlockState, Zone};
 

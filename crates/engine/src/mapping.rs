@@ -196,6 +196,22 @@ pub unsafe trait Mapping: Send + Sync {
     /// [`OutOfMemory`]: the machine cannot back the range now.
     unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory>;
 
+    /// Frames that materialising a range of `pages` (4 KiB each) takes at most, page tables included.
+    fn frames_for(&self, pages: u64) -> u64 {
+        pages
+    }
+
+    /// As [`materialise`](Self::materialise), with frames that [`Platform::set_aside`](crate::Platform::set_aside) has set aside:
+    /// it cannot fail. Returns how many of them it used, page tables included. A range may come in parts; there are
+    /// [`frames_for`](Self::frames_for) the whole set aside when it begins. Never called on a platform that refuses to set aside.
+    ///
+    /// # Safety
+    /// As `materialise`.
+    unsafe fn materialise_set_aside(&self, bytes: Range<u64>) -> u64 {
+        let _ = bytes;
+        0
+    }
+
     /// Takes the memory behind each of `ranges` away again, in order, and returns how many of them are folded. It flushes
     /// once for all of them. A range it could not fold stays as it was. Between start and end of the call the ranges may
     /// be unreadable, if there is a gap.

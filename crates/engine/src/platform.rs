@@ -2,6 +2,7 @@
 //! types.
 
 use crate::descriptors::seam::Descriptors;
+use crate::heap::OutOfMemory;
 use crate::protocol::Protocol;
 
 pub use crate::barrier::{Barrier, Fences};
@@ -36,6 +37,21 @@ pub trait Platform: Send + Sync {
 
     /// The barrier that reaches all of this machine's readers.
     fn barrier(&self) -> Self::Barrier;
+
+    /// Sets frames aside, from which [`Mapping::materialise_set_aside`] takes what cannot fail. A platform that refuses, as
+    /// here, has no [`SetAside`](crate::SetAside).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: there are not so many.
+    fn set_aside(&self, frames: u64) -> Result<(), OutOfMemory> {
+        let _ = frames;
+        Err(OutOfMemory)
+    }
+
+    /// Ends that for so many of the frames that are set aside and were not used. Cannot fail.
+    fn end_set_aside(&self, frames: u64) {
+        let _ = frames;
+    }
 
     /// A hint where the caller runs: threads that run at the same time should get different numbers. Any number is
     /// correct; equal ones only contend.

@@ -11,6 +11,7 @@ use core::ops::Range;
 use crate::geometry::PAGE_SIZE;
 use crate::heap::OutOfMemory;
 use crate::mapping::{FoldRange, Mapping};
+use crate::stock::Source;
 
 #[cfg(not(loom))]
 use crate::sync::{AtomicU8, AtomicU32, AtomicU64};
@@ -147,12 +148,21 @@ impl<T: TableEntry, M: Mapping> Table<T, M> {
     /// Of the table of descriptors, the caller owns the map pages of `entries`, and they are folded. Of other tables anyone
     /// may ask.
     pub(crate) fn materialise(&self, entries: Range<u64>) -> Result<(), OutOfMemory> {
+        self.materialise_from(entries, &mut Source::Machine)
+    }
+
+    /// The same, with memory from that source.
+    pub(crate) fn materialise_from(
+        &self,
+        entries: Range<u64>,
+        source: &mut Source<'_>,
+    ) -> Result<(), OutOfMemory> {
         if entries.start >= entries.end {
             return Ok(());
         }
         // SAFETY: the mapping is reached through this table alone. That of descriptors is materialised in one place
         // (`MemoryMap::materialise`), for owners of folded map pages only: no walker is led there, and no other code asks.
-        unsafe { self.mapping.materialise(self.bytes_of(entries.clone())) }?;
+        unsafe { source.materialise(&self.mapping, self.bytes_of(entries.clone())) }?;
         #[cfg(loom)]
         for index in entries {
             if let Some(item) = self.get(index) {

@@ -13,6 +13,7 @@
 mod barrier;
 mod budget;
 mod error;
+mod kept;
 mod madvise;
 pub mod measure;
 mod preempted;
@@ -27,11 +28,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pagefold_engine::platform::{Barrier, Owner, Platform, TableKind};
 use pagefold_engine::protocol::{Fold, Protocol};
-use pagefold_engine::{Descriptors, Page64};
+use pagefold_engine::{Descriptors, OutOfMemory, Page64};
 
 pub use barrier::{Membarrier, YieldingFences};
 pub use budget::Budget;
 pub use error::LinuxError;
+use kept::Kept;
 pub use preempted::{Preempted, Preemption, preempt_every};
 pub use probe::{Features, Missing};
 pub use region::Region;
@@ -43,6 +45,7 @@ pub struct Linux<B, O = (), R = Fold, D = Page64> {
     barrier: B,
     features: Arc<Features>,
     budget: Arc<Budget>,
+    kept: Arc<Kept>,
     strict: Option<Arc<StrictMode>>,
     _types: Types<O, R, D>,
 }
@@ -62,6 +65,7 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Linux<B, O, R, D
             barrier,
             features: Arc::new(features),
             budget: Arc::new(Budget::unlimited()),
+            kept: Arc::default(),
             strict: None,
             _types: PhantomData,
         })
@@ -102,7 +106,20 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Platform for Lin
 
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Region, LinuxError> {
         let strict = self.strict.clone().filter(|_| kind == TableKind::Map);
-        Region::reserve(kind, bytes, Arc::clone(&self.features), Arc::clone(&self.budget), strict)
+        let (budget, kept) = (Arc::clone(&self.budget), Arc::clone(&self.kept));
+        Region::reserve(kind, bytes, Arc::clone(&self.features), budget, kept, strict)
+    }
+
+    fn set_aside(&self, frames: u64) -> Result<(), OutOfMemory> {
+        if !self.budget.take(frames) {
+            return Err(OutOfMemory);
+        }
+        self.kept.add(frames).inspect_err(|_| self.budget.give(frames))
+    }
+
+    fn end_set_aside(&self, frames: u64) {
+        self.kept.give_back(frames);
+        self.budget.give(frames);
     }
 
     fn barrier(&self) -> B {

@@ -23,6 +23,7 @@ use rustix::mm::{
 
 use crate::budget::Budget;
 use crate::error::{Limit, LinuxError};
+use crate::kept::Kept;
 use crate::madvise::process_madvise_dontneed;
 use crate::measure::{self, Pages};
 use crate::probe::Features;
@@ -40,6 +41,7 @@ pub struct Region {
     kind: TableKind,
     features: Arc<Features>,
     budget: Arc<Budget>,
+    kept: Arc<Kept>,
     /// Pages behind the range, by our own count.
     pages: AtomicU64,
     /// Which pages those are; not for the memory map, whose classes say it.
@@ -58,6 +60,7 @@ impl Region {
         bytes: u64,
         features: Arc<Features>,
         budget: Arc<Budget>,
+        kept: Arc<Kept>,
         strict: Option<Arc<StrictMode>>,
     ) -> Result<Self, LinuxError> {
         let no_space =
@@ -85,6 +88,7 @@ impl Region {
             kind,
             features,
             budget,
+            kept,
             pages: AtomicU64::new(0),
             backed: zeroed_words(words).ok_or_else(|| no_space(Errno::NOMEM.into()))?,
             strict,
@@ -215,6 +219,34 @@ impl Region {
         }
     }
 
+    /// The whole pages that `bytes` lie in.
+    fn pages_of(&self, bytes: &Range<u64>) -> Range<u64> {
+        let start = bytes.start / PAGE;
+        start..bytes.end.min(self.len).div_ceil(PAGE).max(start)
+    }
+
+    /// How many of `pages` have no memory.
+    fn wanted(&self, pages: &Range<u64>) -> u64 {
+        if self.kind.folds() { pages.end - pages.start } else { self.unbacked(pages.clone()) }
+    }
+
+    /// Notes that `pages` have memory, of which `wanted` had none before. Returns how many are new.
+    fn note_backed(&self, pages: Range<u64>, wanted: u64) -> u64 {
+        let mut fresh = wanted;
+        if !self.kind.folds() {
+            // Others may have populated some of the same pages: whoever notes a page first counts it.
+            fresh = 0;
+            for page in pages {
+                if let Some(word) = self.backed.get((page / 64) as usize) {
+                    let bit = 1 << (page % 64);
+                    fresh += u64::from(word.fetch_or(bit, Ordering::AcqRel) & bit == 0);
+                }
+            }
+        }
+        self.pages.fetch_add(fresh, Ordering::Relaxed);
+        fresh
+    }
+
     /// Those pages of a range that are not noted as backed.
     fn unbacked(&self, pages: Range<u64>) -> u64 {
         pages.filter(|&page| !self.is_backed(page)).count() as u64
@@ -246,11 +278,8 @@ unsafe impl Mapping for Region {
     }
 
     unsafe fn materialise(&self, bytes: Range<u64>) -> Result<(), OutOfMemory> {
-        let pages = bytes.start / PAGE..bytes.end.min(self.len).div_ceil(PAGE);
-        if pages.start >= pages.end {
-            return Ok(());
-        }
-        let wanted = if self.kind.folds() { pages.end - pages.start } else { self.unbacked(pages.clone()) };
+        let pages = self.pages_of(&bytes);
+        let wanted = self.wanted(&pages);
         if wanted == 0 {
             return Ok(());
         }
@@ -266,20 +295,27 @@ unsafe impl Mapping for Region {
             }
             return Err(OutOfMemory);
         }
-        let mut fresh = wanted;
-        if !self.kind.folds() {
-            // Others may have populated some of the same pages: whoever notes a page first counts it.
-            fresh = 0;
-            for page in pages {
-                if let Some(word) = self.backed.get((page / 64) as usize) {
-                    let bit = 1 << (page % 64);
-                    fresh += u64::from(word.fetch_or(bit, Ordering::AcqRel) & bit == 0);
-                }
-            }
-            self.budget.give(wanted - fresh.min(wanted));
-        }
-        self.pages.fetch_add(fresh, Ordering::Relaxed);
+        let fresh = self.note_backed(pages, wanted);
+        self.budget.give(wanted - fresh.min(wanted));
         Ok(())
+    }
+
+    unsafe fn materialise_set_aside(&self, bytes: Range<u64>) -> u64 {
+        let pages = self.pages_of(&bytes);
+        let wanted = self.wanted(&pages);
+        if wanted == 0 {
+            return 0;
+        }
+        self.kept.give_back(wanted);
+        // The limits that are this process's have room for what was just given back; the machine's memory the kernel waits
+        // for. What it does refuse for a moment is asked for again.
+        while self.populate(&(pages.start * PAGE..pages.end * PAGE)).is_err() {
+            std::thread::yield_now();
+        }
+        let fresh = self.note_backed(pages, wanted);
+        // Of pages that others populated meanwhile the budget has those already.
+        self.budget.give(wanted - fresh.min(wanted));
+        wanted
     }
 
     unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {

@@ -1,9 +1,9 @@
 //! What folding would leave of a machine's descriptors: computed from the states of its pages.
 //!
-//! The rule is the engine's (`docs/architecture.md`), by which `pagefold replay` loads a machine and folds it; a test of
-//! the command holds the two against each other. One map page describes 64 pages:
+//! The rules are the engine's (`docs/architecture.md`), by which `pagefold replay` loads a machine and folds it; a test of
+//! the command holds the two against each other:
 //!
-//! * of a folio of 128 pages (512 KiB) or more, the map page with its head stays;
+//! * of a large folio, as many map pages stay as the [`Rule`] says;
 //! * map pages of which no page is in use are folded, those that are all offline or without memory as well;
 //! * all others stay. Poisoned pages keep none: they are recorded beside the map.
 
@@ -12,6 +12,37 @@ use std::ops::Range;
 use crate::extents::Extent;
 use crate::geometry::{MAX_ORDER, PAGES_PER_MAP_PAGE};
 use crate::state::PageState;
+
+/// What depends on the kind of descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Pages that a map page (4 KiB of the memory map) describes.
+    pub pages_per_map_page: u64,
+    /// Map pages that stay of a folio that fills more than so many.
+    pub kept: u64,
+}
+
+impl Rule {
+    /// Descriptors of 64 bytes: the map page with the head stays.
+    pub const PAGE: Rule = Rule { pages_per_map_page: PAGES_PER_MAP_PAGE, kept: 1 };
+    /// Words of 8 bytes: one class entry says what all words of a map page would say.
+    pub const MEMDESC: Rule = Rule { pages_per_map_page: 512, kept: 0 };
+}
+
+/// What folding leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Map pages that stay.
+    pub map_pages: u64,
+    /// Page tables that map them: one for 512 map pages, of which any stays.
+    pub page_tables: u64,
+    /// Folios: where descriptors are objects, so many objects. Reserved memory is in blocks as large as fit, and odd pages of
+    /// offline memory are one each.
+    pub folios: u64,
+}
+
+/// Map pages that a page table maps.
+const MAP_PAGES_PER_TABLE: u64 = 512;
 
 /// What becomes of a map page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,23 +72,39 @@ pub struct Part {
     pub kept: f64,
 }
 
-/// Visits the parts of extents, which are in ascending order and do not overlap. Returns how many map pages stay.
-pub fn parts(extents: impl Iterator<Item = Extent>, visit: &mut dyn FnMut(Part)) -> u64 {
-    let mut map = Fates { open: Vec::new(), kept: 0, visit };
-    extents.for_each(|extent| map.extent(&extent));
-    map.close();
-    map.kept
+/// Visits the parts of extents, which are in ascending order and do not overlap. Returns what stays.
+pub fn parts(rule: Rule, extents: impl Iterator<Item = Extent>, visit: impl FnMut(Part)) -> Left {
+    let mut fates = Fates::new(rule, visit);
+    extents.for_each(|extent| fates.extent(&extent));
+    fates.close()
 }
 
-struct Fates<'v> {
+/// The fates of map pages under one rule, extent by extent.
+pub struct Fates<V> {
+    rule: Rule,
     /// Parts of one map page that is being put together, and whether they keep it.
     open: Vec<(Range<u64>, PageState, bool)>,
-    kept: u64,
-    visit: &'v mut dyn FnMut(Part),
+    left: Left,
+    /// Page tables below are counted.
+    next_table: u64,
+    visit: V,
 }
 
-impl Fates<'_> {
-    fn extent(&mut self, extent: &Extent) {
+impl<V: FnMut(Part)> Fates<V> {
+    /// Before the first extent. `visit` sees each part.
+    pub fn new(rule: Rule, visit: V) -> Self {
+        Self { rule, open: Vec::new(), left: Left::default(), next_table: 0, visit }
+    }
+
+    /// After the last extent: what stays.
+    pub fn close(mut self) -> Left {
+        self.close_map_page();
+        self.left
+    }
+
+    /// The next extent, in ascending order.
+    pub fn extent(&mut self, extent: &Extent) {
+        let described = self.rule.pages_per_map_page;
         let Extent { start, pages, order, state, .. } = *extent;
         let end = start + pages;
         match state {
@@ -66,12 +113,13 @@ impl Fates<'_> {
             }
             PageState::Offline | PageState::NoPage => {
                 let fate = if state == PageState::Offline { Fate::Offline } else { Fate::Absent };
-                let whole =
-                    start.next_multiple_of(PAGES_PER_MAP_PAGE)..end / PAGES_PER_MAP_PAGE * PAGES_PER_MAP_PAGE;
+                let whole = start.next_multiple_of(described)..end / described * described;
                 if whole.start >= whole.end {
+                    self.left.folios += pages;
                     return self.add(start..end, state, Fate::Mapped);
                 }
                 // The odd pages at its ends share their map pages with others.
+                self.left.folios += pages - (whole.end - whole.start);
                 self.add(start..whole.start, state, Fate::Mapped);
                 self.add(whole.clone(), state, fate);
                 self.add(whole.end..end, state, Fate::Mapped);
@@ -81,39 +129,46 @@ impl Fates<'_> {
                 let mut at = start;
                 while at < end {
                     let order = at.trailing_zeros().min((end - at).ilog2()).min(MAX_ORDER);
+                    self.left.folios += 1;
                     self.folio(at, 1 << order, state);
                     at += 1 << order;
                 }
             }
-            _ if 1 << order > PAGES_PER_MAP_PAGE => {
+            _ => {
+                self.left.folios += pages >> order;
+                if 1 << order < described {
+                    return self.add(start..end, state, Fate::Mapped);
+                }
                 (start..end).step_by(1 << order).for_each(|head| self.folio(head, 1 << order, state));
             }
-            _ => self.add(start..end, state, Fate::Mapped),
         }
     }
 
     fn folio(&mut self, head: u64, pages: u64, state: PageState) {
-        let kept = head + pages.min(PAGES_PER_MAP_PAGE);
-        self.add(head..kept, state, Fate::Mapped);
-        self.add(kept..head + pages, state, Fate::Tail);
+        let Rule { pages_per_map_page, kept } = self.rule;
+        let kept = if pages < pages_per_map_page { pages } else { pages.min(kept * pages_per_map_page) };
+        self.add(head..head + kept, state, Fate::Mapped);
+        self.add(head + kept..head + pages, state, Fate::Tail);
     }
 
     /// Pages whose map pages meet a fate, as far as their neighbours have no other.
     fn add(&mut self, pages: Range<u64>, state: PageState, fate: Fate) {
+        let described = self.rule.pages_per_map_page;
         let mut at = pages.start;
         while at < pages.end {
-            let map_page = at / PAGES_PER_MAP_PAGE;
-            if self.open.last().is_some_and(|(open, ..)| open.start / PAGES_PER_MAP_PAGE != map_page) {
-                self.close();
+            let map_page = at / described;
+            if self.open.last().is_some_and(|(open, ..)| open.start / described != map_page) {
+                self.close_map_page();
             }
-            let whole = pages.end / PAGES_PER_MAP_PAGE * PAGES_PER_MAP_PAGE;
-            if at.is_multiple_of(PAGES_PER_MAP_PAGE) && at < whole {
-                let kept = if fate == Fate::Mapped { (whole - at) / PAGES_PER_MAP_PAGE } else { 0 };
-                self.kept += kept;
-                (self.visit)(Part { pages: at..whole, state, fate, kept: kept as f64 });
+            let whole = pages.end / described * described;
+            if at.is_multiple_of(described) && at < whole {
+                let stay = if fate == Fate::Mapped { map_page..whole / described } else { 0..0 };
+                let kept = (stay.end - stay.start) as f64;
+                self.keep(stay);
+                (self.visit)(Part { pages: at..whole, state, fate, kept });
                 at = whole;
             } else {
-                let stop = pages.end.min((map_page + 1) * PAGES_PER_MAP_PAGE);
+                let stop = pages.end.min((map_page + 1) * described);
                 self.open.push((at..stop, state, fate == Fate::Mapped));
                 at = stop;
             }
@@ -121,15 +176,31 @@ impl Fates<'_> {
     }
 
     /// Ends the map page that is open.
-    fn close(&mut self) {
+    fn close_map_page(&mut self) {
         let length = |pages: &Range<u64>| pages.end - pages.start;
         let keeping: u64 = self.open.iter().filter(|part| part.2).map(|part| length(&part.0)).sum();
-        self.kept += u64::from(keeping > 0);
+        if keeping > 0
+            && let Some((pages, ..)) = self.open.first()
+        {
+            let map_page = pages.start / self.rule.pages_per_map_page;
+            self.keep(map_page..map_page + 1);
+        }
         let fate = if keeping > 0 { Fate::Mapped } else { Fate::Free };
         for (pages, state, keeps) in self.open.drain(..) {
             let kept = if keeps { length(&pages) as f64 / keeping as f64 } else { 0.0 };
             (self.visit)(Part { pages, state, fate, kept });
         }
+    }
+
+    /// Counts map pages that stay, and the page tables above them.
+    fn keep(&mut self, map_pages: Range<u64>) {
+        if map_pages.is_empty() {
+            return;
+        }
+        self.left.map_pages += map_pages.end - map_pages.start;
+        let first = (map_pages.start / MAP_PAGES_PER_TABLE).max(self.next_table);
+        self.next_table = map_pages.end.div_ceil(MAP_PAGES_PER_TABLE).max(first);
+        self.left.page_tables += self.next_table - first;
     }
 }
 
@@ -149,7 +220,7 @@ mod tests {
             mapcount: 0,
             optimised: false,
         });
-        let kept = parts(extents, &mut |part| {
+        let kept = parts(Rule::PAGE, extents, |part| {
             shared += part.kept;
             let pages = part.pages.end - part.pages.start;
             match seen.last_mut() {
@@ -157,8 +228,8 @@ mod tests {
                 _ => seen.push((part.pages.start, pages, part.fate)),
             }
         });
-        assert_eq!(shared.round() as u64, kept);
-        (seen, kept)
+        assert_eq!(shared.round() as u64, kept.map_pages);
+        (seen, kept.map_pages)
     }
 
     use Fate::{Absent, Free, Mapped, Offline, Tail};
@@ -215,7 +286,8 @@ mod tests {
             extent(32, 32, PageState::Slab),
         ];
         let mut kept = Vec::new();
-        assert_eq!(parts(extents.into_iter(), &mut |part| kept.push((part.kept * 3.0).round())), 1);
+        let left = parts(Rule::PAGE, extents.into_iter(), |part| kept.push((part.kept * 3.0).round()));
+        assert_eq!(left, Left { map_pages: 1, page_tables: 1, folios: 48 });
         assert_eq!(kept, [1.0, 0.0, 2.0]);
     }
 }

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::extents::Extent;
 use crate::fake_heads;
-use crate::folding::{self, Fate};
-use crate::geometry::{ORDERS, PAGES_PER_SECTION};
+use crate::folding::{Fates, Left, Rule};
+use crate::geometry::ORDERS;
 use crate::machine::Machine;
 use crate::state::PageState;
 
@@ -21,10 +21,10 @@ pub struct Tally {
     pub hugetlb: [u64; ORDERS],
     /// Those of them that HVO has optimised, if page flags tell which they are (see [`crate::fake_heads`]).
     pub optimised: Option<[u64; ORDERS]>,
-    /// Map pages that folding would leave.
-    pub map_pages_left: u64,
-    /// Sections (128 MiB) in which it would leave any.
-    pub sections_left: u64,
+    /// What folding would leave of descriptors of 64 bytes a page.
+    pub page: Left,
+    /// What it would leave of a word a page and an object a folio.
+    pub memdesc: Left,
     /// Runs of offline pages, in ascending order.
     pub offline: Vec<Range<u64>>,
 }
@@ -34,7 +34,7 @@ pub struct Tally {
 pub struct StateTally {
     /// Pages.
     pub pages: u64,
-    /// Map pages that folding would leave for them ([`folding::Part::kept`]).
+    /// Map pages that folding would leave for them ([`Part::kept`](crate::folding::Part::kept)).
     pub map_pages_left: f64,
 }
 
@@ -46,24 +46,19 @@ impl Tally {
             folios: [0; ORDERS],
             hugetlb: [0; ORDERS],
             optimised: fake_heads::are_shown(machine).then_some([0; ORDERS]),
-            map_pages_left: 0,
-            sections_left: 0,
+            page: Left::default(),
+            memdesc: Left::default(),
             offline: Vec::new(),
         };
-        // Sections below are counted.
-        let mut next_section = 0;
-        let (mut kept, mut sections_left) = ([0.0; PageState::ALL.len()], 0);
-        let extents = machine.extents().inspect(|extent| tally.add(extent));
-        let map_pages_left = folding::parts(extents, &mut |part| {
-            kept[index(part.state)] += part.kept;
-            if part.fate == Fate::Mapped {
-                let first = (part.pages.start / PAGES_PER_SECTION).max(next_section);
-                next_section = part.pages.end.div_ceil(PAGES_PER_SECTION).max(first);
-                sections_left += next_section - first;
-            }
-        });
-        tally.map_pages_left = map_pages_left;
-        tally.sections_left = sections_left;
+        let mut kept = [0.0; PageState::ALL.len()];
+        let mut page = Fates::new(Rule::PAGE, |part| kept[index(part.state)] += part.kept);
+        let mut memdesc = Fates::new(Rule::MEMDESC, drop);
+        for extent in machine.extents() {
+            tally.add(&extent);
+            page.extent(&extent);
+            memdesc.extent(&extent);
+        }
+        (tally.page, tally.memdesc) = (page.close(), memdesc.close());
         for (state, kept) in tally.states.iter_mut().zip(kept) {
             state.map_pages_left = kept;
         }
@@ -150,18 +145,21 @@ mod tests {
         Tally::of(&machine(pages, runs))
     }
 
-    /// The rule, page by page: which map pages stay.
-    fn by_the_rule(machine: &Machine) -> (u64, u64) {
-        const PAGES: u64 = crate::geometry::PAGES_PER_MAP_PAGE;
+    /// The rule, page by page: which map pages stay, and how many folios there are.
+    fn by_the_rule(machine: &Machine, described: u64, keeps_head: bool) -> Left {
         let mut kept = std::collections::BTreeSet::new();
+        let mut folios = 0;
         for Extent { start, pages, order, state, .. } in machine.extents() {
             let end = start + pages;
             match state {
                 PageState::Free | PageState::Deferred | PageState::HwPoison => {}
                 PageState::Offline | PageState::NoPage => {
-                    let is_whole =
-                        |page: u64| start <= page / PAGES * PAGES && (page / PAGES + 1) * PAGES <= end;
-                    kept.extend((start..end).filter(|&page| !is_whole(page)).map(|page| page / PAGES));
+                    let is_whole = |page: u64| {
+                        start <= page / described * described && (page / described + 1) * described <= end
+                    };
+                    let odd = (start..end).filter(|&page| !is_whole(page));
+                    folios += odd.clone().count() as u64;
+                    kept.extend(odd.map(|page| page / described));
                 }
                 _ => {
                     let mut at = start;
@@ -170,15 +168,18 @@ mod tests {
                             PageState::Reserved => at.trailing_zeros().min((end - at).ilog2()).min(18),
                             _ => order,
                         };
-                        // A folio that fits into a map page keeps it; of a larger one, the first is kept.
-                        kept.insert(at / PAGES);
+                        // A folio that is less than a map page keeps it; of others the first is kept, or none.
+                        if 1 << order < described || keeps_head {
+                            kept.insert(at / described);
+                        }
+                        folios += 1;
                         at += 1 << order;
                     }
                 }
             }
         }
-        let sections: std::collections::BTreeSet<u64> = kept.iter().map(|map_page| map_page / 512).collect();
-        (kept.len() as u64, sections.len() as u64)
+        let tables: std::collections::BTreeSet<u64> = kept.iter().map(|map_page| map_page / 512).collect();
+        Left { map_pages: kept.len() as u64, page_tables: tables.len() as u64, folios }
     }
 
     proptest! {
@@ -206,9 +207,10 @@ mod tests {
             }
             let machine = machine(1 << 18, &runs);
             let tally = Tally::of(&machine);
-            prop_assert_eq!((tally.map_pages_left, tally.sections_left), by_the_rule(&machine));
+            prop_assert_eq!(tally.page, by_the_rule(&machine, 64, true));
+            prop_assert_eq!(tally.memdesc, by_the_rule(&machine, 512, false));
             let shared: f64 = tally.states.iter().map(|state| state.map_pages_left).sum();
-            prop_assert!((shared - tally.map_pages_left as f64).abs() < 1e-6);
+            prop_assert!((shared - tally.page.map_pages as f64).abs() < 1e-6);
             let pages: u64 = tally.states.iter().map(|state| state.pages).sum();
             prop_assert_eq!(pages, machine.pages());
         }
@@ -217,7 +219,8 @@ mod tests {
     #[test]
     fn free_memory_folds_and_small_pages_do_not() {
         let tally = tally(1 << 16, &[(0, 4096, BUDDY), (4096, 64, SLAB), (4160, 1, LRU), (4161, 63, BUDDY)]);
-        assert_eq!((tally.map_pages_left, tally.sections_left), (2, 1));
+        assert_eq!(tally.page, Left { map_pages: 2, page_tables: 1, folios: 65 });
+        assert_eq!(tally.memdesc, Left { map_pages: 1, page_tables: 1, folios: 65 });
         assert_eq!(tally.state(PageState::Slab), StateTally { pages: 64, map_pages_left: 1.0 });
         assert_eq!(tally.state(PageState::File), StateTally { pages: 1, map_pages_left: 1.0 });
         assert_eq!(tally.state(PageState::Free).pages, (1 << 16) - 65);
@@ -233,7 +236,8 @@ mod tests {
             2 << 18,
             &[(512, 1, head), (513, 511, tail), (gigabyte, 1, head), (gigabyte + 1, gigabyte - 1, tail)],
         );
-        assert_eq!((tally.map_pages_left, tally.sections_left), (2, 2));
+        assert_eq!(tally.page, Left { map_pages: 2, page_tables: 2, folios: 2 });
+        assert_eq!(tally.memdesc, Left { map_pages: 0, page_tables: 0, folios: 2 });
         assert_eq!((tally.hugetlb[9], tally.hugetlb[18]), (1, 1));
     }
 
@@ -245,7 +249,7 @@ mod tests {
         assert_eq!((tally.offline_in(0..1 << 15), tally.offline_in(0..1024)), (32_256, 512));
         assert_eq!((tally.offline_in(0..512), tally.offline_in(1 << 15..2 << 15)), (0, 0));
         assert_eq!((tally.offline_blocks(1 << 15), tally.offline_blocks(512)), (1, 63));
-        assert_eq!(tally.map_pages_left, 0);
+        assert_eq!(tally.page, Left::default());
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! killed-by = "pagefold-model rcu what_a_section_did_happens_before_the_end_of_the_grace_period"
 //! ```
 //!
-//! Instead of `killed-by` (package, test target, test) a mutant may be `equivalent = "why"`, or
+//! Instead of `killed-by` (package, test target, test; `package+feature` with a feature of it) a mutant may be `equivalent = "why"`, or
 //! `litmus = "name"` where the test is one of the litmus tests. A test target is the name of a file in `tests/`, or
 //! `lib` for tests beside the code. `hang = true` says that the mutant is noticed because the test does not end.
 
@@ -77,10 +77,20 @@ pub struct Test {
 /// One test binary.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Binary {
-    /// The package.
+    /// The package; `package+feature` with a feature of it.
     pub package: String,
     /// The file in `tests/`, or `lib`.
     pub target: String,
+}
+
+impl Binary {
+    /// The package's name, and the feature that it is built with.
+    pub fn package_and_feature(&self) -> (&str, Option<&str>) {
+        match self.package.split_once('+') {
+            Some((package, feature)) => (package, Some(feature)),
+            None => (&self.package, None),
+        }
+    }
 }
 
 impl fmt::Display for Binary {

@@ -176,7 +176,9 @@ impl Copy {
     /// Builds a test binary of the copy as it is now; if that fails, what the compiler said.
     fn build(&self, binary: &Binary) -> Result<Result<Built, String>> {
         let mut cargo = self.cargo("test");
-        cargo.args(["--package", &binary.package]);
+        let (package, feature) = binary.package_and_feature();
+        cargo.args(["--package", package]);
+        cargo.args(feature.iter().flat_map(|feature| ["--features", feature]));
         match binary.target.as_str() {
             "lib" => cargo.arg("--lib"),
             target => cargo.args(["--test", target]),

@@ -52,7 +52,7 @@ impl Means {
     }
 
     fn of(binary: &Binary) -> Means {
-        match (binary.package.as_str(), binary.target.as_str()) {
+        match (binary.package_and_feature().0, binary.target.as_str()) {
             ("pagefold-model", _) => Means::Loom,
             (_, "lib") => Means::Unit,
             (_, "reference_model") => Means::Proptest,

@@ -5,6 +5,7 @@ mod boot;
 mod cost;
 mod covered;
 mod deliver;
+mod descriptors;
 mod device;
 mod diff;
 mod exit;

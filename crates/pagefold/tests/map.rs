@@ -111,6 +111,32 @@ fn cells_sum_to_the_machine() {
     }
 }
 
+/// The same with a word a page and an object a folio: words and objects exactly (as far as objects are in use), all of it within
+/// 1 % and 32 pages (each of a dozen tables begins with a whole one), as `report` and `plan` say it.
+fn memdesc_is_what_the_engine_leaves(runs: &[(&[&str], &[&str])]) {
+    for (machine, replayed) in runs {
+        let report = json(pagefold().arg("report").args(*machine).arg("--json").assert().success());
+        let plan = json(pagefold().arg("plan").args(*machine).arg("--json").assert().success());
+        let quick =
+            ["--descriptors", "memdesc", "--seconds", "0", "--walkers", "0", "--owners", "0", "--json"];
+        let replay = json(pagefold().arg("replay").args(*replayed).args(quick).assert().success());
+        let memdesc = &report["folding"]["memdesc"];
+        let exact = |what: &str| {
+            assert_eq!(memdesc[what]["min"], memdesc[what]["max"], "{memdesc:#}");
+            memdesc[what]["min"].as_u64().unwrap()
+        };
+        let replayed = |part: &str| replay["folded"][part]["smaps"].as_u64().unwrap();
+        assert_eq!(exact("words"), replayed("map"));
+        assert_eq!(exact("objects"), replay["objects"].as_u64().unwrap() * 64);
+        let all: u64 = ["map", "objects", "page_tables", "classes", "allocator"].map(replayed).iter().sum();
+        let near = |computed: u64| computed.abs_diff(all) <= (all / 100).max(32 * 4096);
+        assert!(near(exact("total")), "{} computed, {all} replayed", exact("total"));
+        let scenarios = plan["scenarios"].as_array().unwrap();
+        let planned = scenarios.iter().find(|row| row["name"] == "memdesc of 8 bytes, folded").unwrap();
+        assert!(near(planned["descriptors"]["max"].as_u64().unwrap()), "{planned:#}, {all} replayed");
+    }
+}
+
 /// What the map and the report compute, the engine must do.
 #[test]
 fn folding_on_the_map_is_what_the_engine_leaves() {
@@ -139,6 +165,7 @@ fn folding_on_the_map_is_what_the_engine_leaves() {
         assert_eq!(left["min"], left["max"]);
         assert_eq!(left["min"], replay["folded"]["map"]["counted"], "{left:#}");
     }
+    memdesc_is_what_the_engine_leaves(&[(&["--sample"], &["--sample"]), (&[file], &["--snapshot", file])]);
     let replayed = replay().args(["--seconds", "0", "--owners", "0", "--json"]).assert().success();
     let map = json(map().args(["--json"]).assert().success());
     for row in json(replayed)["states"].as_array().unwrap() {

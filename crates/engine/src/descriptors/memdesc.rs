@@ -40,6 +40,7 @@ use crate::protocol::class::{Class, ClassEntry, Miss};
 use crate::protocol::classes::Classed;
 use crate::rcu::Reader;
 use crate::reserve::{NewError, Tables};
+use crate::stock::Source;
 use crate::sync::{AtomicU64, MapWord, Ordering};
 use crate::table::{TableEntry, View};
 
@@ -182,6 +183,16 @@ impl<M: Mapping, O: Owner> MemdescMap<M, O> {
         object.state.store(State::head(order, kind.into()).0, Ordering::Release);
     }
 
+    /// An object that no folio has.
+    fn object_from(&self, cpu: usize, source: &mut Source<'_>) -> Result<(u64, &Object<O>), OutOfMemory> {
+        match source {
+            Source::Machine => self.objects.alloc(cpu),
+            Source::Stock(stock) => {
+                stock.objects.pop().ok_or(OutOfMemory).and_then(|number| self.objects.take_aside(number))
+            }
+        }
+    }
+
     /// Names `object` for the block at `pfn`: by words, or by class.
     fn name(&self, by_words: bool, pfn: Pfn, order: Order, object: u64) {
         if by_words {
@@ -195,16 +206,15 @@ impl<M: Mapping, O: Owner> MemdescMap<M, O> {
     /// error each is the whole folio's again.
     fn name_pieces(
         &self,
-        whole: (Pfn, Order, u64),
-        to: Order,
-        kind: Kind,
+        (pfn, order, of_whole): (Pfn, Order, u64),
+        (to, kind): (Order, Kind),
         by_words: bool,
         cpu: usize,
+        source: &mut Source<'_>,
     ) -> Result<(), OutOfMemory> {
-        let (pfn, order, of_whole) = whole;
         let pieces = || (pfn.0..pfn.0 + order.pages()).step_by(to.pages() as usize).skip(1).map(Pfn);
         for (done, piece) in pieces().enumerate() {
-            let Ok((number, object)) = self.objects.alloc(cpu) else {
+            let Ok((number, object)) = self.object_from(cpu, source) else {
                 for piece in pieces().take(done) {
                     let number = match by_words {
                         true => self.pages.get(piece.0).and_then(|word| word.object(Ordering::Relaxed)),
@@ -368,13 +378,13 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         self.objects.free(self.objects.number_of(head), head);
     }
 
-    fn unfold(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory> {
+    fn unfold(&self, pfn: Pfn, order: Order, source: &mut Source<'_>) -> Result<(), OutOfMemory> {
         if self.has_words(pfn) {
             return Ok(());
         }
         let all = self.map_pages(pfn, order);
         let Some((number, _)) = self.object_of(pfn) else { return Ok(()) };
-        self.materialise_missing(all.clone())?;
+        self.materialise_missing(all.clone(), source)?;
         // While the class says folded no walker looks at the words, and when it says `Mapped` they are whole.
         self.write_words(pfn, order, number);
         all.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
@@ -393,15 +403,36 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         all
     }
 
-    fn split(&self, pfn: Pfn, order: Order, to: Order, cpu: usize) -> Result<(), OutOfMemory> {
+    fn objects_for(pieces: u64) -> u64 {
+        // The first piece keeps the folio's.
+        pieces.saturating_sub(1)
+    }
+    fn take_object(&self, cpu: usize) -> Result<u64, OutOfMemory> {
+        self.objects.set_aside(cpu)
+    }
+    fn give_object(&self, number: u64) {
+        if let Ok((number, object)) = self.objects.take_aside(number) {
+            self.objects.free(number, object);
+        }
+    }
+
+    fn split(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        to: Order,
+        cpu: usize,
+        source: &mut Source<'_>,
+    ) -> Result<(), OutOfMemory> {
         let Some((number, object)) = self.object_of(pfn) else { return Err(OutOfMemory) };
         let kind = State(object.state.load(Ordering::Relaxed)).kind().owned().unwrap_or(Kind::Kernel);
         let (all, had_words) = (self.map_pages(pfn, order), self.has_words(pfn));
         let by_words = had_words || !Memdesc::is_foldable(to);
         if by_words && !had_words {
-            self.materialise_missing(all.clone())?;
+            self.materialise_missing(all.clone(), source)?;
         }
-        if let Err(out_of_memory) = self.name_pieces((pfn, order, number), to, kind, by_words, cpu) {
+        if let Err(out_of_memory) = self.name_pieces((pfn, order, number), (to, kind), by_words, cpu, source)
+        {
             if by_words && !had_words {
                 self.fold_missing(all);
             }

@@ -101,6 +101,8 @@ pub(super) struct Objects<M, O> {
     extending: AtomicBool,
     /// Objects that folders have taken, and not given back yet.
     folding: AtomicU64,
+    /// Objects that are set aside.
+    aside: AtomicU64,
 }
 
 impl<M: Mapping, O: Owner> Objects<M, O> {
@@ -119,6 +121,7 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
             online: AtomicU64::new(0),
             extending: AtomicBool::new(false),
             folding: AtomicU64::new(0),
+            aside: AtomicU64::new(0),
         })
     }
 
@@ -150,7 +153,23 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
     /// Objects in use. Exact while nothing moves.
     pub(super) fn in_use(&self) -> u64 {
         let taken = self.online.load(Ordering::Relaxed) - self.frames.free_pages();
-        taken.saturating_sub(self.folding.load(Ordering::Relaxed))
+        let unused = self.folding.load(Ordering::Relaxed) + self.aside.load(Ordering::Relaxed);
+        taken.saturating_sub(unused)
+    }
+
+    /// Takes an object that no folio has, to be used later.
+    pub(super) fn set_aside(&self, cpu: usize) -> Result<u64, OutOfMemory> {
+        let (number, _) = self.alloc(cpu)?;
+        // Relaxed, as below: it is only counted.
+        self.aside.fetch_add(1, Ordering::Relaxed);
+        Ok(number)
+    }
+
+    /// An object that was set aside, for a folio.
+    pub(super) fn take_aside(&self, number: u64) -> Result<(u64, &Object<O>), OutOfMemory> {
+        let object = self.get(number).ok_or(OutOfMemory)?;
+        self.aside.fetch_sub(1, Ordering::Relaxed);
+        Ok((number, object))
     }
 
     /// Takes an object: its state is 0, and the owner's data as in a fresh descriptor.

@@ -16,6 +16,7 @@ use crate::protocol::class::{Class, ClassEntry, Miss};
 use crate::protocol::classes::Classed;
 use crate::rcu::Reader;
 use crate::reserve::{NewError, Tables};
+use crate::stock::Source;
 use crate::sync::{AtomicU8, MapWord, Ordering, OwnerCell};
 use crate::table::{TableEntry, View};
 
@@ -346,12 +347,12 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         });
     }
 
-    fn unfold(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory> {
+    fn unfold(&self, pfn: Pfn, order: Order, source: &mut Source<'_>) -> Result<(), OutOfMemory> {
         if !Page64::is_foldable(order) {
             return Ok(());
         }
         let tails = self.foldable(pfn, order);
-        self.materialise_missing(tails.clone())?;
+        self.materialise_missing(tails.clone(), source)?;
         // While the class says folded no walker looks at these words, and when it says `Mapped` they are whole.
         self.write_tails(pfn, order);
         tails.for_each(|tail| self.classes.set(MapPage(tail), ClassEntry::MAPPED));
@@ -373,14 +374,29 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         tails
     }
 
-    fn split(&self, pfn: Pfn, order: Order, to: Order, _: usize) -> Result<(), OutOfMemory> {
+    fn objects_for(_: u64) -> u64 {
+        0
+    }
+    fn take_object(&self, _: usize) -> Result<u64, OutOfMemory> {
+        Err(OutOfMemory)
+    }
+    fn give_object(&self, _: u64) {}
+
+    fn split(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        to: Order,
+        _: usize,
+        source: &mut Source<'_>,
+    ) -> Result<(), OutOfMemory> {
         let kind = self.word(pfn, Ordering::Relaxed).kind();
         let all = self.map_pages(pfn, order);
         let first = all.start;
         let map_pages_of_piece = self.map_pages(pfn, to).count() as u64;
         let is_flat = self.is_flat(pfn, order) && order >= MAP_PAGE;
         let stride = if is_flat { 1 } else { map_pages_of_piece };
-        self.materialise_missing(all.clone().step_by(stride as usize))?;
+        self.materialise_missing(all.clone().step_by(stride as usize), source)?;
         for leftover in all.clone().map(MapPage) {
             // Folded in class, but its memory has not gone yet: it may hold old words.
             let now = self.classes.get(leftover);

@@ -15,6 +15,7 @@ use crate::protocol::class::{Class, ClassEntry, Miss};
 use crate::protocol::classes::Classed;
 use crate::rcu::Reader;
 use crate::reserve::{NewError, Tables};
+use crate::stock::Source;
 use crate::sync::Ordering;
 
 /// A kind of descriptors: [`Page64`](crate::Page64) or [`Memdesc`](crate::Memdesc).
@@ -135,13 +136,26 @@ pub trait DescriptorMap<M: Mapping, O: Owner>:
     fn release(&self, head: &Self::Head, pfn: Pfn, order: Order);
     /// Materialises and writes everything that stands for single pages of a frozen folio (Linux: restoring the vmemmap).
     /// Nothing is changed on an error.
-    fn unfold(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory>;
+    fn unfold(&self, pfn: Pfn, order: Order, source: &mut Source<'_>) -> Result<(), OutOfMemory>;
     /// The map pages of a frozen folio that fold.
     fn foldable(&self, pfn: Pfn, order: Order) -> Range<u64>;
     /// Publishes those as folded, ahead of taking their memory away, which is to go after a grace period.
     fn publish_tails(&self, pfn: Pfn, order: Order) -> Range<u64>;
     /// Makes a frozen folio into frozen folios of order `to`. Nothing is changed on an error.
-    fn split(&self, pfn: Pfn, order: Order, to: Order, cpu: usize) -> Result<(), OutOfMemory>;
+    fn split(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        to: Order,
+        cpu: usize,
+        source: &mut Source<'_>,
+    ) -> Result<(), OutOfMemory>;
+    /// Objects that a split into `pieces` takes.
+    fn objects_for(pieces: u64) -> u64;
+    /// Takes an object that no folio has, for [`Stock::objects`](crate::stock::Stock): its number.
+    fn take_object(&self, cpu: usize) -> Result<u64, OutOfMemory>;
+    /// Gives such an object back.
+    fn give_object(&self, number: u64);
     /// Makes adjacent frozen folios that fill the block of `order` at `pfn` one frozen folio of `kind`, with the descriptor of
     /// the first. Cannot fail.
     fn collapse(&self, head: &Self::Head, pfn: Pfn, order: Order, kind: Kind);

@@ -6,6 +6,7 @@ use super::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
+use crate::stock::{Source, frames_for};
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
@@ -108,12 +109,25 @@ impl<M: Mapping> Frames<M> {
     }
 
     /// Makes sure that [`split_whole`](Self::split_whole) of the block cannot fail.
-    pub(crate) fn prepare_split(&self, pfn: Pfn, order: Order) -> Result<(), OutOfMemory> {
+    pub(crate) fn prepare_split(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        source: &mut Source<'_>,
+    ) -> Result<(), OutOfMemory> {
         if order.get() < AREA_ORDER {
             return Ok(());
         }
         let first = pfn.row().0;
-        self.rows.materialise(first..first + order.rows())
+        self.rows.materialise_from(first..first + order.rows(), source)
+    }
+
+    /// Frames that [`prepare_split`](Self::prepare_split) of a folio of that order takes at most.
+    pub(crate) fn frames_for_split(&self, order: Order) -> u64 {
+        match order.get() < AREA_ORDER {
+            true => 0,
+            false => frames_for(self.rows.mapping(), &self.rows.bytes_of(0..order.rows())),
+        }
     }
 
     /// Turns the whole areas of a block that the caller owns into small pages that the caller owns.

@@ -11,6 +11,7 @@ use crate::heap::OutOfMemory;
 use crate::mapping::{FoldRange, Mapping};
 use crate::protocol::class::ClassEntry;
 use crate::protocol::classes::Classed;
+use crate::stock::Source;
 
 /// Ranges folded by one call.
 const BATCH: usize = 64;
@@ -109,7 +110,7 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
 
     /// Memory behind all of `map_pages`, whose classes keep saying folded. Nothing is changed on an error.
     pub(crate) fn materialise_offline(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
-        self.materialise_missing(map_pages.clone())?;
+        self.materialise_missing(map_pages.clone(), &mut Source::Machine)?;
         for map_page in map_pages.map(MapPage) {
             let class = self.classes.get(map_page);
             if !class.is_backed() {

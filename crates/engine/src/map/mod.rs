@@ -12,6 +12,7 @@ use crate::mapping::{FoldRange, Mapping};
 use crate::marks::Marks;
 use crate::protocol::class::{Class, ClassEntry};
 use crate::protocol::classes::{Classed, Classes};
+use crate::stock::Source;
 use crate::sync::{AtomicBool, AtomicU64, Ordering, spin_loop};
 use crate::table::{Table, TableEntry};
 
@@ -165,12 +166,12 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
     }
 
     /// Memory behind `map_pages`, all of them folded and the caller's alone. Nothing is changed on an error.
-    fn materialise(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
+    fn materialise(&self, map_pages: Range<u64>, source: &mut Source<'_>) -> Result<(), OutOfMemory> {
         debug_assert!(
             self.mapping().may_change(),
             "descriptors are unfolded where page tables may not change"
         );
-        self.pages.materialise(Self::entries(&map_pages))?;
+        self.pages.materialise_from(Self::entries(&map_pages), source)?;
         self.materialised.fetch_add(map_pages.end - map_pages.start, Ordering::Relaxed);
         for map_page in map_pages {
             self.reapply_poison(MapPage(map_page));
@@ -183,11 +184,12 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
     pub(crate) fn materialise_missing(
         &self,
         map_pages: impl Iterator<Item = u64> + Clone,
+        source: &mut Source<'_>,
     ) -> Result<(), OutOfMemory> {
         let missing =
             || map_pages.clone().filter(|&map_page| !self.classes.get(MapPage(map_page)).is_backed());
         for run in runs(missing()) {
-            if let Err(out_of_memory) = self.materialise(run.clone()) {
+            if let Err(out_of_memory) = self.materialise(run.clone(), source) {
                 for done in self::runs(missing()).take_while(|done| done.start < run.start) {
                     self.fold_unpublished(done);
                 }
@@ -240,7 +242,7 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
                 ClassEntry::FREE => {
                     self.classes.ensure(map_page.0..map_page.0 + 1)?;
                     if self.classes.begin_unfold(map_page) {
-                        let done = self.materialise(map_page.0..map_page.0 + 1);
+                        let done = self.materialise(map_page.0..map_page.0 + 1, &mut Source::Machine);
                         let class = if done.is_ok() { ClassEntry::MAPPED } else { ClassEntry::FREE };
                         self.classes.set(map_page, class);
                         return done;
@@ -297,7 +299,7 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
     /// unfolding any of it. Nothing is changed on an error.
     pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         self.classes.ensure(map_pages.clone())?;
-        self.materialise_missing(map_pages.clone())?;
+        self.materialise_missing(map_pages.clone(), &mut Source::Machine)?;
         map_pages.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
         Ok(())
     }

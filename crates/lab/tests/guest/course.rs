@@ -106,6 +106,21 @@ pub fn cycles_lose_nothing(pagefold: &Pagefold) {
     assert!(number(cycled, "report.flushes.folds") <= number(cycled, "cycles.rounds") + 10);
 }
 
+pub fn memdesc_loses_nothing(pagefold: &Pagefold) {
+    let arguments = "--memory 128M --cpus 4 --walkers 4 --owners 4 --device 4G --resize 1G --cycle 2000 \
+                     --descriptors memdesc";
+    let json = pagefold.boots(arguments, "");
+    assert_eq!(json["descriptors"], "memdesc");
+    let cycled = row(&json, 2);
+    // Of a folio of 2 MiB the one map page of its words folds, and its object stays.
+    assert!(number(cycled, "cycles.cycles") >= 2000 && number(cycled, "cycles.folded") >= 2000 * 9 / 10);
+    assert_eq!((number(cycled, "cycles.lost_frames"), number(cycled, "report.walks.violations")), (0, 0));
+    assert!(number(cycled, "report.walks.gets") > 0);
+    let tables = cycled["report"]["tables"].as_array().unwrap();
+    let objects = tables.iter().find(|table| table["name"] == "Objects").unwrap();
+    assert!(number(objects, "counted") > 0 && objects["counted"] == objects["measured"], "{objects}");
+}
+
 pub fn the_bug_traps(pagefold: &Pagefold) {
     let arguments = "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 \
                      --protocol no-grace-period";

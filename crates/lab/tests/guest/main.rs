@@ -22,6 +22,7 @@ type Test = (&'static str, fn(&Pagefold));
 const TESTS: &[Test] = &[
     ("a_tiny_machine_plugs_a_thousand_times_its_memory", course::grows_a_thousandfold),
     ("ten_thousand_cycles_under_walkers_lose_nothing", course::cycles_lose_nothing),
+    ("words_and_objects_lose_nothing_either", course::memdesc_loses_nothing),
     ("without_a_grace_period_it_traps", course::the_bug_traps),
     ("what_is_pinned_stays_and_the_rest_comes_back", course::pins_stay),
     ("one_to_eight_processors_come_up", course::processors_come_up),

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use pagefold_boot_protocol::{Break, LeftoversChoice, Options, ProtocolChoice};
+use pagefold_boot_protocol::{Break, DescriptorsChoice, LeftoversChoice, Options, ProtocolChoice};
+use pagefold_engine::{Descriptors, Memdesc, Page64};
 use pagefold_picture::amount::Bytes;
 use pagefold_workload::WorkloadArg;
 
 use super::step::Wishes;
+use crate::descriptors::DescriptorsArg;
 use crate::size::{parse_bytes, parse_seconds};
 
 /// Boot a small kernel on the engine in QEMU, and let its memory grow and shrink by virtio-mem
@@ -33,6 +35,7 @@ Examples:
                                                 see its pages; 'pagefold map', 'report' and 'diff' read the file
   pagefold boot --interactive                   a prompt; 'help' lists what it takes
   printf 'resize 4G\\ncycle 100\\n' | pagefold boot --interactive --json
+  pagefold boot --descriptors memdesc --resize 4G,0
   pagefold boot --protocol no-grace-period --resize 256M --cycle 10000
                                                 the bug: the guest traps, and says where
 ")]
@@ -128,6 +131,10 @@ pub struct GuestArgs {
     /// Which rules walkers and folders follow
     #[arg(long, value_enum, default_value_t = RulesArg::Fold)]
     pub protocol: RulesArg,
+
+    /// What a descriptor is
+    #[arg(long, value_enum, default_value_t = DescriptorsArg::Page)]
+    pub descriptors: DescriptorsArg,
 
     /// Drive virtio-mem in big-block mode: whole memory blocks only
     #[arg(long)]
@@ -358,12 +365,24 @@ impl GuestArgs {
         }
     }
 
+    /// What a descriptor is, as the command line spells it.
+    pub fn descriptors_name(&self) -> &'static str {
+        match self.descriptors {
+            DescriptorsArg::Page => Page64::NAME,
+            DescriptorsArg::Memdesc => Memdesc::NAME,
+        }
+    }
+
     /// The kernel's command line.
     pub fn command_line(&self, work: &[String]) -> String {
         let options = Options {
             protocol: match self.protocol {
                 RulesArg::Fold => ProtocolChoice::Fold,
                 RulesArg::NoGracePeriod => ProtocolChoice::NoGracePeriod,
+            },
+            descriptors: match self.descriptors {
+                DescriptorsArg::Page => DescriptorsChoice::Page,
+                DescriptorsArg::Memdesc => DescriptorsChoice::Memdesc,
             },
             walkers: self.walkers,
             owners: self.owners,

@@ -59,6 +59,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
         memory: args.machine.memory,
         cpus: args.machine.cpus,
         protocol: args.guest.protocol_name(),
+        descriptors: args.guest.descriptors_name(),
         hello,
         broken: life.rows.iter().flat_map(BootRow::broken).chain(life.broken).collect(),
         rows: life.rows,

@@ -16,6 +16,8 @@ pub struct BootOutcome {
     pub memory: u64,
     pub cpus: u32,
     pub protocol: &'static str,
+    /// What a descriptor is: `page` or `memdesc`.
+    pub descriptors: &'static str,
     /// What the guest said of itself when it came up.
     pub hello: Option<Hello>,
     pub rows: Vec<BootRow>,
@@ -53,10 +55,10 @@ pub fn linux(report: &Report) -> u64 {
 }
 
 impl BootRow {
-    /// Bytes of the memory map: by the engine's count, and by the page tables.
+    /// Bytes of the memory map and its objects: by the engine's count, and by the page tables.
     pub fn map(&self) -> (u64, u64) {
-        let map = self.report.tables.iter().find(|table| table.name == "Map");
-        map.map_or((0, 0), |map| (map.counted, map.measured))
+        let parts = self.report.tables.iter().filter(|table| ["Map", "Objects"].contains(&&*table.name));
+        parts.fold((0, 0), |sum, part| (sum.0 + part.counted, sum.1 + part.measured))
     }
 
     /// Bytes of all metadata: all tables by the page tables, and those.

@@ -1,7 +1,7 @@
 //! Physical memory by what folding leaves of its descriptors: computed, not measured.
 
 use pagefold_machine::Extent;
-use pagefold_machine::folding::parts;
+use pagefold_machine::folding::{Rule, parts};
 
 use pagefold_picture::Piece;
 use pagefold_picture::palette::{BLUE, Category, Color, GREEN, Palette, YELLOW};
@@ -30,8 +30,9 @@ pub static PALETTE: Palette = Palette {
 
 /// Visits all of a machine's memory by what becomes of its map pages. Returns how many stay materialised.
 pub fn pieces(covered: impl Iterator<Item = Extent>, visit: &mut dyn FnMut(Piece)) -> u64 {
-    parts(covered, &mut |part| {
+    let left = parts(Rule::PAGE, covered, |part| {
         let pages = part.pages.end - part.pages.start;
         visit(Piece { start: part.pages.start, pages, category: part.fate as usize });
-    })
+    });
+    left.map_pages
 }

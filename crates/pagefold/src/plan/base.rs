@@ -10,7 +10,8 @@ use pagefold_picture::amount::Bytes;
 use super::args::PlanArgs;
 use super::kernel::PlannedKernel;
 use crate::exit::usage;
-use crate::report::model::{Figure, How, Interval};
+use crate::report::memdesc::{tables_at_most, words_of};
+use crate::report::model::{Figure, How, Interval, MemdescReport};
 use crate::report::{Accounts, folding, pools};
 use crate::survey::Survey;
 
@@ -36,10 +37,14 @@ pub struct Base {
     pub folded: Interval,
     /// The engine's tables, at most.
     pub tables: u64,
+    /// Words that folding would leave if descriptors were memdescs, of all but the pools.
+    pub words: Interval,
     /// Bytes in use, outside of the pools.
     pub in_use: u64,
     /// Folios in use, outside of the pools.
     pub folios: Folios,
+    /// Blocks of reserved memory, as large as fit, as far as page states tell: objects beside those of folios.
+    pub reserved: u64,
     /// Whether something could not be read.
     pub partial: bool,
 }
@@ -64,6 +69,12 @@ impl Base {
             min: folding.descriptors.min.saturating_sub(kept),
             max: folding.descriptors.max.saturating_sub(kept),
             ..folding.descriptors
+        };
+        let kept_words = kept_words(&pools, own);
+        let words = Interval {
+            min: folding.memdesc.words.min.saturating_sub(kept_words),
+            max: folding.memdesc.words.max.saturating_sub(kept_words),
+            ..folding.memdesc.words
         };
         let (in_use, folios) = match &survey.pages {
             Some(pages) => {
@@ -102,12 +113,17 @@ impl Base {
                 ..accounts.computed.clone()
             },
         };
+        let reserved = survey.pages.as_ref().map_or(0, |pages| {
+            let tally = &pages.tally;
+            tally.memdesc.folios.saturating_sub(tally.folios.iter().sum())
+        });
         let memory = accounts.memory.bytes;
         // Page states of this kernel say nothing of folios in larger pages.
-        let (folded, tables, folios) = if shape == own {
-            (folded, folding.tables.bytes, folios)
+        let (folded, tables, words, folios) = if shape == own {
+            (folded, folding.tables.bytes, words, folios)
         } else {
-            (folded_in_use(in_use, shape), tables(memory, shape), Folios::in_use(in_use, shape))
+            let folded = folded_in_use(in_use, shape);
+            (folded, tables(memory, shape), words_in_use(in_use, shape), Folios::in_use(in_use, shape))
         };
         Self {
             origin: survey.origin.clone(),
@@ -121,8 +137,10 @@ impl Base {
             pools,
             folded,
             tables,
+            words,
             in_use,
             folios,
+            reserved,
             partial: survey.host.is_partial(),
         }
     }
@@ -157,8 +175,10 @@ impl Base {
             pools,
             folded: folded_in_use(in_use, shape),
             tables: tables(memory, shape),
+            words: words_in_use(in_use, shape),
             in_use,
             folios: Folios::in_use(in_use, shape),
+            reserved: 0,
             partial: false,
         })
     }
@@ -196,6 +216,22 @@ impl Base {
             ..self.folded.clone()
         }
     }
+
+    /// What folding leaves in all, with words and objects.
+    pub fn memdesc_in_all(&self) -> Interval {
+        let more = kept_words(&self.pools, self.shape);
+        let words = Interval {
+            min: self.words.min.saturating_add(more),
+            max: self.words.max.saturating_add(more),
+            ..self.words.clone()
+        };
+        let others = self.pools.iter().fold(self.reserved, |sum, pool| sum.saturating_add(pool.pages));
+        let (least, most) =
+            (self.folios.least.saturating_add(others), self.folios.most.saturating_add(others));
+        let folios = Interval::computed(least, most, self.folios.from);
+        let tables = tables_at_most(self.memory, self.shape, words.max, most);
+        MemdescReport::new(words, &folios, tables).total
+    }
 }
 
 impl Folios {
@@ -213,6 +249,18 @@ fn folded_in_use(in_use: u64, shape: Shape) -> Interval {
     // Of each 2 MiB one map page, or all there is if that is less.
     let least = (in_use >> 21).saturating_mul(shape.page.min(shape.descriptors(2 << 20)));
     Interval::computed(least.min(most), most, IN_USE)
+}
+
+/// Words that folding leaves of memory in use, if nothing tells of folios: none of large ones.
+fn words_in_use(in_use: u64, shape: Shape) -> Interval {
+    Interval::computed(0, words_of(shape).descriptors(in_use), IN_USE)
+}
+
+/// Words that folding leaves of huge pages: none, but of those that fill no map page.
+fn kept_words(pools: &[Pool], shape: Shape) -> u64 {
+    let words = words_of(shape);
+    let small = pools.iter().filter(|pool| pool.size < words.described_by_map_page());
+    small.fold(0u64, |sum, pool| sum.saturating_add(words.descriptors(pool.bytes())))
 }
 
 /// The engine's tables, at most.

@@ -7,8 +7,9 @@ use pagefold_picture::amount::{Units, Whole};
 
 use super::kernel::KernelReport;
 use super::model::Plan;
-use super::whatif::{Alternative, Availability, MEMDESC_OBJECT};
+use super::whatif::{Alternative, Availability};
 use crate::lines::{text_width, width, wrap};
+use crate::report::memdesc::OBJECT;
 use crate::report::model::{Figure, Interval, percent};
 use crate::table::{add, fit, table, words};
 
@@ -52,7 +53,7 @@ pub fn plan(plan: &Plan, units: Units, to: &mut impl Write) -> io::Result<()> {
         false => format!("{} to {}", Whole(plan.folios.min), Whole(plan.folios.max)),
     };
     let assumed = format!(
-        "All computed. memdesc: its words, and {MEMDESC_OBJECT} bytes (an assumption) for each of {folios} folios in \
+        "All computed. memdesc: its words, and {OBJECT} bytes (as Pagefold's engine has them; in Linux it is not decided) for each of {folios} folios in \
          use ({}).",
         plan.folios.from
     );

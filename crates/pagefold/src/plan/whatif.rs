@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::base::Base;
+use crate::report::memdesc::OBJECT;
 use crate::report::model::{How, Interval};
 
 /// One way to keep descriptors.
@@ -69,10 +70,6 @@ impl Availability {
     }
 }
 
-/// Bytes of a descriptor that is allocated beside 8-byte (or larger) memdescs for each folio. What heads have in
-/// `struct page` today; it has not been built yet, so this is an assumption.
-pub const MEMDESC_OBJECT: u64 = 64;
-
 /// All ways.
 pub fn scenarios(base: &Base) -> Vec<Alternative> {
     let full = base.full();
@@ -108,6 +105,14 @@ pub fn scenarios(base: &Base) -> Vec<Alternative> {
             "Pagefold's engine in user space, Linux 6.18, 2 CPUs under virtualisation",
         )],
         "with the engine's tables; `pagefold replay` measures it",
+    ));
+    options.push(Alternative::new(
+        "memdesc of 8 bytes, folded",
+        now,
+        base.memdesc_in_all(),
+        Availability::No,
+        Vec::new(),
+        "with the engine's tables; `pagefold replay --descriptors memdesc` measures it",
     ));
     for page in [16 << 10, 64 << 10].into_iter().filter(|&page| page > base.shape.page) {
         options.push(larger_pages(base, page));
@@ -169,11 +174,11 @@ fn memdesc(base: &Base, size: u64) -> Alternative {
     let shape = Shape { descriptor: size, ..base.shape };
     let words = shape.descriptors(base.described);
     let huge = base.pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.pages));
-    let objects = |folios: u64| folios.saturating_add(huge).saturating_mul(MEMDESC_OBJECT);
+    let objects = |folios: u64| folios.saturating_add(huge).saturating_mul(OBJECT);
     let descriptors = Interval::computed(
         words.saturating_add(objects(base.folios.least)),
         words.saturating_add(objects(base.folios.most)),
-        format!("{size} bytes a page, and {MEMDESC_OBJECT} for each folio in use: {}", base.folios.from),
+        format!("{size} bytes a page, and {OBJECT} for each folio in use: {}", base.folios.from),
     );
     let note = match hvo_saves(&base.pools, shape) {
         _ if base.pools.is_empty() => String::new(),
@@ -354,6 +359,9 @@ mod tests {
         assert!(option(&options, "HVO").time[0].what.contains("5.24 s"));
         let folded = &option(&options, "folding").descriptors;
         assert!(folded.max < 1200 << 20, "{folded:?}");
+        // An object for each huge page, no words; nine bytes of tables for each 2 MiB.
+        let folded = &option(&options, "memdesc of 8 bytes, folded").descriptors;
+        assert_eq!((folded.min, folded.max >> 20), (folded.max, 20));
     }
 
     #[test]

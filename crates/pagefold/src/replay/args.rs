@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use crate::descriptors::DescriptorsArg;
 use crate::rcu::RcuArg;
 use crate::size::{parse_pages, parse_seconds};
 
@@ -83,14 +84,6 @@ pub struct ReplayArgs {
     /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DescriptorsArg {
-    /// 64 bytes a page, as Linux's struct page
-    Page,
-    /// 8 bytes a page, and an object a folio: Linux's plan
-    Memdesc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -17,13 +17,14 @@ use pagefold_machine::{Header, Machine, MemoryRange, PageState};
 use pagefold_picture::amount::Bytes;
 use pagefold_workload::{BrokenPromise, Index, Log, Shape, Stamp, WalkerKind};
 
+use self::args::ProtocolArg;
 pub use self::args::ReplayArgs;
-use self::args::{DescriptorsArg, ProtocolArg};
 use self::hammer::{Lived, ReplayPlan};
 pub use self::report::ReplayReport;
 use self::report::{FoldedReport, OwnersReport, ReplayStateRow, ViolationRow, Violations, WalkerRow};
 use crate::cost::{self, Baseline, Cost, available, rematerialised};
 use crate::deliver;
+use crate::descriptors::DescriptorsArg;
 use crate::exit::usage;
 use crate::interrupt::interrupted;
 use crate::rcu::{self, Rcu};

@@ -1,8 +1,10 @@
 //! What folding would leave. From every page's state it is a sum; without, only limits are known.
 
+use pagefold_machine::cost::Shape;
 use pagefold_machine::{Host, deferred_pages};
 
 use super::accounts::Accounts;
+use super::memdesc::memdesc;
 use super::model::{Figure, FoldingReport, Interval};
 use crate::survey::Survey;
 
@@ -17,13 +19,13 @@ pub fn folding(survey: &Survey, accounts: &Accounts) -> FoldingReport {
     let full = &accounts.full;
     let (descriptors, sections) = match &survey.pages {
         Some(pages) => {
-            let left = pages.tally.map_pages_left.saturating_mul(shape.page);
+            let left = pages.tally.page.map_pages.saturating_mul(shape.page);
             let from = "map pages in which a page or a head is in use, by every page's state";
-            (Interval::computed(left, left, from), pages.tally.sections_left)
+            (Interval::computed(left, left, from), pages.tally.page.page_tables)
         }
         None => {
             let sections = accounts.described.max / survey.host.section_bytes().max(1);
-            (limits(&survey.host, accounts), sections)
+            (limits(&survey.host, accounts, shape, 1), sections)
         }
     };
     let map_pages = full.max / shape.page.max(1);
@@ -39,13 +41,12 @@ pub fn folding(survey: &Survey, accounts: &Accounts) -> FoldingReport {
         descriptors.max.saturating_add(tables.bytes),
         descriptors.from.clone(),
     );
-    FoldingReport { descriptors, tables, total }
+    FoldingReport { descriptors, tables, total, memdesc: memdesc(survey, accounts) }
 }
 
-/// Limits from counters: what is free in blocks of a map page or more folds, huge pages keep one map page each, and the
-/// rest keeps between all (small pages) and an eighth (2 MiB folios).
-fn limits(host: &Host, accounts: &Accounts) -> Interval {
-    let shape = accounts.shape;
+/// Limits from counters, with descriptors of that shape, of which each huge page keeps so many map pages: what is free in blocks
+/// of a map page or more folds, and the rest keeps between all (small pages) and what large folios keep.
+pub fn limits(host: &Host, accounts: &Accounts, shape: Shape, keeps: u64) -> Interval {
     let map_page = shape.described_by_map_page();
     let order = (map_page / shape.page.max(1)).max(1).ilog2();
     let free = host
@@ -54,28 +55,37 @@ fn limits(host: &Host, accounts: &Accounts) -> Interval {
         .fold(0u64, |sum, zone| sum.saturating_add(zone.pages_from(order)))
         .saturating_mul(shape.page);
     let unborn = deferred(host);
-    let mut huge = host.pools.iter().fold((0u64, 0u64), |(bytes, left), pool| {
-        let kept = shape.descriptors(pool.size).min(shape.page).saturating_mul(pool.pages);
-        (bytes.saturating_add(pool.bytes()), left.saturating_add(kept))
-    });
-    let pmd = shape.page / 8 * shape.page;
-    for name in ["AnonHugePages", "ShmemHugePages", "FileHugePages"] {
-        let bytes = host.meminfo.get(name).unwrap_or(0);
-        let kept = (bytes / pmd.max(1)).saturating_mul(shape.page);
-        huge = (huge.0.saturating_add(bytes), huge.1.saturating_add(kept));
+    let (mut huge, mut kept) = (0u64, 0u64);
+    for (size, pages) in huge_pages(host, shape.page) {
+        huge = huge.saturating_add(size.saturating_mul(pages));
+        // One that fills no map page keeps its part of one.
+        let each = match size < map_page {
+            true => shape.descriptors(size),
+            false => shape.descriptors(size).min(keeps.saturating_mul(shape.page)),
+        };
+        kept = kept.saturating_add(each.saturating_mul(pages));
     }
-    let folds = shape.descriptors(free.saturating_add(unborn).saturating_add(huge.0));
-    let rest = accounts.full.max.saturating_sub(folds);
-    let max = rest.saturating_add(huge.1).min(accounts.full.max);
+    let full = shape.descriptors(accounts.described.max);
+    let folds = shape.descriptors(free.saturating_add(unborn).saturating_add(huge));
+    let rest = full.saturating_sub(folds);
+    let max = rest.saturating_add(kept).min(full);
     // Holes and small free blocks may fold as well: the least is what is in use, in the largest folios.
     let free_in_all = host.meminfo.get("MemFree").unwrap_or(0).max(free);
-    let in_use = accounts.memory.bytes.saturating_sub(free_in_all).saturating_sub(huge.0);
-    let min = (shape.descriptors(in_use) / 8).saturating_add(huge.1).min(max);
+    let in_use = accounts.memory.bytes.saturating_sub(free_in_all).saturating_sub(huge);
+    let min = (shape.descriptors(in_use) / 8).saturating_mul(keeps).saturating_add(kept).min(max);
     Interval::computed(
         min,
         max,
         "free blocks, huge pages and the rest as counters have them (exact with a scan)",
     )
+}
+
+/// Huge pages that counters tell of: sizes, and how many.
+pub fn huge_pages(host: &Host, page: u64) -> impl Iterator<Item = (u64, u64)> {
+    let pmd = (page / 8).saturating_mul(page).max(1);
+    let transparent = ["AnonHugePages", "ShmemHugePages", "FileHugePages"];
+    let pools = host.pools.iter().map(|pool| (pool.size, pool.pages));
+    pools.chain(transparent.map(|name| (pmd, host.meminfo.get(name).unwrap_or(0) / pmd)))
 }
 
 /// Free memory that no zone has yet (deferred initialisation).

@@ -9,6 +9,7 @@ mod columns;
 mod costs;
 mod excess;
 mod folding;
+pub mod memdesc;
 pub mod model;
 mod print;
 mod rows;

@@ -361,6 +361,21 @@ pub struct FoldingReport {
     pub tables: Figure,
     /// Both.
     pub total: Interval,
+    /// The same with a word for each page and an object for each folio.
+    pub memdesc: MemdescReport,
+}
+
+/// What folding would leave of words and objects (memdesc).
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct MemdescReport {
+    /// Words, of 8 bytes.
+    pub words: Interval,
+    /// Objects, of 64 bytes.
+    pub objects: Interval,
+    /// What else it needs, at most.
+    pub tables: Figure,
+    /// All of it.
+    pub total: Interval,
 }
 
 /// A cost by the page besides descriptors.

@@ -363,23 +363,23 @@ impl Printer<'_> {
                 available.into(),
             ],
         );
-        let folding = &report.folding.total;
         let of = report.descriptors.bytes;
-        let left = Interval {
-            min: of.saturating_sub(folding.max),
-            max: of.saturating_sub(folding.min),
-            ..folding.clone()
-        };
-        add(
-            &mut table,
-            [
-                "folding".into(),
-                self.show(0),
-                self.range(&left),
-                how(&left),
-                "not in Linux today: Pagefold's engine".into(),
-            ],
-        );
+        let folding = &report.folding;
+        for (name, cost, what) in [
+            ("folding", &folding.total, "not in Linux today: Pagefold's engine"),
+            (
+                "folding, memdesc",
+                &folding.memdesc.total,
+                "not in Linux today: a word a page, an object a folio",
+            ),
+        ] {
+            let saved = Interval {
+                min: of.saturating_sub(cost.max),
+                max: of.saturating_sub(cost.min),
+                ..cost.clone()
+            };
+            add(&mut table, [name.into(), self.show(0), self.range(&saved), how(&saved), what.into()]);
+        }
         if let Some(offline) = report.offline.as_ref().filter(|offline| offline.memory.bytes > 0) {
             add(
                 &mut table,

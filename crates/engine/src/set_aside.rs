@@ -1,0 +1,167 @@
+//! Memory set aside, so that a bounded number of unfolds and splits cannot fail.
+//!
+//! Unfolding puts memory behind map pages, and a split may take rows of the allocator and objects besides. Whoever must not
+//! fail at that, because what it would undo cannot be undone any more, has it set aside before. Frames come from the platform
+//! ([`Platform::set_aside`]), objects from the engine's own table.
+
+use core::fmt;
+
+use crate::descriptors::seam::DescriptorMap;
+use crate::engine::{Engine, MapOf};
+use crate::folio::{Frozen, Pieces, ReshapeError};
+use crate::geometry::{MapGeometry, Order, Pfn};
+use crate::heap::OutOfMemory;
+use crate::mapping::Mapping;
+use crate::platform::Platform;
+use crate::stock::{Source, Stock};
+use crate::zone::Zone;
+
+/// What must not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reshape {
+    /// An unfold of a folio of that order.
+    Unfold(Order),
+    /// A split of a folio of one order into folios of another.
+    Split {
+        /// Of the folio.
+        order: Order,
+        /// Of the pieces.
+        to: Order,
+    },
+}
+
+/// What a reshape takes at most.
+struct Demand {
+    frames: u64,
+    objects: u64,
+}
+
+/// Memory set aside. Dropping it gives back what is left.
+#[must_use = "dropping it gives the memory back"]
+pub struct SetAside<'e, P: Platform> {
+    engine: &'e Engine<P>,
+    stock: Stock,
+}
+
+impl<P: Platform> Engine<P> {
+    /// Sets memory aside for `times` reshapes, whichever folios they will be of.
+    ///
+    /// Context: takes frames; with [`Memdesc`](crate::Memdesc) it may change page tables.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], also where the platform sets nothing aside. Nothing is changed.
+    pub fn set_aside(&self, what: Reshape, times: u64) -> Result<SetAside<'_, P>, OutOfMemory> {
+        let mut aside = SetAside { engine: self, stock: Stock::default() };
+        aside.add(what, times)?;
+        Ok(aside)
+    }
+
+    fn demand(&self, what: Reshape) -> Demand {
+        let (order, to) = match what {
+            Reshape::Unfold(order) => (order, None),
+            Reshape::Split { order, to } => (order, Some(to)),
+        };
+        let frames = match P::Descriptors::is_foldable(order) {
+            true => {
+                let map_pages = P::Descriptors::map_pages(Pfn(0), order);
+                self.map.mapping().frames_for(map_pages.end - map_pages.start)
+            }
+            false => 0,
+        };
+        let Some(to) = to else { return Demand { frames, objects: 0 } };
+        let pieces = 1 << order.get().saturating_sub(to.get());
+        Demand {
+            frames: frames.saturating_add(self.zone(Zone::Normal).frames_for_split(order)),
+            objects: MapOf::<P>::objects_for(pieces),
+        }
+    }
+}
+
+impl<'e, P: Platform> SetAside<'e, P> {
+    /// Sets more aside, for `times` reshapes.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; what was set aside before still is.
+    pub fn add(&mut self, what: Reshape, times: u64) -> Result<(), OutOfMemory> {
+        let Demand { frames, objects } = self.engine.demand(what);
+        let (frames, objects) =
+            (frames.checked_mul(times).ok_or(OutOfMemory)?, objects.checked_mul(times).ok_or(OutOfMemory)?);
+        let before = self.stock.objects.len();
+        let room = usize::try_from(objects).map_err(|_| OutOfMemory)?;
+        self.stock.objects.try_reserve(room).map_err(|_| OutOfMemory)?;
+        let got = (0..objects).try_for_each(|_| {
+            self.stock.objects.push(self.engine.map.take_object(self.engine.platform.cpu())?);
+            Ok(())
+        });
+        let got = got.and_then(|()| if frames > 0 { self.engine.platform.set_aside(frames) } else { Ok(()) });
+        match got {
+            Ok(()) => self.stock.frames += frames,
+            Err(OutOfMemory) => {
+                self.stock.objects.drain(before..).for_each(|number| self.engine.map.give_object(number));
+            }
+        }
+        got
+    }
+
+    /// How many such reshapes it is enough for.
+    pub fn covers(&self, what: Reshape) -> u64 {
+        let Demand { frames, objects } = self.engine.demand(what);
+        let by_frames = self.stock.frames.checked_div(frames).unwrap_or(u64::MAX);
+        let by_objects = (self.stock.objects.len() as u64).checked_div(objects).unwrap_or(u64::MAX);
+        by_frames.min(by_objects)
+    }
+
+    /// As [`Frozen::unfold`], from what is set aside.
+    ///
+    /// Context: changes page tables; takes no frames from the machine.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]: less is set aside than it may take ([`covers`](Self::covers) is 0), or the folio is another engine's.
+    /// The folio is as it was.
+    pub fn unfold(&mut self, folio: &mut Frozen<'e, P>) -> Result<(), OutOfMemory> {
+        if !self.is_for(folio) || self.covers(Reshape::Unfold(folio.order())) == 0 {
+            return Err(OutOfMemory);
+        }
+        self.engine.map.unfold(folio.pfn(), folio.order(), &mut Source::Stock(&mut self.stock))
+    }
+
+    /// As [`Frozen::split`], from what is set aside.
+    ///
+    /// Context: may change page tables; takes no frames from the machine.
+    ///
+    /// # Errors
+    /// The folio as it was, and why. [`ReshapeError::OutOfMemory`]: as with [`unfold`](Self::unfold).
+    #[allow(clippy::type_complexity)]
+    pub fn split(
+        &mut self,
+        folio: Frozen<'e, P>,
+        to: Order,
+    ) -> Result<Pieces<'e, P>, (Frozen<'e, P>, ReshapeError)> {
+        if !self.is_for(&folio) || self.covers(Reshape::Split { order: folio.order(), to }) == 0 {
+            return Err((folio, OutOfMemory.into()));
+        }
+        folio.split_from(to, &mut Source::Stock(&mut self.stock))
+    }
+
+    fn is_for(&self, folio: &Frozen<'e, P>) -> bool {
+        core::ptr::eq(self.engine, folio.engine())
+    }
+}
+
+impl<P: Platform> Drop for SetAside<'_, P> {
+    fn drop(&mut self) {
+        self.stock.objects.drain(..).for_each(|number| self.engine.map.give_object(number));
+        if self.stock.frames > 0 {
+            self.engine.platform.end_set_aside(self.stock.frames);
+        }
+    }
+}
+
+impl<P: Platform> fmt::Debug for SetAside<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SetAside")
+            .field("frames", &self.stock.frames)
+            .field("objects", &self.stock.objects.len())
+            .finish_non_exhaustive()
+    }
+}
