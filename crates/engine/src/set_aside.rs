@@ -9,7 +9,7 @@ use core::fmt;
 use crate::descriptors::seam::DescriptorMap;
 use crate::engine::{Engine, MapOf};
 use crate::folio::{Frozen, Pieces, ReshapeError};
-use crate::geometry::{MapGeometry, Order, Pfn};
+use crate::geometry::{Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
 use crate::platform::Platform;
@@ -61,12 +61,11 @@ impl<P: Platform> Engine<P> {
             Reshape::Unfold(order) => (order, None),
             Reshape::Split { order, to } => (order, Some(to)),
         };
-        let frames = match P::Descriptors::is_foldable(order) {
-            true => {
-                let map_pages = P::Descriptors::map_pages(Pfn(0), order);
-                self.map.mapping().frames_for(map_pages.end - map_pages.start)
-            }
-            false => 0,
+        // What is never folded of a folio is there.
+        let map_pages = self.map.foldable(Pfn(0), order);
+        let frames = match map_pages.is_empty() {
+            true => 0,
+            false => self.map.mapping().frames_for(map_pages.end - map_pages.start),
         };
         let Some(to) = to else { return Demand { frames, objects: 0 } };
         let pieces = 1 << order.get().saturating_sub(to.get());

@@ -227,7 +227,18 @@ fn a_failed_allocation_leaves_no_trace() {
     }
     assert_eq!(engine.free_pages(), 64 * MIB);
     assert_eq!(map_pages_measured(&engine), 0);
+    // The same where an object is at hand, and no memory for the rest.
     engine.platform().budget().set_limit(u64::MAX);
+    drop(engine.alloc(Order::ZERO, Kind::Anon).unwrap());
+    engine.folder(16).unwrap().fold_all();
+    let first = engine.alloc_at(Pfn(0), Order::ZERO, Kind::Anon).unwrap();
+    engine.platform().budget().refuse_all();
+    engine.alloc_at(Pfn(32 * MIB), Order::ZERO, Kind::Anon).unwrap_err();
+    assert_eq!(engine.objects().unwrap_or(1), 1);
+    engine.audit().unwrap();
+    drop(first);
+    engine.platform().budget().set_limit(u64::MAX);
+    engine.folder(16).unwrap().fold_all();
     let one = engine.alloc(Order::ZERO, Kind::Anon).unwrap();
     engine.platform().budget().refuse_all();
     let used = engine.platform().budget().used();

@@ -32,13 +32,14 @@ fn so_many_unfolds_succeed_without_memory() {
         aside.unfold(folio).unwrap();
         assert!(folio.has_unfolded_tails());
     }
-    // What was left over of each may do for one more; then it ends, and nothing has changed.
-    let rest: Vec<bool> = folios[4..].iter_mut().map(|folio| aside.unfold(folio).is_ok()).collect();
-    assert!(rest.contains(&false), "{rest:?}");
-    for (folio, done) in folios[4..].iter().zip(rest) {
-        assert_eq!(folio.has_unfolded_tails(), done);
+    // Then it ends, and nothing changes.
+    assert_eq!(aside.covers(what), 0);
+    for folio in &mut folios[4..] {
+        aside.unfold(folio).unwrap_err();
+        assert!(!folio.has_unfolded_tails());
     }
     engine.audit().unwrap();
+    assert_eq!(engine.platform().budget().used(), measured(&engine));
 }
 
 #[test]
@@ -57,7 +58,9 @@ fn so_many_splits_succeed_without_memory() {
         assert_eq!(pieces.len(), 4 << (from - to));
         assert!(pieces.iter().all(|piece| piece.order() == order(to)));
         engine.audit().unwrap();
-        drop((pieces, folios, aside));
+        drop(aside);
+        assert_eq!(engine.platform().budget().used(), measured(&engine), "no more was taken than set aside");
+        drop((pieces, folios));
         assert_eq!(engine.free_pages(), free);
         assert_eq!(engine.objects().unwrap_or(0), 0);
         engine.audit().unwrap();

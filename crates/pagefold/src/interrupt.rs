@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 
 /// What the signals set.
 struct Caught {
@@ -48,6 +48,13 @@ pub fn interrupted() -> Arc<AtomicBool> {
         caught
     });
     Arc::clone(&caught.flag)
+}
+
+/// Makes a file that grows beyond what this process may write (`ulimit -f`) an error of that write, where the signal would end
+/// the process in the middle of its work.
+pub fn outlive_large_files() {
+    // Nobody looks at the flag: that the signal is caught is all. If it cannot be, it ends the process as before.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 /// The exit code, if a signal decides it.

@@ -47,6 +47,7 @@ use crate::stderr::say;
 fn main() -> ExitCode {
     shortage::end_without_a_crash();
     let args = Args::parse();
+    interrupt::outlive_large_files();
     let done = run(&args.command).and_then(|code| deliver::finish().map(|()| code));
     let code = done.unwrap_or_else(|error| {
         say(format_args!("{error:#}"));

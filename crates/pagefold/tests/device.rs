@@ -206,4 +206,17 @@ fn what_does_not_fit_is_one_line_and_an_exit_code() {
     drop(device);
     let text = refused(here, &["--tell", "nobody", "status"]);
     assert!(text.contains("no device answers at nobody"), "{text}");
+    // Something listens, and says nothing, or never ends.
+    let mute = UnixListener::bind(here.join("mute")).unwrap();
+    let text = refused(here, &["--tell", "mute", "status"]);
+    assert!(text.contains("mute has not answered for 10 s"), "{text}");
+    drop(mute);
+    let endless = UnixListener::bind(here.join("endless")).unwrap();
+    let talker = std::thread::spawn(move || {
+        let (mut client, _) = endless.accept().unwrap();
+        while client.write_all(&[b'x'; 4096]).is_ok() {}
+    });
+    let text = refused(here, &["--tell", "endless", "status"]);
+    assert!(text.contains("its answer does not end"), "{text}");
+    talker.join().unwrap();
 }

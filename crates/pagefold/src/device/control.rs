@@ -10,9 +10,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pagefold_virtio_mem_vhost::{Backend, Socket, Stop};
 
 use super::commands::{self, Reply};
@@ -23,8 +23,10 @@ const LINE: u64 = 4096;
 const CLIENTS: usize = 32;
 /// How long a process that can take no client waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A client that does not take its answer is not waited for longer.
+/// A client that does not take its answer, and a device that does not give one, are not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The most bytes of an answer.
+const ANSWER: u64 = 1 << 20;
 /// What a wrong command's answer begins with.
 const ERROR: &str = "error: ";
 
@@ -142,17 +144,19 @@ fn obey(
 /// Sends a command to a device that runs, and prints the answer.
 ///
 /// # Errors
-/// The process is gone, or closes the connection.
+/// The process is gone, closes the connection, or does not answer.
 pub fn tell(path: &Path, command: &str) -> Result<ExitCode> {
     let name = path.display();
-    let mut stream = UnixStream::connect(path)
+    let stream = UnixStream::connect(path)
         .with_context(|| format!("no device answers at {name}: give the PATH of its --control"))?;
-    let mut answer = String::new();
-    stream
-        .write_all(format!("{command}\n").as_bytes())
-        .and_then(|()| stream.shutdown(Shutdown::Write))
-        .and_then(|()| stream.read_to_string(&mut answer))
-        .with_context(|| format!("the device at {name} has hung up"))?;
+    let answer = match ask(&stream, command) {
+        Ok(answer) => answer,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            bail!("what listens at {name} has not answered for {} s: is it a device, and not stopped?", PATIENCE.as_secs())
+        }
+        Err(error) => return Err(error).with_context(|| format!("the device at {name} has hung up")),
+    };
+    let answer = String::from_utf8_lossy(&answer);
     let answer = answer.strip_suffix('\n').unwrap_or(&answer);
     if let Some(why) = answer.strip_prefix(ERROR) {
         crate::stderr::say(why.trim_end());
@@ -160,4 +164,27 @@ pub fn tell(path: &Path, command: &str) -> Result<ExitCode> {
     }
     io::stdout().write_all(answer.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn ask(mut stream: &UnixStream, command: &str) -> io::Result<Vec<u8>> {
+    let end = Instant::now() + PATIENCE;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("{command}\n").as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        // A timeout of nothing would be none.
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        match stream.read(&mut part) {
+            Ok(0) => return Ok(answer),
+            Ok(_) if left.is_zero() => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(read) if answer.len() as u64 + read as u64 > ANSWER => {
+                return Err(io::Error::other("its answer does not end"));
+            }
+            Ok(read) => answer.extend_from_slice(part.get(..read).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }

@@ -23,6 +23,9 @@ use self::log::Log;
 use self::state::State;
 use crate::interrupt;
 
+/// What a system without memory for one more thread says, and what to do.
+const NO_THREAD: &str = "the system gives no thread: raise the limit on memory (ulimit -v) or on processes (ulimit -u)";
+
 /// Serves the device until its VMM goes, or somebody ends it.
 ///
 /// # Errors
@@ -52,7 +55,7 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
         resize_without_driver: true,
         ..Settings::new(addr, size)
     };
-    let log = Log::new().context("no thread for the log")?;
+    let log = Log::new().context(NO_THREAD)?;
     let (quiet, lines) = (args.quiet, log.lines());
     let tell = move |event: Event| {
         if !(quiet && matches!(event, Event::Request(..))) {
@@ -65,10 +68,10 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
         state.take()?;
     }
     stop_at_signals(server.stopper())?;
-    control::from_stdin(&backend, &server.stopper())?;
+    control::from_stdin(&backend, &server.stopper()).context(NO_THREAD)?;
     if let Some(control) = control {
         let control = Arc::new(control);
-        control::from_socket(&backend, &server.stopper(), Arc::clone(&control))?;
+        control::from_socket(&backend, &server.stopper(), Arc::clone(&control)).context(NO_THREAD)?;
         // The thread that listens has it for ever, so its name is taken away here.
         let done = serve(args, &backend, &mut server, state.as_ref(), log);
         control.remove_name();
@@ -100,7 +103,7 @@ fn stop_at_signals(stop: Stop) -> Result<()> {
         wanted.push(SIGHUP);
     }
     let mut signals = Signals::new(wanted).context("signals cannot be caught")?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
+    let spawned = thread::Builder::new().name("signals".into()).spawn(move || {
         for (at, signal) in signals.forever().enumerate() {
             if at > 0 {
                 // As without a handler; it does not return.
@@ -108,6 +111,7 @@ fn stop_at_signals(stop: Stop) -> Result<()> {
             }
             stop.stop();
         }
-    })?;
+    });
+    spawned.context(NO_THREAD)?;
     Ok(())
 }
