@@ -152,7 +152,10 @@ pub fn tell(path: &Path, command: &str) -> Result<ExitCode> {
     let answer = match ask(&stream, command) {
         Ok(answer) => answer,
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            bail!("what listens at {name} has not answered for {} s: is it a device, and not stopped?", PATIENCE.as_secs())
+            bail!(
+                "what listens at {name} has not answered for {} s: is it a device, and not stopped?",
+                PATIENCE.as_secs()
+            )
         }
         Err(error) => return Err(error).with_context(|| format!("the device at {name} has hung up")),
     };

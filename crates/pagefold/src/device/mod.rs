@@ -24,7 +24,8 @@ use self::state::State;
 use crate::interrupt;
 
 /// What a system without memory for one more thread says, and what to do.
-const NO_THREAD: &str = "the system gives no thread: raise the limit on memory (ulimit -v) or on processes (ulimit -u)";
+const NO_THREAD: &str =
+    "the system gives no thread: raise the limit on memory (ulimit -v) or on processes (ulimit -u)";
 
 /// Serves the device until its VMM goes, or somebody ends it.
 ///
