@@ -15,7 +15,7 @@ impl<P: Platform> Engine<P> {
     /// Frees a frozen folio that the caller owns. Allocates nothing and cannot fail.
     pub(crate) fn free_block(&self, head: &HeadOf<P>, order: Order) {
         let pfn = self.map.pfn_of(head);
-        self.map.release(head, pfn, order);
+        self.map.release(head, pfn, order, self.platform.cpu());
         self.give_back(pfn, order);
     }
 

@@ -69,6 +69,21 @@ fn an_emptied_machine_gives_all_its_objects_back() {
 }
 
 #[test]
+fn an_object_in_another_cpus_slot_is_found() {
+    let engine = machine(64 * MIB);
+    // All objects of a group but one; that one was another thread's, which is where it stays at hand.
+    let _folios: Vec<_> = (1..GROUP).map(|_| engine.alloc(Order::ZERO, Kind::File).unwrap()).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| drop(engine.alloc(Order::ZERO, Kind::File).unwrap()));
+    });
+    engine.platform().budget().refuse_all();
+    let last = engine.alloc(Order::ZERO, Kind::File).unwrap();
+    assert_eq!(engine.objects(), Some(GROUP));
+    drop(last);
+    engine.audit().unwrap();
+}
+
+#[test]
 fn one_object_keeps_its_group_and_no_other() {
     let engine = machine(64 * MIB);
     let mut small: Vec<_> = (0..4096).map(|_| engine.alloc(Order::ZERO, Kind::File).unwrap()).collect();

@@ -62,42 +62,42 @@ fn full<D: Descriptors>() -> BenchEngine<D> {
     engine
 }
 
-/// The state words of objects, by page numbers.
-struct Objects<'e>(Vec<&'e AtomicU64>);
+/// Words and objects, without classes and sections: a kernel that never folds.
+struct Bare<'e> {
+    words: &'e [AtomicU64],
+    objects: u64,
+}
 
-impl<'e> Objects<'e> {
+impl<'e> Bare<'e> {
     fn of(engine: &'e BenchEngine<Memdesc>) -> Self {
         let base = |wanted: TableKind| {
             let mut tables = engine.tables();
             tables.find(|(kind, _)| *kind == wanted).expect("a table").1.addresses().start
         };
-        let (words, objects) = (base(TableKind::Map), base(TableKind::Objects));
-        let object = Memdesc::shape::<Owner>().object_bytes;
-        let state = |pfn: u64| {
-            // SAFETY: every page has a word that names its object; both are there as long as the engine, and atomics.
-            unsafe {
-                let word = (*((words + pfn * 8) as *const AtomicU64)).load(Ordering::Relaxed);
-                &*((objects + (word >> 4) * object) as *const AtomicU64)
-            }
-        };
-        Self((0..MILLION).map(state).collect())
+        assert_eq!(Memdesc::shape::<Owner>().object_bytes, 64);
+        // SAFETY: a word for each page, there as long as the engine, and all accesses are atomic.
+        let words =
+            unsafe { std::slice::from_raw_parts(base(TableKind::Map) as *const AtomicU64, MILLION as usize) };
+        Self { words, objects: base(TableKind::Objects) }
     }
 
-    /// Linux's `get_page_unless_zero` and `put_page` on the folio's state, without anything around them.
+    /// Linux's `get_page_unless_zero` and `put_page` on the state of the object that the page's word names.
     #[inline]
     fn get_and_put(&self, pfn: u64) -> bool {
-        let word = self.0[pfn as usize];
-        let mut now = word.load(Ordering::Relaxed);
+        let word = self.words[pfn as usize].load(Ordering::Acquire);
+        // SAFETY: every page has a word, which names an object of 64 bytes that begins with its state.
+        let state = unsafe { &*((self.objects + (word >> 4) * 64) as *const AtomicU64) };
+        let mut now = state.load(Ordering::Relaxed);
         loop {
             if now as u32 == 0 {
                 return false;
             }
-            match word.compare_exchange(now, now + 1, Ordering::Acquire, Ordering::Relaxed) {
+            match state.compare_exchange(now, now + 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(other) => now = other,
             }
         }
-        if word.fetch_sub(1, Ordering::Release) as u32 == 1 {
+        if state.fetch_sub(1, Ordering::Release) as u32 == 1 {
             black_box(());
         }
         true
@@ -116,7 +116,7 @@ fn random(n: usize, below: u64) -> Vec<u64> {
 
 fn gets(rows: &mut Vec<Row>) {
     let (page, memdesc) = (full::<Page64>(), full::<Memdesc>());
-    let objects = Objects::of(&memdesc);
+    let bare = Bare::of(&memdesc);
     let (walker_of_page, walker) = (page.walker().expect("a walker"), memdesc.walker().expect("a walker"));
     let sets = [
         ("one page", vec![12_345; 1 << 12], 50, 1.15),
@@ -131,8 +131,8 @@ fn gets(rows: &mut Vec<Row>) {
         rows.push(pair(
             &what,
             &mut ours,
-            "bare CAS-unless-zero + sub on the object",
-            &mut || run(&|pages| pages.iter().for_each(|&pfn| assert!(objects.get_and_put(pfn)))),
+            "bare: word, CAS-unless-zero + sub on its object",
+            &mut || run(&|pages| pages.iter().for_each(|&pfn| assert!(bare.get_and_put(pfn)))),
             operations,
             Bar::AtMost(*most),
         ));

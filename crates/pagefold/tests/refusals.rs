@@ -212,10 +212,12 @@ fn without_userfaultfd_there_is_no_strict_mode() {
 }
 
 #[test]
-fn strict_mode_is_for_descriptors_of_64_bytes() {
-    let output = replay().args(["--strict", "--descriptors", "memdesc"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("leave it out"), "{output:?}");
+fn some_options_are_about_descriptors_of_64_bytes() {
+    for about in [&["--strict"][..], &["--protocol", "refcount-first"], &["--protocol", "writable-tails"]] {
+        let output = replay().args(["--sample", "--descriptors", "memdesc"]).args(about).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{about:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("leave "), "{output:?}");
+    }
 }
 
 #[test]

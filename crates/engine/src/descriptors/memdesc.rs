@@ -9,9 +9,8 @@
 //! # Why a walker never keeps a wrong reference
 //!
 //! Walkers write objects and never words. An object is in a table of objects, and what is freed there may be another folio's
-//! at once. The walker reads the class entry, the word, and the object's state, checks that this folio has the page, and swaps
-//! the state for one with a reference more. *Then it reads entry and word again.* If they still name the object, the
-//! reference is on the folio of this page:
+//! at once. The walker reads the class entry, the word, and the object's state, and swaps the state for one with a reference
+//! more. *Then it reads entry and word again.* If they still name the object, the reference is on the folio of this page:
 //!
 //! 1. With the reference held, the object's folio can be neither freed, nor frozen, nor split: its pages are the same until
 //!    the reference is put. So what entry and word name *after* the swap, they named when it happened.
@@ -293,17 +292,24 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
             return Look::Nothing(seen);
         }
         let look = reader.within(|| {
-            let number = named(entry(), word, Ordering::Acquire)?;
+            let first = entry();
+            // The same as `named`, and kept as it was read: to compare is all that the second look does.
+            let named_by = if first == ClassEntry::MAPPED { word.0.load(Ordering::Acquire) } else { 0 };
+            let number = match first.tail_order() {
+                Some(_) => first.object(),
+                None if named_by != 0 => named_by >> KIND_BITS,
+                None => return None,
+            };
             let object = view.objects.get(number)?;
-            // Relaxed: the swap confirms it.
+            // Relaxed: the swap confirms it. Which folio it is says the second look, and no look before.
             let state = State(object.state.load(Ordering::Relaxed));
-            let has_room = state.refs().wrapping_sub(1) < MAX_REFS - 1;
-            if !has_room || !state.covers(Pfn(object.pfn.load(Ordering::Relaxed)), pfn) {
+            if state.refs().wrapping_sub(1) >= MAX_REFS - 1 {
                 return None;
             }
             Self::take::<R>(object, state).ok()?;
             // See the module's text: this is what makes it the right folio.
-            Some((object, named(entry(), word, Ordering::Relaxed) == Some(number)))
+            let is_named = first != ClassEntry::MAPPED || word.0.load(Ordering::Relaxed) == named_by;
+            Some((object, is_named && entry() == first))
         });
         match look {
             Some((object, true)) => Look::Taken(object),
@@ -365,7 +371,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         Ok(object)
     }
 
-    fn release(&self, head: &Object<O>, pfn: Pfn, order: Order) {
+    fn release(&self, head: &Object<O>, pfn: Pfn, order: Order, cpu: usize) {
         if Memdesc::is_foldable(order) {
             self.classes.set_free(self.map_pages(pfn, order), |map_page| {
                 self.clear_map_page(map_page);
@@ -375,7 +381,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
             (pfn.0..pfn.0 + order.pages()).for_each(|page| self.clear(Pfn(page)));
         }
         // Last: nothing names it any more.
-        self.objects.free(self.objects.number_of(head), head);
+        self.objects.free_near(self.objects.number_of(head), head, cpu);
     }
 
     fn unfold(&self, pfn: Pfn, order: Order, source: &mut Source<'_>) -> Result<(), OutOfMemory> {

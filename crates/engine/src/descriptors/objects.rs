@@ -3,7 +3,8 @@
 //! Objects lie in a table as long as the machine has pages, since there are never more folios than that. Which of them are in
 //! use says a frame allocator of their own, whose "pages" are objects; it is given more of the table as they are needed,
 //! from the start on. A *group* of 256 objects, which is whole pages of memory for any size of object, gets its memory
-//! together, when the first of them is used, and may lose it when none is.
+//! together, when the first of them is used, and may lose it when none is. Each CPU keeps one object that a folio has just had
+//! for the next folio; a folder, and an allocation that finds no memory, take those back.
 //!
 //! # What walkers may rely on
 //!
@@ -16,14 +17,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::head::{Head, Owner, fresh_owner};
-use crate::frames::Frames;
 use crate::frames::claim::Claim;
 use crate::frames::error::AllocError;
+use crate::frames::{Frames, SLOTS};
 use crate::geometry::{OBJECTS_PER_GROUP, Order, PAGE_SIZE, PAGES_PER_ROW, Pfn, Row, TREE_ORDER};
 use crate::heap::{OutOfMemory, try_vec};
 use crate::mapping::{FoldRange, Mapping, TableKind};
 use crate::reserve::{NewError, Tables};
-use crate::sync::{AtomicBool, AtomicU8, AtomicU64, MapWord, Ordering, OwnerCell, spin_loop};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU64, CachePadded, MapWord, Ordering, OwnerCell, spin_loop};
 use crate::table::{Table, TableEntry, View};
 
 /// The descriptor of a folio: 16 bytes and the owner's data, rounded up to 16.
@@ -103,6 +104,9 @@ pub(super) struct Objects<M, O> {
     folding: AtomicU64,
     /// Objects that are set aside.
     aside: AtomicU64,
+    /// For each CPU an object that a folio has just had, its number plus one; 0 for none. The next folio there takes it
+    /// without asking the allocator. Folders give them back.
+    slots: [CachePadded<AtomicU64>; SLOTS],
 }
 
 impl<M: Mapping, O: Owner> Objects<M, O> {
@@ -122,6 +126,7 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
             extending: AtomicBool::new(false),
             folding: AtomicU64::new(0),
             aside: AtomicU64::new(0),
+            slots: core::array::from_fn(|_| CachePadded(AtomicU64::new(0))),
         })
     }
 
@@ -153,7 +158,8 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
     /// Objects in use. Exact while nothing moves.
     pub(super) fn in_use(&self) -> u64 {
         let taken = self.online.load(Ordering::Relaxed) - self.frames.free_pages();
-        let unused = self.folding.load(Ordering::Relaxed) + self.aside.load(Ordering::Relaxed);
+        let in_slots = self.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) != 0).count() as u64;
+        let unused = self.folding.load(Ordering::Relaxed) + self.aside.load(Ordering::Relaxed) + in_slots;
         taken.saturating_sub(unused)
     }
 
@@ -173,7 +179,39 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
     }
 
     /// Takes an object: its state is 0, and the owner's data as in a fresh descriptor.
+    #[inline]
     pub(super) fn alloc(&self, cpu: usize) -> Result<(u64, &Object<O>), OutOfMemory> {
+        if let Some(slot) = self.slots.get(cpu % SLOTS)
+            && slot.load(Ordering::Relaxed) != 0
+            // Acquire: pairs with the Release of `free_near`. Nobody has taken its group's memory, since it was never free.
+            && let Some(number) = slot.swap(0, Ordering::Acquire).checked_sub(1)
+            && let Some(object) = self.get(number)
+        {
+            return Ok((number, object));
+        }
+        // Where there is no memory for one more, others may have some that nobody uses.
+        self.alloc_new(cpu).or_else(|out_of_memory| match self.empty_slots() {
+            true => self.alloc_new(cpu),
+            false => Err(out_of_memory),
+        })
+    }
+
+    /// Gives the objects in slots back; whether there were any.
+    fn empty_slots(&self) -> bool {
+        let mut any = false;
+        for slot in &self.slots {
+            // Acquire: as in `alloc`.
+            if slot.load(Ordering::Relaxed) != 0
+                && let Some(number) = slot.swap(0, Ordering::Acquire).checked_sub(1)
+            {
+                self.give_back(number);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn alloc_new(&self, cpu: usize) -> Result<(u64, &Object<O>), OutOfMemory> {
         let number = loop {
             let online = self.online.load(Ordering::Acquire);
             match self.frames.alloc(Order::ZERO, cpu) {
@@ -193,11 +231,31 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
 
     /// Gives an object back. Nothing names it any more. Allocates nothing.
     pub(super) fn free(&self, number: u64, object: &Object<O>) {
+        Self::end(object);
+        self.give_back(number);
+    }
+
+    /// The same, and the next folio of that CPU gets it, if it has no other.
+    #[inline]
+    pub(super) fn free_near(&self, number: u64, object: &Object<O>, cpu: usize) {
+        Self::end(object);
+        let is_kept = self.slots.get(cpu % SLOTS).is_some_and(|slot| {
+            // Release: what the old owner did happens before what the next one does.
+            slot.load(Ordering::Relaxed) == 0
+                && slot.compare_exchange(0, number + 1, Ordering::Release, Ordering::Relaxed).is_ok()
+        });
+        if !is_kept {
+            self.give_back(number);
+        }
+    }
+
+    /// Ends an object's life with a folio.
+    #[inline]
+    fn end(object: &Object<O>) {
         // SAFETY: the caller owns the object, and no folio has it.
         unsafe { object.owner.get_mut().write(fresh_owner()) };
         // Release: a CPU that sees the zero also sees that the folio is over.
         object.state.store(0, Ordering::Release);
-        self.give_back(number);
     }
 
     fn give_back(&self, number: u64) {
@@ -325,6 +383,7 @@ pub struct Emptied {
 
 impl Emptied {
     pub(super) fn collect_from<M: Mapping, O: Owner>(&mut self, objects: &Objects<M, O>) -> bool {
+        objects.empty_slots();
         let groups = objects.online.load(Ordering::Acquire).div_ceil(OBJECTS_PER_GROUP);
         if self.cursor >= groups {
             self.cursor = 0;

@@ -333,7 +333,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         Ok(head)
     }
 
-    fn release(&self, _: &Page<O>, pfn: Pfn, order: Order) {
+    fn release(&self, _: &Page<O>, pfn: Pfn, order: Order, _: usize) {
         if self.is_flat(pfn, order) {
             self.clear_tails(pfn, order);
         }

@@ -132,8 +132,8 @@ pub trait DescriptorMap<M: Mapping, O: Owner>:
     /// [`Platform::cpu`](crate::Platform::cpu) says it.
     fn claim(&self, pfn: Pfn, order: Order, kind: Kind, cpu: usize) -> Result<&Self::Head, OutOfMemory>;
     /// Makes the frozen folio at `pfn` free memory. Allocates nothing, cannot fail. The caller keeps owning the pages
-    /// and gives them to the allocator next.
-    fn release(&self, head: &Self::Head, pfn: Pfn, order: Order);
+    /// and gives them to the allocator next. `cpu` as in `claim`.
+    fn release(&self, head: &Self::Head, pfn: Pfn, order: Order, cpu: usize);
     /// Materialises and writes everything that stands for single pages of a frozen folio (Linux: restoring the vmemmap).
     /// Nothing is changed on an error.
     fn unfold(&self, pfn: Pfn, order: Order, source: &mut Source<'_>) -> Result<(), OutOfMemory>;

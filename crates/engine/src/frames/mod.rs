@@ -38,7 +38,7 @@ use error::{AllocError, NotOwned};
 use lanes::{Area, ISOLATED, Lanes, SMALL, Set, state};
 
 /// CPUs that get a slot of their own; more share.
-const SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
+pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 64 };
 /// How many trees a search looks at for the best fit before it takes any.
 const NEAR: u64 = 32;
 const AREA_PAGES: u64 = 1 << AREA_ORDER;

@@ -33,6 +33,9 @@ use crate::stderr::say;
 use crate::tiles::Tiles;
 use crate::walkers::Walked;
 
+const ABOUT_TAILS: &str = "--protocol refcount-first and writable-tails are about tails of 64 bytes: leave the protocol out, or \
+                           --descriptors memdesc";
+
 pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     if args.strict && args.descriptors == DescriptorsArg::Memdesc {
         let line = "--strict traps writes to descriptors of 64 bytes: leave it out, or --descriptors memdesc";
@@ -44,7 +47,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let job = ReplayJob { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
-    let report = job.with_descriptors(rcu::choose(args.rcu)?)?;
+    let report = job.as_chosen(rcu::choose(args.rcu)?)?;
     let mut stdout = deliver::stdout();
     if args.json {
         deliver::json(&report, &mut stdout)?;
@@ -86,20 +89,27 @@ struct ReplayJob<'a> {
 const PINNED: usize = 1024;
 
 impl ReplayJob<'_> {
-    fn with_descriptors(&self, rcu: Rcu) -> Result<ReplayReport> {
-        match self.args.descriptors {
-            DescriptorsArg::Page => self.with_protocol::<Page64>(rcu),
-            DescriptorsArg::Memdesc => self.with_protocol::<Memdesc>(rcu),
-        }
-    }
-
-    fn with_protocol<D: Descriptors>(&self, rcu: Rcu) -> Result<ReplayReport> {
+    /// With what was asked for. Each combination is compiled for itself, and those that mean nothing are not.
+    fn as_chosen(&self, rcu: Rcu) -> Result<ReplayReport> {
         preempt_every(self.args.preempt);
-        match self.args.protocol {
-            ProtocolArg::Fold => self.replay::<Preempted<Fold>, D>(rcu),
-            ProtocolArg::RefcountFirst => self.replay::<Preempted<RefcountFirst>, D>(rcu),
-            ProtocolArg::NoGracePeriod => self.replay::<Preempted<NoGracePeriod>, D>(rcu),
-            ProtocolArg::WritableTails => self.replay::<Preempted<WritableTails>, D>(rcu),
+        match (self.args.descriptors, self.args.protocol) {
+            (DescriptorsArg::Page, ProtocolArg::Fold) => self.replay::<Preempted<Fold>, Page64>(rcu),
+            (DescriptorsArg::Page, ProtocolArg::RefcountFirst) => {
+                self.replay::<Preempted<RefcountFirst>, Page64>(rcu)
+            }
+            (DescriptorsArg::Page, ProtocolArg::NoGracePeriod) => {
+                self.replay::<Preempted<NoGracePeriod>, Page64>(rcu)
+            }
+            (DescriptorsArg::Page, ProtocolArg::WritableTails) => {
+                self.replay::<Preempted<WritableTails>, Page64>(rcu)
+            }
+            (DescriptorsArg::Memdesc, ProtocolArg::Fold) => self.replay::<Preempted<Fold>, Memdesc>(rcu),
+            (DescriptorsArg::Memdesc, ProtocolArg::NoGracePeriod) => {
+                self.replay::<Preempted<NoGracePeriod>, Memdesc>(rcu)
+            }
+            (DescriptorsArg::Memdesc, ProtocolArg::RefcountFirst | ProtocolArg::WritableTails) => {
+                Err(usage(ABOUT_TAILS))
+            }
         }
     }
 
