@@ -181,34 +181,33 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
     /// Takes an object: its state is 0, and the owner's data as in a fresh descriptor.
     #[inline]
     pub(super) fn alloc(&self, cpu: usize) -> Result<(u64, &Object<O>), OutOfMemory> {
-        if let Some(slot) = self.slots.get(cpu % SLOTS)
-            && slot.load(Ordering::Relaxed) != 0
-            // Acquire: pairs with the Release of `free_near`. Nobody has taken its group's memory, since it was never free.
-            && let Some(number) = slot.swap(0, Ordering::Acquire).checked_sub(1)
-            && let Some(object) = self.get(number)
-        {
-            return Ok((number, object));
+        match self.slots.get(cpu % SLOTS).and_then(|slot| self.take_from(slot)) {
+            Some(taken) => Ok(taken),
+            // Where there is no memory for one more, another CPU may have one at hand.
+            None => self.alloc_new(cpu).or_else(|out_of_memory| {
+                self.slots.iter().find_map(|slot| self.take_from(slot)).ok_or(out_of_memory)
+            }),
         }
-        // Where there is no memory for one more, others may have some that nobody uses.
-        self.alloc_new(cpu).or_else(|out_of_memory| match self.empty_slots() {
-            true => self.alloc_new(cpu),
-            false => Err(out_of_memory),
-        })
     }
 
-    /// Gives the objects in slots back; whether there were any.
-    fn empty_slots(&self) -> bool {
-        let mut any = false;
+    /// The object in a slot. Its group has memory: it was never free, so nobody has taken that away.
+    #[inline]
+    fn take_from(&self, slot: &AtomicU64) -> Option<(u64, &Object<O>)> {
+        if slot.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        // Acquire: pairs with the Release of `free_near`.
+        let number = slot.swap(0, Ordering::Acquire).checked_sub(1)?;
+        Some((number, self.get(number)?))
+    }
+
+    /// Gives the objects in slots back.
+    fn empty_slots(&self) {
         for slot in &self.slots {
-            // Acquire: as in `alloc`.
-            if slot.load(Ordering::Relaxed) != 0
-                && let Some(number) = slot.swap(0, Ordering::Acquire).checked_sub(1)
-            {
+            if let Some((number, _)) = self.take_from(slot) {
                 self.give_back(number);
-                any = true;
             }
         }
-        any
     }
 
     fn alloc_new(&self, cpu: usize) -> Result<(u64, &Object<O>), OutOfMemory> {
