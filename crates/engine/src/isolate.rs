@@ -6,6 +6,7 @@ use core::ops::Range;
 use crate::engine::Engine;
 use crate::frames::isolate::{IsolateError, Isolation};
 use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row};
+use crate::heap::{OutOfMemory, try_vec};
 use crate::platform::Platform;
 use crate::protocol::class::Class;
 use crate::zone::Zone;
@@ -44,9 +45,29 @@ impl<P: Platform> Engine<P> {
 
     /// As [`isolate`](Self::isolate), for whole areas of `zone`.
     pub(crate) fn isolate_in(&self, zone: Zone, pages: Range<u64>) -> Result<Isolated<'_, P>, IsolateError> {
-        let isolation = self.zone(zone).isolate(pages.start >> AREA_ORDER..pages.end >> AREA_ORDER)?;
+        let isolation = self.zone(zone).isolate(areas_of(&pages))?;
         Ok(Isolated { engine: self, isolation, pages })
     }
+
+    /// Isolates what can be isolated of `parts` (whole areas of one zone, ascending, not empty): what is not free, only if
+    /// not `only_free`. Areas of a piece of `piece` pages are of use together only.
+    pub(crate) fn isolate_parts(
+        &self,
+        parts: &[Range<u64>],
+        piece: u64,
+        only_free: bool,
+    ) -> Result<Isolated<'_, P>, OutOfMemory> {
+        let start = parts.first().map_or(0, |part| part.start);
+        let pages = start..parts.last().map_or(start, |part| part.end);
+        let mut areas = try_vec(parts.len())?;
+        areas.extend(parts.iter().map(areas_of));
+        let isolation = self.frames(Pfn(start)).isolate_parts(&areas, piece >> AREA_ORDER, only_free)?;
+        Ok(Isolated { engine: self, isolation, pages })
+    }
+}
+
+fn areas_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start >> AREA_ORDER..pages.end >> AREA_ORDER
 }
 
 impl<P: Platform> Isolated<'_, P> {
@@ -60,37 +81,54 @@ impl<P: Platform> Isolated<'_, P> {
     ///
     /// Context: any.
     pub fn collect(&mut self) -> u64 {
-        if self.isolation.collect() == 0 {
-            return 0;
-        }
+        self.isolation.collect();
         let is_there =
-            |row: &Row| self.engine.map.class(self.engine.map.map_page(row.first_pfn())).0 != Class::Absent;
-        let in_use = |row| self.isolation.missing(row) & !self.engine.never_free(row);
-        self.isolation
-            .rows_with_memory()
-            .filter(is_there)
-            .map(|row| u64::from(in_use(row).count_ones()))
-            .sum()
+            |row: Row| self.engine.map.class(self.engine.map.map_page(row.first_pfn())).0 != Class::Absent;
+        let missing = self.isolation.missing().filter(|&(row, _)| is_there(row));
+        missing.map(|(row, missing)| u64::from((missing & !self.engine.never_free(row)).count_ones())).sum()
     }
 
-    /// Takes the memory away from the allocator for good. Every page of it is the caller's: collected, or owned
-    /// otherwise. Nothing is withheld there any more.
-    pub(crate) fn remove(mut self) {
-        self.engine.map.withheld.clear(self.rows());
+    /// Takes the memory of `taken` (whole areas, ascending) away from the allocator for good, and puts the rest back into
+    /// circulation. Every page of `taken` is the caller's: collected, or owned otherwise. Nothing is withheld there any more.
+    pub(crate) fn remove(mut self, taken: &[Range<u64>]) {
+        self.part(taken);
         self.isolation.remove();
-        self.pages = 0..0;
     }
 
-    /// Ends the isolation, but keeps what was collected: it stays taken, and is the caller's from now on, and so is what
+    /// As [`remove`](Self::remove), but the memory stays the allocator's: taken, and the caller's from now on, and so is what
     /// was withheld.
-    pub(crate) fn keep(mut self) {
-        self.engine.map.withheld.clear(self.rows());
+    pub(crate) fn keep(mut self, taken: &[Range<u64>]) {
+        self.part(taken);
         self.isolation.keep();
+    }
+
+    /// Puts everything but `taken` back into circulation.
+    fn part(&mut self, taken: &[Range<u64>]) {
+        for pages in taken {
+            self.engine.map.withheld.clear(rows_of(pages));
+        }
+        let mut parts = taken.iter().peekable();
+        self.isolation.give_back(|area| {
+            let pfn = area << AREA_ORDER;
+            while parts.next_if(|part| part.end <= pfn).is_some() {}
+            parts.peek().is_some_and(|part| part.contains(&pfn))
+        });
+        let mut next = self.pages.start;
+        for pages in taken {
+            self.has_come_back(next..pages.start);
+            next = pages.end;
+        }
+        self.has_come_back(next..self.pages.end);
         self.pages = 0..0;
     }
 
-    fn rows(&self) -> Range<u64> {
-        self.pages.start / PAGES_PER_ROW..self.pages.end / PAGES_PER_ROW
+    /// Sees to `pages`, which are in circulation again: what became free meanwhile was out of the folders' reach, and poison
+    /// out of the allocator's.
+    fn has_come_back(&self, pages: Range<u64>) {
+        if pages.start < pages.end {
+            self.engine.withhold_poison(pages.clone());
+            self.engine.map.classes.hint_foldable_range(&self.engine.map.map_pages_of(&pages));
+        }
     }
 
     /// Pages held: free, and of no use to anyone while this lives.
@@ -102,10 +140,12 @@ impl<P: Platform> Isolated<'_, P> {
 impl<P: Platform> Drop for Isolated<'_, P> {
     fn drop(&mut self) {
         self.isolation.end();
-        // What became free meanwhile was out of the folders' reach, and poison out of the allocator's.
-        self.engine.withhold_poison(self.pages());
-        self.engine.map.classes.hint_foldable_range(&self.engine.map.map_pages_of(&self.pages));
+        self.has_come_back(self.pages());
     }
+}
+
+fn rows_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start / PAGES_PER_ROW..pages.end / PAGES_PER_ROW
 }
 
 impl<P: Platform> fmt::Debug for Isolated<'_, P> {

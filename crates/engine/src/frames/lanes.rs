@@ -49,6 +49,8 @@ pub(crate) const fn state(lane: u8) -> u8 {
 
 /// Lanes in one atomic word.
 const LANES: u64 = 8;
+/// Lanes in one atomic word that belong to one tree.
+pub(crate) const GROUP: u64 = if AREAS_PER_TREE < LANES { AREAS_PER_TREE } else { LANES };
 
 const FREE_COUNT: u32 = 1;
 const OPEN_COUNT: u32 = 1 << 16;
@@ -75,7 +77,7 @@ impl Set {
 }
 
 /// Index of an area: page number divided by 512.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Area(pub(crate) u64);
 
 impl Area {
@@ -216,6 +218,51 @@ impl<M: Mapping> Lanes<M> {
             done += lanes;
         }
         counted
+    }
+
+    /// Takes those of `areas` (of one [`GROUP`]) that are free whole, marks them as isolated, and lowers the free count by as
+    /// many. A bit each, from the first one on.
+    pub(crate) fn isolate_free(&self, areas: Range<Area>) -> u64 {
+        let first = areas.start;
+        let Some(word) = self.words.get(first.word()) else { return 0 };
+        let mut now = word.load(Ordering::Acquire);
+        loop {
+            let is_free = |index: &u64| (now >> Area(first.0 + index).shift()) as u8 & !ONES == FREE;
+            let free = (0..areas.end.0 - first.0).filter(is_free);
+            let (free, flags) = free.fold((0, 0), |(free, flags), index| {
+                (free | 1u64 << index, flags | u64::from(WHOLE | ISOLATED) << Area(first.0 + index).shift())
+            });
+            let count = u64::from(free.count_ones());
+            // A count that is too low is one that others have lowered, for lanes that they are about to take.
+            if count == 0 || !self.lower(first.tree(), Set::Free, count) {
+                return 0;
+            }
+            // AcqRel as in `update`.
+            match word.compare_exchange(now, now | flags, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return free,
+                Err(other) => {
+                    self.raise(first.tree(), Set::Free, count);
+                    now = other;
+                }
+            }
+        }
+    }
+
+    /// Changes those lanes from `first` on (of one [`GROUP`]) that `which` has bits for.
+    pub(crate) fn change(&self, first: Area, which: u64, change: impl Fn(u8) -> u8) {
+        let Some(word) = self.words.get(first.word()) else { return };
+        let mut now = word.load(Ordering::Acquire);
+        loop {
+            let next = (0..GROUP).filter(|index| which >> index & 1 != 0).fold(now, |next, index| {
+                let shift = Area(first.0 + index).shift();
+                next & !(0xff << shift) | u64::from(change((now >> shift) as u8)) << shift
+            });
+            // AcqRel as in `update`.
+            match word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(other) => now = other,
+            }
+        }
     }
 
     /// The first of `areas` (a power of two) adjacent free lanes of `tree`, aligned; a snapshot, no promise.

@@ -27,7 +27,8 @@ pub struct HotplugConfig {
     pub policy: OnlinePolicy,
     /// How fake-offline areas are kept.
     pub fake_offline: FakeOffline,
-    /// How often to ask owners to move their folios before a block is busy.
+    /// How often to ask owners at most to move their folios out of a block. They are asked again only after something has
+    /// changed.
     pub passes: usize,
 }
 

@@ -14,10 +14,10 @@
 use core::ops::Range;
 
 use super::error::{DropError, FakeError, HeldPage};
-use super::withdraw::{Migrate, Withdrawal};
 use crate::descriptors::seam::OfflinePages;
 use crate::engine::Engine;
 use crate::geometry::{MapPage, Order, Pfn};
+use crate::heap::OutOfMemory;
 use crate::platform::Platform;
 use crate::rcu::Reader;
 
@@ -87,21 +87,17 @@ impl<P: Platform> Engine<P> {
         Ok(dropped)
     }
 
-    /// Takes online areas out of use: each page gets a descriptor of kind `Offline`. Returns how many pages.
-    pub(crate) fn hold_offline<'e>(
-        &'e self,
-        pages: &Range<u64>,
-        migrate: &mut dyn Migrate<'e, P>,
-        passes: usize,
-    ) -> Result<u64, FakeError> {
-        let Withdrawal { isolated, pages: withdrawn } = self.clear_out(pages, migrate, passes)?;
-        for map_page in self.map.map_pages_of(pages).map(MapPage) {
-            // The isolation ends with an error, and the pages are free again.
-            self.map.ensure_mapped(map_page)?;
-        }
-        self.map.map_pages_of(pages).for_each(|map_page| self.map.write_offline(MapPage(map_page)));
-        isolated.keep();
-        Ok(withdrawn)
+    /// Materialises the descriptors of `taken`, whose pages the caller owns. What was made until an error describes free
+    /// pages, as before.
+    pub(super) fn prepare_hold(&self, taken: &[Range<u64>]) -> Result<(), OutOfMemory> {
+        let map_pages = taken.iter().flat_map(|pages| self.map.map_pages_of(pages));
+        map_pages.map(MapPage).try_for_each(|map_page| self.map.ensure_mapped(map_page))
+    }
+
+    /// Each page of `taken` gets a descriptor of kind `Offline`. They were prepared.
+    pub(super) fn hold_offline(&self, taken: &[Range<u64>]) {
+        let map_pages = taken.iter().flat_map(|pages| self.map.map_pages_of(pages));
+        map_pages.for_each(|map_page| self.map.write_offline(MapPage(map_page)));
     }
 
     /// Frees fake-offline areas: their memory is there again.

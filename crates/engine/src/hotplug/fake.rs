@@ -2,10 +2,11 @@
 
 use core::ops::Range;
 
-use super::block::FakeOffline;
+use super::block::{BlockId, FakeOffline};
 use super::error::FakeError;
 use super::lock::Hotplug;
-use super::withdraw::Migrate;
+use super::migrate::Migrate;
+use super::withdraw::{Wanted, Withdrawn};
 use crate::geometry::{AREA_ORDER, MapPage, Pfn};
 use crate::heap::OutOfMemory;
 use crate::platform::Platform;
@@ -29,17 +30,101 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::OutOfMemory)? {
             return Err(FakeError::AlreadyFakeOffline(pfn));
         }
-        let passes = match record.zone() {
-            // As Linux: what lies in the normal zone rarely moves.
-            Zone::Normal => 1,
-            Zone::Movable => self.config.passes,
-        };
+        let passes = self.passes_of(record.zone());
         let withdrawn = match self.config.fake_offline {
-            FakeOffline::Folded => self.engine.withdraw(&pages, migrate, passes)?,
-            FakeOffline::Classic { .. } => self.engine.hold_offline(&pages, migrate, passes)?,
+            FakeOffline::Folded => self.engine.withdraw_all(&pages, migrate, passes)?,
+            FakeOffline::Classic { .. } => {
+                let all = core::slice::from_ref(&pages);
+                let clearing = self.engine.clear_all(all, migrate, passes)?;
+                // The isolation ends with an error, and the pages are free again.
+                self.engine.prepare_hold(all)?;
+                let withdrawn = clearing.managed(all);
+                self.engine.hold_offline(all);
+                clearing.into_parts().0.keep(all);
+                withdrawn
+            }
         };
         self.counts.managed(record.zone(), -(withdrawn as i64));
         Ok(())
+    }
+
+    /// Takes what can be had of `wanted` out of use, as [`fake_offline`](Self::fake_offline) does: of any number of areas,
+    /// in any number of online blocks of one zone. Owners are asked to move what is in use; without any of them, only what is
+    /// free is taken. From high to low page numbers.
+    ///
+    /// Whatever the number of areas, there is one grace period at most for those who look at what has moved, and one for
+    /// the descriptors that are folded.
+    ///
+    /// Context: as of [`fake_offline`](Self::fake_offline).
+    ///
+    /// # Errors
+    /// [`FakeError::BadRange`] and [`FakeError::OutOfMemory`]. Nothing was changed, but for what owners have moved.
+    pub fn withdraw(
+        &mut self,
+        wanted: &Wanted<'_>,
+        migrate: Option<&mut dyn Migrate<'e, P>>,
+    ) -> Result<Withdrawn, FakeError> {
+        let zone = self.online_parts(wanted)?;
+        let engine = self.engine;
+        let clearing = engine.clear_parts(wanted, migrate)?;
+        let (taken, from) = clearing.choose(wanted.pages, wanted.runs);
+        // What can fail comes before anything can be seen. The isolation ends with an error.
+        match self.config.fake_offline {
+            FakeOffline::Folded => {
+                let map_pages = taken.iter().map(|pages| engine.map.map_pages_of(pages));
+                map_pages.into_iter().try_for_each(|run| engine.map.classes.prepare_uniform(run))?;
+            }
+            FakeOffline::Classic { .. } => engine.prepare_hold(&taken)?,
+        }
+        let withdrawn = clearing.managed(&taken);
+        let no_room = clearing.no_room && from == clearing.asked_from;
+        let (isolated, fates) = clearing.into_parts();
+        let first = isolated.pages().start;
+        match self.config.fake_offline {
+            FakeOffline::Folded => {
+                engine.fold_withdrawn(&taken);
+                isolated.remove(&taken);
+            }
+            FakeOffline::Classic { .. } => {
+                engine.hold_offline(&taken);
+                isolated.keep(&taken);
+            }
+        }
+        self.counts.managed(zone, -(withdrawn as i64));
+        Ok(Withdrawn { taken, fates, first, from, no_room })
+    }
+
+    fn passes_of(&self, zone: Zone) -> usize {
+        match zone {
+            // As Linux: what lies in the normal zone rarely moves.
+            Zone::Normal => 1,
+            Zone::Movable => self.config.passes,
+        }
+    }
+
+    /// The zone of all of `wanted`, if it makes sense.
+    fn online_parts(&self, wanted: &Wanted<'_>) -> Result<Zone, FakeError> {
+        let piece = wanted.piece;
+        let mut next = 0;
+        let mut zone = None;
+        if !piece.is_power_of_two() || piece < 1 << AREA_ORDER {
+            return Err(FakeError::BadRange);
+        }
+        for part in wanted.parts {
+            let is_whole = part.start.is_multiple_of(piece) && part.end.is_multiple_of(piece);
+            if !is_whole || part.start >= part.end || part.start < next || part.end > self.engine.pages() {
+                return Err(FakeError::BadRange);
+            }
+            next = part.end;
+            for block in self.block_of(part.start).0..=self.block_of(part.end - 1).0 {
+                let record = self.record(BlockId(block));
+                let is_same = *zone.get_or_insert(record.zone()) == record.zone();
+                if record.state() != Some(BlockState::Online) || !is_same {
+                    return Err(FakeError::BadRange);
+                }
+            }
+        }
+        zone.ok_or(FakeError::BadRange)
     }
 
     /// Puts fake-offline areas back to use: their memory has been plugged. All of `pages` must be whole areas of one online

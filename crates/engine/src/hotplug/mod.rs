@@ -31,17 +31,21 @@
 
 mod block;
 mod classic;
+mod clear;
 mod error;
 mod fake;
 mod lock;
+mod migrate;
 mod notify;
 mod policy;
 mod steps;
 mod withdraw;
 
 pub use block::{BlockId, BlockInfo, FakeOffline, HotplugConfig, OnlineTo};
+pub use clear::Fate;
 pub use error::{BadPart, BlockError, Busy, FakeError, HeldPage, HotplugError, Veto};
 pub use lock::Hotplug;
+pub use migrate::{Migrate, Migration, Unmovable};
 pub use notify::{BlockChange, Event, Listener};
 pub use policy::{DEFAULT_RATIO, Group, OnlinePolicy, ZoneInfo};
-pub use withdraw::{Migrate, Migration, Unmovable};
+pub use withdraw::{Wanted, Withdrawn};

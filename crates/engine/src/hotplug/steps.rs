@@ -5,9 +5,9 @@ use core::ops::Range;
 use super::block::{BlockId, FakeOffline, HotplugConfig, OnlineTo};
 use super::error::BlockError;
 use super::lock::Hotplug;
+use super::migrate::Migrate;
 use super::notify::{BlockChange, Event};
 use super::policy::Group;
-use super::withdraw::Migrate;
 use crate::descriptors::seam::OfflinePages;
 use crate::online::AddError;
 use crate::platform::Platform;
@@ -114,11 +114,11 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     fn take_offline(&self, pages: &Range<u64>, migrate: &mut dyn Migrate<'e, P>) -> Result<u64, BlockError> {
         let HotplugConfig { passes, fake_offline, .. } = self.config;
         let FakeOffline::Classic { rcu } = fake_offline else {
-            return Ok(self.engine.withdraw(pages, migrate, passes)?);
+            return Ok(self.engine.withdraw_all(pages, migrate, passes)?);
         };
         // Taken again with the return, if that is an error.
         let dropped = self.engine.drop_offline_references(pages.clone(), rcu)?;
-        let withdrawn = self.engine.withdraw(pages, migrate, passes)?;
+        let withdrawn = self.engine.withdraw_all(pages, migrate, passes)?;
         dropped.keep();
         Ok(withdrawn)
     }
@@ -137,7 +137,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         if map.publish_offline(map_pages.clone(), ClassEntry::ABSENT) {
             // What the platform refused to take when the block went offline.
             // SAFETY: published as `Offline` then, and waited for.
-            unsafe { map.fold_offline(map_pages, ClassEntry::ABSENT) };
+            unsafe { map.fold_offline(core::iter::once(map_pages), ClassEntry::ABSENT) };
         }
         self.set_record(block, Record::NONE);
         while self.end.0 > 0 && self.block(BlockId(self.end.0 - 1)).is_none() {

@@ -65,32 +65,43 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
         any
     }
 
-    /// Takes the memory behind `map_pages` away: whole sections as one range, so that the page tables above go too.
+    /// Takes the memory behind all `runs` of map pages away: whole sections as one range, so that the page tables above go
+    /// too.
     ///
     /// # Safety
     /// They were published as `class`, or as another folded class before that, and a grace period has passed since they
     /// were first (or the protocol is one of those that are wrong on purpose).
-    pub(crate) unsafe fn fold_offline(&self, map_pages: Range<u64>, class: ClassEntry) {
+    pub(crate) unsafe fn fold_offline(
+        &self,
+        runs: impl Iterator<Item = Range<u64>> + Clone,
+        class: ClassEntry,
+    ) {
         let mut ranges: [FoldRange; BATCH] = core::array::from_fn(|_| FoldRange { bytes: 0..0, backed: 0 });
-        let mut next = map_pages.start;
-        while next < map_pages.end {
-            let mut used = 0;
-            for range in &mut ranges {
-                let Some((found, after)) = self.next_backed(next..map_pages.end) else {
-                    next = map_pages.end;
-                    break;
-                };
-                *range = found;
-                used += 1;
-                next = after;
+        let mut used = 0;
+        // What the platform refuses stays backed, and its class keeps saying so: it is counted, it is tried again when its
+        // block is removed, and it is `Mapped` free memory if the block comes online instead.
+        // SAFETY: the caller's promise.
+        let fold = |ranges: &[FoldRange]| unsafe { self.fold(ranges) };
+        for run in runs.clone() {
+            let mut next = run.start;
+            while let Some((found, after)) = self.next_backed(next..run.end) {
+                if let Some(range) = ranges.get_mut(used) {
+                    *range = found;
+                }
+                (next, used) = (after, used + 1);
+                if used == BATCH {
+                    fold(&ranges);
+                    used = 0;
+                }
             }
-            // What the platform refuses stays backed, and its class keeps saying so: it is counted, it is tried again when
-            // its block is removed, and it is `Mapped` free memory if the block comes online instead.
-            // SAFETY: the caller's promise.
-            unsafe { self.fold(ranges.get(..used).unwrap_or_default()) };
+        }
+        if let Some(rest) = ranges.get(..used).filter(|rest| !rest.is_empty()) {
+            fold(rest);
         }
         // One byte for all of it again, where nothing stayed.
-        self.publish_offline(map_pages, class);
+        for run in runs {
+            self.publish_offline(run, class);
+        }
     }
 
     /// The first stretch of `map_pages` to be folded at once, and where the next may begin.

@@ -229,6 +229,7 @@ impl<'w, 'e> Actor<'w, 'e> {
             | Op::Offline { .. }
             | Op::Remove(_)
             | Op::FakeOffline { .. }
+            | Op::Withdraw { .. }
             | Op::FakeOnline { .. }
             | Op::PrepareFakeOnline { .. }
             | Op::IsFakeOffline(_) => self.change_blocks(&step.op),

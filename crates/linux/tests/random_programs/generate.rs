@@ -148,6 +148,7 @@ fn is_to_taste(taste: u8, op: &Op) -> bool {
                 | Op::Offline { .. }
                 | Op::Remove(_)
                 | Op::FakeOffline { .. }
+                | Op::Withdraw { .. }
                 | Op::FakeOnline { .. }
         ),
         // References.
@@ -345,7 +346,15 @@ impl Draw<'_> {
                 Op::Offline { block: self.block(), migrate: self.answer(), veto: self.random.once_in(8) }
             }
             90 => Op::Remove(self.block()),
-            91..94 => Op::FakeOffline {
+            93 => Op::Withdraw {
+                at: self.place(),
+                areas: self.random.any(&[1, 4, 64, 200]),
+                piece: self.random.any(&[0, 0, 1, 4]),
+                most: self.random.any(&[1, 16, 255]),
+                asks: !self.random.once_in(3),
+                migrate: self.answer(),
+            },
+            91..93 => Op::FakeOffline {
                 at: self.place(),
                 areas: self.random.any(&[1, 1, 2, 64]),
                 migrate: self.answer(),

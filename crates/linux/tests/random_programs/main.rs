@@ -223,7 +223,7 @@ fn a_seed_always_makes_the_same_program() {
 /// Programs that run one step after the other do the same every time: these come to everything that there is to see.
 #[test]
 fn programs_come_to_all_that_can_happen() {
-    const ALL: [&str; 36] = [
+    const ALL: [&str; 38] = [
         "added",
         "allocated",
         "allocated there",
@@ -260,6 +260,8 @@ fn programs_come_to_all_that_can_happen() {
         "unfolded",
         "unplugged",
         "used up",
+        "withdrawn",
+        "withdrawn where it was free",
     ];
     let pulse = Pulse::default();
     let programs = (0..).map(generate::program).filter(|program| program.setup.schedule == Schedule::Turns);

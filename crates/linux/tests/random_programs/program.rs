@@ -163,6 +163,15 @@ pub enum Op {
         areas: u8,
         migrate: Answer,
     },
+    /// `piece` is an order above areas; `most` is in areas.
+    Withdraw {
+        at: Place,
+        areas: u8,
+        piece: u8,
+        most: u8,
+        asks: bool,
+        migrate: Answer,
+    },
     FakeOnline {
         at: Place,
         areas: u8,

@@ -3,6 +3,7 @@
 mod end;
 mod listener;
 mod mover;
+mod withdraw;
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use pagefold_engine::{AddError, BlockState, Class, Order, PageKind, Pfn, Zone};
 
 use listener::{Now, Reporter};
 use mover::Mover;
+use withdraw::Part;
 
 use crate::actor::{Actor, World};
 use crate::failing::{Failing, Machine, armed, has_struck};
@@ -471,6 +473,12 @@ impl<'e> Actor<'_, 'e> {
             Op::FakeOffline { migrate, .. } => {
                 let mut mover = Mover::new(world, &mut self.held, migrate);
                 blocks.fake_offline(target, &mut mover)
+            }
+            Op::Withdraw { at, areas, piece, most, asks, migrate } => {
+                let first = place(at) / AREA;
+                let (areas, most) = (areas.into(), most.into());
+                let part = Part { first, areas, piece: 1 << piece, most, runs: most as usize / 4 + 1, asks };
+                blocks.withdraw(part, &mut Mover::new(world, &mut self.held, migrate))
             }
             Op::FakeOnline { .. } => blocks.fake_online(world, target),
             Op::PrepareFakeOnline { .. } => blocks.prepare(target),
