@@ -49,7 +49,7 @@ impl BigMode {
 
     /// Plugs or unplugs `unit`, which is not added.
     fn change(&self, cx: &mut Context<'_, '_, impl Platform>, kind: RequestType, unit: u64) -> Result {
-        cx.change(kind, unit, self.geometry.unit_bytes(unit..unit + 1))?;
+        cx.change(kind, unit..unit + 1, self.geometry.unit_bytes(unit..unit + 1))?;
         let is_plug = kind == RequestType::Plug;
         self.blocks.states.set(unit, if is_plug { BigState::Plugged } else { BigState::Unused });
         Ok(())

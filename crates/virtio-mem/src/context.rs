@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_engine::hotplug::{BlockError, BlockId, FakeError, Group, Hotplug, Migrate, OnlineTo};
+use pagefold_engine::hotplug::{
+    BlockError, BlockId, FakeError, Group, Hotplug, Migrate, OnlineTo, Wanted, Withdrawn,
+};
 use pagefold_engine::{BlockState, Platform, Zone};
 use pagefold_virtio_mem_spec::RequestType;
 
@@ -24,11 +26,11 @@ pub(crate) struct Context<'s, 'e, P: Platform> {
 }
 
 impl<P: Platform> Context<'_, '_, P> {
-    /// Plugs or unplugs `bytes` of `unit`. If it is not clear what the device did, the unit is in doubt.
-    pub(crate) fn change(&mut self, kind: RequestType, unit: u64, bytes: Range<u64>) -> Result {
+    /// Plugs or unplugs `bytes` of `units`. If it is not clear what the device did, the units are in doubt.
+    pub(crate) fn change(&mut self, kind: RequestType, units: Range<u64>, bytes: Range<u64>) -> Result {
         self.link.change(kind, bytes).map_err(|failed| {
             if !failed.nothing_changed {
-                self.gate.doubt(unit);
+                self.gate.doubt(units);
             }
             failed.stop
         })
@@ -42,6 +44,15 @@ impl<P: Platform> Context<'_, '_, P> {
     /// Takes online pages out of use; owners are asked to move what is there.
     pub(crate) fn fake_offline(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
         self.hotplug.fake_offline(pages, &mut Asking { migrate: self.migrate, owners: self.owners })
+    }
+
+    /// Takes what can be had of online memory out of use. With `asks`, owners are asked to move what is there; else only what
+    /// is free is taken.
+    pub(crate) fn withdraw(&mut self, wanted: &Wanted<'_>, asks: bool) -> Result<Withdrawn, FakeError> {
+        if !asks {
+            return self.hotplug.withdraw(wanted, None);
+        }
+        self.hotplug.withdraw(wanted, Some(&mut Asking { migrate: self.migrate, owners: self.owners }))
     }
 
     /// Takes a memory block offline; owners are asked to move what is there.

@@ -175,10 +175,11 @@ impl<'e, C: Channel> Driver<'e, C> {
         Next::Again
     }
 
-    /// Does a bounded part of the work, on one memory block (big block) at most, whatever the device says or does not say.
-    /// A step makes at most as many requests as a memory block has sub-blocks, and some hundred questions for state where
-    /// the two ends may not agree. It asks owners 4,096 times at most; in big-block mode, where a block is unplugged as a
-    /// whole, as often as it has pages, times [`HotplugConfig::passes`](pagefold_engine::hotplug::HotplugConfig).
+    /// Does a bounded part of the work, whatever the device says or does not say: plugs one memory block (big block) at most,
+    /// or unplugs what can be had of 64 GiB at most. A step makes some hundred requests at most, and some hundred questions for
+    /// state where the two ends may not agree. It asks owners 4,096 times at most; in big-block mode, where a block is
+    /// unplugged as a whole, as often as it has pages, times
+    /// [`HotplugConfig::passes`](pagefold_engine::hotplug::HotplugConfig).
     ///
     /// `hotplug` is the one that the driver was probed with.
     ///

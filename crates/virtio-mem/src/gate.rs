@@ -3,6 +3,7 @@
 //! Here and in the states of units, what both share is only changed under the exclusive borrow of `Hotplug`, so Relaxed is
 //! enough everywhere.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use pagefold_engine::hotplug::{Event, Veto};
@@ -12,8 +13,8 @@ use pagefold_engine::hotplug::{Event, Veto};
 pub(crate) struct Gate {
     /// The driver does not know its blocks yet, or has ended: nothing may go online or offline.
     is_closed: AtomicBool,
-    /// One more than the number of the unit that is in doubt; 0 for none.
-    doubtful: AtomicU64,
+    /// The first unit that is in doubt, and the one after the last; equal if none is.
+    doubtful: [AtomicU64; 2],
     /// The driver itself takes memory offline, to settle a unit in doubt.
     is_settling: AtomicBool,
     /// A block went online or offline, so the driver may be able to do more.
@@ -38,20 +39,33 @@ impl Gate {
         self.is_closed.store(false, Relaxed);
     }
 
-    /// The unit that is in doubt: what is plugged of it is not known, and the device has to be asked.
+    fn in_doubt(&self) -> Range<u64> {
+        let [start, end] = &self.doubtful;
+        start.load(Relaxed)..end.load(Relaxed)
+    }
+
+    /// The first unit in doubt: what is plugged of it is not known, and the device has to be asked.
     pub(crate) fn doubtful(&self) -> Option<u64> {
-        self.doubtful.load(Relaxed).checked_sub(1)
+        self.in_doubt().next()
     }
 
-    /// Puts `unit` in doubt. The next step settles it before it does anything else, so there is one at a time.
-    pub(crate) fn doubt(&self, unit: u64) {
-        debug_assert!(self.doubtful().is_none_or(|other| other == unit), "one at a time");
-        self.doubtful.store(unit + 1, Relaxed);
+    /// Puts `units` in doubt, and those between them and others in doubt. The next steps settle them, one at a time, before
+    /// they do anything else.
+    pub(crate) fn doubt(&self, units: Range<u64>) {
+        let now = self.in_doubt();
+        let both = match now.is_empty() {
+            true => units,
+            false => now.start.min(units.start)..now.end.max(units.end),
+        };
+        let [start, end] = &self.doubtful;
+        start.store(both.start, Relaxed);
+        end.store(both.end, Relaxed);
     }
 
-    /// No unit is in doubt any more.
+    /// The first unit in doubt is so no more.
     pub(crate) fn settled(&self) {
-        self.doubtful.store(0, Relaxed);
+        let [start, end] = &self.doubtful;
+        start.store((start.load(Relaxed) + 1).min(end.load(Relaxed)), Relaxed);
     }
 
     /// Lets memory go offline in spite of a doubt until the guard is dropped, which a panic of an owner also does.
@@ -79,7 +93,7 @@ impl Gate {
             if self.is_closed.load(Relaxed) {
                 return Err(Veto::Refused("the virtio-mem driver of this memory is not ready, or gone"));
             }
-            if self.doubtful() == Some(unit) {
+            if self.in_doubt().contains(&unit) {
                 return Err(Veto::Refused(
                     "the device has to be asked first what is plugged of the memory block",
                 ));

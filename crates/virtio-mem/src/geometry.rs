@@ -125,6 +125,11 @@ impl Geometry {
         bytes.start >> PAGE_SHIFT..bytes.end >> PAGE_SHIFT
     }
 
+    /// Pages of a sub-block.
+    pub(crate) fn sub_pages(&self) -> u64 {
+        self.sub_block() >> PAGE_SHIFT
+    }
+
     /// The unit that `pfn` lies in, and the sub-block of it.
     pub(crate) fn sub_block_of(&self, pfn: u64) -> Option<(u64, u64)> {
         let offset = (pfn << PAGE_SHIFT).checked_sub(self.start)?;

@@ -183,9 +183,8 @@ impl Refusals {
         stands
     }
 
-    /// Whether a refusal in `unit` stands.
-    pub(crate) fn any_stands<P: Platform>(&mut self, walker: &Walker<'_, P>, unit: u64) -> bool {
-        let subs = self.units.get(unit as usize).map_or(0, |subs| subs.len() as u64);
-        (0..subs).any(|sub| self.stands(walker, unit, sub))
+    /// Whether there may be refusals in `unit`.
+    pub(crate) fn has_any(&self, unit: u64) -> bool {
+        self.units.get(unit as usize).is_some_and(|subs| !subs.is_empty())
     }
 }

@@ -20,7 +20,7 @@ use crate::stop::{Result, Stop};
 use blocks::SubBlocks;
 use state::{SubState, Trigger};
 
-/// Runs of sub-blocks that one step plugs or unplugs at most, which bounds its requests.
+/// Runs of sub-blocks of one memory block that one step plugs, settles or cleans up at most, which bounds its requests.
 const STEP_RUNS: u64 = 64;
 
 /// The driver's half of sub-block mode; the listener has the other one.
@@ -35,29 +35,17 @@ pub(crate) struct SubMode {
     settling: Option<Settling>,
 }
 
-/// A pass over all memory blocks, state by state, from high to low. One memory block a step at most.
+/// A pass over all memory blocks, state by state, from high to low, some of them in each step.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass {
-    /// Index of the state that is looked for.
+    /// Index of what is looked for.
     order: usize,
-    /// Units from here on have been looked at.
+    /// Sub-blocks from here on have been looked at, counted through all units.
     end: u64,
-    /// The unit that is being looked at, if it takes several steps.
-    within: Option<Within>,
+    /// The sub-block at which no question to owners was left, and how often that was so.
+    paused: Option<(u64, u64)>,
     /// Why something that was looked at stayed plugged.
     stuck: Option<Stop>,
-}
-
-/// How far a pass is in one memory block.
-#[derive(Clone, Copy)]
-struct Within {
-    unit: u64,
-    /// Sub-blocks from here on have been looked at.
-    end: u64,
-    /// The driver has tried to unplug all of it at once.
-    tried_whole: bool,
-    /// Steps that ended while owners were still being asked.
-    pauses: u64,
 }
 
 /// How far settling a unit is.
@@ -89,7 +77,7 @@ impl SubMode {
         unit: u64,
         subs: Range<u64>,
     ) -> Result {
-        cx.change(kind, unit, self.geometry.bytes(unit, subs.clone()))?;
+        cx.change(kind, unit..unit + 1, self.geometry.bytes(unit, subs.clone()))?;
         self.blocks.set_plugged(unit, subs, kind == RequestType::Plug);
         Ok(())
     }

@@ -79,7 +79,7 @@ fn survey_units(
         }
         if len == 1 {
             // The next steps settle it.
-            cx.gate.doubt(range.start);
+            cx.gate.doubt(range.clone());
             return Ok(Survey::Units { next: range.end, span: 1 });
         }
         range.end = range.start.midpoint(range.end);

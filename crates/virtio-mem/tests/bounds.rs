@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use common::{ADDR, GIB, MIB, PAGES, TestEngine, TestPlatform, engine, hotplug};
 use model::Model;
-use pagefold_engine::hotplug::{FakeOffline, Migrate, Migration, Unmovable};
+use pagefold_engine::hotplug::{FakeOffline, Hotplug, Migrate, Migration, Unmovable};
 use pagefold_engine::{Folio, Kind, Order, Pfn};
 use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Next, Shortfall};
 use pagefold_virtio_mem_spec::{PlugState, RequestType, Response};
@@ -80,11 +80,13 @@ fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
     let Next::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
     assert_eq!((movable.pinned, owner.take_counts()), (pins, (pins, 0)));
     // Time alone changes nothing, nor does an interrupt without a new wish.
+    let requests = device.requests();
     for interrupts in [0, 0, 1, 100] {
         device.with(|state| state.interrupts = interrupts);
         let step = driver.work(hotplug, owner, |_| true);
         let Next::Later(_, Shortfall::InUse { movable, .. }) = step else { panic!("{step:?}") };
         assert_eq!((movable.pinned, owner.take_counts()), (pins, (0, 0)));
+        assert_eq!(device.requests(), requests);
     }
     // A pin that ends gives a reference back: here, the folio is freed. Nobody has to be asked then.
     owner.folios.remove(&Pfn((ADDR >> 12) + 7 * 512 + 7));
@@ -106,6 +108,74 @@ fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
     owner.is_pinned = false;
     device.resize(0);
     assert_eq!(driver.work(hotplug, owner, |_| true), Next::Reached);
+    engine.audit().unwrap();
+}
+
+/// How the driver ends, and its requests.
+fn resize<'e>(
+    device: &Model,
+    driver: &mut Driver<'e, Model>,
+    hotplug: &mut Hotplug<'e, TestPlatform>,
+    owner: &mut Owner<'e>,
+    bytes: u64,
+) -> (Next, u64) {
+    device.resize(bytes);
+    let requests = device.requests();
+    let next = driver.work(hotplug, owner, |_| true);
+    (next, device.requests() - requests)
+}
+
+#[test]
+fn what_is_given_back_takes_a_request_for_each_run_however_many_blocks_it_spans() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    let owner = &mut Owner::default();
+    assert_eq!(
+        resize(&device, driver, hotplug, owner, GIB),
+        (Next::Reached, 8),
+        "a memory block is added, then the next"
+    );
+    assert_eq!(resize(&device, driver, hotplug, owner, 0), (Next::Reached, 1), "all of them go at once");
+    resize(&device, driver, hotplug, owner, 300 * MIB);
+    assert_eq!(
+        resize(&device, driver, hotplug, owner, 128 * MIB),
+        (Next::Reached, 2),
+        "a part, then a whole"
+    );
+    resize(&device, driver, hotplug, owner, GIB);
+    // A page stays in the middle of each block.
+    owner.is_pinned = true;
+    for block in 0..8 {
+        let pfn = Pfn((ADDR + block * 128 * MIB + 64 * MIB) >> 12);
+        owner.keep(engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share());
+    }
+    let (next, requests) = resize(&device, driver, hotplug, owner, 0);
+    assert!(matches!(next, Next::Later(_, Shortfall::InUse { .. })), "{next:?}");
+    assert_eq!((device.plugged(), requests), (16 * MIB, 9));
+    assert_eq!(hotplug.blocks().count(), 8);
+    engine.audit().unwrap();
+}
+
+#[test]
+fn what_is_free_goes_before_anybody_is_asked_wherever_it_is() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
+    // All of the upper half is in use, and could move.
+    let owner = &mut Owner::default();
+    for area in 256..512 {
+        let pfn = Pfn((ADDR >> 12) + area * 512);
+        owner.keep(engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share());
+    }
+    device.resize(512 * MIB);
+    assert_eq!(driver.work(hotplug, owner, |_| true), Next::Reached);
+    assert_eq!((device.plugged(), owner.take_counts()), (512 * MIB, (0, 0)));
+    // No more is asked for than has to go.
+    device.resize(500 * MIB);
+    assert_eq!(driver.work(hotplug, owner, |_| true), Next::Reached);
+    assert_eq!((device.plugged(), owner.take_counts()), (500 * MIB, (6, 0)));
     engine.audit().unwrap();
 }
 

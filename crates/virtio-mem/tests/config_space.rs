@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use common::*;
 use pagefold_engine::hotplug::{FakeOffline, Unmovable};
+use pagefold_engine::{Kind, Order, Pfn};
 use pagefold_virtio_mem::{Channel, ChannelError, ConfigInterrupt, Driver, Next};
 use pagefold_virtio_mem_spec::{ConfigSpace, Features, Request, Response};
 
@@ -49,7 +50,7 @@ fn a_long_way_takes_two_reads() {
             true
         });
         assert_eq!((step, driver.status().plugged), (Next::Reached, size));
-        assert!(steps >= 16, "a memory block a step, so {steps} are too few for this test");
+        assert!(steps >= 16 || size == 0, "a memory block a step, so {steps} are too few for this test");
         assert_eq!(reads.get(), 2, "one before the first step, one before the rest");
     }
 }
@@ -82,13 +83,17 @@ fn an_interrupt_handler_tells_of_a_change() {
     let interrupt = ConfigInterrupt::default();
     let channel = channel(&device).with_config_interrupt(interrupt.clone());
     let driver = &mut Driver::probe(channel, hotplug, settings()).unwrap();
+    let cache = &mut Cache::default();
     for is_told in [false, true] {
         device.set_requested_size(GIB).unwrap();
-        driver.work(hotplug, &mut Unmovable, |_| true);
+        driver.work(hotplug, cache, |_| true);
+        // What is free goes in one step, and what has to move in another.
+        let used = Pfn((ADDR + 512 * MIB) >> 12);
+        cache.folios.push(engine.alloc_at(used, Order::ZERO, Kind::File).unwrap().share());
         device.set_requested_size(0).unwrap();
         let mut least = GIB;
-        let step = driver.work(hotplug, &mut Unmovable, |status| {
-            if status.plugged == 512 * MIB && status.plugged < least {
+        let step = driver.work(hotplug, cache, |status| {
+            if status.plugged == 2 * MIB && status.plugged < least {
                 device.set_requested_size(768 * MIB).unwrap();
                 if is_told {
                     interrupt.raise();
@@ -98,6 +103,7 @@ fn an_interrupt_handler_tells_of_a_change() {
             true
         });
         assert_eq!((step, driver.status().plugged), (Next::Reached, 768 * MIB));
-        assert_eq!(least, if is_told { 512 * MIB } else { 0 }, "told: {is_told}");
+        assert_eq!(least, if is_told { 2 * MIB } else { 0 }, "told: {is_told}");
+        cache.folios.clear();
     }
 }

@@ -48,7 +48,7 @@ impl SubMode {
                 // It was never in use: back to the host. If the device refuses that, it is plugged and out of use, and the
                 // next step settles it.
                 if self.change(cx, Unplug, unit, run).is_err() {
-                    cx.gate.doubt(unit);
+                    cx.gate.doubt(unit..unit + 1);
                 }
                 return Err(error.into());
             }

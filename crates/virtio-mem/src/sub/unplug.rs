@@ -1,193 +1,381 @@
-//! Unplugging in sub-block mode: offline memory blocks first, which cost their owners nothing, then the movable zone, then
-//! the normal one; partly plugged blocks before full ones, so that whole blocks become free; from high to low. A full block
-//! is unplugged in one piece if possible, else sub-block by sub-block, without those in use.
+//! Unplugging in sub-block mode: offline memory blocks first, which cost their owners nothing; then what is free, wherever it
+//! is; then what owners can move. The movable zone before the normal one, partly plugged blocks before full ones, so that
+//! whole blocks become free; from high to low.
+//!
+//! A step looks at a *window*: plugged sub-blocks of any number of memory blocks in one state. What can be had of it comes out
+//! of use together, and goes back to the host in as few requests as there are runs. What is known to be pinned is left out.
 
+use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_engine::Platform;
-use pagefold_engine::geometry::PAGE_SHIFT;
+use pagefold_engine::hotplug::{Fate, Wanted, Withdrawn};
+use pagefold_engine::{Order, Pfn, Platform};
 use pagefold_virtio_mem_spec::RequestType;
 
 use crate::context::Context;
 use crate::owners::STEP_QUESTIONS;
 use crate::stop::{Result, Stop};
 use crate::sub::state::{SubState, Trigger};
-use crate::sub::{Pass, STEP_RUNS, SubMode, Within};
+use crate::sub::{Pass, SubMode};
 
-const ORDER: [SubState; 6] = [
-    SubState::OfflinePartial,
-    SubState::Offline,
-    SubState::MovablePartial,
-    SubState::KernelPartial,
-    SubState::Movable,
-    SubState::Kernel,
+/// How memory is taken back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// It is not in use at all.
+    Offline,
+    /// Only what is free.
+    Free,
+    /// Owners are asked.
+    Asking,
+}
+
+const ORDER: [(SubState, Way); 10] = [
+    (SubState::OfflinePartial, Way::Offline),
+    (SubState::Offline, Way::Offline),
+    (SubState::MovablePartial, Way::Free),
+    (SubState::KernelPartial, Way::Free),
+    (SubState::Movable, Way::Free),
+    (SubState::Kernel, Way::Free),
+    (SubState::MovablePartial, Way::Asking),
+    (SubState::KernelPartial, Way::Asking),
+    (SubState::Movable, Way::Asking),
+    (SubState::Kernel, Way::Asking),
 ];
 
+/// Pages that a window spans at most, 64 GiB, or one sub-block; runs that are looked at; and runs that are given back, each
+/// with a request.
+const WINDOW_PAGES: u64 = 1 << 24;
+const WINDOW_RUNS: usize = 1024;
+const STEP_REQUESTS: usize = 512;
+
+/// Plugged sub-blocks that one step looks at, counted through all units.
+struct Window {
+    /// Runs of them, ascending.
+    runs: Vec<Range<u64>>,
+    /// Those left out, since something in them is pinned.
+    pinned: Vec<u64>,
+    /// All below was not looked at, and all from `end` on before.
+    from: u64,
+    end: u64,
+}
+
 impl SubMode {
-    /// Looks at the next memory block of the pass, or goes on with it, and unplugs up to `subs` sub-blocks of it.
+    /// Looks at the next window of the pass, and unplugs up to `subs` sub-blocks of it. Removes memory blocks of which nothing
+    /// is left.
     pub(crate) fn unplug(&mut self, cx: &mut Context<'_, '_, impl Platform>, subs: u64) -> Result {
+        let all = self.blocks.states.used() * self.geometry.per_unit();
         let mut pass = self.pass.take().unwrap_or_else(|| {
             cx.owners.begin_pass();
-            Pass { order: 0, end: self.blocks.states.used(), within: None, stuck: None }
+            Pass { order: 0, end: all, paused: None, stuck: None }
         });
-        let within = pass.within.take().or_else(|| self.next_of(&mut pass));
-        let Some(mut within) = within else { return Err(pass.stuck.unwrap_or(Stop::IN_USE)) };
-        // The next step goes on here even if a panic of an owner ends this one.
-        pass.within = Some(within);
-        self.pass = Some(pass);
-        let looked = self.look_at(cx, &mut within, &mut pass, subs);
-        pass.within = Some(within).filter(|_| looked == Ok(false));
-        self.pass = Some(pass);
-        looked.map(|_| ())
-    }
-
-    /// The next memory block of a pass.
-    fn next_of(&self, pass: &mut Pass) -> Option<Within> {
-        let states = &self.blocks.states;
-        while let Some(&state) = ORDER.get(pass.order) {
-            let is_allowed = self.unplug_online || state.zone().is_none();
-            if is_allowed
-                && states.count(state) > 0
-                && let Some(unit) = states.last(pass.end, state)
-            {
-                pass.end = unit;
-                return Some(Within { unit, end: self.geometry.per_unit(), tried_whole: false, pauses: 0 });
+        while let Some(&(state, way)) = ORDER.get(pass.order) {
+            let Some(window) = self.window(cx, pass.end, state, way)? else {
+                (pass.order, pass.end) = (pass.order + 1, all);
+                continue;
+            };
+            // The next step goes on here even if a panic of an owner ends this one.
+            self.pass = Some(pass);
+            let is_empty = window.runs.is_empty();
+            let (end, stop) = match is_empty {
+                true => (window.from, None),
+                false => self.unplug_window(cx, &window, way, subs, &mut pass),
+            };
+            if way == Way::Asking {
+                let pinned = window.pinned.iter().filter(|&&sub| sub >= end);
+                pinned.for_each(|&sub| self.note_stuck(cx, &mut pass, sub, Stop::PINNED));
             }
-            (pass.order, pass.end) = (pass.order + 1, states.used());
+            let removed = self.remove_emptied(cx, end..window.end, &mut pass);
+            pass.end = end;
+            self.pass = Some(pass);
+            removed?;
+            match stop {
+                Some(stop) => return Err(stop),
+                None if !is_empty => return Ok(()),
+                None => {}
+            }
         }
-        None
+        self.pass = None;
+        Err(pass.stuck.unwrap_or(Stop::IN_USE))
     }
 
-    /// Unplugs what can be unplugged of a memory block, some sub-blocks of it at most, and removes the block when none is
-    /// left. Whether the pass is done with it; what stays is recorded in the pass.
-    fn look_at(
+    /// The next window below `end` of memory blocks in `state`.
+    fn window(
         &self,
         cx: &mut Context<'_, '_, impl Platform>,
-        within: &mut Within,
-        pass: &mut Pass,
-        subs: u64,
-    ) -> Result<bool> {
-        let (unit, state) = (within.unit, self.blocks.states.get(within.unit));
-        if !state.is_added() {
-            // It was removed since, by other code.
-            return Ok(true);
-        }
-        let is_done = match state.zone() {
-            None => self.unplug_offline(cx, unit, subs)?,
-            Some(_) => self.unplug_online(cx, within, pass, subs)?,
+        end: u64,
+        state: SubState,
+        way: Way,
+    ) -> Result<Option<Window>> {
+        let (states, per) = (&self.blocks.states, self.geometry.per_unit());
+        let is_allowed = self.unplug_online || state.zone().is_none();
+        // A unit that the pass is within has changed its state since.
+        let unit_below = |end: u64| {
+            let within = Some(end / per).filter(|_| !end.is_multiple_of(per));
+            let is_same = |unit: &u64| {
+                let now = states.get(*unit);
+                now.is_added() && now.zone() == state.zone()
+            };
+            within.filter(is_same).or_else(|| states.last(end / per, state))
         };
-        if self.blocks.plugged_in(unit) == 0 {
-            match self.remove(cx, unit) {
-                Err(stuck) if stuck.is_stuck() => pass.stuck = Some(stuck),
-                done => done?,
-            }
-            return Ok(true);
+        if !is_allowed || unit_below(end).is_none() {
+            return Ok(None);
         }
-        Ok(is_done)
+        let most = (WINDOW_PAGES / self.geometry.sub_pages()).max(1);
+        let walker = cx.hotplug.engine().walker()?;
+        let mut window = Window { runs: Vec::new(), pinned: Vec::new(), from: end, end };
+        let mut top = None;
+        while window.from > 0 {
+            let Some(unit) = unit_below(window.from) else {
+                window.from = 0;
+                break;
+            };
+            window.from = window.from.min((unit + 1) * per);
+            let bottom = top.map_or(0, |top: u64| top.saturating_sub(most));
+            let below = window.from - unit * per;
+            let Some(run) = self.blocks.last_run(unit, below) else {
+                window.from = unit * per;
+                continue;
+            };
+            let mut run = unit * per + run.start..unit * per + run.end;
+            let last = run.end - 1;
+            if way != Way::Offline && cx.owners.refusals.stands(&walker, unit, last % per) {
+                window.pinned.try_reserve(1).map_err(|_| Stop::NO_MEMORY)?;
+                window.pinned.push(last);
+                window.from = last;
+                continue;
+            }
+            top = top.or(Some(run.end));
+            if last < bottom || window.runs.len() >= WINDOW_RUNS {
+                window.from = run.end;
+                break;
+            }
+            run.start = run.start.max(bottom);
+            if way != Way::Offline && cx.owners.refusals.has_any(unit) {
+                let stands = |sub: &u64| cx.owners.refusals.stands(&walker, unit, sub % per);
+                run.start = (run.start..last).rev().find(stands).map_or(run.start, |sub| sub + 1);
+            }
+            window.from = run.start;
+            match window.runs.last_mut() {
+                Some(above) if above.start == run.end => above.start = run.start,
+                _ => {
+                    window.runs.try_reserve(1).map_err(|_| Stop::NO_MEMORY)?;
+                    window.runs.push(run);
+                }
+            }
+        }
+        window.runs.reverse();
+        Ok(Some(window))
+    }
+
+    /// Unplugs what can be had of a window. Returns the sub-block from which on everything was looked at, and what ends the
+    /// step.
+    fn unplug_window(
+        &self,
+        cx: &mut Context<'_, '_, impl Platform>,
+        window: &Window,
+        way: Way,
+        subs: u64,
+        pass: &mut Pass,
+    ) -> (u64, Option<Stop>) {
+        let done = cx.link.heed().and_then(|()| match way {
+            Way::Offline => self.unplug_offline(cx, window, subs),
+            Way::Free | Way::Asking => self.unplug_online(cx, window, way, subs, pass),
+        });
+        // Whatever stopped it, the same window is looked at again.
+        done.unwrap_or_else(|stop| (window.end, Some(stop)))
     }
 
     fn unplug_offline(
         &self,
         cx: &mut Context<'_, '_, impl Platform>,
-        unit: u64,
-        mut subs: u64,
-    ) -> Result<bool> {
-        for _ in 0..STEP_RUNS {
-            let last = self.blocks.last_run(unit, self.geometry.per_unit());
-            let Some(run) = last.filter(|_| subs > 0) else { return Ok(true) };
-            cx.link.heed()?;
-            let run = run.start.max(run.end.saturating_sub(subs))..run.end;
-            subs -= run.end - run.start;
-            // The state before the request: the block must not come online as if it were full.
-            if self.blocks.states.get(unit) == SubState::Offline {
-                self.blocks.apply(unit, Trigger::Partly);
+        window: &Window,
+        subs: u64,
+    ) -> Result<(u64, Option<Stop>)> {
+        let mut left = subs;
+        let mut from = window.from;
+        let mut runs = Vec::new();
+        runs.try_reserve_exact(window.runs.len()).map_err(|_| Stop::NO_MEMORY)?;
+        for run in window.runs.iter().rev() {
+            if left == 0 || runs.len() >= STEP_REQUESTS {
+                from = run.end;
+                break;
             }
-            let done = self.change(cx, RequestType::Unplug, unit, run);
-            self.sync_full(unit);
-            done?;
+            let start = run.start.max(run.end.saturating_sub(left));
+            left -= run.end - start;
+            runs.push(start..run.end);
         }
-        Ok(false)
+        runs.reverse();
+        self.give_to_host(cx, &runs, false)?;
+        Ok((from, None))
     }
 
     fn unplug_online(
         &self,
         cx: &mut Context<'_, '_, impl Platform>,
-        within: &mut Within,
+        window: &Window,
+        way: Way,
+        subs: u64,
         pass: &mut Pass,
-        mut subs: u64,
-    ) -> Result<bool> {
-        let (unit, all) = (within.unit, self.geometry.per_unit());
-        // As many pauses as all folios of a unit can make necessary, were each asked about twice.
-        let most_pauses = (self.geometry.unit() >> PAGE_SHIFT) / STEP_QUESTIONS * 2 + 4;
-        let walker = cx.hotplug.engine().walker()?;
-        let is_whole = within.end == all && subs >= all && self.blocks.is_full(unit);
-        if is_whole && !cx.owners.refusals.any_stands(&walker, unit) && !within.tried_whole {
-            cx.link.heed()?;
-            within.tried_whole = true;
-            return match self.unplug_run(cx, unit, 0..all) {
-                Err(Stop::Paused) => {
-                    within.pauses += 1;
-                    within.tried_whole = within.pauses > most_pauses;
-                    Ok(false)
-                }
-                // Sub-block by sub-block in the next step.
-                Err(stuck) if stuck.is_stuck() || stuck == Stop::NO_ROOM => Ok(false),
-                done => done.map(|()| true),
-            };
+    ) -> Result<(u64, Option<Stop>)> {
+        let sub_pages = self.geometry.sub_pages();
+        let first = self.geometry.pages(0, 0..0).start;
+        let in_subs = |pages: &Range<u64>| (pages.start - first) / sub_pages..(pages.end - first) / sub_pages;
+        let mut parts = Vec::new();
+        let mut taken = Vec::new();
+        parts.try_reserve_exact(window.runs.len()).map_err(|_| Stop::NO_MEMORY)?;
+        taken.try_reserve_exact(STEP_REQUESTS).map_err(|_| Stop::NO_MEMORY)?;
+        parts.extend(window.runs.iter().map(|run| self.geometry.pages(0, run.clone())));
+        let pages = subs.saturating_mul(sub_pages);
+        let wanted = Wanted { parts: &parts, piece: sub_pages, pages, runs: STEP_REQUESTS };
+        let withdrawn = cx.withdraw(&wanted, way == Way::Asking)?;
+        taken.extend(withdrawn.taken().iter().map(in_subs));
+        self.give_to_host(cx, &taken, true)?;
+        let considered = withdrawn.considered_from().0;
+        let from = match parts.first() {
+            Some(part) if part.start < considered => (considered - first) / sub_pages,
+            _ => window.from,
+        };
+        if way == Way::Free {
+            return Ok((from, None));
         }
-        for _ in 0..STEP_RUNS {
-            let last = self.blocks.last_run(unit, within.end);
-            let Some(run) = last.filter(|_| subs > 0) else { return Ok(true) };
-            cx.link.heed()?;
-            if cx.owners.questions.left == 0 {
-                return Ok(false);
-            }
-            let sub = run.end - 1;
-            within.end = sub;
-            let Some(zone) = self.blocks.states.get(unit).zone() else { return Ok(true) };
-            let done = if cx.owners.refusals.stands(&walker, unit, sub) {
-                Err(Stop::PINNED)
-            } else {
-                self.unplug_run(cx, unit, sub..sub + 1)
-            };
-            let stuck = match done {
-                Ok(()) => {
-                    subs -= 1;
-                    continue;
-                }
-                Err(Stop::Paused) if within.pauses < 2 * most_pauses => {
-                    within.pauses += 1;
-                    within.end = sub + 1;
-                    return Ok(false);
-                }
-                Err(Stop::Paused) => Stop::IN_USE,
-                Err(stop) => stop,
-            };
-            if stuck.is_stuck() || stuck == Stop::NO_ROOM {
-                cx.owners.note_stuck(zone, stuck);
-                pass.stuck = Some(stuck);
-            }
-            if !stuck.is_stuck() {
-                return Err(stuck);
-            }
+        self.note_fates(cx, window, from, &withdrawn, pass);
+        if !withdrawn.lacks_room() {
+            return Ok((from, None));
         }
-        Ok(false)
+        Ok(self.without_room(cx, (considered - first) / sub_pages, from, pass))
     }
 
-    /// Unplugs plugged sub-blocks of an online block: first out of use, then back to the host.
-    fn unplug_run(&self, cx: &mut Context<'_, '_, impl Platform>, unit: u64, subs: Range<u64>) -> Result {
-        let pages = self.geometry.pages(unit, subs.clone());
-        if let Err(error) = cx.fake_offline(pages.clone()) {
-            return Err(cx.owners.questions.spent().unwrap_or(error.into()));
-        }
-        if let Err(stop) = self.change(cx, RequestType::Unplug, unit, subs) {
-            // In doubt it stays out of use, since there may be no memory behind it, and the next step settles it.
-            if cx.gate.doubtful().is_none() && cx.hotplug.fake_online(pages).is_err() {
-                cx.gate.doubt(unit);
+    /// Notes what stays of a window from sub-block `from` on, and why.
+    fn note_fates(
+        &self,
+        cx: &mut Context<'_, '_, impl Platform>,
+        window: &Window,
+        from: u64,
+        withdrawn: &Withdrawn,
+        pass: &mut Pass,
+    ) {
+        let lacking = Some(withdrawn.considered_from()).filter(|_| withdrawn.lacks_room());
+        for sub in window.runs.iter().flat_map(Range::clone).filter(|&sub| sub >= from) {
+            let pages = self.geometry.pages(0, sub..sub + 1);
+            if lacking == Some(Pfn(pages.start)) {
+                continue;
             }
-            return Err(stop);
+            let fates = || {
+                let areas = pages.clone().step_by(Order::AREA.pages() as usize);
+                areas.filter_map(|pfn| withdrawn.fate(Pfn(pfn)))
+            };
+            if fates().any(|fate| fate == Fate::Pinned) {
+                self.note_stuck(cx, pass, sub, Stop::PINNED);
+            } else if fates().any(|fate| fate == Fate::Busy) {
+                self.note_stuck(cx, pass, sub, Stop::IN_USE);
+            }
         }
-        self.sync_full(unit);
+    }
+
+    /// What follows from a copy without memory, or a question too many, at sub-block `sub`.
+    fn without_room(
+        &self,
+        cx: &mut Context<'_, '_, impl Platform>,
+        sub: u64,
+        from: u64,
+        pass: &mut Pass,
+    ) -> (u64, Option<Stop>) {
+        let Some(spent) = cx.owners.questions.spent() else {
+            self.note_stuck(cx, pass, sub, Stop::NO_ROOM);
+            return (from, Some(Stop::NO_ROOM));
+        };
+        let before = pass.paused.filter(|&(at, _)| at == sub).map_or(0, |(_, times)| times);
+        pass.paused = Some((sub, before + 1));
+        // As many pauses as all folios of a sub-block can make necessary, were each asked about twice. Where hardly any
+        // moves, one is enough to know that.
+        let most = if spent == Stop::Paused { self.geometry.sub_pages() / STEP_QUESTIONS * 2 + 1 } else { 1 };
+        if before < most {
+            return (sub + 1, None);
+        }
+        self.note_stuck(cx, pass, sub, Stop::IN_USE);
+        (from, None)
+    }
+
+    fn note_stuck(&self, cx: &mut Context<'_, '_, impl Platform>, pass: &mut Pass, sub: u64, stop: Stop) {
+        if let Some(zone) = self.blocks.states.get(sub / self.geometry.per_unit()).zone() {
+            cx.owners.note_stuck(zone, stop);
+        }
+        pass.stuck = Some(stop);
+    }
+
+    /// Gives runs of plugged sub-blocks that nobody uses back to the host, from high to low. If it does not take one, or wants
+    /// something else by now, the rest is as before.
+    fn give_to_host(
+        &self,
+        cx: &mut Context<'_, '_, impl Platform>,
+        runs: &[Range<u64>],
+        is_online: bool,
+    ) -> Result {
+        for (index, run) in runs.iter().enumerate().rev() {
+            let units = self.units_of(run);
+            for unit in units.clone() {
+                // The state before the request: the block must not come online as if it were full.
+                if self.blocks.states.get(unit) == SubState::Offline {
+                    self.blocks.apply(unit, Trigger::Partly);
+                }
+            }
+            let bytes = self.geometry.bytes(0, run.clone());
+            let heeded = cx.link.heed();
+            let done = heeded.and_then(|()| cx.change(RequestType::Unplug, units.clone(), bytes));
+            if done.is_ok() {
+                self.each_part(run, |unit, subs| self.blocks.set_plugged(unit, subs, false));
+            } else if is_online {
+                // In doubt it stays out of use, since there may be no memory behind it, and the next steps settle it.
+                let last = if cx.gate.doubtful().is_some() { index } else { index + 1 };
+                self.put_back(cx, runs.get(..last).unwrap_or_default());
+            }
+            units.for_each(|unit| self.sync_full(unit));
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Puts sub-blocks that were taken out of use back to it.
+    fn put_back(&self, cx: &mut Context<'_, '_, impl Platform>, runs: &[Range<u64>]) {
+        for run in runs {
+            self.each_part(run, |unit, subs| {
+                if cx.hotplug.fake_online(self.geometry.pages(unit, subs)).is_err() {
+                    cx.gate.doubt(unit..unit + 1);
+                }
+            });
+        }
+    }
+
+    /// The units that a run of sub-blocks lies in.
+    fn units_of(&self, run: &Range<u64>) -> Range<u64> {
+        let per = self.geometry.per_unit();
+        run.start / per..run.end.div_ceil(per)
+    }
+
+    /// Calls `part` with the sub-blocks of each unit that a run has.
+    fn each_part(&self, run: &Range<u64>, mut part: impl FnMut(u64, Range<u64>)) {
+        let per = self.geometry.per_unit();
+        for unit in self.units_of(run) {
+            let all = unit * per..(unit + 1) * per;
+            part(unit, run.start.max(all.start) - all.start..run.end.min(all.end) - all.start);
+        }
+    }
+
+    /// Removes the memory blocks of which nothing is plugged any more, among those that `subs` lie in.
+    fn remove_emptied(
+        &self,
+        cx: &mut Context<'_, '_, impl Platform>,
+        subs: Range<u64>,
+        pass: &mut Pass,
+    ) -> Result {
+        for unit in self.units_of(&subs).rev() {
+            if self.blocks.states.get(unit).is_added() && self.blocks.plugged_in(unit) == 0 {
+                match self.remove(cx, unit) {
+                    Err(stuck) if stuck.is_stuck() => pass.stuck = Some(stuck),
+                    done => done?,
+                }
+            }
+        }
         Ok(())
     }
 
