@@ -35,6 +35,19 @@ pub const PAGES_PER_SECTION: u64 = 1 << SECTION_ORDER;
 /// Areas in a tree.
 pub const AREAS_PER_TREE: u64 = 1 << (TREE_ORDER - AREA_ORDER);
 
+/// Words of four bytes in the table of trees for each of `trees`, of which it uses the first. Where trees are few each has a
+/// cache line to itself; where they are many CPUs begin many lines apart, and a petabyte of them stays small.
+pub(crate) const fn words_per_tree(trees: u64) -> u64 {
+    const PADDED: u64 = 1 << 14;
+    const LINE: u64 = 16;
+    let room = if cfg!(loom) || trees == 0 { 1 } else { PADDED / trees };
+    match room.checked_ilog2() {
+        None => 1,
+        Some(order) if 1 << order > LINE => LINE,
+        Some(order) => 1 << order,
+    }
+}
+
 /// Objects that get their memory together: any size that is a multiple of 16 bytes makes whole pages of 4 KiB.
 pub(crate) const OBJECTS_PER_GROUP: u64 = if cfg!(loom) { 2 } else { 256 };
 

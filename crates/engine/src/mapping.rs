@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 
 use crate::geometry::{
     AREA_ORDER, MapShape, OBJECTS_PER_GROUP, PAGE_SIZE, REGION_ORDER, ROW_ORDER, SECTION_ORDER, TREE_ORDER,
-    pages_of_machine,
+    pages_of_machine, words_per_tree,
 };
 use crate::heap::OutOfMemory;
 
@@ -24,7 +24,7 @@ pub enum TableKind {
     Rows,
     /// The allocator's lanes: 1 byte an area.
     Lanes,
-    /// The allocator's tree words: 4 bytes a tree.
+    /// The allocator's tree words: 4 bytes a tree, or up to a cache line where there are few.
     Trees,
     /// Poisoned pages: 8 bytes for 64 pages.
     Poison,
@@ -103,7 +103,10 @@ impl TableKind {
             TableKind::Poison | TableKind::Holes | TableKind::Withheld => ROW_ORDER,
             // Eight lanes are one word.
             TableKind::Lanes | TableKind::MovableLanes | TableKind::ObjectLanes => AREA_ORDER + 3,
-            TableKind::Trees | TableKind::MovableTrees | TableKind::ObjectTrees => TREE_ORDER,
+            TableKind::Trees | TableKind::MovableTrees | TableKind::ObjectTrees => {
+                let trees = pages.div_ceil(1 << TREE_ORDER);
+                return trees * words_per_tree(trees);
+            }
         };
         pages.div_ceil(1 << order)
     }

@@ -46,6 +46,11 @@ fn a_page_and_an_area() {
 }
 
 #[test]
+fn two_areas() {
+    explore(3, || two_blocks(2, 2));
+}
+
+#[test]
 fn a_map_page_and_a_page() {
     explore(3, || two_blocks(1, 0));
 }

@@ -21,11 +21,12 @@
 //!
 //! Bits 0-9 count lanes that are `FREE` and not isolated, bits 16-25 lanes that are open. A count is lowered before a
 //! lane leaves the set and raised after a lane has joined it. So it never promises more than there is, and the
-//! CPU that lowered it will find a lane.
+//! CPU that lowered it will find a lane. CPUs that take memory in different trees write different cache lines: a tree has one
+//! to itself (where trees are few), and its lanes have eight.
 
 use core::ops::Range;
 
-use crate::geometry::{AREAS_PER_TREE, ROWS_PER_AREA, Row};
+use crate::geometry::{AREAS_PER_TREE, ROWS_PER_AREA, Row, words_per_tree};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -108,11 +109,15 @@ impl Area {
 pub(crate) struct Lanes<M> {
     words: Table<AtomicU64, M>,
     trees: Table<AtomicU32, M>,
+    /// Words of `trees` for each tree.
+    stride: u64,
 }
 
 impl<M: Mapping> Lanes<M> {
     pub(crate) fn new(words: Table<AtomicU64, M>, trees: Table<AtomicU32, M>) -> Self {
-        Self { words, trees }
+        // A word has the lanes of one tree, but under loom, where each tree has one word of the table.
+        let count = if GROUP == LANES { (words.len() * LANES).div_ceil(AREAS_PER_TREE) } else { trees.len() };
+        Self { words, trees, stride: words_per_tree(count) }
     }
 
     pub(crate) fn mappings(&self) -> [&M; 2] {
@@ -120,7 +125,12 @@ impl<M: Mapping> Lanes<M> {
     }
 
     pub(crate) fn trees(&self) -> u64 {
-        self.trees.len()
+        self.trees.len() / self.stride
+    }
+
+    #[inline]
+    fn tree(&self, tree: u64) -> Option<&AtomicU32> {
+        self.trees.get(tree.saturating_mul(self.stride))
     }
 
     /// The lane of `area`; absent beyond the end.
@@ -154,10 +164,17 @@ impl<M: Mapping> Lanes<M> {
         self.update(area, |lane| (lane == from).then_some(to)).is_some()
     }
 
+    /// Whether the lanes of `tree` are writable.
+    #[inline]
+    pub(crate) fn are_writable(&self, tree: u64) -> bool {
+        // Acquire: pairs with the Release of `ensure`, so that memory is behind the lanes.
+        self.tree(tree).is_some_and(|word| word.load(Ordering::Acquire) & WRITABLE != 0)
+    }
+
     /// Makes the lanes of `tree` writable.
     #[inline]
     pub(crate) fn ensure(&self, tree: u64) -> Result<(), OutOfMemory> {
-        let Some(word) = self.trees.get(tree) else { return Ok(()) };
+        let Some(word) = self.tree(tree) else { return Ok(()) };
         if word.load(Ordering::Acquire) & WRITABLE != 0 {
             return Ok(());
         }
@@ -201,6 +218,18 @@ impl<M: Mapping> Lanes<M> {
             }
         }
         false
+    }
+
+    /// As [`give_run`](Self::give_run), of one lane; `None` if it is not `WHOLE`.
+    #[inline]
+    pub(crate) fn give_one(&self, area: Area) -> Option<u64> {
+        let word = self.words.get(area.word())?;
+        if state((word.load(Ordering::Acquire) >> area.shift()) as u8) != WHOLE {
+            return None;
+        }
+        // AcqRel as in `update`. Only the WHOLE bit goes; the flags stay.
+        let before = word.fetch_and(!(u64::from(WHOLE) << area.shift()), Ordering::AcqRel);
+        Some(u64::from((before >> area.shift()) as u8 & ISOLATED == 0))
     }
 
     /// Gives `areas` whole lanes back; returns how many of them are free for all again (isolated ones are not).
@@ -265,40 +294,54 @@ impl<M: Mapping> Lanes<M> {
         }
     }
 
-    /// The first of `areas` (a power of two) adjacent free lanes of `tree`, aligned; a snapshot, no promise.
-    pub(crate) fn find_free_run(&self, tree: u64, areas: u64) -> Option<Area> {
-        let first = tree * AREAS_PER_TREE;
-        let mut area = first;
-        let mut run = 0;
-        while area < first + AREAS_PER_TREE {
-            let word = self.words.get(Area(area).word())?.load(Ordering::Acquire);
-            if areas < LANES {
-                let in_word = LANES.min(first + AREAS_PER_TREE - area);
-                let mut lane = 0;
-                while lane < in_word {
-                    if word & group(Area(area + lane), areas) & !spread(ONES) == 0 {
-                        return Some(Area(area + lane));
-                    }
-                    lane += areas;
-                }
-                area += in_word;
-            } else {
-                run = if word & !spread(ONES) == 0 { run + LANES } else { 0 };
-                area += LANES;
-                if (area - first).is_multiple_of(areas) {
-                    if run >= areas {
-                        return Some(Area(area - areas));
-                    }
-                    run = 0;
-                }
+    /// Takes a free lane in the word of `near`, if there is one. The caller has lowered the free count and ensured the lanes.
+    #[inline]
+    pub(crate) fn take_near(&self, near: Area) -> Option<Area> {
+        let first = Area(near.0 & !(GROUP - 1));
+        let word = self.words.get(first.word())?;
+        let mut now = word.load(Ordering::Acquire);
+        loop {
+            let free = !taken_lanes(now) & group(first, GROUP) & spread(ONES);
+            if free == 0 {
+                return None;
+            }
+            let lane = free.trailing_zeros() / 8;
+            let next = now | u64::from(WHOLE) << (lane * 8);
+            // AcqRel as in `update`.
+            match word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(Area((first.0 & !(LANES - 1)) + u64::from(lane))),
+                Err(other) => now = other,
             }
         }
-        None
+    }
+
+    /// `areas` (a power of two) adjacent free lanes of the tree of `near`, aligned: the first ones from about there on, and
+    /// then from the tree's beginning. A snapshot, no promise.
+    #[inline]
+    pub(crate) fn find_free_run(&self, near: Area, areas: u64) -> Option<Area> {
+        let first = near.tree() * AREAS_PER_TREE;
+        let span = areas.max(GROUP);
+        let (start, count) = ((near.0 - first) / span, AREAS_PER_TREE / span);
+        (start..count).chain(0..start).find_map(|index| self.free_run_in(Area(first + index * span), areas))
+    }
+
+    /// As [`find_free_run`](Self::find_free_run), among as many lanes from `first` on, or a [`GROUP`].
+    #[inline]
+    fn free_run_in(&self, first: Area, areas: u64) -> Option<Area> {
+        let busy = |area: Area| Some(self.words.get(area.word())?.load(Ordering::Acquire) & !spread(ONES));
+        if areas >= GROUP {
+            let mut groups = (first.0..first.0 + areas).step_by(GROUP as usize).map(Area);
+            let is_free = |area: Area| busy(area).is_some_and(|busy| busy & group(area, GROUP) == 0);
+            return groups.all(is_free).then_some(first);
+        }
+        let taken = taken_lanes(busy(first)?);
+        let mut runs = (0..GROUP).step_by(areas as usize).map(|index| Area(first.0 + index));
+        runs.find(|&run| taken & group(run, areas) & spread(ONES) == 0)
     }
 
     /// Lowers a count by `n` if it is at least that.
     pub(crate) fn lower(&self, tree: u64, set: Set, n: u64) -> bool {
-        let Some(word) = self.trees.get(tree) else { return false };
+        let Some(word) = self.tree(tree) else { return false };
         // Acquire: a CPU that sees a count of a tree that just came online may write its word.
         let mut now = word.load(Ordering::Acquire);
         while u64::from((now / set.unit()) & COUNT_MASK) >= n {
@@ -315,24 +358,24 @@ impl<M: Mapping> Lanes<M> {
     /// Raises a count by `n`.
     pub(crate) fn raise(&self, tree: u64, set: Set, n: u64) {
         if n > 0
-            && let Some(word) = self.trees.get(tree)
+            && let Some(word) = self.tree(tree)
         {
             word.fetch_add(n as u32 * set.unit(), Ordering::Release);
         }
     }
 
     pub(crate) fn count(&self, tree: u64, set: Set) -> u64 {
-        let word = self.trees.get(tree).map_or(0, |word| word.load(Ordering::Relaxed));
+        let word = self.tree(tree).map_or(0, |word| word.load(Ordering::Relaxed));
         u64::from((word / set.unit()) & COUNT_MASK)
     }
 
     pub(crate) fn is_online(&self, tree: u64) -> bool {
-        self.trees.get(tree).is_some_and(|word| word.load(Ordering::Acquire) & ONLINE != 0)
+        self.tree(tree).is_some_and(|word| word.load(Ordering::Acquire) & ONLINE != 0)
     }
 
     /// Makes the tree word writable.
     pub(crate) fn ensure_trees(&self, trees: Range<u64>) -> Result<(), OutOfMemory> {
-        self.trees.materialise(trees)
+        self.trees.materialise(trees.start * self.stride..trees.end * self.stride)
     }
 
     /// Sets up a tree that has no memory yet: either all free at once (and no lane written), or all absent (and its lanes
@@ -344,12 +387,18 @@ impl<M: Mapping> Lanes<M> {
                 self.update(Area(area), |_| Some(ABSENT));
             }
         }
-        if let Some(word) = self.trees.get(tree) {
+        if let Some(word) = self.tree(tree) {
             let free = if all_free { AREAS_PER_TREE as u32 * FREE_COUNT } else { 0 };
             // The counts are 0 so far, and only the flag of writable lanes may be set.
             word.fetch_or(ONLINE | free, Ordering::AcqRel);
         }
     }
+}
+
+/// The highest bit of each lane that is not free; the others say nothing.
+const fn taken_lanes(word: u64) -> u64 {
+    // Without the flag `ONES` no lane has its highest bit, so no sum carries over.
+    (word & !spread(ONES)) + spread(!ONES)
 }
 
 /// `flag` in all eight lanes.

@@ -52,8 +52,23 @@ struct CpuSlot {
     /// Stored with Release by the CPU that reserved the area, and loaded with Acquire by CPUs that take pages there: a
     /// CPU that did not open the area (CPUs may share a slot) must know that its rows can be written.
     row: AtomicU64,
-    /// Tree where its searches begin.
+    /// Area where its searches begin: where it took memory last. Others begin elsewhere, and go on from there, so CPUs meet
+    /// neither in a tree's word nor in a word of lanes before memory is short.
     home: AtomicU64,
+}
+
+impl CpuSlot {
+    fn home(&self) -> Area {
+        // Relaxed: only where to look first.
+        Area(self.home.load(Ordering::Relaxed))
+    }
+
+    fn set_home(&self, area: Area) {
+        // Not written where it says so already: CPUs may share a slot.
+        if self.home() != area {
+            self.home.store(area.0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The frame allocator over its tables.
@@ -61,8 +76,9 @@ pub(crate) struct Frames<M> {
     rows: Table<AtomicU64, M>,
     lanes: Lanes<M>,
     slots: [CachePadded<CpuSlot>; SLOTS],
-    /// Areas opened and closed: how many such moves have begun and ended. In between, free pages look taken.
-    moves: [AtomicU64; 2],
+    /// Areas opened and closed: how many such moves have begun and ended. In between, free pages look taken. All CPUs write
+    /// them, once for 512 pages that they take or give back one by one; nobody else's words lie beside them.
+    moves: CachePadded<[AtomicU64; 2]>,
 }
 
 impl<M: Mapping> Frames<M> {
@@ -72,13 +88,14 @@ impl<M: Mapping> Frames<M> {
         trees: Table<crate::sync::AtomicU32, M>,
     ) -> Self {
         let lanes = Lanes::new(words, trees);
-        let trees = lanes.trees().max(1);
+        let areas = lanes.trees().max(1) * AREAS_PER_TREE;
         let slot = |index: usize| {
-            // Spread the CPUs over the trees, so that they do not meet in one.
-            let home = trees * (index as u64) / (SLOTS as u64);
+            // As far from each other as they can be, however few CPUs there are: their numbers' bits, reversed.
+            let place = (index as u64).reverse_bits() >> (u64::BITS - SLOTS.ilog2());
+            let home = areas / (SLOTS as u64) * place;
             CachePadded(CpuSlot { row: AtomicU64::new(0), home: AtomicU64::new(home) })
         };
-        let moves = [AtomicU64::new(0), AtomicU64::new(0)];
+        let moves = CachePadded([AtomicU64::new(0), AtomicU64::new(0)]);
         Self { rows, lanes, slots: core::array::from_fn(slot), moves }
     }
 
@@ -100,9 +117,9 @@ impl<M: Mapping> Frames<M> {
         }
         // Or the GiB it took from last has.
         if order.get() >= AREA_ORDER
-            && let home = slot.home.load(Ordering::Relaxed)
-            && let Some(pfn) = self.take_whole_in(home, 1 << (order.get() - AREA_ORDER))?
+            && let Some(pfn) = self.take_whole_in(slot.home(), 1 << (order.get() - AREA_ORDER))?
         {
+            slot.set_home(Area::of(pfn.row()));
             return Ok(pfn);
         }
         self.search(order, slot)
@@ -135,7 +152,7 @@ impl<M: Mapping> Frames<M> {
     /// Runs `attempt` again for as long as it fails while some area was being opened or closed: its pages are free, and
     /// only look taken for a moment.
     fn despite_moves<T>(&self, attempt: impl Fn() -> Result<T, AllocError>) -> Result<T, AllocError> {
-        let [begun, ended] = &self.moves;
+        let [begun, ended] = &self.moves.0;
         loop {
             let before = ended.load(Ordering::Acquire);
             let done = attempt();
@@ -154,7 +171,7 @@ impl<M: Mapping> Frames<M> {
 
     /// Counts an opening or a closing while it is under way.
     fn move_area<T>(&self, change: impl FnOnce() -> T) -> T {
-        let [begun, ended] = &self.moves;
+        let [begun, ended] = &self.moves.0;
         // AcqRel: a search that finds a page taken by this sees the beginning; one that looks again sees the end.
         begun.fetch_add(1, Ordering::AcqRel);
         let done = change();
@@ -166,7 +183,7 @@ impl<M: Mapping> Frames<M> {
     fn has_block(&self, order: Order) -> bool {
         let areas = 1 << order.get().saturating_sub(AREA_ORDER);
         (0..self.lanes.trees()).filter(|&tree| self.lanes.is_online(tree)).any(|tree| {
-            self.lanes.find_free_run(tree, areas).is_some()
+            self.lanes.find_free_run(Area(tree * AREAS_PER_TREE), areas).is_some()
                 || order.get() < AREA_ORDER
                     && (tree * AREAS_PER_TREE..(tree + 1) * AREAS_PER_TREE).map(Area).any(|area| {
                         let lane = self.lanes.get(area);
@@ -181,6 +198,9 @@ impl<M: Mapping> Frames<M> {
         if order.get() <= ROW_ORDER {
             let bit = (pfn.0 % PAGES_PER_ROW) as u32;
             return self.free_mask(pfn.row(), rows::mask(bit, order.get()));
+        }
+        if order == Order::AREA {
+            return self.free_whole(Area::of(pfn.row()), 1);
         }
         self.free_many(pfn, order)
     }

@@ -117,28 +117,39 @@ impl<M: Mapping> Frames<M> {
     /// An area for small pages, reserved for the caller, with room for `order`.
     fn reserve_area(&self, order: Order, slot: &CpuSlot) -> Result<Area, AllocError> {
         let trees = self.lanes.trees();
-        let home = slot.home.load(Ordering::Relaxed);
-        for tree in around(home, trees).take(NEAR as usize) {
-            if let Some(area) = self.reserve_open(tree, order) {
+        let home = slot.home();
+        let all = |tree: u64| tree * AREAS_PER_TREE..(tree + 1) * AREAS_PER_TREE;
+        // On from the last one: what lies behind has had the time to be given back, page by page. Taking what has one page
+        // only would cost a search a page.
+        let behind = home.0.saturating_add(1);
+        let near = core::iter::once(behind..all(home.tree()).end)
+            .chain(around(home.tree(), trees).skip(1).take(NEAR as usize).map(all))
+            .chain(core::iter::once(all(home.tree()).start..behind));
+        for areas in near {
+            if let Some(area) = self.reserve_open(areas, order) {
+                slot.set_home(area);
                 return Ok(area);
             }
         }
-        for tree in around(home, trees) {
-            if let Some(area) = self.open_free(tree)? {
-                slot.home.store(tree, Ordering::Relaxed);
+        for tree in around(home.tree(), trees) {
+            let near = if tree == home.tree() { home } else { Area(all(tree).start) };
+            if let Some(area) = self.open_free(near)? {
+                slot.set_home(area);
                 return Ok(area);
             }
         }
         // Nothing free, and nothing open near by: far away, then.
-        around(home, trees).find_map(|tree| self.reserve_open(tree, order)).ok_or(AllocError::NoBlock)
+        let found = around(home.tree(), trees).find_map(|tree| self.reserve_open(all(tree), order));
+        found.ok_or(AllocError::NoBlock)
     }
 
-    fn reserve_open(&self, tree: u64, order: Order) -> Option<Area> {
-        if !self.lanes.lower(tree, Set::Open, 1) {
+    /// Reserves an open one of `areas`, all of one tree, with room for `order`.
+    fn reserve_open(&self, areas: Range<u64>, order: Order) -> Option<Area> {
+        let tree = Area(areas.start).tree();
+        if areas.is_empty() || !self.lanes.lower(tree, Set::Open, 1) {
             return None;
         }
-        let mut areas = (tree * AREAS_PER_TREE..(tree + 1) * AREAS_PER_TREE).map(Area);
-        let found = areas.find(|&area| {
+        let found = areas.map(Area).find(|&area| {
             self.lanes.get(area) == SMALL
                 && self.has_room(area, order)
                 && self.lanes.replace(area, SMALL, SMALL | RESERVED)
@@ -163,13 +174,14 @@ impl<M: Mapping> Frames<M> {
         })
     }
 
-    /// Breaks a free area of `tree` into small pages, reserved for the caller.
-    fn open_free(&self, tree: u64) -> Result<Option<Area>, AllocError> {
+    /// Breaks a free area of the tree of `near` into small pages, reserved for the caller. Looks at `near` first.
+    fn open_free(&self, near: Area) -> Result<Option<Area>, AllocError> {
+        let tree = near.tree();
         if !self.lanes.lower(tree, Set::Free, 1) {
             return Ok(None);
         }
         for _ in 0..TRIES {
-            let Some(area) = self.lanes.find_free_run(tree, 1) else {
+            let Some(area) = self.lanes.find_free_run(near, 1) else {
                 spin_loop();
                 continue;
             };

@@ -7,7 +7,7 @@ use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
 use crate::stock::{Source, frames_for};
-use crate::sync::{Ordering, spin_loop};
+use crate::sync::spin_loop;
 
 impl<M: Mapping> Frames<M> {
     /// The state of the area that `pfn` lies in.
@@ -19,36 +19,38 @@ impl<M: Mapping> Frames<M> {
     pub(super) fn alloc_whole(&self, order: Order, slot: &CpuSlot) -> Result<Pfn, AllocError> {
         let areas = 1 << (order.get() - AREA_ORDER);
         let trees = self.lanes.trees();
-        let home = slot.home.load(Ordering::Relaxed);
+        let home = slot.home().tree();
+        let first = |tree: u64| Area(tree * AREAS_PER_TREE);
         // First a tree near by that is broken already, so that whole GiB last.
-        for tree in around(home, trees).take(NEAR as usize) {
-            let free = self.lanes.count(tree, Set::Free);
-            if free >= areas
-                && free < AREAS_PER_TREE
-                && let Some(pfn) = self.take_whole_in(tree, areas)?
+        let near = around(home, trees).take(NEAR as usize).map(|tree| (tree, AREAS_PER_TREE - 1));
+        for (tree, most) in near.chain(around(home, trees).map(|tree| (tree, AREAS_PER_TREE))) {
+            if (areas..=most).contains(&self.lanes.count(tree, Set::Free))
+                && let Some(pfn) = self.take_whole_in(first(tree), areas)?
             {
-                return Ok(pfn);
-            }
-        }
-        for tree in around(home, trees) {
-            if self.lanes.count(tree, Set::Free) >= areas
-                && let Some(pfn) = self.take_whole_in(tree, areas)?
-            {
-                slot.home.store(tree, Ordering::Relaxed);
+                slot.set_home(Area::of(pfn.row()));
                 return Ok(pfn);
             }
         }
         Err(AllocError::NoBlock)
     }
 
-    pub(super) fn take_whole_in(&self, tree: u64, areas: u64) -> Result<Option<Pfn>, AllocError> {
+    /// Takes `areas` adjacent areas in the tree of `near`, looking there first.
+    #[inline]
+    pub(super) fn take_whole_in(&self, near: Area, areas: u64) -> Result<Option<Pfn>, AllocError> {
+        let tree = near.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Ok(None);
+        }
+        if areas == 1
+            && self.lanes.are_writable(tree)
+            && let Some(area) = self.lanes.take_near(near)
+        {
+            return Ok(Some(Pfn(area.0 << AREA_ORDER)));
         }
         // A single lane is promised by the count; others may be moving while we look, so look more than once. A longer
         // run may not exist.
         for _ in 0..TRIES {
-            let Some(area) = self.lanes.find_free_run(tree, areas) else {
+            let Some(area) = self.lanes.find_free_run(near, areas) else {
                 if areas > 1 {
                     break;
                 }
@@ -73,11 +75,15 @@ impl<M: Mapping> Frames<M> {
         Ok(None)
     }
 
+    #[inline]
     pub(super) fn free_whole(&self, area: Area, areas: u64) -> Result<(), NotOwned> {
-        if (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) != WHOLE) {
+        let counted = if areas == 1 {
+            self.lanes.give_one(area).ok_or(NotOwned)?
+        } else if (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) != WHOLE) {
             return Err(NotOwned);
-        }
-        let counted = self.lanes.give_run(area, areas);
+        } else {
+            self.lanes.give_run(area, areas)
+        };
         self.lanes.raise(area.tree(), Set::Free, counted);
         Ok(())
     }
