@@ -5,13 +5,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pagefold_boot_protocol::Break;
 use pagefold_engine::platform::{Mapping, TableKind};
 use pagefold_engine::{Engine, geometry::PAGE_SIZE};
-use x86_64::VirtAddr;
-use x86_64::instructions::interrupts;
-use x86_64::instructions::tables::{lidt, sidt};
-use x86_64::structures::DescriptorTablePointer;
 
-use crate::cpu;
+use crate::arch::{self, interrupts};
 use crate::machine::{Choice, GuestPlatform};
+use crate::{cpu, mmu};
 
 /// The last processor is to hang.
 static HANG: AtomicBool = AtomicBool::new(false);
@@ -30,15 +27,9 @@ pub fn now<C: Choice>(what: Break, engine: &Engine<GuestPlatform<C>>) {
         Break::Stack => {
             core::hint::black_box(deeper(0));
         }
-        Break::DoubleFault => {
-            // With exceptions above 8 cut off, a general protection fault cannot be delivered but as a double fault.
-            let DescriptorTablePointer { base, .. } = sidt();
-            // SAFETY: the table is as it was, only shorter; this ends here.
-            unsafe {
-                lidt(&DescriptorTablePointer { limit: 9 * 16 - 1, base: VirtAddr::new(base.as_u64()) });
-                core::arch::asm!("int 0x20");
-            }
-        }
+        Break::DoubleFault => arch::double_fault(),
+        Break::NoFlush => mmu::break_flushes(false),
+        Break::LocalFlush => mmu::break_flushes(true),
         Break::Hang => {
             HANG.store(true, Ordering::Release);
             may_hang();

@@ -2,34 +2,26 @@
 
 use core::fmt::{self, Write};
 
-use pagefold_boot_protocol::GuestExit;
 use spin::Mutex;
-use uart_16550::backend::PioBackend;
-use uart_16550::{Config, Uart16550};
-use x86_64::instructions::{hlt, interrupts, port::Port};
 
-/// The port for people, and the port for the host.
-const PORTS: [u16; 2] = [0x3f8, 0x2f8];
-/// QEMU's `isa-debug-exit`.
-const EXIT_PORT: u16 = 0xf4;
+use crate::arch::firmware::Firmware;
+use crate::arch::interrupts;
+use crate::arch::serial::Port;
 
 /// A serial port, if there is one.
-pub struct Serial(Option<Uart16550<PioBackend>>);
-
-// SAFETY: a port is a number; who holds the lock around it is the only one who uses it.
-unsafe impl Send for Serial {}
+pub struct Serial(Option<Port>);
 
 impl Serial {
     /// Sends all of `bytes`; nowhere, if there is no port.
     pub fn send(&mut self, bytes: &[u8]) {
-        if let Some(uart) = &mut self.0 {
-            uart.send_bytes_exact(bytes);
+        if let Some(port) = &mut self.0 {
+            port.send(bytes);
         }
     }
 
     /// A byte that has arrived.
     pub fn receive(&mut self) -> Option<u8> {
-        self.0.as_mut()?.try_receive_byte().ok()
+        self.0.as_mut()?.receive()
     }
 }
 
@@ -44,20 +36,20 @@ static CONSOLE: Mutex<Serial> = Mutex::new(Serial(None));
 /// The host's port.
 pub static HOST: Mutex<Serial> = Mutex::new(Serial(None));
 
-/// Opens both ports. A port that is not there swallows what it is sent.
+/// Opens the port for people. A port that is not there swallows what it is sent.
 pub fn init() {
-    for (serial, port) in [&CONSOLE, &HOST].into_iter().zip(PORTS) {
-        // SAFETY: these ports are a PC's serial ports, and nobody but this module uses them.
-        let uart = unsafe { Uart16550::new_port(port) }.ok();
-        let uart = uart.and_then(|mut uart| uart.init(Config::default()).is_ok().then_some(uart));
-        *serial.lock() = Serial(uart);
-    }
+    *CONSOLE.lock() = Serial(Port::for_people());
+}
+
+/// Opens the port for the host, once there are page tables.
+pub fn init_host(firmware: &Firmware) {
+    *HOST.lock() = Serial(Port::for_host(firmware));
 }
 
 #[doc(hidden)]
 pub fn print(text: fmt::Arguments<'_>) {
     // An interrupt handler that wants to print as well would wait for its own processor for ever.
-    interrupts::without_interrupts(|| {
+    interrupts::without(|| {
         let _ = CONSOLE.lock().write_fmt(text);
     });
 }
@@ -80,15 +72,4 @@ pub fn print_anyway(text: fmt::Arguments<'_>) {
     // SAFETY: the holder of the lock has stopped, or is printing; at worst lines mix.
     unsafe { CONSOLE.force_unlock() };
     let _ = CONSOLE.lock().write_fmt(text);
-}
-
-/// Ends the machine.
-pub fn exit(how: GuestExit) -> ! {
-    interrupts::disable();
-    // SAFETY: the port is QEMU's debug exit device or nothing.
-    unsafe { Port::<u32>::new(EXIT_PORT).write(how as u32) };
-    // Not QEMU, or not asked for.
-    loop {
-        hlt();
-    }
 }

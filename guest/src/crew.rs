@@ -7,8 +7,8 @@ use pagefold_boot_protocol::Walks;
 use pagefold_engine::OutOfMemory;
 use pagefold_workload::{Index, Log, OwnerTask, Shape, WalkerCounts, WalkerKind, WalkerTask};
 use spin::Mutex;
-use x86_64::instructions::interrupts;
 
+use crate::arch::interrupts;
 use crate::machine::{Choice, GuestPlatform, top_up};
 use crate::{breaks, cpu, watchdog};
 
@@ -143,13 +143,13 @@ pub fn run<C: Choice>(mut tasks: Tasks<C>) -> ! {
             while PAUSE.load(Ordering::Acquire) {
                 watchdog::beat();
                 // Till the next tick: the one that works may need this one's share of the host's CPUs.
-                interrupts::enable_and_hlt();
+                interrupts::wait();
             }
             STILL.fetch_sub(1, Ordering::AcqRel);
         }
         if tasks.is_empty() {
             // Till the next tick, or till somebody wants something.
-            interrupts::enable_and_hlt();
+            interrupts::wait();
         } else {
             tasks.step();
         }

@@ -1,8 +1,8 @@
 //! virtio-mem devices on PCI: finding them, their registers and their interrupts.
 //!
 //! QEMU's virtio-mem has no message-signalled interrupts, only PCI's four lines. Which line of the interrupt controller a
-//! device is on is written in ACPI's byte code. It need not be known: lines are shared on PCI, so a handler asks its
-//! devices anyway; here, one asks them all, whichever line it was.
+//! device is on is written in ACPI's byte code, or in the device tree. It need not be known: lines are shared on PCI, so a
+//! handler asks its devices anyway; here, one asks them all, whichever line it was.
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::vec::Vec;
@@ -12,19 +12,17 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::GuestExit;
 use pagefold_virtio_mem::{Intx, VirtioChannel};
-use spin::{Mutex, Once};
+use spin::Once;
 use virtio_drivers::transport::pci::bus::{Cam, Command, DeviceFunction, MmioCam, PciRoot};
 use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 use virtio_drivers::transport::{DeviceType, InterruptStatus};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
-use x2apic::ioapic::{IoApic, IrqFlags, IrqMode, RedirectionTableEntry};
 
-use crate::firmware::Firmware;
+use crate::arch::firmware::Firmware;
+use crate::arch::lines;
 use crate::layout::{DIRECT, MAX_PHYSICAL};
-use crate::{cpu, fault, interrupts, paging};
+use crate::{fault, paging};
 
-/// The interrupts of PCI devices begin above those of the PC's old devices.
-const FIRST_LINE: u32 = 16;
 /// Interrupts in a row without a device before a line is masked.
 const STRAYS: u32 = 1000;
 /// Buses whose devices are looked for: only the first, where QEMU puts them.
@@ -104,8 +102,6 @@ static CHANGED: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
 static COUNTS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Interrupts in a row without a device.
 static STRAY: AtomicU32 = AtomicU32::new(0);
-/// The interrupt controller, and the number of its first line that is used.
-static LINES: Mutex<Option<(IoApic, u8)>> = Mutex::new(None);
 
 /// The handler of the devices' lines; `line` counts from the first.
 pub fn interrupted(line: u8) {
@@ -123,12 +119,8 @@ pub fn interrupted(line: u8) {
     }
     if is_ours {
         STRAY.store(0, Ordering::Relaxed);
-    } else if STRAY.fetch_add(1, Ordering::Relaxed) >= STRAYS
-        && let Some((io_apic, first)) = LINES.try_lock().as_mut().and_then(|lines| lines.as_mut())
-    {
-        // A device without a driver: the interrupt would come for ever.
-        // SAFETY: masks one line.
-        unsafe { io_apic.disable_irq(*first + line) };
+    } else if STRAY.fetch_add(1, Ordering::Relaxed) >= STRAYS {
+        lines::mask(line);
     }
 }
 
@@ -160,6 +152,10 @@ impl Devices {
             .map(|(function, _)| function)
             .collect();
         for function in found {
+            if lines::place(firmware, &mut devices.root, function).is_none() {
+                say!("virtio-mem at {function}: left alone: there are no addresses left for its registers");
+                continue;
+            }
             devices.root.set_command(function, Command::MEMORY_SPACE | Command::BUS_MASTER);
             let intx = Intx::find::<GuestHal, _>(&devices.space, &mut devices.root, function);
             match (INTX.get(devices.places.len()), intx) {
@@ -171,7 +167,7 @@ impl Devices {
                 (None, _) => say!("virtio-mem at {function}: left alone: {MOST} devices are driven at most"),
             }
         }
-        if !devices.places.is_empty() && open_lines(firmware).is_none() {
+        if !devices.places.is_empty() && lines::open(firmware).is_none() {
             say!("no interrupts from devices: the interrupt controller cannot be used");
         }
         Some(devices)
@@ -186,32 +182,6 @@ impl Devices {
         let intx = INTX.get(place).and_then(Once::get).ok_or(ConnectError::NoDevice)?;
         Ok(channel.with_config_interrupt(intx.config_interrupt()))
     }
-}
-
-/// Leads the lines of PCI devices to this processor. None where there is no controller for them.
-fn open_lines(firmware: &Firmware) -> Option<()> {
-    let &(address, base) = firmware.io_apics.iter().find(|(_, base)| *base <= FIRST_LINE)?;
-    let first = u8::try_from(FIRST_LINE - base).ok()?;
-    let at = paging::map_device(address, 4096).ok()?;
-    // SAFETY: the controller's registers, mapped for this alone.
-    let mut io_apic = unsafe { IoApic::new(at) };
-    // SAFETY: as above.
-    let last = unsafe { io_apic.max_table_entry() };
-    for line in first..=last.min(first.saturating_add(interrupts::LINES - 1)) {
-        let mut entry = RedirectionTableEntry::default();
-        entry.set_mode(IrqMode::Fixed);
-        // As PCI has it: level-triggered, active low.
-        entry.set_flags(IrqFlags::LEVEL_TRIGGERED | IrqFlags::LOW_ACTIVE);
-        entry.set_vector(interrupts::DEVICES + (line - first));
-        entry.set_dest(cpu::this().apic_id as u8);
-        // SAFETY: the vector has a handler, which takes the interrupt back where it came from.
-        unsafe {
-            io_apic.set_table_entry(line, entry);
-            io_apic.enable_irq(line);
-        }
-    }
-    *LINES.lock() = Some((io_apic, first));
-    Some(())
 }
 
 /// Why a device cannot be used.

@@ -7,11 +7,18 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use pagefold_boot_protocol::GuestExit;
 use pagefold_engine::platform::TableKind;
 use spin::Once;
-use x86_64::registers::control::{Cr2, Cr3};
 
-use crate::interrupts::Frame;
+use crate::arch::interrupts::Frame;
 use crate::layout::{PAGE, STACK_STRIDE, STACKS, image};
-use crate::{console, cpu, tables, watchdog};
+use crate::{arch, console, cpu, tables, watchdog};
+
+/// An access that faulted.
+pub struct Access {
+    /// Where.
+    pub address: u64,
+    /// Whether it was to write.
+    pub is_write: bool,
+}
 
 /// Somebody who can say what a page of the memory map is.
 pub trait Describe: Sync {
@@ -39,10 +46,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 pub fn end(exit: GuestExit, frame: Option<&Frame>, what: fmt::Arguments<'_>) -> ! {
     if ENDING.swap(true, Ordering::AcqRel) {
         // Somebody else does; its interrupt will find us here.
-        x86_64::instructions::interrupts::disable();
-        loop {
-            x86_64::instructions::hlt();
-        }
+        arch::halt();
     }
     let me = cpu::this().number;
     console::print_anyway(format_args!("\n{}: {what}\n", exit.meaning()));
@@ -50,7 +54,7 @@ pub fn end(exit: GuestExit, frame: Option<&Frame>, what: fmt::Arguments<'_>) -> 
         dump(me, frame);
     }
     watchdog::dump_others();
-    console::exit(exit)
+    arch::exit(exit)
 }
 
 /// Says how a processor stands.
@@ -66,29 +70,7 @@ struct Dump<'a> {
 impl fmt::Display for Dump<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Dump { number, frame } = self;
-        let (cr3, _) = Cr3::read();
-        writeln!(f, "processor {number}  rip {:#018x}  rflags {:#x}", frame.rip, frame.rflags)?;
-        writeln!(
-            f,
-            "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
-            frame.rax, frame.rbx, frame.rcx, frame.rdx
-        )?;
-        writeln!(
-            f,
-            "  rsi {:016x}  rdi {:016x}  rbp {:016x}  rsp {:016x}",
-            frame.rsi, frame.rdi, frame.rbp, frame.rsp
-        )?;
-        writeln!(
-            f,
-            "  r8  {:016x}  r9  {:016x}  r10 {:016x}  r11 {:016x}",
-            frame.r8, frame.r9, frame.r10, frame.r11
-        )?;
-        writeln!(
-            f,
-            "  r12 {:016x}  r13 {:016x}  r14 {:016x}  r15 {:016x}",
-            frame.r12, frame.r13, frame.r14, frame.r15
-        )?;
-        write!(f, "  cr2 {:016x}  cr3 {:016x}  called from", Cr2::read_raw(), cr3.start_address().as_u64())?;
+        write!(f, "processor {number}  {frame}  called from")?;
         backtrace(f, frame)?;
         f.write_char('\n')
     }
@@ -98,7 +80,7 @@ impl fmt::Display for Dump<'_> {
 fn backtrace(f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
     let [start, text_end, ..] = image();
     let stack = &cpu::this().stack;
-    let mut at = frame.rbp;
+    let mut at = frame.frame_pointer();
     for _ in 0..16 {
         // Two words of this processor's stack; anything else might fault again.
         if !at.is_multiple_of(8) || at < stack.start || at + 16 > stack.end {
@@ -124,46 +106,14 @@ pub fn double_fault(frame: &Frame) -> ! {
 }
 
 /// Any other exception.
-pub fn exception(frame: &Frame) -> ! {
-    const PAGE_FAULT: u64 = 14;
-    if frame.vector == PAGE_FAULT {
-        page_fault(frame);
-    }
-    const NAMES: [&str; 20] = [
-        "divide error",
-        "debug",
-        "non-maskable interrupt",
-        "breakpoint",
-        "overflow",
-        "bound range",
-        "invalid opcode",
-        "no device",
-        "double fault",
-        "9",
-        "invalid task state segment",
-        "segment not present",
-        "stack segment",
-        "general protection",
-        "page fault",
-        "15",
-        "floating point",
-        "alignment check",
-        "machine check",
-        "SIMD",
-    ];
-    let name = NAMES.get(frame.vector as usize).unwrap_or(&"unknown");
+pub fn exception(frame: &Frame, what: fmt::Arguments<'_>) -> ! {
     let number = cpu::this().number;
-    end(
-        GuestExit::Exception,
-        Some(frame),
-        format_args!("{name}, error code {:#x}, on processor {number}", frame.error),
-    )
+    end(GuestExit::Exception, Some(frame), format_args!("{what}, on processor {number}"))
 }
 
 /// A page fault: in the engine's tables, on a stack's guard page, or anywhere.
-fn page_fault(frame: &Frame) -> ! {
-    let (address, number) = (Cr2::read_raw(), cpu::this().number);
-    let is_write = frame.error & 2 != 0;
+pub fn page_fault(frame: &Frame, access: &Access) -> ! {
+    let (&Access { address, is_write }, number) = (access, cpu::this().number);
     let did = if is_write { "write" } else { "read" };
     if (STACKS..STACKS + STACK_STRIDE * 1024).contains(&address) {
         end(

@@ -11,8 +11,8 @@ use pagefold_boot_protocol::{
     Answer, GuestExit, LineError, PULSE, Request, SILENCE_SECONDS, from_line, to_line,
 };
 use spin::Mutex;
-use x86_64::instructions::interrupts::without_interrupts;
 
+use crate::arch::{self, interrupts};
 use crate::console::{self, HOST};
 use crate::cpu::TIMER_HZ;
 
@@ -82,7 +82,7 @@ pub fn tick() {
     if silent > SILENCE_SECONDS * TIMER_HZ {
         let how = GuestExit::HostGone;
         console::print_anyway(format_args!("{}, for {SILENCE_SECONDS} s\n", how.meaning()));
-        console::exit(how);
+        arch::exit(how);
     }
 }
 
@@ -117,7 +117,7 @@ impl HostLink {
     /// A request that has arrived.
     pub fn request(&mut self) -> Option<Result<Request, RequestError>> {
         loop {
-            let byte = without_interrupts(|| ARRIVED.lock().take())?;
+            let byte = interrupts::without(|| ARRIVED.lock().take())?;
             if byte != b'\n' {
                 if self.line.len() < LONGEST {
                     self.line.push(byte);

@@ -9,14 +9,14 @@ use pagefold_engine::hotplug::{BlockInfo, Hotplug, Migrate, Migration};
 use pagefold_engine::{Engine, Folio};
 use pagefold_virtio_mem::{Driver, DriverSettings, Inherited, Next, Removed};
 use pagefold_workload::{Change, Index, Population, Workload, WorkloadArg, slots};
-use x86_64::instructions::interrupts;
 
+use crate::arch::{self, interrupts};
 use crate::contents::Memory;
 use crate::crew::{self, Crew, Tasks};
 use crate::devices::{self, Channel, Devices};
 use crate::host::HostLink;
 use crate::machine::{Choice, GuestPlatform, top_up};
-use crate::{breaks, clock, console, cpu, fault, watchdog};
+use crate::{breaks, clock, cpu, fault, watchdog};
 
 /// When something is broken on purpose, in nanoseconds since boot.
 const BREAK_AFTER: u64 = 500_000_000;
@@ -139,7 +139,7 @@ impl<C: Choice> Kernel<C> {
                 }
             } else if tasks.is_empty() && !is_working {
                 // Till the next tick or interrupt.
-                interrupts::enable_and_hlt();
+                interrupts::wait();
             }
             top_up(self.engine);
         }
@@ -205,7 +205,7 @@ impl<C: Choice> Kernel<C> {
             }
             Request::Stop => {
                 self.host.answer(&Answer::Done);
-                console::exit(GuestExit::Stopped);
+                arch::exit(GuestExit::Stopped);
             }
             Request::Populate => self.populate(|arg| arg.changes().collect()),
             Request::Free(share) => {

@@ -1,9 +1,10 @@
-//! The engine's platform here: page tables, inter-processor interrupts, and the kernel's own frames.
+//! The engine's platform here: page tables, interrupts or fences, and the kernel's own frames.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 
-use pagefold_engine::platform::{Barrier, Platform, TableKind};
+use pagefold_boot_protocol::BarrierChoice;
+use pagefold_engine::platform::{Barrier, Fences, Platform, TableKind};
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Descriptors, Engine, Kind, Order, Pfn, RawFolio};
 use pagefold_workload::{Stamp, share};
@@ -12,7 +13,7 @@ use spin::Mutex;
 use crate::layout::PAGE;
 use crate::paging::MapError;
 use crate::tables::Table;
-use crate::{cpu, frames, remote};
+use crate::{arch, cpu, frames, remote};
 
 /// What is chosen at boot.
 pub trait Choice: 'static {
@@ -38,21 +39,45 @@ impl<C> GuestPlatform<C> {
     }
 }
 
-/// Readers pay nothing; who waits for them interrupts every processor.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Interrupts;
+/// Whether grace periods interrupt processors. Relaxed: chosen at boot, before there is an engine.
+static INTERRUPTS: AtomicBool = AtomicBool::new(arch::BARRIER_INTERRUPTS);
 
-// SAFETY: `heavy` returns when every processor that runs has passed a full fence in its interrupt handler. The handler runs
-// between two instructions of the reader, and `light` keeps the compiler from moving accesses across them. So each access of
-// the reader comes before or after that fence, as the contract asks.
-unsafe impl Barrier for Interrupts {
+/// Grace periods so far.
+pub static GRACE_PERIODS: AtomicU64 = AtomicU64::new(0);
+
+/// Chooses how grace periods reach walkers; before there is an engine.
+pub fn choose_barrier(choice: BarrierChoice) {
+    INTERRUPTS.store(choice == BarrierChoice::Interrupts, Ordering::Relaxed);
+}
+
+/// Either readers pay nothing, and who waits for them interrupts every processor; or both pay a fence.
+#[derive(Clone, Copy, Debug)]
+pub struct Barriers {
+    interrupts: bool,
+}
+
+// SAFETY: both halves are of the same kind, since the choice is made before there is an engine.
+// With interrupts, `heavy` returns when every processor that runs has passed a full fence in its interrupt handler. The handler
+// runs between two instructions of the reader, and `light` keeps the compiler from moving accesses across them. So each access of
+// the reader comes before or after that fence, as the contract asks. (Taking an interrupt is no fence; the handler has one.)
+// Otherwise both are sequentially consistent fences, as `Fences` has them.
+unsafe impl Barrier for Barriers {
     #[inline]
     fn light(&self) {
-        compiler_fence(Ordering::SeqCst);
+        if self.interrupts {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            Fences.light();
+        }
     }
 
     fn heavy(&self) {
-        remote::barrier();
+        GRACE_PERIODS.fetch_add(1, Ordering::Relaxed);
+        if self.interrupts {
+            remote::barrier();
+        } else {
+            Fences.heavy();
+        }
     }
 
     fn wait(&self, _turn: u32) {
@@ -62,7 +87,7 @@ unsafe impl Barrier for Interrupts {
 
 impl<C: Choice> Platform for GuestPlatform<C> {
     type Mapping = Table;
-    type Barrier = Interrupts;
+    type Barrier = Barriers;
     type Owner = Stamp;
     type Rules = C::Rules;
     type Descriptors = C::Descriptors;
@@ -72,8 +97,8 @@ impl<C: Choice> Platform for GuestPlatform<C> {
         Table::reserve(kind, bytes)
     }
 
-    fn barrier(&self) -> Interrupts {
-        Interrupts
+    fn barrier(&self) -> Barriers {
+        Barriers { interrupts: INTERRUPTS.load(Ordering::Relaxed) }
     }
 
     fn cpu(&self) -> usize {

@@ -1,6 +1,6 @@
-//! A small x86-64 kernel whose memory Pagefold keeps.
+//! A small kernel whose memory Pagefold keeps, for x86-64 and arm64.
 //!
-//! It boots by PVH under QEMU, starts all processors, and grows and shrinks by virtio-mem devices while walkers look at
+//! It boots under QEMU, starts all processors, and grows and shrinks by virtio-mem devices while walkers look at
 //! its pages. `pagefold boot` runs it; `docs/guest.md` says what is where.
 
 #![no_std]
@@ -11,6 +11,7 @@ extern crate alloc;
 #[macro_use]
 mod console;
 
+mod arch;
 mod breaks;
 mod clock;
 mod contents;
@@ -19,15 +20,14 @@ mod crew;
 mod devices;
 mod exercise;
 mod fault;
-mod firmware;
 mod frames;
 mod heap;
 mod host;
 mod interrupted;
-mod interrupts;
 mod kernel;
 mod layout;
 mod machine;
+mod mmu;
 mod pages;
 mod paging;
 mod remote;
@@ -36,19 +36,10 @@ mod run;
 mod tables;
 mod watchdog;
 
-use core::arch::global_asm;
-
 use pagefold_boot_protocol::GuestExit;
-
-global_asm!(include_str!("boot.s"));
-pvh::xen_elfnote_phys32_entry!(pvh_start);
-
-unsafe extern "C" {
-    fn pvh_start() -> !;
-}
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     console::print_anyway(format_args!("{info}\n"));
-    console::exit(GuestExit::Panic)
+    arch::exit(GuestExit::Panic)
 }

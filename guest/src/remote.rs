@@ -4,15 +4,9 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering, fence};
 
 use spin::Mutex;
-use x86_64::VirtAddr;
-use x86_64::instructions::{interrupts, tlb};
 
+use crate::arch::{self, interrupts, tlb};
 use crate::cpu;
-use crate::interrupts::REMOTE;
-use crate::layout::PAGE;
-
-/// Pages that are forgotten one by one; for more, everything is.
-const ONE_BY_ONE: u64 = 64;
 
 /// Who holds it asks. Interrupts stay on while waiting for it, so that its holder is answered.
 static ASKING: Mutex<()> = Mutex::new(());
@@ -21,24 +15,6 @@ static PENDING: AtomicU64 = AtomicU64::new(0);
 /// What they are to do: the ranges whose translations to forget; none for a barrier alone.
 static RANGES: AtomicPtr<Range<u64>> = AtomicPtr::new(core::ptr::null_mut());
 static COUNT: AtomicUsize = AtomicUsize::new(0);
-
-/// How often others were asked, for flushes and for barriers.
-pub static FLUSHES: AtomicU64 = AtomicU64::new(0);
-pub static BARRIERS: AtomicU64 = AtomicU64::new(0);
-
-fn forget(ranges: &[Range<u64>]) {
-    let pages: u64 = ranges.iter().map(|range| (range.end - range.start) / PAGE).sum();
-    if pages > ONE_BY_ONE {
-        // The engine's tables are not global: this forgets them, and what the processor kept of the levels above.
-        tlb::flush_all();
-        return;
-    }
-    for range in ranges {
-        for page in range.clone().step_by(PAGE as usize) {
-            tlb::flush(VirtAddr::new(page));
-        }
-    }
-}
 
 /// Does it here and on every other processor; returns when all have.
 fn everywhere(ranges: &[Range<u64>]) {
@@ -53,9 +29,11 @@ fn everywhere(ranges: &[Range<u64>]) {
         COUNT.store(ranges.len(), Ordering::Relaxed);
         // Release: a CPU that sees its bit sees the ranges, and all that was written before (page-table entries).
         PENDING.store(others, Ordering::Release);
-        cpu::interrupt_others(REMOTE);
+        arch::cpu::interrupt_others();
     }
-    forget(ranges);
+    if !ranges.is_empty() {
+        tlb::forget(ranges);
+    }
     fence(Ordering::SeqCst);
     // Acquire: pairs with the Release of those who did it.
     while PENDING.load(Ordering::Acquire) != 0 {
@@ -64,18 +42,17 @@ fn everywhere(ranges: &[Range<u64>]) {
 }
 
 /// Makes every processor forget what it knows of how these addresses (multiples of 4 KiB) are mapped.
+#[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "an instruction reaches all there"))]
 pub fn flush(ranges: &[Range<u64>]) {
-    FLUSHES.fetch_add(1, Ordering::Relaxed);
     everywhere(ranges);
 }
 
 /// Passes a full barrier on every processor, as `membarrier(2)` does.
 pub fn barrier() {
-    BARRIERS.fetch_add(1, Ordering::Relaxed);
     everywhere(&[]);
 }
 
-/// The handler of [`REMOTE`].
+/// The handler of the interrupt that asks.
 pub fn serve() {
     let me = 1 << cpu::this().number;
     // Acquire: pairs with the Release of who asks.
@@ -85,7 +62,9 @@ pub fn serve() {
     let (at, count) = (RANGES.load(Ordering::Relaxed), COUNT.load(Ordering::Relaxed));
     // SAFETY: who asks keeps the ranges where they are until every bit is gone, and ours is not.
     let ranges = if count == 0 { &[][..] } else { unsafe { core::slice::from_raw_parts(at, count) } };
-    forget(ranges);
+    if !ranges.is_empty() {
+        tlb::forget(ranges);
+    }
     fence(Ordering::SeqCst);
     // Release: what this processor did before is seen by who asked.
     PENDING.fetch_and(!me, Ordering::Release);

@@ -2,7 +2,7 @@
 
 use alloc::format;
 use alloc::string::ToString;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_boot_protocol::{
     DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, MemoryReport, Report, Settled, TableReport,
@@ -11,12 +11,14 @@ use pagefold_boot_protocol::{
 use pagefold_engine::hotplug::BlockInfo;
 use pagefold_engine::platform::Mapping;
 use pagefold_engine::{BlockState, Class, Order, Pfn};
+use pagefold_pagetable::Counts;
 use pagefold_virtio_mem::{Mode, Next};
 
+use crate::arch::tlb;
 use crate::kernel::{Device, Kernel};
 use crate::layout::PAGE;
 use crate::machine::Choice;
-use crate::{clock, cpu, devices, frames, machine, paging, remote, tables};
+use crate::{clock, cpu, devices, frames, machine, paging, tables};
 
 impl<C: Choice> Kernel<C> {
     pub(crate) fn hello(&self) -> Hello {
@@ -63,6 +65,9 @@ impl<C: Choice> Kernel<C> {
             }
         });
         let (reserve, lowest) = frames::reserve();
+        let count = |which: fn(&Counts) -> &AtomicU64| {
+            tables::counts().map_or(0, |counts| which(counts).load(Ordering::Relaxed))
+        };
         Report {
             memory: MemoryReport {
                 boot: machine::boot_memory(),
@@ -90,11 +95,12 @@ impl<C: Choice> Kernel<C> {
             },
             walks: self.crew.counts(),
             flushes: Flushes {
-                folds: tables::FOLD_FLUSHES.load(Ordering::Relaxed),
-                folded_entries: tables::FOLDED_ENTRIES.load(Ordering::Relaxed),
-                unfolds: tables::UNFOLD_FLUSHES.load(Ordering::Relaxed),
-                spared: tables::SPARED.load(Ordering::Relaxed),
-                barriers: remote::BARRIERS.load(Ordering::Relaxed),
+                folds: count(|counts| &counts.fold_flushes),
+                folded_entries: count(|counts| &counts.folded_entries),
+                unfolds: count(|counts| &counts.unfold_flushes),
+                spared: count(|counts| &counts.spared),
+                after_making: tlb::after_making(),
+                barriers: machine::GRACE_PERIODS.load(Ordering::Relaxed),
             },
         }
     }

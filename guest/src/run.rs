@@ -15,15 +15,16 @@ use pagefold_virtio_mem::Channel as _;
 use pagefold_workload::{WorkloadArg, slots};
 use spin::Once;
 
+use crate::arch::firmware::{Boot, Firmware};
+use crate::arch::{self, interrupts};
 use crate::crew::{self, Crew};
 use crate::devices::{Channel, Devices};
 use crate::fault::{DESCRIBE, Describe, MapPageFacts};
-use crate::firmware::{Boot, Firmware};
 use crate::interrupted::Interrupted;
 use crate::kernel::Kernel;
 use crate::layout::{PAGE, direct, image};
 use crate::machine::{self, Choice, GuestPlatform};
-use crate::{clock, console, cpu, fault, frames, heap, interrupts, paging, tables, watchdog};
+use crate::{clock, console, cpu, fault, frames, heap, paging, tables, watchdog};
 
 /// Bytes of heap: this much, and a share of boot memory.
 const HEAP: u64 = 2 << 20;
@@ -40,17 +41,19 @@ static WORK: Once<&'static (dyn Fn(usize) + Sync)> = Once::new();
 /// Ends for a reason that no exception is.
 fn refuse(exit: GuestExit, why: core::fmt::Arguments<'_>) -> ! {
     console::print_anyway(format_args!("{}: {why}\n", exit.meaning()));
-    console::exit(exit)
+    arch::exit(exit)
 }
 
-/// The first Rust, on the boot stack and the boot page tables.
-#[unsafe(no_mangle)]
-extern "C" fn kernel_start(start_info: u32) -> ! {
+/// The first Rust, on the boot stack and the boot page tables; with what the loader handed over.
+pub fn start(handed_over: u64) -> ! {
     clock::start();
     console::init();
-    // SAFETY: the boot page tables map the first 4 GiB where they are, and nothing runs but this.
-    let Some(boot) = (unsafe { Boot::read(start_info) }) else {
-        refuse(GuestExit::Unsupported, format_args!("not booted by PVH"));
+    if let Some(why) = arch::unsuitable() {
+        refuse(GuestExit::Unsupported, format_args!("{why}"));
+    }
+    // SAFETY: the boot page tables map what it leads to where it is, and nothing runs but this.
+    let Some(boot) = (unsafe { Boot::read(handed_over) }) else {
+        refuse(GuestExit::Unsupported, format_args!("the loader says nothing of the machine"));
     };
     let boot = BOOT.call_once(|| boot);
     let Some(own) = boot.memory().iter().find(|range| range.contains(&image()[0])).cloned() else {
@@ -63,22 +66,23 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     let total: u64 = boot.memory().iter().map(|range| range.end - range.start).sum();
     let frames_end = image()[3] + frames::BOOT * PAGE;
     let heap_end = (frames_end + HEAP + total / HEAP_SHARE).next_multiple_of(PAGE);
-    if heap_end > own.end || own.end > 1 << 32 {
+    if heap_end > own.end || heap_end > arch::BOOT_MAPPED {
         refuse(GuestExit::Unsupported, format_args!("{} MiB of memory are too little", total >> 20));
     }
     // SAFETY: memory behind the image that nobody uses; the boot page tables have the direct map's first 4 GiB.
     unsafe { frames::init(image()[3]..frames_end) };
-    let mapped = core::iter::once(0..boot.low_end).chain(boot.memory().iter().cloned());
+    let mapped = core::iter::once(boot.also_mapped()).chain(boot.memory().iter().cloned());
     if paging::init(mapped).is_err() {
         refuse(GuestExit::Unsupported, format_args!("page tables for {} MiB do not fit", total >> 20));
     }
     // SAFETY: memory that nobody uses, in the direct map.
     unsafe { heap::claim(direct(frames_end), (heap_end - frames_end) as usize) };
-    machine::note_boot(heap_end);
+    machine::note_boot(heap_end - boot.begin());
     machine::note_all(total);
     let Some(firmware) = Firmware::read(boot) else {
-        refuse(GuestExit::Unsupported, format_args!("no ACPI tables that make sense"));
+        refuse(GuestExit::Unsupported, format_args!("the firmware's tables make no sense"));
     };
+    console::init_host(&firmware);
     // Each processor has its own stacks, whatever else boot needs.
     let processors = firmware.processors.len().clamp(1, cpu::MAX) as u64;
     let stacks_end = heap_end + processors * cpu::FRAMES * PAGE;
@@ -92,29 +96,20 @@ extern "C" fn kernel_start(start_info: u32) -> ! {
     // SAFETY: memory behind the heap that nobody uses, in the direct map.
     unsafe { frames::add(heap_end..stacks_end) };
     let heap_end = stacks_end;
-    machine::note_boot(heap_end);
+    machine::note_boot(heap_end - boot.begin());
     let stack = (|| {
         tables::init()?;
-        let apic_id = raw_cpuid::CpuId::new().get_feature_info()?.initial_local_apic_id();
-        cpu::init(firmware.local_apic, apic_id.into()).ok()
+        let cpu = cpu::make(0, arch::init(&firmware).ok()?).ok()?;
+        let stack = cpu.stack.end;
+        cpu::enter(cpu);
+        Some(stack)
     })();
     let Some(stack) = stack else {
         refuse(GuestExit::Unsupported, format_args!("too few frames at boot"));
     };
     let start = Box::leak(Box::new(Start { boot, firmware, heap_end, own_end: own.end }));
-    // SAFETY: a fresh stack, and a function that never returns: the boot stack is left for good.
-    unsafe {
-        core::arch::asm!(
-            "mov rsp, {stack}",
-            "xor ebp, ebp",
-            "call {next}",
-            "ud2",
-            stack = in(reg) stack,
-            next = sym started,
-            in("rdi") core::ptr::from_mut(start),
-            options(noreturn),
-        )
-    }
+    // SAFETY: a fresh stack; the boot stack is left for good.
+    unsafe { arch::on_stack(stack, started, start) }
 }
 
 /// What boot found out.
@@ -127,9 +122,8 @@ struct Start {
 
 /// On a stack of its own.
 extern "C" fn started(start: &'static mut Start) -> ! {
-    interrupts::silence_pic();
-    cpu::start_clock();
-    x86_64::instructions::interrupts::enable();
+    arch::start_clock();
+    interrupts::enable();
     let options = match start.boot.command_line().parse::<Options>() {
         Ok(options) => options,
         Err(error) => refuse(GuestExit::Usage, format_args!("{error}")),
@@ -141,6 +135,9 @@ extern "C" fn started(start: &'static mut Start) -> ! {
         );
     }
     watchdog::set_seconds(options.watchdog);
+    if let Some(choice) = options.barrier {
+        machine::choose_barrier(choice);
+    }
     let workloads = match workloads(start, &options) {
         Ok(workloads) => workloads,
         Err((exit, why)) => refuse(exit, format_args!("{why}")),
@@ -178,7 +175,7 @@ fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (
         // SAFETY: boot memory behind the heap that the engine has not been given, in the direct map.
         unsafe { heap::claim(direct(start.heap_end), bytes as usize) };
         start.heap_end = end;
-        machine::note_boot(end);
+        machine::note_boot(end - start.boot.begin());
     }
     Ok(workloads)
 }
@@ -259,13 +256,13 @@ fn live<C: Choice>(start: &'static Start, options: Options, workloads: Vec<Workl
 
 /// What a processor does that has just started.
 pub fn processor() -> ! {
-    x86_64::instructions::interrupts::enable();
+    interrupts::enable();
     loop {
         watchdog::beat();
         match WORK.get() {
             Some(work) => work(cpu::this().number),
             // Till the next tick: the host may have fewer CPUs than there are processors, and the first one has work.
-            None => x86_64::instructions::interrupts::enable_and_hlt(),
+            None => interrupts::wait(),
         }
     }
 }

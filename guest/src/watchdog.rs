@@ -7,8 +7,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::GuestExit;
 
-use crate::interrupts::Frame;
-use crate::{clock, cpu, fault};
+use crate::arch::interrupts::Frame;
+use crate::{arch, clock, cpu, fault};
 
 /// Ticks of 10 ms without progress that are too many; 0 for none.
 static PATIENCE: AtomicU64 = AtomicU64::new(0);
@@ -56,7 +56,7 @@ pub fn tick(frame: &Frame) {
 /// Stops all other processors and lets them say how they stood, one after the other.
 pub fn dump_others() {
     STOPPING.store(true, Ordering::Release);
-    cpu::stop_others();
+    arch::cpu::stop_others();
     let others = cpu::count() as u64 - 1;
     let deadline = clock::now() + 2_000_000_000;
     while DUMPED.load(Ordering::Acquire) < others && clock::now() < deadline {
@@ -79,7 +79,5 @@ pub fn stopped(frame: &Frame) -> ! {
         fault::dump(cpu::this().number, frame);
     }
     DUMPED.fetch_add(1, Ordering::Release);
-    loop {
-        x86_64::instructions::hlt();
-    }
+    arch::halt()
 }

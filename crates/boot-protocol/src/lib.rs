@@ -26,4 +26,6 @@ pub use message::{
     PULSE_SECONDS, PageRun, Report, Request, Restart, SILENCE_SECONDS, Settled, TableReport, VERSION, Walks,
     from_line, to_line,
 };
-pub use options::{Break, DescriptorsChoice, LeftoversChoice, Options, OptionsError, ProtocolChoice};
+pub use options::{
+    BarrierChoice, Break, DescriptorsChoice, LeftoversChoice, Options, OptionsError, ProtocolChoice,
+};

@@ -268,7 +268,10 @@ pub struct Flushes {
     pub unfolds: u64,
     /// Unfolds that needed none, since no CPU had.
     pub spared: u64,
-    /// Grace periods that had to reach other processors.
+    /// Flushes after entries were made, on processors that may report a walk from before as a fault.
+    #[serde(default)]
+    pub after_making: u64,
+    /// Grace periods.
     pub barriers: u64,
 }
 

@@ -35,6 +35,15 @@ pub enum LeftoversChoice {
     Adopt,
 }
 
+/// How a grace period reaches walkers on other processors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BarrierChoice {
+    /// Walkers pay a full fence in each section, and nobody is interrupted.
+    Fences,
+    /// Walkers pay nothing, and each grace period interrupts every processor.
+    Interrupts,
+}
+
 /// Something to break on purpose, a while after the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
@@ -46,6 +55,10 @@ pub enum Break {
     DoubleFault,
     /// Stop making progress on one processor, interrupts off.
     Hang,
+    /// From now on flush no TLB.
+    NoFlush,
+    /// From now on flush the TLB of the processor that flushes alone.
+    LocalFlush,
 }
 
 /// The kernel's options: words of `key=value`, in any order.
@@ -55,6 +68,8 @@ pub struct Options {
     pub protocol: ProtocolChoice,
     /// What a descriptor is (`descriptors=page`).
     pub descriptors: DescriptorsChoice,
+    /// How grace periods reach walkers (`barrier=fences`, `barrier=interrupts`; what suits the architecture).
+    pub barrier: Option<BarrierChoice>,
     /// Walkers; they are spread over all processors (`walkers=N`; one of each kind, and one for each processor at least).
     pub walkers: Option<u16>,
     /// Owners that allocate, free, split and fold all the time (`owners=N`; none).
@@ -79,6 +94,7 @@ impl Default for Options {
         Self {
             protocol: ProtocolChoice::Fold,
             descriptors: DescriptorsChoice::Page,
+            barrier: None,
             walkers: None,
             owners: 0,
             seed: 1,
@@ -107,8 +123,7 @@ impl fmt::Display for OptionsError {
 }
 impl core::error::Error for OptionsError {}
 
-const KEYS: &str =
-    "protocol=, descriptors=, walkers=, owners=, seed=, work=, leftovers=, big-blocks, watchdog= or break=";
+const KEYS: &str = "protocol=, descriptors=, barrier=, walkers=, owners=, seed=, work=, leftovers=, big-blocks, watchdog= or break=";
 
 impl FromStr for Options {
     type Err = OptionsError;
@@ -134,6 +149,13 @@ impl FromStr for Options {
                         _ => return Err(wrong("descriptors=page or descriptors=memdesc")),
                     }
                 }
+                "barrier" => {
+                    options.barrier = Some(match value {
+                        "fences" => BarrierChoice::Fences,
+                        "interrupts" => BarrierChoice::Interrupts,
+                        _ => return Err(wrong("barrier=fences or barrier=interrupts")),
+                    })
+                }
                 "walkers" => options.walkers = Some(small()?),
                 "owners" => options.owners = small()?,
                 "seed" => options.seed = value.parse().map_err(|_| wrong("a number"))?,
@@ -153,7 +175,13 @@ impl FromStr for Options {
                         "stack" => Break::Stack,
                         "double-fault" => Break::DoubleFault,
                         "hang" => Break::Hang,
-                        _ => return Err(wrong("break=write, stack, double-fault or hang")),
+                        "no-flush" => Break::NoFlush,
+                        "local-flush" => Break::LocalFlush,
+                        _ => {
+                            return Err(wrong(
+                                "break=write, stack, double-fault, hang, no-flush or local-flush",
+                            ));
+                        }
                     })
                 }
                 _ => return Err(wrong(KEYS)),
@@ -182,6 +210,11 @@ impl fmt::Display for Options {
         if let Some(walkers) = self.walkers {
             write!(f, " walkers={walkers}")?;
         }
+        match self.barrier {
+            Some(BarrierChoice::Fences) => f.write_str(" barrier=fences")?,
+            Some(BarrierChoice::Interrupts) => f.write_str(" barrier=interrupts")?,
+            None => {}
+        }
         if self.big_blocks {
             f.write_str(" big-blocks")?;
         }
@@ -191,6 +224,8 @@ impl fmt::Display for Options {
                 Break::Stack => " break=stack",
                 Break::DoubleFault => " break=double-fault",
                 Break::Hang => " break=hang",
+                Break::NoFlush => " break=no-flush",
+                Break::LocalFlush => " break=local-flush",
             })?;
         }
         self.work.iter().try_for_each(|work| write!(f, " work={work}"))
@@ -210,6 +245,7 @@ mod tests {
             ("protocol=hope", "protocol=fold or protocol=no-grace-period"),
             ("descriptors=stone", "descriptors=page or descriptors=memdesc"),
             ("big-blocks=yes", KEYS),
+            ("barrier=hope", "barrier=fences or barrier=interrupts"),
             ("seed=-1", "a number"),
         ] {
             let error = line.parse::<Options>().unwrap_err();
@@ -227,12 +263,17 @@ mod tests {
             numbers in any::<(Option<u16>, u16, u64, u16)>(),
             work in proptest::collection::vec("[a-z=0-9:.GM]{1,20}", 0..3),
             breaks in proptest::option::of(prop_oneof![
-                Just(Break::Write), Just(Break::Stack), Just(Break::DoubleFault), Just(Break::Hang)
+                Just(Break::Write), Just(Break::Stack), Just(Break::DoubleFault), Just(Break::Hang),
+                Just(Break::NoFlush), Just(Break::LocalFlush)
+            ]),
+            barrier in proptest::option::of(prop_oneof![
+                Just(BarrierChoice::Fences), Just(BarrierChoice::Interrupts)
             ]),
         ) {
             let options = Options {
                 protocol: if flags.0 { ProtocolChoice::NoGracePeriod } else { ProtocolChoice::Fold },
                 descriptors: if flags.3 { DescriptorsChoice::Memdesc } else { DescriptorsChoice::Page },
+                barrier,
                 walkers: numbers.0,
                 owners: numbers.1,
                 seed: numbers.2,

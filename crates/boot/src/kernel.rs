@@ -10,7 +10,33 @@ pub const BUILD: &str = "guest/build";
 /// The environment's variable that names it.
 pub const VARIABLE: &str = "PAGEFOLD_GUEST";
 
-const NAME: &str = "pagefold-guest";
+/// A guest's kernel, of which there is one for each of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelKind {
+    /// For x86-64.
+    #[default]
+    X86_64,
+    /// For arm64 with atomic instructions (FEAT_LSE).
+    Aarch64,
+    /// For arm64 without them, such as Cortex-A72.
+    Aarch64LlSc,
+}
+
+impl KernelKind {
+    /// The file's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            KernelKind::X86_64 => "pagefold-guest",
+            KernelKind::Aarch64 => "pagefold-guest-aarch64",
+            KernelKind::Aarch64LlSc => "pagefold-guest-aarch64-llsc",
+        }
+    }
+}
+
+/// The guest's kernel for x86-64: [`find_kernel_of`].
+pub fn find_kernel() -> Option<PathBuf> {
+    find_kernel_of(KernelKind::X86_64)
+}
 
 /// The guest's kernel, in the first of these places that has it:
 ///
@@ -19,14 +45,14 @@ const NAME: &str = "pagefold-guest";
 /// 3. `guest/` in the directory `target` that the program was built in, where [`BUILD`] leaves it,
 /// 4. `pagefold/` in the user's data directory and in the system's (`XDG_DATA_HOME`, `XDG_DATA_DIRS`), where
 ///    `guest/build --install` puts it.
-pub fn find_kernel() -> Option<PathBuf> {
+pub fn find_kernel_of(kind: KernelKind) -> Option<PathBuf> {
     if let Some(named) = env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
         return Some(named.into()).filter(|path: &PathBuf| path.is_file());
     }
     let program = env::current_exe().ok();
     let places =
         near(program.as_deref()).into_iter().chain(data_directories().map(|dir| dir.join("pagefold")));
-    places.map(|place| place.join(NAME)).find(|path| path.is_file())
+    places.map(|place| place.join(kind.name())).find(|path| path.is_file())
 }
 
 /// The directories that belong to a program.

@@ -12,6 +12,6 @@ mod symbols;
 
 pub use ending::Ending;
 pub use guest::{Guest, PATIENCE};
-pub use kernel::{BUILD, VARIABLE, find_kernel};
+pub use kernel::{BUILD, KernelKind, VARIABLE, find_kernel, find_kernel_of};
 pub use lost::{Lost, nonsense};
 pub use settle::Rest;

@@ -62,7 +62,7 @@ fn addresses(line: &str) -> Vec<(u64, bool)> {
     let hex =
         |word: &str| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().filter(|&address| address > 0);
     let mut words = line.split_ascii_whitespace();
-    let at = words.find(|&word| word == "rip").and_then(|_| words.next()).and_then(hex);
+    let at = words.find(|&word| ["rip", "pc"].contains(&word)).and_then(|_| words.next()).and_then(hex);
     let from = line.split_once("called from").map_or("", |(_, addresses)| addresses);
     let from = from.split_ascii_whitespace().map_while(hex);
     at.map(|address| (address, false)).into_iter().chain(from.map(|address| (address, true))).collect()
@@ -110,6 +110,7 @@ mod tests {
         assert_eq!(addresses("processor 0  rip 0x0000000000212345  rflags 0x2"), [(0x212345, false)]);
         let line = "  cr2 00000000deadbeef  cr3 1000  called from 0x201000 0x202000";
         assert_eq!(addresses(line), [(0x201000, true), (0x202000, true)]);
+        assert_eq!(addresses("processor 1  pc 0x0000000040212345  pstate 0x4"), [(0x40212345, false)]);
         assert_eq!(addresses("  rax 0000000000000001  rip"), []);
         assert_eq!(addresses("a write at 0xffff: called from 0x0"), []);
     }

@@ -7,14 +7,16 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::{GIB, NumaNode, QEMU, VirtioMem};
+use crate::{Arch, GIB, NumaNode, VirtioMem};
 
 /// A machine to be: 1 GiB and one CPU, unless told otherwise.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct QemuBuilder {
     program: PathBuf,
+    arch: Arch,
     machine: String,
+    cpu: String,
     /// Whatever else QEMU is to be told.
     options: Vec<(String, String)>,
     kernel: Option<PathBuf>,
@@ -50,8 +52,10 @@ impl QemuBuilder {
     /// A machine of 1 GiB and one CPU that boots nothing.
     pub fn new() -> Self {
         QemuBuilder {
-            program: QEMU.into(),
-            machine: "q35".into(),
+            program: Arch::X86_64.program().into(),
+            arch: Arch::X86_64,
+            machine: Arch::X86_64.machine().into(),
+            cpu: "max".into(),
             options: Vec::new(),
             kernel: None,
             initrd: None,
@@ -71,6 +75,20 @@ impl QemuBuilder {
     /// The QEMU to run (`qemu-system-x86_64`, wherever `PATH` has it).
     pub fn program(mut self, path: impl AsRef<Path>) -> Self {
         self.program = path.as_ref().to_owned();
+        self
+    }
+
+    /// The architecture (a PC), with its QEMU and its machine, unless others are named after this.
+    pub fn arch(mut self, arch: Arch) -> Self {
+        self.program = arch.program().into();
+        arch.machine().clone_into(&mut self.machine);
+        self.arch = arch;
+        self
+    }
+
+    /// The processors' model (`max`: all that QEMU can do).
+    pub fn cpu(mut self, model: &str) -> Self {
+        model.clone_into(&mut self.cpu);
         self
     }
 
@@ -147,8 +165,8 @@ impl QemuBuilder {
         self
     }
 
-    /// One more serial port of a PC: the first of them is COM2, since COM1 is the console; a PC has four. The host's end
-    /// is [`Qemu::take_port`](crate::Qemu::take_port) of this name.
+    /// One more serial port: of a PC the first is COM2, since COM1 is the console, and it has four; elsewhere it is one on PCI.
+    /// The host's end is [`Qemu::take_port`](crate::Qemu::take_port) of this name.
     pub fn serial(mut self, name: &str) -> Self {
         self.ports.push(Port { name: name.to_owned(), is_serial: true });
         self
@@ -160,7 +178,8 @@ impl QemuBuilder {
         self
     }
 
-    /// A device that ends QEMU when the guest writes to port 0xf4 ([`Exit::Guest`](crate::Exit::Guest)).
+    /// The guest can end QEMU with a number ([`Exit::Guest`](crate::Exit::Guest)): a PC by a device at port 0xf4, arm64 by
+    /// semihosting, with the exit code that the device would make of the number.
     pub fn debug_exit(mut self) -> Self {
         self.debug_exit = true;
         self
@@ -214,7 +233,7 @@ impl QemuBuilder {
             "-accel",
             "tcg",
             "-cpu",
-            "max",
+            &self.cpu,
             "-no-user-config",
             "-nodefaults",
         ]);
@@ -235,8 +254,14 @@ impl QemuBuilder {
         if !self.resets {
             command.arg("-no-reboot");
         }
-        if self.debug_exit {
-            command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+        match self.arch {
+            Arch::X86_64 if self.debug_exit => {
+                command.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]);
+            }
+            Arch::Aarch64 if self.debug_exit => {
+                command.arg("-semihosting");
+            }
+            _ => {}
         }
         if let (Some(plugin), Some(counters)) = (&self.counter, counters) {
             let mut plugin = plugin.as_os_str().to_owned();
@@ -258,9 +283,10 @@ impl QemuBuilder {
         }
         for (at, (port, socket)) in self.ports.iter().zip(sockets).enumerate() {
             command.args(["-chardev", &format!("socket,id=port{at},fd={}", socket.as_raw_fd())]);
-            match port.is_serial {
-                true => command.args(["-serial", &format!("chardev:port{at}")]),
-                false => {
+            match (port.is_serial, self.arch) {
+                (true, Arch::X86_64) => command.args(["-serial", &format!("chardev:port{at}")]),
+                (true, Arch::Aarch64) => command.args(["-device", &format!("pci-serial,chardev=port{at}")]),
+                (false, _) => {
                     let name = &port.name;
                     command.args(["-device", &format!("virtserialport,chardev=port{at},name={name}")])
                 }

@@ -29,6 +29,7 @@
 //!
 //! Everything is emulated (TCG), so it needs no rights and no virtualisation. Whatever waits has a deadline.
 
+mod arch;
 mod builder;
 mod child;
 mod console;
@@ -42,6 +43,7 @@ mod repeat;
 mod settle;
 mod version;
 
+pub use arch::Arch;
 pub use builder::QemuBuilder;
 pub use child::spawn_bound;
 pub use console::Console;

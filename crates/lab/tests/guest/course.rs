@@ -47,14 +47,14 @@ impl Pagefold {
 }
 
 /// Row `number` of a result.
-fn row(json: &Value, number: usize) -> &Value {
+pub fn row(json: &Value, number: usize) -> &Value {
     let row = &json["rows"][number];
     assert!(row.is_object(), "there is no row {number}: {}", json["rows"]);
     row
 }
 
 /// The number at a path.
-fn number(value: &Value, path: &str) -> u64 {
+pub fn number(value: &Value, path: &str) -> u64 {
     let found = path.split('.').fold(value, |value, key| match key.parse::<usize>() {
         Ok(at) => &value[at],
         Err(_) => &value[key],
@@ -63,7 +63,7 @@ fn number(value: &Value, path: &str) -> u64 {
 }
 
 /// Bytes of all metadata, as the page tables have it.
-fn metadata(row: &Value) -> u64 {
+pub fn metadata(row: &Value) -> u64 {
     let tables = row["report"]["tables"].as_array().unwrap();
     tables.iter().map(|table| number(table, "measured")).sum::<u64>() + number(row, "report.page_tables")
 }

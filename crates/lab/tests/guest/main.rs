@@ -2,6 +2,7 @@
 //!
 //! One binary, one machine at a time. What cannot run is told in the last line.
 
+mod aarch64;
 mod course;
 mod device;
 mod ends;
@@ -40,6 +41,18 @@ const TESTS: &[Test] = &[
     ("too_little_memory", ends::too_small),
 ];
 
+const AARCH64: &[Test] = &[
+    ("aarch64::a_tiny_machine_plugs_a_thousand_times_its_memory", aarch64::grows_and_shrinks),
+    ("aarch64::ten_thousand_cycles_under_walkers_lose_nothing", aarch64::cycles_lose_nothing),
+    ("aarch64::models_of_processors_and_interrupt_controllers", aarch64::models),
+    ("aarch64::one_to_eight_processors_and_both_barriers", aarch64::processors_and_barriers),
+    ("aarch64::devices_on_several_nodes", aarch64::several_devices),
+    ("aarch64::without_a_grace_period_it_traps", aarch64::the_bug_traps),
+    ("aarch64::flushes_that_are_missing_are_seen", aarch64::flushes_that_are_missing_are_seen),
+    ("aarch64::what_is_broken_on_purpose_is_told", aarch64::breaks),
+    ("aarch64::a_kernel_with_atomics_says_what_it_lacks", aarch64::a_kernel_with_atomics_says_what_it_lacks),
+];
+
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
@@ -57,7 +70,8 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
-        trials.extend(TESTS.iter().map(|&(name, test)| {
+        let aarch64 = if aarch64::missing().is_none() { AARCH64 } else { &[] };
+        trials.extend(TESTS.iter().chain(aarch64).map(|&(name, test)| {
             let pagefold = pagefold.clone();
             Trial::test(name, move || {
                 test(&pagefold);
@@ -71,6 +85,11 @@ fn main() -> ExitCode {
         && !is_list
     {
         println!("left out: the tests on the guest's kernel: there is no {what}");
+    }
+    if let Some(what) = aarch64::missing()
+        && !is_list
+    {
+        println!("left out: the tests on the guest's kernel for arm64: there is no {what}");
     }
     conclusion.exit_code()
 }

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use pagefold_boot_protocol::{Break, DescriptorsChoice, LeftoversChoice, Options, ProtocolChoice};
+use pagefold_boot_protocol::{
+    BarrierChoice, Break, DescriptorsChoice, LeftoversChoice, Options, ProtocolChoice,
+};
 use pagefold_engine::{Descriptors, Memdesc, Page64};
 use pagefold_picture::amount::Bytes;
 use pagefold_workload::WorkloadArg;
 
+use super::arch::ArchArg;
 use super::step::Wishes;
 use crate::descriptors::DescriptorsArg;
 use crate::size::{parse_bytes, parse_seconds};
@@ -38,6 +41,8 @@ Examples:
   pagefold boot --descriptors memdesc --resize 4G,0
   pagefold boot --protocol no-grace-period --resize 256M --cycle 10000
                                                 the bug: the guest traps, and says where
+  pagefold boot --arch aarch64 --cpu neoverse-v1 --gic 2 --resize 4G,0 --cycle 1000
+                                                on arm64, by break-before-make
 ")]
 pub struct BootArgs {
     #[command(flatten)]
@@ -56,6 +61,18 @@ pub struct BootArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
 pub struct MachineArgs {
+    /// The machine's architecture
+    #[arg(long, value_enum, default_value_t = ArchArg::X86_64)]
+    pub arch: ArchArg,
+
+    /// The processors' model, as QEMU names it [default: all that QEMU can do]
+    #[arg(long, value_name = "MODEL", default_value = "max", hide_default_value = true)]
+    pub cpu: String,
+
+    /// The interrupt controller's version on arm64; 2 is for up to 8 CPUs
+    #[arg(long, value_name = "VERSION", default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
+    pub gic: u8,
+
     /// Memory at boot
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_bytes)]
     pub memory: u64,
@@ -135,6 +152,10 @@ pub struct GuestArgs {
     /// What a descriptor is
     #[arg(long, value_enum, default_value_t = DescriptorsArg::Page)]
     pub descriptors: DescriptorsArg,
+
+    /// How grace periods reach walkers on other CPUs [default: what suits the architecture]
+    #[arg(long, value_enum)]
+    pub barrier: Option<BarrierArg>,
 
     /// Drive virtio-mem in big-block mode: whole memory blocks only
     #[arg(long)]
@@ -251,6 +272,14 @@ pub enum RulesArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BarrierArg {
+    /// Walkers pay a full fence in each section (default on arm64)
+    Fences,
+    /// Each grace period interrupts every CPU (default on x86-64)
+    Interrupts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LeftoversArg {
     /// Unplugs all of it
     Unplug,
@@ -268,12 +297,17 @@ pub enum BreakArg {
     DoubleFault,
     /// Stop making progress on one CPU, interrupts off
     Hang,
+    /// Flush no TLB from then on
+    NoFlush,
+    /// Flush the TLB of the CPU that flushes alone
+    LocalFlush,
 }
 
 impl MachineArgs {
     /// Whether QEMU can make this machine and the guest come up on it. `host` is the memory that this machine has, if that
     /// is known.
     pub fn possible(&self, host: Option<u64>) -> Result<(), String> {
+        self.arch.possible(self.gic, self.cpus)?;
         let memory = Bytes(self.memory);
         let least = least(self.cpus);
         if self.memory < least {
@@ -384,6 +418,10 @@ impl GuestArgs {
                 DescriptorsArg::Page => DescriptorsChoice::Page,
                 DescriptorsArg::Memdesc => DescriptorsChoice::Memdesc,
             },
+            barrier: self.barrier.map(|barrier| match barrier {
+                BarrierArg::Fences => BarrierChoice::Fences,
+                BarrierArg::Interrupts => BarrierChoice::Interrupts,
+            }),
             walkers: self.walkers,
             owners: self.owners,
             seed: self.seed,
@@ -399,6 +437,8 @@ impl GuestArgs {
                 BreakArg::Stack => Break::Stack,
                 BreakArg::DoubleFault => Break::DoubleFault,
                 BreakArg::Hang => Break::Hang,
+                BreakArg::NoFlush => Break::NoFlush,
+                BreakArg::LocalFlush => Break::LocalFlush,
             }),
         };
         let mut line = options.to_string();

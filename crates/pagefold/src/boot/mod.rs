@@ -1,5 +1,6 @@
 //! `pagefold boot`: the guest's kernel in QEMU, and what becomes of its memory.
 
+mod arch;
 mod args;
 mod model;
 mod pages;
@@ -14,10 +15,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use arch::ArchArg;
 pub use args::BootArgs;
 use args::UNIT;
 use indicatif::ProgressBar;
-use pagefold_boot::{BUILD, Ending, Guest, Lost, VARIABLE, find_kernel};
+use pagefold_boot::{BUILD, Ending, Guest, KernelKind, Lost, VARIABLE, find_kernel_of};
 use pagefold_qemu::{NumaNode, QemuBuilder, VirtioMem};
 
 pub use self::model::BootOutcome;
@@ -45,7 +47,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
         say(wrong);
         return Ok(USAGE.into());
     }
-    let kernel = kernel(args.machine.kernel.as_deref())?;
+    let kernel = kernel(args.machine.kernel.as_deref(), args.machine.arch.kind(&args.machine.cpu))?;
     let mut builder =
         QemuBuilder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
     builder = machine(args, builder);
@@ -56,6 +58,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     let (hello, ending) = life.play(guest)?;
     let outcome = BootOutcome {
         schema: SCHEMA,
+        arch: args.machine.arch.name(),
         memory: args.machine.memory,
         cpus: args.machine.cpus,
         protocol: args.guest.protocol_name(),
@@ -122,11 +125,11 @@ fn memory() -> Option<u64> {
 }
 
 /// The kernel to boot.
-fn kernel(given: Option<&Path>) -> Result<PathBuf> {
+fn kernel(given: Option<&Path>, kind: KernelKind) -> Result<PathBuf> {
     match given {
         Some(path) if path.is_file() => Ok(path.to_owned()),
         Some(path) => bail!("{}: no such file", path.display()),
-        None => match (find_kernel(), std::env::var_os(VARIABLE)) {
+        None => match (find_kernel_of(kind), std::env::var_os(VARIABLE)) {
             (Some(path), _) => Ok(path),
             (None, Some(path)) if !path.is_empty() => {
                 bail!("{}: no such file ({VARIABLE} names it)", Path::new(&path).display())
@@ -142,6 +145,10 @@ fn kernel(given: Option<&Path>) -> Result<PathBuf> {
 /// The machine that was asked for: memory and CPUs spread over the nodes that devices name.
 fn machine(args: &BootArgs, mut builder: QemuBuilder) -> QemuBuilder {
     let machine = &args.machine;
+    builder = builder.arch(machine.arch.arch()).cpu(&machine.cpu);
+    if machine.arch == ArchArg::Aarch64 {
+        builder = builder.machine(&format!("virt,gic-version={}", machine.gic));
+    }
     let nodes = machine.nodes() as u32;
     let share = machine.memory / u64::from(nodes) / UNIT * UNIT;
     // The first node has what the others leave.

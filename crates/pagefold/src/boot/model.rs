@@ -13,6 +13,8 @@ pub const SCHEMA: u32 = 1;
 #[schemars(title = "pagefold boot")]
 pub struct BootOutcome {
     pub schema: u32,
+    /// The machine's architecture: `x86_64` or `aarch64`.
+    pub arch: &'static str,
     pub memory: u64,
     pub cpus: u32,
     pub protocol: &'static str,

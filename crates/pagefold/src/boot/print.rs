@@ -141,11 +141,12 @@ fn summary(row: &BootRow, out: &mut impl Write) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "flushes   {} for folding {} map pages; {} for unfolding, {} unfolds needed none; {} grace periods",
+        "flushes   {} for folding {} map pages; {} for unfolding, {} unfolds needed none; {} after making; {} grace periods",
         Whole(flushes.folds),
         Whole(flushes.folded_entries),
         Whole(flushes.unfolds),
         Whole(flushes.spared),
+        Whole(flushes.after_making),
         Whole(flushes.barriers)
     )?;
     writeln!(

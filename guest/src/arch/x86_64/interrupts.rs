@@ -1,13 +1,20 @@
 //! Interrupts and exceptions: the descriptor table, and who handles what.
 
 use core::arch::global_asm;
+use core::fmt;
 
 use spin::Once;
 use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
+use x86_64::registers::control::{Cr2, Cr3};
 use x86_64::structures::idt::InterruptDescriptorTable;
 
+use super::cpu::end_of_interrupt;
+use crate::fault::Access;
 use crate::{cpu, fault, host, remote, watchdog};
+
+pub use x86_64::instructions::interrupts::without_interrupts as without;
+pub use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt as wait};
 
 global_asm!(include_str!("interrupts.s"));
 
@@ -28,6 +35,7 @@ pub const SPURIOUS: u8 = 0xff;
 
 const NMI: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
+const PAGE_FAULT: u64 = 14;
 const EXCEPTIONS: u64 = 32;
 
 /// Which stack of the task state segment handles what. Exceptions that may come when a stack has run out have their own.
@@ -64,6 +72,66 @@ pub struct Frame {
     pub rflags: u64,
     pub rsp: u64,
     pub ss: u64,
+}
+
+impl Frame {
+    /// Where the chain of frame pointers begins.
+    pub fn frame_pointer(&self) -> u64 {
+        self.rbp
+    }
+}
+
+impl fmt::Display for Frame {
+    /// The registers, for a dump.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cr3, _) = Cr3::read();
+        writeln!(f, "rip {:#018x}  rflags {:#x}", self.rip, self.rflags)?;
+        let rows = [
+            [("rax", self.rax), ("rbx", self.rbx), ("rcx", self.rcx), ("rdx", self.rdx)],
+            [("rsi", self.rsi), ("rdi", self.rdi), ("rbp", self.rbp), ("rsp", self.rsp)],
+            [("r8 ", self.r8), ("r9 ", self.r9), ("r10", self.r10), ("r11", self.r11)],
+            [("r12", self.r12), ("r13", self.r13), ("r14", self.r14), ("r15", self.r15)],
+        ];
+        for row in rows {
+            let [(a, av), (b, bv), (c, cv), (d, dv)] = row;
+            writeln!(f, "  {a} {av:016x}  {b} {bv:016x}  {c} {cv:016x}  {d} {dv:016x}")?;
+        }
+        write!(f, "  cr2 {:016x}  cr3 {:016x}", Cr2::read_raw(), cr3.start_address().as_u64())
+    }
+}
+
+/// A page fault.
+fn page_fault(frame: &Frame) -> ! {
+    let access = Access { address: Cr2::read_raw(), is_write: frame.error & 2 != 0 };
+    fault::page_fault(frame, &access)
+}
+
+/// Any other exception.
+fn exception(frame: &Frame) -> ! {
+    const NAMES: [&str; 20] = [
+        "divide error",
+        "debug",
+        "non-maskable interrupt",
+        "breakpoint",
+        "overflow",
+        "bound range",
+        "invalid opcode",
+        "no device",
+        "double fault",
+        "9",
+        "invalid task state segment",
+        "segment not present",
+        "stack segment",
+        "general protection",
+        "page fault",
+        "15",
+        "floating point",
+        "alignment check",
+        "machine check",
+        "SIMD",
+    ];
+    let name = NAMES.get(frame.vector as usize).unwrap_or(&"unknown");
+    fault::exception(frame, format_args!("{name}, error code {:#x}", frame.error))
 }
 
 static TABLE: Once<InterruptDescriptorTable> = Once::new();
@@ -128,7 +196,8 @@ extern "C" fn interrupt(frame: &mut Frame) {
     match frame.vector {
         NMI => watchdog::stopped(frame),
         DOUBLE_FAULT => fault::double_fault(frame),
-        vector if vector < EXCEPTIONS => fault::exception(frame),
+        PAGE_FAULT => page_fault(frame),
+        vector if vector < EXCEPTIONS => exception(frame),
         vector => {
             let vector = vector as u8;
             match vector {
@@ -143,7 +212,7 @@ extern "C" fn interrupt(frame: &mut Frame) {
                 _ => {}
             }
             if vector != SPURIOUS && vector >= TIMER {
-                cpu::end_of_interrupt();
+                end_of_interrupt();
             }
         }
     }

@@ -24,11 +24,11 @@ pub struct Boot {
     memory: [Range<u64>; RANGES],
     ranges: usize,
     /// All but device registers ends here, below 4 GiB: what tables of the firmware's may lie in.
-    pub low_end: u64,
+    low_end: u64,
     line: [u8; LINE],
     line_len: usize,
     /// Where ACPI's root pointer is.
-    pub rsdp: u64,
+    rsdp: u64,
 }
 
 impl Boot {
@@ -36,9 +36,9 @@ impl Boot {
     ///
     /// # Safety
     /// What `start_info` leads to is mapped at its physical address, and nobody changes it meanwhile.
-    pub unsafe fn read(start_info: u32) -> Option<Boot> {
+    pub unsafe fn read(start_info: u64) -> Option<Boot> {
         // SAFETY: the caller's promise.
-        let info = unsafe { StartInfoReader::from_paddr_identity(start_info) }?;
+        let info = unsafe { StartInfoReader::from_paddr_identity(u32::try_from(start_info).ok()?) }?;
         let mut boot = Boot {
             memory: [const { 0..0 }; RANGES],
             ranges: 0,
@@ -65,6 +65,16 @@ impl Boot {
             boot.line.iter_mut().zip(line).for_each(|(to, &from)| *to = from);
         }
         Some(boot)
+    }
+
+    /// Where memory begins that boot counts as its own.
+    pub fn begin(&self) -> u64 {
+        0
+    }
+
+    /// Memory that the direct map needs besides that: the firmware's tables.
+    pub fn also_mapped(&self) -> Range<u64> {
+        0..self.low_end
     }
 
     /// Where memory is, in bytes, as the loader lists it.
