@@ -49,7 +49,7 @@ impl<P: Platform> Engine<P> {
     /// Context: takes frames; with [`Memdesc`](crate::Memdesc) it may change page tables.
     ///
     /// # Errors
-    /// [`OutOfMemory`], also where the platform sets nothing aside. Nothing is changed.
+    /// [`OutOfMemory`], also where the platform sets nothing aside. Nothing is set aside.
     pub fn set_aside(&self, what: Reshape, times: u64) -> Result<SetAside<'_, P>, OutOfMemory> {
         let mut aside = SetAside { engine: self, stock: Stock::default() };
         aside.add(what, times)?;
@@ -80,26 +80,38 @@ impl<'e, P: Platform> SetAside<'e, P> {
     /// Sets more aside, for `times` reshapes.
     ///
     /// # Errors
-    /// [`OutOfMemory`]; what was set aside before still is.
+    /// [`OutOfMemory`]; what was set aside before still is. Memory behind objects that were taken and given back goes with the
+    /// next batch of a [`Folder`](crate::Folder).
     pub fn add(&mut self, what: Reshape, times: u64) -> Result<(), OutOfMemory> {
         let Demand { frames, objects } = self.engine.demand(what);
         let (frames, objects) =
             (frames.checked_mul(times).ok_or(OutOfMemory)?, objects.checked_mul(times).ok_or(OutOfMemory)?);
-        let before = self.stock.objects.len();
         let room = usize::try_from(objects).map_err(|_| OutOfMemory)?;
+        // There are never more objects than pages.
+        if objects > self.engine.pages() {
+            return Err(OutOfMemory);
+        }
         self.stock.objects.try_reserve(room).map_err(|_| OutOfMemory)?;
-        let got = (0..objects).try_for_each(|_| {
-            self.stock.objects.push(self.engine.map.take_object(self.engine.platform.cpu())?);
-            Ok(())
-        });
-        let got = got.and_then(|()| if frames > 0 { self.engine.platform.set_aside(frames) } else { Ok(()) });
-        match got {
-            Ok(()) => self.stock.frames += frames,
-            Err(OutOfMemory) => {
-                self.stock.objects.drain(before..).for_each(|number| self.engine.map.give_object(number));
+        // Frames first: a refusal leaves nothing behind.
+        if frames > 0 {
+            self.engine.platform.set_aside(frames)?;
+        }
+        let before = self.stock.objects.len();
+        for _ in 0..objects {
+            match self.engine.map.take_object(self.engine.platform.cpu()) {
+                Ok(number) => self.stock.objects.push(number),
+                Err(OutOfMemory) => {
+                    let map = &self.engine.map;
+                    self.stock.objects.drain(before..).for_each(|number| map.give_object(number));
+                    if frames > 0 {
+                        self.engine.platform.end_set_aside(frames);
+                    }
+                    return Err(OutOfMemory);
+                }
             }
         }
-        got
+        self.stock.frames += frames;
+        Ok(())
     }
 
     /// How many such reshapes it is enough for.

@@ -102,6 +102,13 @@ fn nothing_is_set_aside_where_there_is_no_memory() {
     assert!(aside.add(what, u64::MAX).is_err());
     assert!(aside.add(Reshape::Split { order: order(18), to: Order::ZERO }, u64::MAX).is_err());
     assert_eq!((aside.covers(what), engine.platform().budget().used()), (1, used));
+    engine.platform().budget().set_limit(u64::MAX);
+    // More objects than there are pages are not even tried.
+    let pairs = engine.set_aside(Reshape::Split { order: order(1), to: Order::ZERO }, 1 << 20);
+    assert_eq!(pairs.is_err(), engine.objects().is_some());
+    drop(pairs);
+    assert_eq!(engine.platform().budget().used(), used);
+    engine.platform().budget().refuse_all();
     aside.unfold(&mut folios[0]).unwrap();
     engine.audit().unwrap();
 }

@@ -14,7 +14,8 @@
 //!
 //! 1. With the reference held, the object's folio can be neither freed, nor frozen, nor split: its pages are the same until
 //!    the reference is put. So what entry and word name *after* the swap, they named when it happened.
-//! 2. They cannot name it by an old value. The owner that gave the object to another folio had the old one's pages renamed first
+//! 2. They cannot name it by an old value. Words under the class of a tail mean nothing and may be old: whoever unfolds them
+//!    writes them before it says `Mapped` (Release), and the walker reads the entry (Acquire) before the word. The owner that gave the object to another folio had the old one's pages renamed first
 //!    (Release, by the order of [`release`](DescriptorMap::release)), freed the object (Release), took it again (Acquire) and
 //!    stored a state with references (Release). The walker's swap (Acquire) has read that state or one that followed it, so it
 //!    sees the pages renamed.
@@ -28,10 +29,11 @@ use core::ops::{Deref, Range};
 use super::head::Owner;
 use super::objects::{Emptied, Object, Objects};
 use super::seam::{DescriptorMap, Descriptors, Look, ObjectFolder, Orphan, Peek};
+use super::word::{KIND_BITS, Word};
 use crate::barrier::Barrier;
 use crate::geometry::{AREA_ORDER, MapGeometry, MapPage, MapShape, Order, Pfn};
 use crate::heap::OutOfMemory;
-use crate::map::{Layout, MapEntry, MemoryMap};
+use crate::map::{Layout, MemoryMap};
 use crate::mapping::{Mapping, TableKind};
 use crate::page::{Kind, MAX_REFS, POISON, State};
 use crate::protocol::Protocol;
@@ -40,8 +42,8 @@ use crate::protocol::classes::Classed;
 use crate::rcu::Reader;
 use crate::reserve::{NewError, Tables};
 use crate::stock::Source;
-use crate::sync::{AtomicU64, MapWord, Ordering};
-use crate::table::{TableEntry, View};
+use crate::sync::{AtomicU64, Ordering};
+use crate::table::View;
 
 /// A word of 8 bytes for every page, and an object for every folio: 16 bytes and the owner's data.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,52 +72,6 @@ impl Descriptors for Memdesc {
             class_bytes: 8,
             object_bytes: size_of::<Object<O>>() as u64,
         }
-    }
-}
-
-/// What a page has by itself: zero, or a kind of object in the low 4 bits and its number above.
-#[repr(transparent)]
-pub struct Word(MapWord);
-
-/// The one kind there is: a folio.
-const FOLIO: u64 = 1;
-const KIND_BITS: u32 = 4;
-
-impl Word {
-    #[inline]
-    fn object(&self, order: Ordering) -> Option<u64> {
-        let word = self.0.load(order);
-        (word != 0).then_some(word >> KIND_BITS)
-    }
-    fn name(&self, object: u64) {
-        // Release: the object before the way to it.
-        self.0.store(object << KIND_BITS | FOLIO, Ordering::Release);
-    }
-}
-
-// SAFETY: an atomic integer: zero is valid, it is a power of two long and mutated atomically.
-unsafe impl TableEntry for Word {
-    #[cfg(loom)]
-    fn zero(has_gap: bool) -> Self {
-        Word(MapWord::folded(has_gap))
-    }
-    #[cfg(loom)]
-    fn fold(&self, has_gap: bool) {
-        self.0.fold(has_gap);
-    }
-    #[cfg(loom)]
-    fn materialise(&self) {
-        self.0.materialise();
-    }
-}
-
-impl MapEntry for Word {
-    fn clear(&self, _: bool) {
-        // Release: before the object that it named is freed.
-        self.0.store(0, Ordering::Release);
-    }
-    fn mark_poisoned(&self) {
-        // Walkers do not write words. The mark beside the map is the truth.
     }
 }
 
@@ -307,9 +263,13 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
                 return None;
             }
             Self::take::<R>(object, state).ok()?;
-            // See the module's text: this is what makes it the right folio.
-            let is_named = first != ClassEntry::MAPPED || word.0.load(Ordering::Relaxed) == named_by;
-            Some((object, is_named && entry() == first))
+            // See the module's text: this is what makes it the right folio. The entry first (Acquire: pairs with the Release
+            // of `unfold`, so that the words of that unfold are seen), since words under a tail's class may be old.
+            let is_there = entry() == first;
+            Some((
+                object,
+                is_there && (first != ClassEntry::MAPPED || word.0.load(Ordering::Relaxed) == named_by),
+            ))
         });
         match look {
             Some((object, true)) => Look::Taken(object),

@@ -17,3 +17,4 @@ mod objects;
 mod offline;
 pub(crate) mod page64;
 pub(crate) mod seam;
+mod word;

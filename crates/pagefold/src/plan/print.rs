@@ -123,12 +123,15 @@ fn plan_answer(plan: &Plan, units: Units) -> String {
         });
     }
     if let Some(folding) = of("folding") {
-        let exact = folding.descriptors.is_exact();
-        text.push_str(&format!(
-            " Folding saves {}{}, not in Linux today.",
-            if exact { "" } else { "at least " },
-            units.words(folding.saved_min.max(0).unsigned_abs())
-        ));
+        let words = |bytes: i64| units.words(bytes.unsigned_abs());
+        let saves = match (folding.saved_min, folding.saved_max) {
+            (min, max) if min == max && min >= 0 => format!("saves {}", words(min)),
+            (min, _) if min >= 0 => format!("saves at least {}", words(min)),
+            // Its own tables cost something where nothing folds.
+            (min, max) if max > 0 => format!("saves up to {}, or costs {} more", words(max), words(min)),
+            (min, _) => format!("costs {} more", words(min)),
+        };
+        text.push_str(&format!(" Folding {saves}, not in Linux today."));
     }
     text
 }

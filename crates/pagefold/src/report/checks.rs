@@ -3,7 +3,7 @@
 use pagefold_machine::PageState;
 
 use super::accounts::Accounts;
-use super::folding::deferred;
+use super::limits::deferred;
 use super::model::{Check, Figure, Interval};
 use crate::survey::Survey;
 

@@ -5,7 +5,7 @@ use pagefold_machine::cost::Shape;
 use pagefold_machine::folding::Left;
 
 use super::accounts::Accounts;
-use super::folding::{huge_pages, limits};
+use super::limits::{huge_pages, limits};
 use super::model::{Figure, Interval, MemdescReport};
 use crate::survey::Survey;
 

@@ -9,6 +9,7 @@ mod columns;
 mod costs;
 mod excess;
 mod folding;
+mod limits;
 pub mod memdesc;
 pub mod model;
 mod print;
