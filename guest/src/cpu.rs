@@ -1,4 +1,4 @@
-//! Processors: what each has of its own. How they are started and interrupted: [`arch`](crate::arch).
+//! Processors: what each has of its own. How they are started and interrupted: [`arch`].
 
 use alloc::boxed::Box;
 use core::ops::Range;
