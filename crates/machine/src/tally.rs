@@ -1,4 +1,4 @@
-//! What a machine's pages are used for, summed up, and what folding would leave of their descriptors ([`folding`]).
+//! What a machine's pages are used for, summed up, and what folding would leave of their descriptors ([`crate::folding`]).
 
 use std::ops::Range;
 

@@ -214,7 +214,7 @@ fn without_userfaultfd_there_is_no_strict_mode() {
 #[test]
 fn some_options_are_about_descriptors_of_64_bytes() {
     for about in [&["--strict"][..], &["--protocol", "refcount-first"], &["--protocol", "writable-tails"]] {
-        let output = replay().args(["--sample", "--descriptors", "memdesc"]).args(about).output().unwrap();
+        let output = replay().args(["--descriptors", "memdesc"]).args(about).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{about:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("leave "), "{output:?}");
     }
