@@ -1,7 +1,5 @@
 //! The guest's kernel on arm64.
 
-use std::path::Path;
-
 use pagefold_boot::{KernelKind, find_kernel_of};
 use pagefold_qemu::Arch;
 use serde_json::Value;
@@ -162,13 +160,4 @@ pub fn breaks(pagefold: &Pagefold) {
             assert!(dump.contains("processor 0  pc") && dump.contains("processor 1  pc"), "{dump}");
         }
     }
-}
-
-pub fn a_kernel_with_atomics_says_what_it_lacks(pagefold: &Pagefold) {
-    let kernel = find_kernel_of(KernelKind::Aarch64).unwrap();
-    let kernel: &Path = &kernel;
-    let arguments = format!("--cpu cortex-a72 --kernel {} --memory 64M --cpus 1", kernel.display());
-    let (how, dump) = ends(pagefold, &arguments);
-    assert_eq!(how, "unsupported");
-    assert!(dump.contains("no atomic instructions"), "{dump}");
 }

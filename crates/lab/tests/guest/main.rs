@@ -50,7 +50,6 @@ const AARCH64: &[Test] = &[
     ("aarch64::without_a_grace_period_it_traps", aarch64::the_bug_traps),
     ("aarch64::flushes_that_are_missing_are_seen", aarch64::flushes_that_are_missing_are_seen),
     ("aarch64::what_is_broken_on_purpose_is_told", aarch64::breaks),
-    ("aarch64::a_kernel_with_atomics_says_what_it_lacks", aarch64::a_kernel_with_atomics_says_what_it_lacks),
 ];
 
 fn main() -> ExitCode {
