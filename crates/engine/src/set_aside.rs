@@ -1,7 +1,7 @@
 //! Memory set aside, so that a bounded number of unfolds and splits cannot fail.
 //!
-//! Unfolding puts memory behind map pages, and a split may take rows of the allocator and objects besides. Whoever must not
-//! fail at that, because what it would undo cannot be undone any more, has it set aside before. Frames come from the platform
+//! Unfolding puts memory behind map pages, and a split may take rows of the allocator and objects besides. An owner
+//! that cannot undo its step any more must not fail at that, and has the memory set aside before. Frames come from the platform
 //! ([`Platform::set_aside`]), objects from the engine's own table.
 
 use core::fmt;
@@ -92,25 +92,19 @@ impl<'e, P: Platform> SetAside<'e, P> {
             return Err(OutOfMemory);
         }
         self.stock.objects.try_reserve(room).map_err(|_| OutOfMemory)?;
+        // Gives everything back if it is dropped on the way.
+        let mut more = SetAside { engine: self.engine, stock: Stock::default() };
+        more.stock.objects.try_reserve(room).map_err(|_| OutOfMemory)?;
         // Frames first: a refusal leaves nothing behind.
         if frames > 0 {
             self.engine.platform.set_aside(frames)?;
+            more.stock.frames = frames;
         }
-        let before = self.stock.objects.len();
         for _ in 0..objects {
-            match self.engine.map.take_object(self.engine.platform.cpu()) {
-                Ok(number) => self.stock.objects.push(number),
-                Err(OutOfMemory) => {
-                    let map = &self.engine.map;
-                    self.stock.objects.drain(before..).for_each(|number| map.give_object(number));
-                    if frames > 0 {
-                        self.engine.platform.end_set_aside(frames);
-                    }
-                    return Err(OutOfMemory);
-                }
-            }
+            more.stock.objects.push(self.engine.map.take_object(self.engine.platform.cpu())?);
         }
-        self.stock.frames += frames;
+        self.stock.objects.append(&mut more.stock.objects);
+        self.stock.frames += core::mem::take(&mut more.stock.frames);
         Ok(())
     }
 

@@ -7,8 +7,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use pagefold_engine::OutOfMemory;
-use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::madvise::populate;
 
 const PAGE: u64 = 4096;
 
@@ -59,23 +60,19 @@ impl Chunk {
             unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }
                 .map_err(|_| OutOfMemory)?;
         let chunk = Self { base, pages };
-        // Whole huge pages would have to be split later, which takes memory.
+        // Whole huge pages would have to be split later, which takes memory. EINVAL where the kernel has none.
         // SAFETY: our own fresh mapping.
         let _ = unsafe { madvise(base, len, Advice::LinuxNoHugepage) };
-        loop {
-            // SAFETY: our own fresh mapping.
-            match unsafe { madvise(base, len, Advice::LinuxPopulateWrite) } {
-                Ok(()) => return Ok(chunk),
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(_) => return Err(OutOfMemory),
-            }
-        }
+        // SAFETY: our own fresh mapping.
+        unsafe { populate(base, len) }.map_err(|_| OutOfMemory)?;
+        Ok(chunk)
     }
 
     /// Gives up to `pages` of its pages back, from its end. Returns how many.
     fn shrink(&mut self, pages: u64) -> u64 {
         let pages = pages.min(self.pages);
         self.pages -= pages;
+        // A mapping that loses its end is not split, so this takes no memory and does not fail.
         // SAFETY: the end of our own mapping, which nobody uses.
         let _ = unsafe { munmap(self.base.byte_add((self.pages * PAGE) as usize), (pages * PAGE) as usize) };
         pages

@@ -1,9 +1,26 @@
-//! `process_madvise(2)`, which rustix does not wrap for the process itself.
+//! `madvise(2)` that is asked again where it was interrupted, and `process_madvise(2)`, which rustix does not wrap for the process
+//! itself.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use pagefold_engine::platform::FoldRange;
+use rustix::io::Errno;
+use rustix::mm::{Advice, madvise};
+
+/// `MADV_POPULATE_WRITE`: memory behind a range, or an error where there is none.
+///
+/// # Safety
+/// The range is a mapping of the caller's own. (Populating changes no content.)
+pub(crate) unsafe fn populate(start: *mut libc::c_void, len: usize) -> Result<(), Errno> {
+    loop {
+        // SAFETY: the caller's promise.
+        match unsafe { madvise(start, len, Advice::LinuxPopulateWrite) } {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            other => return other,
+        }
+    }
+}
 
 /// `MADV_DONTNEED` for many ranges of this process, each `base` plus its offsets. Returns the bytes done.
 pub(crate) fn process_madvise_dontneed(

@@ -24,7 +24,7 @@ use rustix::mm::{
 use crate::budget::Budget;
 use crate::error::{Limit, LinuxError};
 use crate::kept::Kept;
-use crate::madvise::process_madvise_dontneed;
+use crate::madvise::{populate, process_madvise_dontneed};
 use crate::measure::{self, Pages};
 use crate::probe::Features;
 use crate::strict::StrictMode;
@@ -197,17 +197,8 @@ impl Region {
             strict.allow(self.base.as_ptr() as u64 + bytes.start, bytes.end - bytes.start)?;
         }
         let len = (bytes.end - bytes.start) as usize;
-        loop {
-            // SAFETY: in bounds of our own mapping (checked by the caller); populating changes no content.
-            let done = unsafe {
-                let start = self.base.as_ptr().add(bytes.start as usize);
-                madvise(start.cast(), len, Advice::LinuxPopulateWrite)
-            };
-            match done {
-                Err(Errno::INTR | Errno::AGAIN) => {}
-                other => return other,
-            }
-        }
+        // SAFETY: in bounds of our own mapping (checked by the caller).
+        unsafe { populate(self.base.as_ptr().add(bytes.start as usize).cast(), len) }
     }
 
     fn discard(&self, bytes: &Range<u64>) -> Result<(), Errno> {

@@ -10,7 +10,7 @@ use pagefold_engine::platform::TableKind;
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{Config, Descriptors, Engine, Frozen, Kind, Memdesc, Order, Page64, Pfn, Walker};
 use pagefold_linux::{Linux, Membarrier};
-use pairs::{Bar, Row, pair, print, time};
+use pairs::{Bar, Row, pair, time};
 
 /// What owners keep: objects have 64 bytes with it, as descriptors have.
 type Owner = [u64; 6];
@@ -32,24 +32,13 @@ fn order(order: u32) -> Order {
 }
 
 fn main() {
-    // `cargo bench` passes `--bench`; a word picks rows by name.
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let wanted = |name: &str| filter.as_deref().is_none_or(|filter| name.contains(filter));
-    let mut rows = Vec::new();
-    for (name, group) in [
-        ("get", gets as fn(&mut Vec<Row>)),
+    pairs::run([
+        ("get", gets),
         ("scan", scans),
         ("alloc", allocations),
         ("reshape", reshapes),
         ("fold", folds),
-    ] {
-        if wanted(name) {
-            group(&mut rows);
-        }
-    }
-    if !print(&rows) {
-        println!("\nNot every bar holds in this run.");
-    }
+    ]);
 }
 
 /// The machine with every page a folio of its own.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pagefold_engine::{Config, Engine, FrameAllocator, Kind, Layout, Order, Pfn, Platform, Walker};
 use pagefold_linux::{Linux, Membarrier};
-use pairs::{Bar, Row, pair, print, time};
+use pairs::{Bar, Row, pair, time};
 use peers::{Bitmap, RawMemory, ThreeLevels};
 use rustix::thread::{MembarrierCommand, membarrier};
 
@@ -29,26 +29,14 @@ fn order(order: u32) -> Order {
 }
 
 fn main() {
-    // `cargo bench` passes `--bench`; a word picks rows by name.
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
-    let wanted = |name: &str| filter.as_deref().is_none_or(|filter| name.contains(filter));
-    let mut rows = Vec::new();
-    for (name, group) in [
-        ("get", gets as fn(&mut Vec<Row>)),
+    pairs::run([
+        ("get", gets),
         ("miss", misses),
         ("fold", folds),
         ("grace", grace_periods),
         ("alloc", allocations),
         ("load", loads),
-    ] {
-        if wanted(name) {
-            group(&mut rows);
-        }
-    }
-    let all_hold = print(&rows);
-    if !all_hold {
-        println!("\nNot every bar holds in this run.");
-    }
+    ]);
 }
 
 // ---- try_get and put -----------------------------------------------------------------------------------------------

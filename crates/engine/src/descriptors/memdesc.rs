@@ -14,11 +14,12 @@
 //!
 //! 1. With the reference held, the object's folio can be neither freed, nor frozen, nor split: its pages are the same until
 //!    the reference is put. So what entry and word name *after* the swap, they named when it happened.
-//! 2. They cannot name it by an old value. Words under the class of a tail mean nothing and may be old: whoever unfolds them
-//!    writes them before it says `Mapped` (Release), and the walker reads the entry (Acquire) before the word. The owner that gave the object to another folio had the old one's pages renamed first
-//!    (Release, by the order of [`release`](DescriptorMap::release)), freed the object (Release), took it again (Acquire) and
-//!    stored a state with references (Release). The walker's swap (Acquire) has read that state or one that followed it, so it
-//!    sees the pages renamed.
+//! 2. They cannot name it by an old value. The owner that gave the object to another folio had the old one's pages renamed
+//!    first (Release, by the order of [`release`](DescriptorMap::release)), freed the object (Release), took it again (Acquire)
+//!    and stored a state with references (Release). The walker's swap (Acquire) has read that state or one that followed it, so
+//!    it sees the pages renamed.
+//! 3. Nor by a word that means nothing. Words under the class of a tail may be old. An unfold writes them before it says
+//!    `Mapped` (Release), and the walker reads the entry (Acquire) before the word.
 //!
 //! If they name another object, the walker puts the reference again, as any holder would: if it is the last one, the walker
 //! frees that folio. An owner may therefore find one reference more than it knows of for a moment, and freezing fails, as it

@@ -113,6 +113,23 @@ impl Row {
     }
 }
 
+/// Rows of one subject.
+pub type Group = fn(&mut Vec<Row>);
+
+/// Times the groups of rows whose names contain the word on the command line, or all, and prints the table.
+pub fn run<const N: usize>(groups: [(&str, Group); N]) {
+    // `cargo bench` passes `--bench`; a word picks rows by name.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |name: &str| filter.as_deref().is_none_or(|filter| name.contains(filter));
+    let mut rows = Vec::new();
+    for (_, group) in groups.into_iter().filter(|(name, _)| wanted(name)) {
+        group(&mut rows);
+    }
+    if !print(&rows) {
+        println!("\nNot every bar holds in this run.");
+    }
+}
+
 /// Prints the table; whether all bars hold.
 pub fn print(rows: &[Row]) -> bool {
     println!("| what | Pagefold | beside | its time | ratio (middle half) | bar |");
