@@ -5,6 +5,8 @@ use std::ops::Range;
 use pagefold_machine::geometry::MAX_PAGES;
 use pagefold_machine::{Extent, Machine, PageState};
 
+use crate::covered::Covered;
+
 /// A tile begins at a multiple of this: 1 GiB, so that every folio stays aligned.
 const ALIGNMENT: u64 = 1 << 18;
 
@@ -77,13 +79,37 @@ impl<'a> Tiles<'a> {
             .sum()
     }
 
+    /// Tiles that are whole: [`tile`](Self::tile), again and again.
+    pub fn whole(&self) -> u64 {
+        self.whole
+    }
+
+    /// The first tile alone.
+    pub fn tile(&self) -> impl Iterator<Item = Extent> + '_ {
+        Covered::new(self.memory_of(self.first()), self.extents_of(self.first()))
+    }
+
+    /// The part of a tile at the end, if there is one.
+    pub fn rest(&self) -> impl Iterator<Item = Extent> + '_ {
+        let last = (self.cut > 0).then(|| (self.whole * self.span, self.cut));
+        Covered::new(self.memory_of(last.into_iter()), self.extents_of(last.into_iter()))
+    }
+
+    fn first(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        (self.whole > 0).then_some((0, u64::MAX)).into_iter()
+    }
+
     fn shifts(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         (0..self.count()).map(|tile| (tile * self.span, if tile < self.whole { u64::MAX } else { self.cut }))
     }
 
     /// Where memory is.
     pub fn memory(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.shifts().flat_map(|(shift, cut)| {
+        self.memory_of(self.shifts())
+    }
+
+    fn memory_of(&self, tiles: impl Iterator<Item = (u64, u64)>) -> impl Iterator<Item = Range<u64>> {
+        tiles.flat_map(|(shift, cut)| {
             let ranges = self.machine.header.memory.iter();
             ranges
                 .map(move |range| range.start + shift..range.end.min(cut) + shift)
@@ -93,7 +119,11 @@ impl<'a> Tiles<'a> {
 
     /// What is in it. A folio that does not fit in at the end is left out: its pages are free.
     pub fn extents(&self) -> impl Iterator<Item = Extent> + '_ {
-        self.shifts().flat_map(|(shift, cut)| {
+        self.extents_of(self.shifts())
+    }
+
+    fn extents_of(&self, tiles: impl Iterator<Item = (u64, u64)>) -> impl Iterator<Item = Extent> {
+        tiles.flat_map(|(shift, cut)| {
             self.machine.extents().filter_map(move |extent| {
                 let fitting = extent.pages.min(cut.saturating_sub(extent.start));
                 let pages = fitting >> extent.order << extent.order;

@@ -349,6 +349,7 @@ mod tests {
             units,
             palette: &PALETTE,
             extra: Some(Extra { title: "descriptors (computed)", bytes: vec![1023 << 30; 3] }),
+            repeated: None,
             pieces: &pieces,
         };
         let scene = draw(&subject, &Grid::new(&subject, layout, GridSize { columns: 128, rows: 160 }));

@@ -61,6 +61,9 @@ impl Grid {
         };
         let axis = Axis::fit(&subject.memory, room);
         let mut cells = Cells::new(&axis, subject.palette.categories.len());
+        if let Some(repeated) = &subject.repeated {
+            cells.add_repeated(&axis, repeated);
+        }
         (subject.pieces)(&mut |piece| cells.add(&axis, piece));
         let looks = cells.slots().map(|slot| subject.palette.look(cells.pages(slot))).collect();
         let used = (0..axis.slots()).fold((0, 0), |(width, height), slot| {
@@ -82,7 +85,7 @@ mod tests {
     use std::slice::from_ref;
 
     use crate::palette::{BLACK, BLUE, Category, Palette, WHITE};
-    use crate::subject::Piece;
+    use crate::subject::{Piece, Repeated};
 
     static PALETTE: Palette = Palette {
         categories: &[Category::two_toned("free", '.', WHITE, BLACK), Category::new("used", 'U', BLUE)],
@@ -114,6 +117,7 @@ mod tests {
             units: crate::amount::Units::Iec,
             palette: &PALETTE,
             extra: None,
+            repeated: None,
             pieces: &pieces,
         };
         let grid = Grid::new(&subject, layout, size);
@@ -124,6 +128,51 @@ mod tests {
         assert!(grid.cells.slots().all(|slot| grid.cells.pages(slot).iter().sum::<u64>() <= unit));
         assert!(grid.used.0 <= size.columns);
         grid
+    }
+
+    /// The same memory as one repeated tile, and piece by piece.
+    #[test]
+    fn what_repeats_itself_is_counted_as_if_it_did_not() {
+        let tile: &[(u64, u64, usize)] = &[(3, 10, 1), (13, 40, 0), (60, 1, 1), (64, 63, 0), (200, 56, 1)];
+        let ranges = [3..53, 60..61, 64..127, 200..256];
+        for (span, times, rest) in [(256, 1, 0), (256, 7, 2), (300, 1000, 5), (1 << 18, 90, 1), (256, 0, 3)] {
+            let visit = |number: u64, count: usize, visit: &mut dyn FnMut(Piece)| {
+                for &(start, pages, category) in &tile[..count] {
+                    visit(Piece { start: number * span + start, pages, category });
+                }
+            };
+            let once = |to: &mut dyn FnMut(Piece)| visit(0, tile.len(), to);
+            let cut = |to: &mut dyn FnMut(Piece)| visit(times, rest, to);
+            let all = |to: &mut dyn FnMut(Piece)| {
+                (0..times).for_each(|number| visit(number, tile.len(), to));
+                cut(to);
+            };
+            let moved = |number: u64| {
+                ranges.clone().map(move |range| range.start + number * span..range.end + number * span)
+            };
+            let subject = |repeated, pieces| Subject {
+                title: String::new(),
+                notes: Vec::new(),
+                memory: (0..=times).flat_map(moved).collect(),
+                zones: Vec::new(),
+                page_bytes: 4096,
+                units: crate::amount::Units::Iec,
+                palette: &PALETTE,
+                extra: None,
+                repeated,
+                pieces,
+            };
+            for layout in [CellOrder::Linear, CellOrder::Hilbert] {
+                let repeated = Repeated { pieces: &once, span, times };
+                let short = Grid::new(&subject(Some(repeated), &cut), layout, SIZE);
+                let long = Grid::new(&subject(None, &all), layout, SIZE);
+                let cells = |grid: &Grid| -> Vec<Vec<u64>> {
+                    grid.cells.slots().map(|slot| grid.cells.pages(slot).to_vec()).collect()
+                };
+                assert_eq!(short.cells.totals(), long.cells.totals());
+                assert_eq!(cells(&short), cells(&long), "{span} pages, {times} times");
+            }
+        }
     }
 
     const SIZE: GridSize = GridSize { columns: 64, rows: 48 };

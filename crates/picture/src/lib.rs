@@ -33,4 +33,4 @@ pub mod zones;
 pub use cell_order::CellOrder;
 pub use grid::{Grid, GridSize};
 pub use palette::Palette;
-pub use subject::{Extra, Piece, Subject, VisitPieces, ZoneSpan};
+pub use subject::{Extra, Piece, Repeated, Subject, VisitPieces, ZoneSpan};

@@ -34,8 +34,21 @@ pub struct Subject<'a> {
     pub palette: &'static Palette,
     /// A last column of the legend.
     pub extra: Option<Extra>,
-    /// Hands every piece of the memory to a visitor, in ascending order.
+    /// Memory that repeats itself, from page 0 on.
+    pub repeated: Option<Repeated<'a>>,
+    /// Hands every piece of the rest of the memory, which comes after that, to a visitor, in ascending order.
     pub pieces: &'a VisitPieces<'a>,
+}
+
+/// Memory whose pieces come again and again: they are visited once, however often that is.
+#[derive(Clone, Copy)]
+pub struct Repeated<'a> {
+    /// Hands the pieces of the first time to a visitor, in ascending order. All of them lie below `span`.
+    pub pieces: &'a VisitPieces<'a>,
+    /// Pages from each time to the next.
+    pub span: u64,
+    /// How often.
+    pub times: u64,
 }
 
 /// Hands every piece of the memory to a visitor.

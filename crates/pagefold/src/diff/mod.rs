@@ -120,6 +120,7 @@ fn compare(args: &DiffArgs) -> Result<bool> {
         units,
         palette: &change::PALETTE,
         extra: None,
+        repeated: None,
         pieces: &pieces,
     };
     let order = args.picture.order();

@@ -10,14 +10,13 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, FromArgMatches};
-use pagefold_machine::{Header, Zone};
+use pagefold_machine::{Extent, Header, Zone};
 use pagefold_picture::Grid;
-use pagefold_picture::{Extra, Piece, Subject, ZoneSpan};
+use pagefold_picture::{Extra, Piece, Repeated, Subject, ZoneSpan};
 
 use self::args::By;
 pub use self::args::MapArgs;
 pub use self::json::MapJson;
-use crate::covered::Covered;
 use crate::deliver;
 use crate::picture::{PAPER, PictureFiles};
 use crate::source::{Found, Source};
@@ -44,17 +43,18 @@ pub fn show_plainly(found: &Found) -> Result<ExitCode> {
 fn show(args: &MapArgs, found: &Found, output: &PictureFiles) -> Result<ExitCode> {
     let tiles = Tiles::new(&found.machine, args.memory)
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
-    let covered = || Covered::new(tiles.memory(), tiles.extents());
-    let by_state = |visit: &mut dyn FnMut(Piece)| state::pieces(covered(), visit);
+    // Map pages that stay materialised. Tiles are whole map pages, so none is another tile's too.
     let mapped = Cell::new(0);
-    let by_folding = |visit: &mut dyn FnMut(Piece)| {
-        mapped.set(folding::pieces(covered(), visit));
-    };
+    let visit =
+        |part: &mut dyn Iterator<Item = Extent>, visit: &mut dyn FnMut(Piece), times: u64| match args.by {
+            By::State => state::pieces(part, visit),
+            By::Folding => mapped.set(mapped.get() + folding::pieces(part, visit) * times),
+        };
+    let tile = |to: &mut dyn FnMut(Piece)| visit(&mut tiles.tile(), to, tiles.whole());
+    let rest = |to: &mut dyn FnMut(Piece)| visit(&mut tiles.rest(), to, 1);
     let mut subject = subject(args, found, &tiles);
-    subject.pieces = match args.by {
-        By::State => &by_state,
-        By::Folding => &by_folding,
-    };
+    subject.repeated = Some(Repeated { pieces: &tile, span: tiles.span(), times: tiles.whole() });
+    subject.pieces = &rest;
     let order = args.picture.order();
     let terminal = args.picture.terminal();
     let size = if args.json || output.is_file() { PAPER } else { terminal.size(order) };
@@ -98,6 +98,7 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
             By::Folding => &folding::PALETTE,
         },
         extra: None,
+        repeated: None,
         pieces: &|_| {},
     }
 }
