@@ -338,6 +338,18 @@ fn grace_periods(rows: &mut Vec<Row>) {
     beside_a_reader(&engine, || {
         rows.push(pair("grace period, a busy reader", &mut ours, name, &mut peer, PERIODS, Bar::AtMost(1.2)));
     });
+    // Every reader has a cache line of its own, which a grace period looks at.
+    const READERS: u64 = 1024;
+    let crowded = self::engine(1 << 15, Layout::Folded);
+    let _readers: Vec<_> = (0..READERS).map(|_| crowded.walker().expect("a walker")).collect();
+    rows.push(pair(
+        "grace period, 1,024 readers registered, nobody inside",
+        &mut || time(|| (0..PERIODS).for_each(|_| crowded.rcu().synchronize())),
+        "one reader registered",
+        &mut || time(|| (0..PERIODS).for_each(|_| engine.rcu().synchronize())),
+        PERIODS,
+        Bar::Over(5.0 * READERS as f64),
+    ));
 }
 
 // ---- allocating ----------------------------------------------------------------------------------------------------

@@ -6,10 +6,13 @@ mod pairs;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, OnlinePolicy, Unmovable};
-use pagefold_engine::{Config, Engine, Zone};
+use pagefold_engine::platform::Barrier;
+use pagefold_engine::{Config, Engine, Kind, Order, Pfn, Zone};
 use pagefold_linux::{Linux, Membarrier};
 use pagefold_virtio_loopback::{Loopback, LoopbackHal, LoopbackTransport};
 use pagefold_virtio_mem::{Driver, DriverSettings, Next, VirtioChannel};
@@ -24,7 +27,25 @@ const BLOCK: u64 = 128 * MIB;
 /// Where regions begin.
 const ADDR: u64 = 4 * GIB;
 
-type BenchPlatform = Linux<Membarrier, [u64; 7]>;
+/// A barrier, and how often its writer's half ran: once a grace period.
+#[derive(Clone)]
+struct Counted(Membarrier, Arc<AtomicU64>);
+
+// SAFETY: both halves are those of the barrier inside; counting comes before and changes nothing.
+unsafe impl Barrier for Counted {
+    fn light(&self) {
+        self.0.light();
+    }
+    fn heavy(&self) {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.heavy();
+    }
+    fn wait(&self, turn: u32) {
+        self.0.wait(turn);
+    }
+}
+
+type BenchPlatform = Linux<Counted, [u64; 7]>;
 type BenchDriver<'e> = Driver<'e, VirtioChannel<LoopbackHal, LoopbackTransport<Device<Memfd>>>>;
 
 /// Linux's virtio-mem guest, a 128 MiB block of untouched memory: HyperAlloc (EuroSys '25), raw data, Linux 6.1.
@@ -38,9 +59,15 @@ struct Rig<'e> {
     driver: BenchDriver<'e>,
 }
 
+fn counted(end: u64) -> (Engine<BenchPlatform>, Arc<AtomicU64>) {
+    let graces = Arc::<AtomicU64>::default();
+    let barrier = Counted(Membarrier::register().expect("membarrier"), Arc::clone(&graces));
+    let host = Linux::new(barrier).expect("a platform");
+    (Engine::new(host, Config::new(end >> 12)).expect("an engine"), graces)
+}
+
 fn engine(end: u64) -> Engine<BenchPlatform> {
-    let host = Linux::new(Membarrier::register().expect("membarrier")).expect("a platform");
-    Engine::new(host, Config::new(end >> 12)).expect("an engine")
+    counted(end).0
 }
 
 impl<'e> Rig<'e> {
@@ -62,11 +89,21 @@ impl<'e> Rig<'e> {
     }
 
     fn resize(&mut self, size: u64) -> Duration {
+        let (took, step) = self.follow(size);
+        assert_eq!(step, Next::Reached);
+        took
+    }
+
+    fn follow(&mut self, size: u64) -> (Duration, Next) {
         self.device.set_requested_size(size).expect("a size");
         let mut step = Next::Again;
         let took = time(|| step = self.driver.work(&mut self.hotplug, &mut Unmovable, |_| true));
-        assert_eq!(step, Next::Reached);
-        took
+        (took, step)
+    }
+
+    /// UNPLUG requests so far.
+    fn unplugged(&self) -> u64 {
+        self.device.with(|device, _| device.stats().unplug.count())
     }
 
     fn file(&self) -> File {
@@ -78,7 +115,13 @@ fn main() -> ExitCode {
     let mut rows = Vec::new();
     untouched(&mut rows);
     touched(&mut rows);
-    if print(&rows) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let counts = [stuck(&mut rows), used(&mut rows)];
+    let holds = print(&rows) & counts.iter().all(Counts::holds);
+    println!();
+    println!("| counts, exact | memory blocks | runs given back | requests | grace periods |");
+    println!("|---|---|---|---|---|");
+    counts.iter().for_each(Counts::print);
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Blocks a side plugs and unplugs at once.
@@ -165,4 +208,110 @@ fn touched(rows: &mut Vec<Row>) {
         LEN / BLOCK,
         Bar::AtMost(1.2),
     ));
+}
+
+/// What one shrink came to.
+struct Counts {
+    what: &'static str,
+    blocks: u64,
+    runs: u64,
+    requests: u64,
+    graces: u64,
+}
+
+impl Counts {
+    /// At most two requests for each run, and a grace period a memory block.
+    fn holds(&self) -> bool {
+        self.requests <= 2 * self.runs && self.graces <= self.blocks
+    }
+
+    fn print(&self) {
+        let Self { what, blocks, runs, requests, graces } = self;
+        let holds = if self.holds() { "✓" } else { "✗" };
+        println!("| {what} {holds} | {blocks} | {runs} | {requests} | {graces} |");
+    }
+}
+
+/// A shrink that one stuck page in the middle of each memory block keeps from going through.
+fn stuck(rows: &mut Vec<Row>) -> Counts {
+    const SIZE: u64 = 1024 * GIB;
+    let ((engine, graces), other) = (counted(2048 * GIB), engine(2048 * GIB));
+    let mut rig = Rig::new(&engine, SIZE, FakeOffline::Folded);
+    let mut idle = Rig::new(&other, SIZE, FakeOffline::Folded);
+    let mut counts = Counts {
+        what: "1 TiB to a stuck chunk in each block",
+        blocks: SIZE / BLOCK,
+        runs: SIZE / BLOCK + 1,
+        requests: 0,
+        graces: 0,
+    };
+    rows.push(pair(
+        "shrink 1 TiB to nothing, a stuck chunk in each block",
+        &mut || {
+            rig.resize(0);
+            rig.resize(SIZE);
+            let pin = |block| {
+                let pfn = Pfn((ADDR + block * BLOCK + BLOCK / 2) >> 12);
+                engine.alloc_at(pfn, Order::ZERO, Kind::Anon).expect("free memory").share()
+            };
+            let pins: Vec<_> = (0..SIZE / BLOCK).map(pin).collect();
+            let before = (rig.unplugged(), graces.load(Ordering::Relaxed));
+            let (took, step) = rig.follow(0);
+            assert!(matches!(step, Next::Later(..)), "{step:?}");
+            counts.requests = rig.unplugged() - before.0;
+            counts.graces = graces.load(Ordering::Relaxed) - before.1;
+            drop(pins);
+            took
+        },
+        "the same with nothing in use",
+        &mut || {
+            idle.resize(SIZE);
+            idle.resize(0)
+        },
+        SIZE / BLOCK,
+        Bar::AtMost(10.0),
+    ));
+    counts
+}
+
+/// A shrink of memory of which 2 MiB a memory block were used, and are free again.
+fn used(rows: &mut Vec<Row>) -> Counts {
+    const SIZE: u64 = 64 * GIB;
+    let ((engine, graces), other) = (counted(128 * GIB), engine(128 * GIB));
+    let mut rig = Rig::new(&engine, SIZE, FakeOffline::Folded);
+    let mut idle = Rig::new(&other, SIZE, FakeOffline::Folded);
+    let mut counts = Counts {
+        what: "64 GiB to 1 GiB, 2 MiB a block used before",
+        blocks: 63 * GIB / BLOCK,
+        runs: 1,
+        requests: 0,
+        graces: 0,
+    };
+    rows.push(pair(
+        "shrink 64 GiB to 1 GiB, 2 MiB of each block used before",
+        &mut || {
+            rig.resize(SIZE);
+            let take = |block| {
+                let pfn = Pfn((ADDR + block * BLOCK) >> 12);
+                engine.alloc_at(pfn, Order::AREA, Kind::Anon).expect("free memory")
+            };
+            drop((0..SIZE / BLOCK).map(take).collect::<Vec<_>>());
+            let before = (rig.unplugged(), graces.load(Ordering::Relaxed));
+            let took = rig.resize(GIB);
+            counts.requests = rig.unplugged() - before.0;
+            counts.graces = graces.load(Ordering::Relaxed) - before.1;
+            rig.resize(0);
+            took
+        },
+        "the same, untouched",
+        &mut || {
+            idle.resize(SIZE);
+            let took = idle.resize(GIB);
+            idle.resize(0);
+            took
+        },
+        63 * GIB / BLOCK,
+        Bar::AtMost(10.0),
+    ));
+    counts
 }

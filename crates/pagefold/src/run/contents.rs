@@ -59,17 +59,20 @@ impl SparseMemory {
         Ok(true)
     }
 
-    /// Copies what a folio holds to another of the same order.
-    fn transfer(&self, from: Pfn, to: Pfn, order: Order) -> io::Result<()> {
+    /// Copies what a folio holds to another of the same order. Whether its first and its last word say `mark`.
+    fn transfer(&self, from: Pfn, to: Pfn, order: Order, mark: u64) -> io::Result<bool> {
         let (source, from) = self.file(from.0 * 4096)?;
         let (target, to) = self.file(to.0 * 4096)?;
         let len = (order.pages() * 4096) as usize;
         let mut chunk = vec![0; len.min(CHUNK)];
+        let mut holds = true;
         for at in (0..len).step_by(CHUNK) {
             source.read_exact_at(&mut chunk, from + at as u64)?;
             target.write_all_at(&chunk, to + at as u64)?;
+            let mark = mark.to_ne_bytes();
+            holds &= (at > 0 || chunk.starts_with(&mark)) && (at + CHUNK < len || chunk.ends_with(&mark));
         }
-        Ok(())
+        Ok(holds)
     }
 }
 
@@ -85,7 +88,16 @@ impl<P: Platform> Contents<P> for SparseMemory {
     }
 
     fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> io::Result<()> {
-        self.transfer(from.pfn(), to.pfn(), from.order())
+        self.transfer(from.pfn(), to.pfn(), from.order(), 0).map(|_| ())
+    }
+
+    fn copy_marked(
+        &self,
+        from: &Folio<'_, P>,
+        to: &mut Frozen<'_, P>,
+        mark: u64,
+    ) -> io::Result<Option<bool>> {
+        self.transfer(from.pfn(), to.pfn(), from.order(), mark).map(Some)
     }
 }
 
@@ -102,7 +114,8 @@ mod tests {
         memory.write(old, order, 7).unwrap();
         assert!(memory.reads(old, order, 7).unwrap());
         assert!(!memory.reads(new, order, 7).unwrap());
-        memory.transfer(old, new, order).unwrap();
+        assert!(!memory.transfer(old, new, order, 8).unwrap());
+        assert!(memory.transfer(old, new, order, 7).unwrap());
         assert!(memory.reads(new, order, 7).unwrap());
         assert!(memory.write(Pfn((6 << 20) / 4096), Order::ZERO, 1).is_err(), "no memory there");
     }
