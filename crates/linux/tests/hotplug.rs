@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use common::{MIB, SetOnDrop, TestEngine, TestPlatform, host, map_pages_measured, order};
 use pagefold_engine::hotplug::{
-    BlockChange, BlockError, BlockId, Busy, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
-    HotplugError, Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
+    BlockChange, BlockError, BlockId, Busy, Event, FakeOffline, Group, Hotplug, HotplugConfig, HotplugError,
+    Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{AddError, Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
 
@@ -238,7 +238,7 @@ fn misuse_is_refused_and_changes_nothing() {
     for pages in
         [0..512, 3 * BLOCK + 1..3 * BLOCK + 512, 3 * BLOCK..4 * BLOCK + 512, u64::MAX - 511..u64::MAX]
     {
-        assert_eq!(hotplug.fake_offline(pages, &mut Unmovable), Err(FakeError::BadRange));
+        assert_eq!(hotplug.fake_offline(pages, &mut Unmovable), Err(BlockError::BadRange));
     }
     engine.audit().unwrap();
 }
@@ -412,7 +412,7 @@ fn areas_are_unplugged_and_plugged_again_under_both_policies() {
         cache.pinned.push(pin);
         let free = engine.free_pages();
         let error = hotplug.fake_offline(part.clone(), &mut cache).unwrap_err();
-        assert!(matches!(error, FakeError::Busy(Busy { pages: 1, unmovable: 1, .. })), "{error}");
+        assert!(matches!(error, BlockError::Busy(Busy { pages: 1, unmovable: 1, .. })), "{error}");
         assert_eq!((engine.free_pages(), hotplug.zone(Zone::Movable).managed), (free, 1536));
         engine.audit().unwrap();
         cache.pinned.clear();

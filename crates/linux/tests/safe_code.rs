@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use common::{MIB, TestEngine, TestPlatform, folded, frame_allocator, host};
 use pagefold_engine::hotplug::{
-    BadPart, BlockChange, BlockError, BlockId, Event, FakeError, FakeOffline, Group, Hotplug, HotplugConfig,
-    Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
+    BadPart, BlockChange, BlockError, BlockId, Event, FakeOffline, Group, Hotplug, HotplugConfig, Listener,
+    Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{
     AddError, BlockState, Class, Config, Engine, Folio, Isolated, Kind, Order, PageKind, Pfn, PushError, Zone,
@@ -110,15 +110,15 @@ fn only_pages_that_are_fake_offline_become_online_again() {
         let (free, managed) = (engine.free_pages(), hotplug.zone(Zone::Movable).managed);
         // In use, free, in part fake-offline, and empty or misshapen ranges.
         for (range, error) in [
-            (BLOCK + AREA..BLOCK + 2 * AREA, FakeError::NotFakeOffline(Pfn(BLOCK + AREA))),
-            (BLOCK + 2 * AREA..BLOCK + 3 * AREA, FakeError::NotFakeOffline(Pfn(BLOCK + 2 * AREA))),
-            (BLOCK..BLOCK + 3 * AREA, FakeError::NotFakeOffline(Pfn(BLOCK + AREA))),
-            (BLOCK..2 * BLOCK, FakeError::NotFakeOffline(Pfn(BLOCK + AREA))),
-            (BLOCK..BLOCK, FakeError::BadRange),
-            (BLOCK + 1..BLOCK + AREA + 1, FakeError::BadRange),
-            (BLOCK..3 * BLOCK, FakeError::BadRange),
-            (0..AREA, FakeError::BadRange),
-            (u64::MAX - AREA + 1..u64::MAX, FakeError::BadRange),
+            (BLOCK + AREA..BLOCK + 2 * AREA, BlockError::NotFakeOffline(Pfn(BLOCK + AREA))),
+            (BLOCK + 2 * AREA..BLOCK + 3 * AREA, BlockError::NotFakeOffline(Pfn(BLOCK + 2 * AREA))),
+            (BLOCK..BLOCK + 3 * AREA, BlockError::NotFakeOffline(Pfn(BLOCK + AREA))),
+            (BLOCK..2 * BLOCK, BlockError::NotFakeOffline(Pfn(BLOCK + AREA))),
+            (BLOCK..BLOCK, BlockError::BadRange),
+            (BLOCK + 1..BLOCK + AREA + 1, BlockError::BadRange),
+            (BLOCK..3 * BLOCK, BlockError::BadRange),
+            (0..AREA, BlockError::BadRange),
+            (u64::MAX - AREA + 1..u64::MAX, BlockError::BadRange),
         ] {
             assert_eq!(hotplug.fake_online(range.clone()), Err(error), "{policy:?} {range:x?}");
             assert_eq!((page.owner()[0], page.refs(), page.kind()), (7, 1, Kind::Anon.into()));
@@ -126,7 +126,7 @@ fn only_pages_that_are_fake_offline_become_online_again() {
             engine.audit().unwrap();
         }
         hotplug.fake_online(BLOCK..BLOCK + AREA).unwrap();
-        assert_eq!(hotplug.fake_online(BLOCK..BLOCK + AREA), Err(FakeError::NotFakeOffline(Pfn(BLOCK))));
+        assert_eq!(hotplug.fake_online(BLOCK..BLOCK + AREA), Err(BlockError::NotFakeOffline(Pfn(BLOCK))));
         assert_eq!(engine.free_pages(), free + AREA);
         engine.audit().unwrap();
     }
@@ -146,7 +146,7 @@ fn pages_that_are_fake_offline_already_stay_and_nobody_is_asked_to_move_them() {
         hotplug.fake_offline(BLOCK + AREA..BLOCK + 2 * AREA, &mut Nobody).unwrap();
         let (free, managed) = (engine.free_pages(), hotplug.zone(Zone::Movable).managed);
         for range in [BLOCK..BLOCK + 2 * AREA, BLOCK + AREA..BLOCK + 3 * AREA, BLOCK..2 * BLOCK] {
-            let error = FakeError::AlreadyFakeOffline(Pfn(BLOCK + AREA));
+            let error = BlockError::AlreadyFakeOffline(Pfn(BLOCK + AREA));
             assert_eq!(hotplug.fake_offline(range, &mut Nobody), Err(error));
             assert_eq!((engine.free_pages(), hotplug.zone(Zone::Movable).managed), (free, managed));
             engine.audit().unwrap();
@@ -178,7 +178,7 @@ fn a_walker_that_holds_a_fake_offline_page_keeps_it_until_it_lets_go() {
         let free = engine.free_pages();
         for _ in 0..2 {
             let error = hotplug.fake_online(area.clone()).unwrap_err();
-            assert!(matches!(error, FakeError::Held(page) if page.pfn == pfn), "{error}");
+            assert!(matches!(error, BlockError::Held(page) if page.pfn == pfn), "{error}");
             let error = hotplug.offline(BlockId(1), &mut Unmovable).unwrap_err();
             assert!(matches!(error, BlockError::Held(page) if page.pfn == pfn), "{error}");
             assert_eq!((held.refs(), held.owner()), (2, &[0; 7]));
@@ -218,7 +218,7 @@ fn a_frozen_folio_keeps_its_block_online_whatever_its_kind() {
             assert!(matches!(error, BlockError::Busy(busy) if busy.pages == 1), "{kind:?} {error}");
             let area = page.pfn().0 / AREA * AREA..(page.pfn().0 / AREA + 1) * AREA;
             let error = hotplug.fake_offline(area, &mut Unmovable).unwrap_err();
-            assert!(matches!(error, FakeError::Busy(busy) if busy.pages == 1), "{kind:?} {error}");
+            assert!(matches!(error, BlockError::Busy(busy) if busy.pages == 1), "{kind:?} {error}");
             assert_eq!((page.owner()[0], engine.class(page.pfn())), (1, (Class::Mapped, true)));
             engine.audit().unwrap();
         }
@@ -474,9 +474,9 @@ fn no_page_number_range_or_order_is_too_odd_to_be_answered() {
         assert_eq!(hotplug.remove(id), Err(BlockError::NoBlock));
         for &end in numbers.iter().filter(|&&end| number != 0 || end > 3 * BLOCK) {
             let range = number..end;
-            assert_eq!(hotplug.fake_online(range.clone()), Err(FakeError::BadRange));
-            assert_eq!(hotplug.fake_offline(range.clone(), &mut Unmovable), Err(FakeError::BadRange));
-            assert_eq!(hotplug.prepare_fake_online(range.clone()), Err(FakeError::BadRange));
+            assert_eq!(hotplug.fake_online(range.clone()), Err(BlockError::BadRange));
+            assert_eq!(hotplug.fake_offline(range.clone(), &mut Unmovable), Err(BlockError::BadRange));
+            assert_eq!(hotplug.prepare_fake_online(range.clone()), Err(BlockError::BadRange));
             // What is empty, ends beyond the machine, or has memory in it. (The last block could be added.)
             if range != (3 * BLOCK..4 * BLOCK) {
                 assert!(hotplug.add(range.clone(), 0, Group::NONE).is_err(), "{range:x?}");

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use common::{MIB, Owner, TestDescriptors, order};
 use pagefold_engine::geometry::PAGES_PER_SECTION as BLOCK;
 use pagefold_engine::hotplug::{
-    BlockId, FakeError, FakeOffline, Fate, Group, Hotplug, HotplugConfig, Migrate, Migration, OnlineTo,
+    BlockError, BlockId, FakeOffline, Fate, Group, Hotplug, HotplugConfig, Migrate, Migration, OnlineTo,
     Wanted,
 };
 use pagefold_engine::platform::Barrier;
@@ -290,12 +290,12 @@ fn what_makes_no_sense_is_refused() {
     ];
     let free = engine.free_pages();
     for parts in bad {
-        assert_eq!(hotplug.withdraw(&all_of(parts), None).unwrap_err(), FakeError::BadRange, "{parts:x?}");
+        assert_eq!(hotplug.withdraw(&all_of(parts), None).unwrap_err(), BlockError::BadRange, "{parts:x?}");
     }
     let parts = [BLOCK..2 * BLOCK];
     for piece in [0, 64, 3 * AREA, 2 * BLOCK] {
         let wanted = Wanted { piece, ..all_of(&parts) };
-        assert_eq!(hotplug.withdraw(&wanted, None).unwrap_err(), FakeError::BadRange, "{piece}");
+        assert_eq!(hotplug.withdraw(&wanted, None).unwrap_err(), BlockError::BadRange, "{piece}");
     }
     let nothing = Wanted { pages: 0, ..all_of(&parts) };
     assert!(hotplug.withdraw(&nothing, None).unwrap().taken().is_empty());

@@ -6,7 +6,7 @@ use common::{ModelEngine, alone, beside, explore, folio_at, frozen_at, order, ro
 use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::hotplug::{
-    BlockError, BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
+    BlockError, BlockId, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
 };
 use pagefold_model::protocol::Fold;
 use pagefold_model::{BlockState, Class, Folio, Frozen, Kind, Pfn, Zone};
@@ -190,7 +190,7 @@ fn a_reference_on_a_classic_fake_offline_page_is_noticed() {
             let back = hotplug.fake_online(0..4);
             match walker.join().unwrap() {
                 Some(raw) => {
-                    assert!(matches!(back, Err(FakeError::Held(page)) if page.pfn == Pfn(2)), "{back:?}");
+                    assert!(matches!(back, Err(BlockError::Held(page)) if page.pfn == Pfn(2)), "{back:?}");
                     let held = take(&engine, raw);
                     assert_eq!(
                         (held.refs(), held.order()),

@@ -6,7 +6,7 @@ use common::{Model, ModelEngine, empty, explore, order};
 use loom::sync::Arc;
 use loom::thread;
 use pagefold_model::hotplug::{
-    BlockError, BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
+    BlockError, BlockId, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
 };
 use pagefold_model::protocol::{Fold, NoGracePeriod, Protocol};
 use pagefold_model::{Kind, Miss, Pfn, Zone};
@@ -105,9 +105,9 @@ fn unplug_and_plug(policy: FakeOffline) {
     let folio = engine.alloc_at(Pfn(2), order(0), Kind::Anon).unwrap().share();
     let walker = walker(&engine);
     drop(folio);
-    let retry = |done: Result<(), FakeError>| match done {
+    let retry = |done: Result<(), BlockError>| match done {
         Ok(()) => false,
-        Err(FakeError::Busy(_) | FakeError::Held(_)) => {
+        Err(BlockError::Busy(_) | BlockError::Held(_)) => {
             thread::yield_now();
             true
         }

@@ -8,7 +8,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use loom::thread;
 use pagefold_model::hotplug::{
-    BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
+    BlockError, BlockId, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable,
 };
 use pagefold_model::platform::Fences;
 use pagefold_model::protocol::Fold;
@@ -515,7 +515,7 @@ fn what_a_walker_did_with_a_fake_offline_page_is_seen_when_it_comes_back() {
         loop {
             match hotplug.fake_online(0..4) {
                 Ok(()) => break,
-                Err(FakeError::Held(_)) => thread::yield_now(),
+                Err(BlockError::Held(_)) => thread::yield_now(),
                 Err(other) => panic!("{other}"),
             }
         }

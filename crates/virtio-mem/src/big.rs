@@ -1,14 +1,12 @@
-//! Big-block mode: whole memory blocks are plugged and unplugged, several at a time.
-//!
-//! Unplugging goes in three passes: big blocks that are all offline; those without anything in the normal zone; any.
+//! Big-block mode: whole memory blocks are plugged and unplugged, several at a time. Here is all of it but unplugging.
 
 pub(crate) mod blocks;
+mod unplug;
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
+use core::ops::Range;
 
-use pagefold_engine::hotplug::{BlockId, OnlineTo};
-use pagefold_engine::{OutOfMemory, Platform, Zone};
+use pagefold_engine::{OutOfMemory, Platform};
 use pagefold_virtio_mem_spec::{PlugState, RequestType};
 
 use crate::context::Context;
@@ -17,9 +15,6 @@ use crate::geometry::Geometry;
 use crate::status::Shortfall;
 use crate::stop::{Result, Stop};
 use blocks::{BigBlocks, BigState};
-
-/// Passes of unplugging.
-const PASSES: u32 = 3;
 
 /// The driver's half of big-block mode; the listener has the other one.
 pub(crate) struct BigMode {
@@ -31,12 +26,15 @@ pub(crate) struct BigMode {
     pub(crate) pass: Option<Pass>,
 }
 
-/// One of the passes over all big blocks, from high to low.
+/// A pass over all big blocks, kind by kind, from high to low.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass {
-    number: u32,
+    /// Index of what is looked for.
+    order: usize,
     /// Units from here on have been looked at.
     end: u64,
+    /// Units that the next window spans, if that is more than are wanted.
+    span: u64,
     /// Why a big block that was looked at stayed plugged.
     stuck: Option<Stop>,
 }
@@ -47,11 +45,16 @@ impl BigMode {
         Ok(Self { blocks, geometry, unplug_online, pass: None })
     }
 
-    /// Plugs or unplugs `unit`, which is not added.
-    fn change(&self, cx: &mut Context<'_, '_, impl Platform>, kind: RequestType, unit: u64) -> Result {
-        cx.change(kind, unit..unit + 1, self.geometry.unit_bytes(unit..unit + 1))?;
-        let is_plug = kind == RequestType::Plug;
-        self.blocks.states.set(unit, if is_plug { BigState::Plugged } else { BigState::Unused });
+    /// Plugs or unplugs `units`, which are not added.
+    fn change(
+        &self,
+        cx: &mut Context<'_, '_, impl Platform>,
+        kind: RequestType,
+        units: Range<u64>,
+    ) -> Result {
+        cx.change(kind, units.clone(), self.geometry.unit_bytes(units.clone()))?;
+        let state = if kind == RequestType::Plug { BigState::Plugged } else { BigState::Unused };
+        units.for_each(|unit| self.blocks.states.set(unit, state));
         Ok(())
     }
 
@@ -65,10 +68,10 @@ impl BigMode {
             return Err(Shortfall::OfflineLimit.into());
         }
         cx.adder.reserve(self.geometry.blocks_per_unit())?;
-        self.change(cx, RequestType::Plug, unit)?;
+        self.change(cx, RequestType::Plug, unit..unit + 1)?;
         if let Err(error) = cx.add(self.geometry.pages(unit, 0..1)) {
             // If the device refuses this too, the next clean-up tries again.
-            let _ = self.change(cx, RequestType::Unplug, unit);
+            let _ = self.change(cx, RequestType::Unplug, unit..unit + 1);
             return Err(error);
         }
         self.blocks.states.set(unit, BigState::Added);
@@ -84,99 +87,6 @@ impl BigMode {
         added.filter(|(_, zone)| zone.is_none()).count() as u64 * self.geometry.memory_block
     }
 
-    /// Unplugs the next big block of the pass, if possible.
-    pub(crate) fn unplug(&mut self, cx: &mut Context<'_, '_, impl Platform>, _subs: u64) -> Result {
-        let mut pass = self.pass.take().unwrap_or_else(|| {
-            cx.owners.begin_pass();
-            Pass { number: 0, end: self.blocks.states.used(), stuck: None }
-        });
-        let before = pass;
-        let Some(unit) = self.next_of(cx, &mut pass) else { return Err(pass.stuck.unwrap_or(Stop::IN_USE)) };
-        self.pass = Some(before);
-        cx.link.heed()?;
-        self.pass = Some(pass);
-        let zone = cx.added_blocks(unit).find_map(|(_, zone)| zone).unwrap_or(Zone::Movable);
-        let walker = cx.hotplug.engine().walker()?;
-        let done = if cx.owners.refusals.stands(&walker, unit, 0) {
-            Err(Stop::PINNED)
-        } else {
-            // Once it is offline it is about to be removed, and the next clean-up goes on after an error.
-            self.take_offline(cx, unit).and_then(|()| self.remove(cx, unit))
-        };
-        if let Err(stuck) = done
-            && (stuck.is_stuck() || stuck == Stop::NO_ROOM)
-        {
-            cx.owners.note_stuck(zone, stuck);
-            pass.stuck = Some(stuck);
-            self.pass = Some(pass);
-            if stuck.is_stuck() {
-                return Ok(());
-            }
-        }
-        done
-    }
-
-    /// The next big block of the passes. Each belongs to one of them.
-    fn next_of(&self, cx: &Context<'_, '_, impl Platform>, pass: &mut Pass) -> Option<u64> {
-        while pass.number < PASSES {
-            let Some(unit) = self.blocks.states.last(pass.end, BigState::Added) else {
-                (pass.number, pass.end) = (pass.number + 1, self.blocks.states.used());
-                continue;
-            };
-            pass.end = unit;
-            let of_block = |(_, zone)| match zone {
-                None => 0,
-                Some(Zone::Movable) => 1,
-                Some(Zone::Normal) => 2,
-            };
-            let number = cx.added_blocks(unit).map(of_block).max().unwrap_or(0);
-            if pass.number == number && (self.unplug_online || number == 0) {
-                return Some(unit);
-            }
-        }
-        None
-    }
-
-    /// Takes all memory blocks of a big block offline, or none: those that cannot go back online at once are owed.
-    fn take_offline(&self, cx: &mut Context<'_, '_, impl Platform>, unit: u64) -> Result {
-        // Which blocks are online where, for the way back, and room to owe all of them.
-        let mut online: Vec<(BlockId, Zone)> = Vec::new();
-        let count = self.geometry.blocks_per_unit();
-        online.try_reserve_exact(count as usize).map_err(|_| Stop::NO_MEMORY)?;
-        cx.adder.reserve(count)?;
-        online.extend(cx.added_blocks(unit).filter_map(|(block, zone)| Some((block, zone?))));
-        self.blocks.states.set(unit, BigState::FakeOffline);
-        for (done, &(block, _)) in online.iter().enumerate() {
-            // In one piece, or not at all.
-            cx.owners.questions.left = u64::MAX;
-            if let Err(error) = cx.offline(block) {
-                self.blocks.states.set(unit, BigState::Added);
-                let back = online.iter().take(done).rev();
-                cx.adder.owed.extend(back.map(|&(block, zone)| (block, OnlineTo::Zone(zone))));
-                while cx.adder.bring_online(cx.hotplug) == Ok(true) {}
-                return Err(error.into());
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_blocks(&self, cx: &mut Context<'_, '_, impl Platform>, unit: u64) -> Result {
-        for block in self.geometry.memory_blocks(unit) {
-            if cx.hotplug.block(block).is_some() {
-                cx.hotplug.remove(block)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes a big block that is all offline, and gives it back to the host.
-    fn remove(&self, cx: &mut Context<'_, '_, impl Platform>, unit: u64) -> Result {
-        self.remove_blocks(cx, unit)?;
-        self.blocks.states.set(unit, BigState::Plugged);
-        cx.owners.refusals.forget(unit);
-        self.change(cx, RequestType::Unplug, unit)
-    }
-
     /// Finishes what failed half-way: a big block that is plugged but not added, or about to be removed. Whether there was
     /// one.
     pub(crate) fn clean_up(&mut self, cx: &mut Context<'_, '_, impl Platform>) -> Result<bool> {
@@ -187,11 +97,11 @@ impl BigMode {
         }
         let found = half_way.into_iter().filter_map(|state| states.first(states.used(), state)).min();
         let Some(unit) = found else { return Ok(false) };
-        if cx.added_blocks(unit).any(|(_, zone)| zone.is_some()) {
-            // A panic of an owner ended the removal: it is as before.
-            states.set(unit, BigState::Added);
-        } else {
-            self.remove(cx, unit)?;
+        match self.remove(cx, unit) {
+            Ok(()) => self.change(cx, RequestType::Unplug, unit..unit + 1)?,
+            // It is in use again.
+            Err(stuck) if stuck.is_stuck() && states.get(unit) == BigState::Added => {}
+            Err(stop) => return Err(stop),
         }
         Ok(true)
     }
@@ -212,7 +122,7 @@ impl BigMode {
             // the device is asked for the memory again.
             (_, true) => {
                 let settling = cx.gate.begin_settling();
-                let done = self.take_offline(cx, unit).and_then(|()| self.remove_blocks(cx, unit));
+                let done = self.remove(cx, unit);
                 drop(settling);
                 let (kind, state) = match done {
                     Ok(()) => (RequestType::Unplug, BigState::Unused),

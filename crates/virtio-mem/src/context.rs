@@ -3,9 +3,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_engine::hotplug::{
-    BlockError, BlockId, FakeError, Group, Hotplug, Migrate, OnlineTo, Wanted, Withdrawn,
-};
+use pagefold_engine::hotplug::{BlockError, BlockId, Group, Hotplug, Migrate, OnlineTo, Wanted, Withdrawn};
 use pagefold_engine::{BlockState, Platform, Zone};
 use pagefold_virtio_mem_spec::RequestType;
 
@@ -42,13 +40,13 @@ impl<P: Platform> Context<'_, '_, P> {
     }
 
     /// Takes online pages out of use; owners are asked to move what is there.
-    pub(crate) fn fake_offline(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+    pub(crate) fn fake_offline(&mut self, pages: Range<u64>) -> Result<(), BlockError> {
         self.hotplug.fake_offline(pages, &mut Asking { migrate: self.migrate, owners: self.owners })
     }
 
     /// Takes what can be had of online memory out of use. With `asks`, owners are asked to move what is there; else only what
     /// is free is taken.
-    pub(crate) fn withdraw(&mut self, wanted: &Wanted<'_>, asks: bool) -> Result<Withdrawn, FakeError> {
+    pub(crate) fn withdraw(&mut self, wanted: &Wanted<'_>, asks: bool) -> Result<Withdrawn, BlockError> {
         if !asks {
             return self.hotplug.withdraw(wanted, None);
         }

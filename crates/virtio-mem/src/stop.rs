@@ -1,6 +1,6 @@
 //! What ends a step, or a part of it, before its work is done.
 
-use pagefold_engine::hotplug::{BlockError, Busy, FakeError, Veto};
+use pagefold_engine::hotplug::{BlockError, Busy, Veto};
 use pagefold_engine::{AddError, OutOfMemory};
 
 use crate::status::Shortfall;
@@ -63,20 +63,6 @@ impl From<Busy> for Stop {
     }
 }
 
-impl From<FakeError> for Stop {
-    fn from(error: FakeError) -> Self {
-        match error {
-            FakeError::Busy(busy) => busy.into(),
-            FakeError::NoRoom(_) => Stop::NO_ROOM,
-            FakeError::Held(page) => Shortfall::Held(page).into(),
-            FakeError::NotFakeOffline(_) | FakeError::AlreadyFakeOffline(_) => {
-                Stop::refused("a part of a memory block is not in the state it was left in")
-            }
-            FakeError::OutOfMemory | FakeError::BadRange => Stop::NO_MEMORY,
-        }
-    }
-}
-
 impl From<BlockError> for Stop {
     fn from(error: BlockError) -> Self {
         match error {
@@ -85,7 +71,11 @@ impl From<BlockError> for Stop {
             BlockError::Held(page) => Shortfall::Held(page).into(),
             BlockError::Veto(Veto::Refused(why)) => Stop::refused(why),
             BlockError::BadPart(_) => Stop::refused("another listener says what cannot be of a memory block"),
-            BlockError::State(_) | BlockError::NoBlock => {
+            BlockError::State(_)
+            | BlockError::NoBlock
+            | BlockError::BadRange
+            | BlockError::NotFakeOffline(_)
+            | BlockError::AlreadyFakeOffline(_) => {
                 Stop::refused("a memory block is not in the state it was left in")
             }
             BlockError::OutOfMemory => Stop::NO_MEMORY,

@@ -42,6 +42,8 @@ pub(crate) struct Pass {
     order: usize,
     /// Sub-blocks from here on have been looked at, counted through all units.
     end: u64,
+    /// Sub-blocks that the next window spans, if that is more than are wanted.
+    span: u64,
     /// The sub-block at which no question to owners was left, and how often that was so.
     paused: Option<(u64, u64)>,
     /// Why something that was looked at stayed plugged.

@@ -13,6 +13,28 @@ use crate::stop::Result;
 use crate::sub::SubMode;
 use crate::sub::state::SubState;
 
+/// Pages that a window of unplugging spans at most, 64 GiB, or one sub-block (big block).
+const WINDOW_PAGES: u64 = 1 << 24;
+/// Runs that unplugging gives back in one step at most, each with a request.
+pub(crate) const STEP_REQUESTS: usize = 512;
+
+/// Sub-blocks (big blocks) of `pages` pages that the next window spans, where `wanted` are to go. A window costs what it
+/// spans, so the first one is no larger than what is wanted; each one after it, of which something stayed, is twice as large.
+pub(crate) fn window_span(twice_the_last: u64, wanted: u64, pages: u64) -> u64 {
+    twice_the_last.max(wanted).min(WINDOW_PAGES / pages).max(1)
+}
+
+/// How memory is taken back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It is not in use at all.
+    Offline,
+    /// Only what is free.
+    Free,
+    /// Owners are asked.
+    Asking,
+}
+
 pub(crate) enum Units {
     /// Units are memory blocks, plugged by sub-blocks.
     Sub(SubMode),
@@ -68,12 +90,12 @@ impl Units {
         in_mode!(self, mode => mode.pass = None);
     }
 
-    /// Plugs up to `subs` sub-blocks of one unit: all of it in big-block mode.
+    /// Plugs up to `subs` sub-blocks of one unit: a big block in big-block mode.
     pub(crate) fn plug(&mut self, cx: &mut Context<'_, '_, impl Platform>, subs: u64) -> Result {
         in_mode!(self, mode => mode.plug(cx, subs))
     }
 
-    /// Unplugs up to `subs` sub-blocks of the next unit of the pass, where possible: all of it in big-block mode.
+    /// Unplugs up to `subs` sub-blocks (big blocks) of what the pass looks at next, where possible.
     pub(crate) fn unplug(&mut self, cx: &mut Context<'_, '_, impl Platform>, subs: u64) -> Result {
         in_mode!(self, mode => mode.unplug(cx, subs))
     }

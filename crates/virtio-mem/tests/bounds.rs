@@ -158,6 +158,42 @@ fn what_is_given_back_takes_a_request_for_each_run_however_many_blocks_it_spans(
 }
 
 #[test]
+fn big_blocks_go_back_with_a_request_for_each_run_too() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 4 * GIB, 4 * GIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let settings =
+        DriverSettings { force_big: true, big_block: Some(256 * MIB), ..DriverSettings::default() };
+    let driver = &mut Driver::probe(device.clone(), hotplug, settings).unwrap();
+    let owner = &mut Owner::default();
+    assert_eq!(resize(&device, driver, hotplug, owner, 4 * GIB).0, Next::Reached);
+    assert_eq!(resize(&device, driver, hotplug, owner, 0), (Next::Reached, 1), "all of them go at once");
+    assert_eq!(resize(&device, driver, hotplug, owner, 4 * GIB).0, Next::Reached);
+    // Of sixteen, the second will be pinned, and the tenth and eleventh are in use.
+    let in_use = |unit: u64| {
+        let pfn = Pfn((ADDR + unit * 256 * MIB + 64 * MIB) >> 12);
+        engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share()
+    };
+    [9, 10].into_iter().for_each(|unit| owner.keep(in_use(unit)));
+    assert_eq!(
+        resize(&device, driver, hotplug, owner, GIB),
+        (Next::Reached, 3),
+        "around what is in use, and the rest"
+    );
+    assert_eq!((device.plugged(), owner.take_counts()), (GIB, (0, 0)), "nobody was asked");
+    owner.keep(in_use(1));
+    owner.is_pinned = true;
+    let (next, requests) = resize(&device, driver, hotplug, owner, 256 * MIB);
+    assert!(matches!(next, Next::Later(_, Shortfall::InUse { .. })), "{next:?}");
+    assert_eq!((device.plugged(), requests, owner.take_counts()), (768 * MIB, 1, (3, 0)));
+    // What is pinned is left out next time.
+    driver.work(hotplug, owner, |_| true);
+    assert_eq!(owner.take_counts(), (0, 0));
+    owner.is_pinned = false;
+    assert_eq!(resize(&device, driver, hotplug, owner, 0).0, Next::Reached);
+    engine.audit().unwrap();
+}
+
+#[test]
 fn what_is_free_goes_before_anybody_is_asked_wherever_it_is() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, GIB));
     let hotplug = &mut hotplug(&engine, FakeOffline::Folded);

@@ -13,7 +13,7 @@
 
 use core::ops::Range;
 
-use super::error::{DropError, FakeError, HeldPage};
+use super::error::{BlockError, HeldPage};
 use crate::descriptors::seam::OfflinePages;
 use crate::engine::Engine;
 use crate::geometry::{MapPage, Order, Pfn};
@@ -74,15 +74,15 @@ impl<P: Platform> Engine<P> {
         &self,
         pages: Range<u64>,
         rcu: bool,
-    ) -> Result<Dropped<'_, P>, DropError> {
-        let reader = self.rcu.reader().map_err(|_| DropError::OutOfMemory)?;
+    ) -> Result<Dropped<'_, P>, BlockError> {
+        let reader = self.rcu.reader().map_err(|_| BlockError::OutOfMemory)?;
         let dropped = Dropped { engine: self, reader, pages };
         if rcu && dropped.hide(true) {
             self.rcu.synchronize();
         }
         for pfn in dropped.areas().flatten().map(Pfn) {
             // Those that were dropped are taken again with the return.
-            self.map.drop_offline(pfn).map_err(|state| DropError::Held(HeldPage { pfn, state }))?;
+            self.map.drop_offline(pfn).map_err(|state| BlockError::Held(HeldPage { pfn, state }))?;
         }
         Ok(dropped)
     }
@@ -101,7 +101,7 @@ impl<P: Platform> Engine<P> {
     }
 
     /// Frees fake-offline areas: their memory is there again.
-    pub(crate) fn free_offline(&self, pages: &Range<u64>) -> Result<(), FakeError> {
+    pub(crate) fn free_offline(&self, pages: &Range<u64>) -> Result<(), BlockError> {
         // A walker that looked at them lets go within a grace period, unless it means to keep a reference.
         self.drop_offline_references(pages.clone(), true)?.keep();
         self.map.map_pages_of(pages).for_each(|map_page| self.map.end_offline(MapPage(map_page)));

@@ -28,13 +28,20 @@ impl fmt::Display for HotplugError {
 }
 impl core::error::Error for HotplugError {}
 
-/// Why a block did not change its state. Nothing was changed, and who was told was told that it is cancelled.
+/// Why a memory block, or a part of one, did not change its state. Nothing was changed but for what owners have moved, and who
+/// was told was told that it is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockError {
     /// No block of that number was added.
     NoBlock,
     /// The block is not in the state that this step begins with.
     State(BlockState),
+    /// Not whole areas of 2 MiB of one online memory block; or of several in one zone, where a step takes several.
+    BadRange,
+    /// The page is not fake-offline, so it cannot become online again.
+    NotFakeOffline(Pfn),
+    /// The page is fake-offline already.
+    AlreadyFakeOffline(Pfn),
     /// A listener refused.
     Veto(Veto),
     /// A listener contradicts itself: correct the listener.
@@ -60,6 +67,9 @@ impl fmt::Display for BlockError {
         match self {
             BlockError::NoBlock => f.write_str("no such memory block"),
             BlockError::State(state) => write!(f, "the memory block is {state:?}"),
+            BlockError::BadRange => f.write_str("not whole areas of 2 MiB in one online memory block"),
+            BlockError::NotFakeOffline(pfn) => write!(f, "{pfn} is not fake-offline"),
+            BlockError::AlreadyFakeOffline(pfn) => write!(f, "{pfn} is fake-offline already"),
             BlockError::Veto(veto) => write!(f, "refused: {veto}"),
             BlockError::BadPart(bad) => write!(f, "what memory is behind the block: {bad}"),
             BlockError::Busy(busy) => write!(f, "{busy}"),
@@ -72,48 +82,6 @@ impl fmt::Display for BlockError {
     }
 }
 impl core::error::Error for BlockError {}
-
-/// Why pages did not become fake-offline, or online again. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FakeError {
-    /// Not whole areas of 2 MiB in one online memory block.
-    BadRange,
-    /// The page is not fake-offline, so it cannot become online again.
-    NotFakeOffline(Pfn),
-    /// The page is fake-offline already.
-    AlreadyFakeOffline(Pfn),
-    /// Some of them stay in use.
-    Busy(Busy),
-    /// Some of them stay in use, since there is no memory to move them to: free some and retry.
-    NoRoom(Busy),
-    /// A walker holds on to a page that is fake-offline.
-    Held(HeldPage),
-    /// No memory for it: free some and retry.
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for FakeError {
-    fn from(_: OutOfMemory) -> Self {
-        FakeError::OutOfMemory
-    }
-}
-
-impl fmt::Display for FakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            FakeError::BadRange => f.write_str("not whole areas of 2 MiB in one online memory block"),
-            FakeError::NotFakeOffline(pfn) => write!(f, "{pfn} is not fake-offline"),
-            FakeError::AlreadyFakeOffline(pfn) => write!(f, "{pfn} is fake-offline already"),
-            FakeError::Busy(busy) => write!(f, "{busy}"),
-            FakeError::NoRoom(busy) => {
-                write!(f, "no memory to move what is in use to: free some and retry; {busy}")
-            }
-            FakeError::Held(page) => write!(f, "{page}"),
-            FakeError::OutOfMemory => f.write_str("no memory for this step: free some and retry"),
-        }
-    }
-}
-impl core::error::Error for FakeError {}
 
 /// What stayed in use, after all attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,39 +101,6 @@ impl fmt::Display for Busy {
     }
 }
 
-/// Why a range could not be emptied. It is in circulation again.
-pub(crate) enum WithdrawError {
-    Busy(Busy),
-    NoRoom(Busy),
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for WithdrawError {
-    fn from(_: OutOfMemory) -> Self {
-        WithdrawError::OutOfMemory
-    }
-}
-
-impl From<WithdrawError> for BlockError {
-    fn from(error: WithdrawError) -> Self {
-        match error {
-            WithdrawError::Busy(busy) => BlockError::Busy(busy),
-            WithdrawError::NoRoom(busy) => BlockError::NoRoom(busy),
-            WithdrawError::OutOfMemory => BlockError::OutOfMemory,
-        }
-    }
-}
-
-impl From<WithdrawError> for FakeError {
-    fn from(error: WithdrawError) -> Self {
-        match error {
-            WithdrawError::Busy(busy) => FakeError::Busy(busy),
-            WithdrawError::NoRoom(busy) => FakeError::NoRoom(busy),
-            WithdrawError::OutOfMemory => FakeError::OutOfMemory,
-        }
-    }
-}
-
 /// A fake-offline page with a reference too many, as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldPage {
@@ -178,30 +113,6 @@ pub struct HeldPage {
 impl fmt::Display for HeldPage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is fake-offline, but somebody holds on to it: {:?}", self.pfn, self.state)
-    }
-}
-
-/// Why references were not dropped. Nothing was changed.
-pub(crate) enum DropError {
-    Held(HeldPage),
-    OutOfMemory,
-}
-
-impl From<DropError> for BlockError {
-    fn from(error: DropError) -> Self {
-        match error {
-            DropError::Held(page) => BlockError::Held(page),
-            DropError::OutOfMemory => BlockError::OutOfMemory,
-        }
-    }
-}
-
-impl From<DropError> for FakeError {
-    fn from(error: DropError) -> Self {
-        match error {
-            DropError::Held(page) => FakeError::Held(page),
-            DropError::OutOfMemory => FakeError::OutOfMemory,
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::block::{BlockId, FakeOffline};
-use super::error::FakeError;
+use super::error::BlockError;
 use super::lock::Hotplug;
 use super::migrate::Migrate;
 use super::withdraw::{Wanted, Withdrawn};
@@ -20,15 +20,15 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Context: waits for grace periods, interrupts other CPUs, changes page tables; calls owners.
     ///
     /// # Errors
-    /// [`FakeError`].
+    /// [`BlockError`].
     pub fn fake_offline(
         &mut self,
         pages: Range<u64>,
         migrate: &mut dyn Migrate<'e, P>,
-    ) -> Result<(), FakeError> {
+    ) -> Result<(), BlockError> {
         let record = self.online_areas(&pages)?;
-        if let Some(pfn) = self.find(&pages, true).map_err(|_| FakeError::OutOfMemory)? {
-            return Err(FakeError::AlreadyFakeOffline(pfn));
+        if let Some(pfn) = self.find(&pages, true).map_err(|_| BlockError::OutOfMemory)? {
+            return Err(BlockError::AlreadyFakeOffline(pfn));
         }
         let passes = self.passes_of(record.zone());
         let withdrawn = match self.config.fake_offline {
@@ -58,12 +58,12 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Context: as of [`fake_offline`](Self::fake_offline).
     ///
     /// # Errors
-    /// [`FakeError::BadRange`] and [`FakeError::OutOfMemory`]. Nothing was changed, but for what owners have moved.
+    /// [`BlockError::BadRange`] and [`BlockError::OutOfMemory`]. Nothing was changed, but for what owners have moved.
     pub fn withdraw(
         &mut self,
         wanted: &Wanted<'_>,
         migrate: Option<&mut dyn Migrate<'e, P>>,
-    ) -> Result<Withdrawn, FakeError> {
+    ) -> Result<Withdrawn, BlockError> {
         let zone = self.online_parts(wanted)?;
         let engine = self.engine;
         let clearing = engine.clear_parts(wanted, migrate)?;
@@ -103,28 +103,28 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     }
 
     /// The zone of all of `wanted`, if it makes sense.
-    fn online_parts(&self, wanted: &Wanted<'_>) -> Result<Zone, FakeError> {
+    fn online_parts(&self, wanted: &Wanted<'_>) -> Result<Zone, BlockError> {
         let piece = wanted.piece;
         let mut next = 0;
         let mut zone = None;
         if !piece.is_power_of_two() || piece < 1 << AREA_ORDER {
-            return Err(FakeError::BadRange);
+            return Err(BlockError::BadRange);
         }
         for part in wanted.parts {
             let is_whole = part.start.is_multiple_of(piece) && part.end.is_multiple_of(piece);
             if !is_whole || part.start >= part.end || part.start < next || part.end > self.engine.pages() {
-                return Err(FakeError::BadRange);
+                return Err(BlockError::BadRange);
             }
             next = part.end;
             for block in self.block_of(part.start).0..=self.block_of(part.end - 1).0 {
                 let record = self.record(BlockId(block));
                 let is_same = *zone.get_or_insert(record.zone()) == record.zone();
                 if record.state() != Some(BlockState::Online) || !is_same {
-                    return Err(FakeError::BadRange);
+                    return Err(BlockError::BadRange);
                 }
             }
         }
-        zone.ok_or(FakeError::BadRange)
+        zone.ok_or(BlockError::BadRange)
     }
 
     /// Puts fake-offline areas back to use: their memory has been plugged. All of `pages` must be whole areas of one online
@@ -133,11 +133,11 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Context: as of [`fake_offline`](Self::fake_offline) with classic pages; else none of that: it was prepared.
     ///
     /// # Errors
-    /// [`FakeError`].
-    pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+    /// [`BlockError`].
+    pub fn fake_online(&mut self, pages: Range<u64>) -> Result<(), BlockError> {
         let record = self.online_areas(&pages)?;
-        if let Some(pfn) = self.find(&pages, false).map_err(|_| FakeError::OutOfMemory)? {
-            return Err(FakeError::NotFakeOffline(pfn));
+        if let Some(pfn) = self.find(&pages, false).map_err(|_| BlockError::OutOfMemory)? {
+            return Err(BlockError::NotFakeOffline(pfn));
         }
         match self.config.fake_offline {
             FakeOffline::Folded => {
@@ -156,8 +156,8 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     /// Context: may take frames for tables.
     ///
     /// # Errors
-    /// [`FakeError`].
-    pub fn prepare_fake_online(&mut self, pages: Range<u64>) -> Result<(), FakeError> {
+    /// [`BlockError`].
+    pub fn prepare_fake_online(&mut self, pages: Range<u64>) -> Result<(), BlockError> {
         self.online_areas(&pages)?;
         Ok(self.engine.map.classes.ensure(self.engine.map.map_pages_of(&pages))?)
     }
@@ -193,7 +193,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         Ok(found.map(|pfn| pfn.max(Pfn(pages.start))))
     }
 
-    fn online_areas(&self, pages: &Range<u64>) -> Result<Record, FakeError> {
+    fn online_areas(&self, pages: &Range<u64>) -> Result<Record, BlockError> {
         let area = 1 << AREA_ORDER;
         let is_aligned =
             pages.start.is_multiple_of(area) && pages.end.is_multiple_of(area) && pages.start < pages.end;
@@ -201,7 +201,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
         let record = self.record(block);
         let is_inside = pages.end <= self.pages(block).end;
         if !is_aligned || !is_inside || record.state() != Some(BlockState::Online) {
-            return Err(FakeError::BadRange);
+            return Err(BlockError::BadRange);
         }
         Ok(record)
     }

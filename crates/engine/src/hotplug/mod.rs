@@ -43,7 +43,7 @@ mod withdraw;
 
 pub use block::{BlockId, BlockInfo, FakeOffline, HotplugConfig, OnlineTo};
 pub use clear::Fate;
-pub use error::{BadPart, BlockError, Busy, FakeError, HeldPage, HotplugError, Veto};
+pub use error::{BadPart, BlockError, Busy, HeldPage, HotplugError, Veto};
 pub use lock::Hotplug;
 pub use migrate::{Migrate, Migration, Unmovable};
 pub use notify::{BlockChange, Event, Listener};

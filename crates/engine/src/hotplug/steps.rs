@@ -114,7 +114,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     fn take_offline(&self, pages: &Range<u64>, migrate: &mut dyn Migrate<'e, P>) -> Result<u64, BlockError> {
         let HotplugConfig { passes, fake_offline, .. } = self.config;
         let FakeOffline::Classic { rcu } = fake_offline else {
-            return Ok(self.engine.withdraw_all(pages, migrate, passes)?);
+            return self.engine.withdraw_all(pages, migrate, passes);
         };
         // Taken again with the return, if that is an error.
         let dropped = self.engine.drop_offline_references(pages.clone(), rcu)?;

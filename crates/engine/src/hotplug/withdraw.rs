@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::clear::{Clearing, Fate, Pieces};
-use super::error::{Busy, WithdrawError};
+use super::error::{BlockError, Busy};
 use super::migrate::{Migrate, Unmovable};
 use crate::engine::Engine;
 use crate::frames::isolate::IsolateError;
@@ -76,7 +76,7 @@ impl<P: Platform> Engine<P> {
         pages: &Range<u64>,
         migrate: &mut dyn Migrate<'e, P>,
         passes: usize,
-    ) -> Result<u64, WithdrawError> {
+    ) -> Result<u64, BlockError> {
         // What can fail comes first.
         self.map.classes.prepare_uniform(self.map.map_pages_of(pages))?;
         let all = core::slice::from_ref(pages);
@@ -93,23 +93,23 @@ impl<P: Platform> Engine<P> {
         pages: &'p [Range<u64>],
         migrate: &mut dyn Migrate<'e, P>,
         passes: usize,
-    ) -> Result<Clearing<'e, 'p, P>, WithdrawError> {
+    ) -> Result<Clearing<'e, 'p, P>, BlockError> {
         let all = pages.first().cloned().unwrap_or_default();
         let count = all.end.saturating_sub(all.start);
         let zone = self.zone_of(Pfn(all.start));
         // Whatever ends this early (an error, a panic of an owner's) puts the range back into circulation.
         let isolated = self.isolate_in(zone, all.clone()).map_err(|error| match error {
-            IsolateError::OutOfMemory => WithdrawError::OutOfMemory,
+            IsolateError::OutOfMemory => BlockError::OutOfMemory,
             IsolateError::BadRange | IsolateError::Isolated => {
-                WithdrawError::Busy(Busy { pages: count, unmovable: 0, near: Pfn(all.start) })
+                BlockError::Busy(Busy { pages: count, unmovable: 0, near: Pfn(all.start) })
             }
         })?;
         let mut clearing =
             Clearing::new(self, isolated, Pieces { parts: pages, pages: count, counts_all: true })?;
         clearing.empty(migrate, count, passes);
         match clearing.busy() {
-            Some(busy) if clearing.no_room => Err(WithdrawError::NoRoom(busy)),
-            Some(busy) => Err(WithdrawError::Busy(busy)),
+            Some(busy) if clearing.no_room => Err(BlockError::NoRoom(busy)),
+            Some(busy) => Err(BlockError::Busy(busy)),
             None => Ok(clearing),
         }
     }

@@ -17,17 +17,7 @@ use crate::owners::STEP_QUESTIONS;
 use crate::stop::{Result, Stop};
 use crate::sub::state::{SubState, Trigger};
 use crate::sub::{Pass, SubMode};
-
-/// How memory is taken back.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// It is not in use at all.
-    Offline,
-    /// Only what is free.
-    Free,
-    /// Owners are asked.
-    Asking,
-}
+use crate::units::{STEP_REQUESTS, Way, window_span};
 
 const ORDER: [(SubState, Way); 10] = [
     (SubState::OfflinePartial, Way::Offline),
@@ -42,11 +32,8 @@ const ORDER: [(SubState, Way); 10] = [
     (SubState::Kernel, Way::Asking),
 ];
 
-/// Pages that a window spans at most, 64 GiB, or one sub-block; runs that are looked at; and runs that are given back, each
-/// with a request.
-const WINDOW_PAGES: u64 = 1 << 24;
+/// Runs that a window has at most.
 const WINDOW_RUNS: usize = 1024;
-const STEP_REQUESTS: usize = 512;
 
 /// Plugged sub-blocks that one step looks at, counted through all units.
 struct Window {
@@ -66,11 +53,12 @@ impl SubMode {
         let all = self.blocks.states.used() * self.geometry.per_unit();
         let mut pass = self.pass.take().unwrap_or_else(|| {
             cx.owners.begin_pass();
-            Pass { order: 0, end: all, paused: None, stuck: None }
+            Pass { order: 0, end: all, span: 0, paused: None, stuck: None }
         });
         while let Some(&(state, way)) = ORDER.get(pass.order) {
-            let Some(window) = self.window(cx, pass.end, state, way)? else {
-                (pass.order, pass.end) = (pass.order + 1, all);
+            let span = window_span(pass.span, subs, self.geometry.sub_pages());
+            let Some(window) = self.window(cx, pass.end, state, way, span)? else {
+                (pass.order, pass.end, pass.span) = (pass.order + 1, all, 0);
                 continue;
             };
             // The next step goes on here even if a panic of an owner ends this one.
@@ -85,7 +73,7 @@ impl SubMode {
                 pinned.for_each(|&sub| self.note_stuck(cx, &mut pass, sub, Stop::PINNED));
             }
             let removed = self.remove_emptied(cx, end..window.end, &mut pass);
-            pass.end = end;
+            (pass.end, pass.span) = (end, span * 2);
             self.pass = Some(pass);
             removed?;
             match stop {
@@ -105,6 +93,7 @@ impl SubMode {
         end: u64,
         state: SubState,
         way: Way,
+        span: u64,
     ) -> Result<Option<Window>> {
         let (states, per) = (&self.blocks.states, self.geometry.per_unit());
         let is_allowed = self.unplug_online || state.zone().is_none();
@@ -120,7 +109,6 @@ impl SubMode {
         if !is_allowed || unit_below(end).is_none() {
             return Ok(None);
         }
-        let most = (WINDOW_PAGES / self.geometry.sub_pages()).max(1);
         let walker = cx.hotplug.engine().walker()?;
         let mut window = Window { runs: Vec::new(), pinned: Vec::new(), from: end, end };
         let mut top = None;
@@ -130,7 +118,7 @@ impl SubMode {
                 break;
             };
             window.from = window.from.min((unit + 1) * per);
-            let bottom = top.map_or(0, |top: u64| top.saturating_sub(most));
+            let bottom = top.map_or(0, |top: u64| top.saturating_sub(span));
             let below = window.from - unit * per;
             let Some(run) = self.blocks.last_run(unit, below) else {
                 window.from = unit * per;

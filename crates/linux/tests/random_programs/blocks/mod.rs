@@ -12,9 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use pagefold_engine::geometry::{AREA_ORDER, PAGES_PER_SECTION};
-use pagefold_engine::hotplug::{
-    BlockError, BlockId, FakeError, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo,
-};
+use pagefold_engine::hotplug::{BlockError, BlockId, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo};
 use pagefold_engine::{AddError, BlockState, Class, Order, PageKind, Pfn, Zone};
 
 use listener::{Now, Reporter};
@@ -290,7 +288,10 @@ impl<'e> Blocks<'e> {
                     BlockError::OutOfMemory => has_struck(),
                     BlockError::Veto(_) => veto,
                     BlockError::Held(_) => self.is_classic,
-                    BlockError::BadPart(_) => false,
+                    BlockError::BadPart(_)
+                    | BlockError::BadRange
+                    | BlockError::NotFakeOffline(_)
+                    | BlockError::AlreadyFakeOffline(_) => false,
                     BlockError::Busy(_) | BlockError::NoRoom(_) => {
                         self.may_be_busy(mover.world, self.pages(block))
                     }
@@ -376,11 +377,14 @@ impl<'e> Blocks<'e> {
             }
             Some(Err(error)) => {
                 let is_right = match error {
-                    FakeError::BadRange => block.is_none(),
-                    FakeError::OutOfMemory => has_struck(),
-                    FakeError::AlreadyFakeOffline(pfn) => !self.has_memory(pfn.0),
-                    FakeError::Busy(_) | FakeError::NoRoom(_) => self.may_be_busy(mover.world, pages.clone()),
-                    _ => self.is_classic,
+                    BlockError::BadRange => block.is_none(),
+                    BlockError::OutOfMemory => has_struck(),
+                    BlockError::AlreadyFakeOffline(pfn) => !self.has_memory(pfn.0),
+                    BlockError::Busy(_) | BlockError::NoRoom(_) => {
+                        self.may_be_busy(mover.world, pages.clone())
+                    }
+                    BlockError::Held(_) => self.is_classic,
+                    _ => false,
                 };
                 ensure!(is_right, "{pages:x?} was not unplugged: {error}");
             }
@@ -404,10 +408,10 @@ impl<'e> Blocks<'e> {
             }
             Some(Err(error)) => {
                 let is_right = match error {
-                    FakeError::BadRange => block.is_none(),
-                    FakeError::OutOfMemory => has_struck(),
-                    FakeError::Held(_) => self.is_classic && !world.is_exact,
-                    FakeError::NotFakeOffline(pfn) => self.has_memory(pfn.0),
+                    BlockError::BadRange => block.is_none(),
+                    BlockError::OutOfMemory => has_struck(),
+                    BlockError::Held(_) => self.is_classic && !world.is_exact,
+                    BlockError::NotFakeOffline(pfn) => self.has_memory(pfn.0),
                     _ => false,
                 };
                 ensure!(is_right, "{pages:x?} was not plugged: {error}");
@@ -421,7 +425,7 @@ impl<'e> Blocks<'e> {
         let block = self.block_of(&areas);
         match calmly(|| self.hotplug.prepare_fake_online(areas.start * AREA..areas.end * AREA))? {
             Some(Ok(())) => ensure!(block.is_some(), "area {:#x} is in no online block", areas.start),
-            Some(Err(FakeError::OutOfMemory)) => ensure!(has_struck(), "nothing failed"),
+            Some(Err(BlockError::OutOfMemory)) => ensure!(has_struck(), "nothing failed"),
             other => ensure!(block.is_none(), "{other:?}"),
         }
         Ok(())

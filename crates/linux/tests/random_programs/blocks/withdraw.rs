@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use pagefold_engine::hotplug::{FakeError, Migrate, Wanted};
+use pagefold_engine::hotplug::{BlockError, Migrate, Wanted};
 
 use super::mover::Mover;
 use super::{AREA, Blocks, calmly};
@@ -71,8 +71,8 @@ impl<'e> Blocks<'e> {
                     self.pulse.saw(if part.asks { "withdrawn" } else { "withdrawn where it was free" });
                 }
             }
-            Some(Err(FakeError::BadRange)) => ensure!(parts.is_empty(), "{parts:x?} was refused"),
-            Some(Err(FakeError::OutOfMemory)) => ensure!(has_struck(), "nothing failed"),
+            Some(Err(BlockError::BadRange)) => ensure!(parts.is_empty(), "{parts:x?} was refused"),
+            Some(Err(BlockError::OutOfMemory)) => ensure!(has_struck(), "nothing failed"),
             Some(Err(error)) => return Err(format!("{parts:x?} was not withdrawn: {error}")),
             None => {}
         }
