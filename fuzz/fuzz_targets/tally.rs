@@ -26,7 +26,9 @@ fuzz_target!(|input: (Vec<(u32, u32)>, Vec<(u16, u32, u64, u8)>, u64, u64)| {
     let machine = Machine { header, runs };
     let tally = Tally::of(&machine);
     assert_eq!(tally.states.iter().map(|state| state.pages).sum::<u64>(), machine.pages());
-    assert!(
-        tally.map_pages_left <= machine.end().div_ceil(64) && tally.sections_left <= tally.map_pages_left
-    );
+    // A map page of words describes 512 pages, and one of descriptors of 64 bytes 64.
+    for (left, pages) in [(tally.page, 64), (tally.memdesc, 512)] {
+        assert!(left.map_pages <= machine.end().div_ceil(pages) && left.page_tables <= left.map_pages);
+    }
+    assert!(tally.memdesc.folios <= machine.end());
 });
