@@ -27,6 +27,7 @@ mod population;
 mod size;
 mod stamp;
 mod walker;
+mod walker_kind;
 
 pub use cycle::{CycleCounts, CycleTask};
 pub use index::{Entry, Index, WINDOW};
@@ -38,4 +39,5 @@ pub use population::{
 };
 pub use size::{SizeError, parse_bytes};
 pub use stamp::Stamp;
-pub use walker::{WalkerCounts, WalkerKind, WalkerTask};
+pub use walker::{WalkerCounts, WalkerTask};
+pub use walker_kind::WalkerKind;

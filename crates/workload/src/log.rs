@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_engine::Pfn;
 
-use crate::walker::WalkerKind;
+use crate::walker_kind::WalkerKind;
 
 /// A broken promise, as a walker saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

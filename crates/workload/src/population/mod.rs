@@ -1,11 +1,11 @@
 //! A population: the folios of workloads, taken, freed, pinned, and moved when memory is to be unplugged.
 
 mod contents;
+mod error;
 mod grammar;
 mod slots;
 mod usage;
 
-use alloc::collections::TryReserveError;
 use core::fmt;
 use core::ops::{ControlFlow, Range};
 
@@ -22,6 +22,7 @@ use crate::owner::share;
 use crate::stamp::Stamp;
 
 pub use contents::Contents;
+pub use error::PopulationError;
 pub use grammar::{Mistake, WorkloadArg, Wrong};
 pub use usage::{Change, Misfit, Part, Use, Workload};
 
@@ -32,41 +33,6 @@ const BLOCKS_TRIED: usize = 8;
 const PLACES_TRIED: usize = 16;
 /// Makes a mark that neither zeros nor a page number can be mistaken for.
 const MARK: u64 = 0x6d61_726b_6564_2121;
-
-/// Why there is no population.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PopulationError {
-    /// The index has fewer slots for owners than there may be folios (see [`slots`]), or more than 2^32 in all.
-    FewSlots {
-        /// Slots the workloads may need.
-        needed: usize,
-        /// Slots there are.
-        available: usize,
-    },
-    /// No memory to note where folios are kept: free some and retry.
-    NoMemory,
-}
-
-impl From<TryReserveError> for PopulationError {
-    fn from(_: TryReserveError) -> Self {
-        PopulationError::NoMemory
-    }
-}
-
-impl fmt::Display for PopulationError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PopulationError::FewSlots { needed, available } => write!(
-                f,
-                "the workloads may have {needed} folios, and the index has room for {available}: choose larger orders"
-            ),
-            PopulationError::NoMemory => {
-                f.write_str("no memory to note where the workloads' folios are kept: free some and retry")
-            }
-        }
-    }
-}
-impl core::error::Error for PopulationError {}
 
 /// Slots of an index that `workloads` may need.
 pub fn slots(workloads: &[Workload]) -> usize {

@@ -6,7 +6,7 @@ use core::ops::Range;
 use fastrand::Rng;
 use pagefold_engine::Order;
 
-use super::PopulationError;
+use super::error::PopulationError;
 use super::usage::{Part, Workload};
 
 /// The slots of one part of one workload.
