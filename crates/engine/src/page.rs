@@ -154,6 +154,8 @@ pub struct State(pub(crate) u64);
 
 const REFS_MASK: u64 = 0xffff_ffff;
 const ORDER_SHIFT: u32 = 32;
+/// The bits of an order.
+const ORDER_MASK: u64 = 0x1f;
 const HEAD: u64 = 1 << 37;
 const TAIL: u64 = 1 << 38;
 pub(crate) const POISON: u64 = 1 << 39;
@@ -222,7 +224,9 @@ impl State {
     /// Whether this word, standing at `head`, is a folio's head whose folio contains `pfn`.
     #[inline]
     pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {
-        self.is_head() && pfn.0.wrapping_sub(head.0) < self.order().pages()
+        // The field itself: that it may be no order (`order` would cut it off) costs every look, and makes no difference here.
+        let order = self.0 >> ORDER_SHIFT & ORDER_MASK;
+        self.is_head() && pfn.0.wrapping_sub(head.0) >> order == 0
     }
 }
 

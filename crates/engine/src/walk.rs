@@ -88,18 +88,30 @@ impl<'e, P: Platform> Walker<'e, P> {
             }
             Look::Nothing(class) => class,
         };
-        self.try_get_slow(pfn, class).map(|head| Folio::adopt(self.engine, head))
+        let found = if class == ClassEntry::MAPPED {
+            self.try_get_slow(pfn)
+        } else {
+            self.try_get_folded(pfn, class)
+        };
+        found.map(|head| Folio::adopt(self.engine, head))
+    }
+
+    /// Where the map page is folded: there is nothing, or a tail. `class` was read outside of a section: it may only say that there
+    /// is nothing to read.
+    #[inline(never)]
+    fn try_get_folded(&self, pfn: Pfn, class: ClassEntry) -> Result<&'e HeadOf<P>, Miss> {
+        let map = &self.engine.map;
+        match map.classes.said_by(class, map.map_page(pfn)).class().miss() {
+            Some(miss) => Err(miss),
+            None => self.try_get_slow(pfn),
+        }
     }
 
     /// Slow path: tails, contention, misses. Looks for the descriptor of the folio of `pfn`, takes a reference there, and starts
-    /// over for as long as others change the page meanwhile. `class` was read outside of a section: it may only say that there
-    /// is nothing to read.
+    /// over for as long as others change the page meanwhile.
     #[inline(never)]
-    fn try_get_slow(&self, pfn: Pfn, class: ClassEntry) -> Result<&'e HeadOf<P>, Miss> {
+    fn try_get_slow(&self, pfn: Pfn) -> Result<&'e HeadOf<P>, Miss> {
         let map = &self.engine.map;
-        if let Some(miss) = map.classes.said_by(class, map.map_page(pfn)).class().miss() {
-            return Err(miss);
-        }
         let _section = self.reader.section();
         loop {
             let place = map.find::<P::Rules>(pfn)?;

@@ -159,6 +159,7 @@ const fn head_of(state: State, pfn: Pfn) -> Pfn {
 impl<M: Mapping, O: Owner> PageMap<M, O> {
     /// Where the head of `pfn` is: `class`, that of its map page, says it, or leaves it to the page's own `word`. Both may be
     /// stale; the head's word has the last say (see `State::covers`).
+    #[inline]
     fn resolve(class: Class, pfn: Pfn, word: impl FnOnce() -> State) -> Result<Pfn, Miss> {
         match (class.miss(), class) {
             (Some(miss), _) => Err(miss),
@@ -179,6 +180,7 @@ impl<M: Mapping, O: Owner> PageMap<M, O> {
     }
 
     /// The state word at `pfn`, whatever the class says.
+    #[inline]
     pub(super) fn word(&self, pfn: Pfn, order: Ordering) -> State {
         self.pages.get(pfn.0).map_or(State::ZERO, |page| State(page.state.load(order)))
     }
@@ -277,6 +279,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         if is_taken { Look::Taken(page) } else { Look::Nothing(seen) }
     }
 
+    #[inline]
     fn find<R: Protocol>(&self, pfn: Pfn) -> Result<Pfn, Miss> {
         let class = if R::ASKS_CLASS { self.classes.get(self.map_page(pfn)).class() } else { Class::Mapped };
         // Acquire: pairs with the Release of a tail, so that memory is behind the head it leads to.
