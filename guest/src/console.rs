@@ -46,6 +46,11 @@ pub fn init_host(firmware: &Firmware) {
     *HOST.lock() = Serial(Port::for_host(firmware));
 }
 
+/// Prints without the console and its lock, while nothing runs but this.
+pub fn print_alone(text: fmt::Arguments<'_>) {
+    let _ = Serial(Port::for_people()).write_fmt(text);
+}
+
 #[doc(hidden)]
 pub fn print(text: fmt::Arguments<'_>) {
     // An interrupt handler that wants to print as well would wait for its own processor for ever.

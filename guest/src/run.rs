@@ -46,11 +46,14 @@ fn refuse(exit: GuestExit, why: core::fmt::Arguments<'_>) -> ! {
 
 /// The first Rust, on the boot stack and the boot page tables; with what the loader handed over.
 pub fn start(handed_over: u64) -> ! {
+    // Before any lock is taken: that may need what the processor lacks.
+    if let Some(why) = arch::unsuitable() {
+        let exit = GuestExit::Unsupported;
+        console::print_alone(format_args!("{}: {why}\n", exit.meaning()));
+        arch::exit(exit);
+    }
     clock::start();
     console::init();
-    if let Some(why) = arch::unsuitable() {
-        refuse(GuestExit::Unsupported, format_args!("{why}"));
-    }
     // SAFETY: the boot page tables map what it leads to where it is, and nothing runs but this.
     let Some(boot) = (unsafe { Boot::read(handed_over) }) else {
         refuse(GuestExit::Unsupported, format_args!("the loader says nothing of the machine"));

@@ -115,6 +115,15 @@ fn ends(pagefold: &Pagefold, arguments: &str) -> (String, String) {
 pub fn the_bug_traps(pagefold: &Pagefold) {
     let arguments = "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 \
                      --protocol no-grace-period";
+/// The kernel with atomic instructions says that a processor has none, before it needs one.
+pub fn a_kernel_that_does_not_fit(pagefold: &Pagefold) {
+    let kernel = find_kernel_of(KernelKind::Aarch64).unwrap();
+    let arguments = format!("--kernel {} --cpu cortex-a72 --memory 64M --cpus 2", kernel.display());
+    let (how, dump) = ends(pagefold, &arguments);
+    assert_eq!(how, "unsupported", "{dump}");
+    assert!(dump.contains("no atomic instructions: boot the kernel that was built without them"), "{dump}");
+}
+
     let (how, dump) = ends(pagefold, arguments);
     assert!(["stray-write", "stray-read"].contains(&&*how), "{how}: {dump}");
     for word in ["pfn 0x", "map page 0x", "class ", "on processor ", "processor 3  pc", "pagefold_engine"] {

@@ -49,6 +49,7 @@ const AARCH64: &[Test] = &[
     ("aarch64::devices_on_several_nodes", aarch64::several_devices),
     ("aarch64::without_a_grace_period_it_traps", aarch64::the_bug_traps),
     ("aarch64::flushes_that_are_missing_are_seen", aarch64::flushes_that_are_missing_are_seen),
+    ("aarch64::a_kernel_that_does_not_fit_its_processor", aarch64::a_kernel_that_does_not_fit),
     ("aarch64::what_is_broken_on_purpose_is_told", aarch64::breaks),
 ];
 

@@ -39,7 +39,7 @@ extern "C" fn kernel_start(tree: u64) -> ! {
     crate::run::start(tree)
 }
 
-/// Why this processor cannot run this kernel, if it cannot.
+/// Why this processor cannot run this kernel, if it cannot. Takes no lock.
 pub fn unsuitable() -> Option<&'static str> {
     let is_missing = cfg!(target_feature = "lse") && !registers::has_atomics();
     is_missing
