@@ -11,6 +11,7 @@ const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PLUGIN: &[&str] = &["--package", "pagefold-qemu", "--example", "insn_count"];
 const PLUGIN_FILE: &str = "examples/libinsn_count.so";
+const PIN: &[&str] = &["--package", "pagefold-lab", "--bin", "lab-pin"];
 const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Builds `pagefold`, statically linked, in a target directory of its own, and returns its path. Quick if nothing has
@@ -31,6 +32,10 @@ const ARM64_SYSROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/l
 /// # Errors
 /// It does not build.
 pub fn static_pagefold_arm64() -> Result<Option<PathBuf>> {
+    build_for_arm64(&["--package", "pagefold"], "pagefold")
+}
+
+fn build_for_arm64(what: &[&str], file: &str) -> Result<Option<PathBuf>> {
     const TARGET: &str = "aarch64-unknown-linux-gnu";
     if !Path::new(ARM64_SYSROOT).exists() {
         return Ok(None);
@@ -43,7 +48,7 @@ pub fn static_pagefold_arm64() -> Result<Option<PathBuf>> {
         ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
     ];
     let build = Build { dir: "target/lab/build-arm64", target: TARGET, settings: &settings };
-    build.run(&["--package", "pagefold"], &flags, "pagefold").map(Some)
+    build.run(what, &flags, file).map(Some)
 }
 
 /// As [`static_pagefold`], the program that pins pages in a guest (`src/bin/lab-pin.rs`).
@@ -51,7 +56,15 @@ pub fn static_pagefold_arm64() -> Result<Option<PathBuf>> {
 /// # Errors
 /// It does not build.
 pub fn static_pin() -> Result<PathBuf> {
-    build(&["--package", "pagefold-lab", "--bin", "lab-pin"], STATIC, "lab-pin")
+    build(PIN, STATIC, "lab-pin")
+}
+
+/// As [`static_pin`], for arm64, as [`static_pagefold_arm64`].
+///
+/// # Errors
+/// It does not build.
+pub fn static_pin_arm64() -> Result<Option<PathBuf>> {
+    build_for_arm64(PIN, "lab-pin")
 }
 
 /// As [`static_pagefold`], the program that starts another kernel in a guest (`src/bin/lab-kexec.rs`).

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use pagefold_qemu::Arch;
 
 /// Where `crates/lab/setup` puts kernels: a directory for each, named after its release.
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/kernels");
@@ -67,6 +68,11 @@ impl Kernel {
     /// Whether it is one for arm64.
     pub fn is_arm64(&self) -> bool {
         self.release.ends_with("arm64")
+    }
+
+    /// The architecture that it is for.
+    pub fn arch(&self) -> Arch {
+        if self.is_arm64() { Arch::Aarch64 } else { Arch::X86_64 }
     }
 
     /// The image that QEMU boots.

@@ -35,8 +35,9 @@ pub mod our_device;
 
 pub use binary::{
     counting_plugin, newer_counting_plugin, static_kexec, static_pagefold, static_pagefold_arm64, static_pin,
+    static_pin_arm64,
 };
 pub use initramfs::BUSYBOX;
 pub use kernel::Kernel;
 pub use machine::{Vm, VmBuilder};
-pub use pagefold_qemu::{GIB, MIB, QEMU, Qmp, Version};
+pub use pagefold_qemu::{Arch, GIB, MIB, QEMU, Qmp, Version};

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use pagefold_qemu::Arch;
 
 use crate::{Kernel, Vm, VmBuilder};
 
@@ -11,8 +12,12 @@ const NEWER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/lab/newer
 
 /// The newer QEMU for a kernel, where there is one.
 pub fn qemu_for(kernel: &Kernel) -> Option<PathBuf> {
-    let name = if kernel.is_arm64() { "qemu-system-aarch64" } else { "qemu-system-x86_64" };
-    Some(Path::new(NEWER).join("bin").join(name)).filter(|path| path.exists())
+    qemu_of(kernel.arch())
+}
+
+/// The newer QEMU of an architecture, where there is one.
+pub fn qemu_of(arch: Arch) -> Option<PathBuf> {
+    Some(Path::new(NEWER).join("bin").join(arch.program())).filter(|path| path.exists())
 }
 
 /// As [`qemu_for`], where it must be there.
@@ -31,9 +36,16 @@ pub(crate) fn busybox_for_arm64() -> PathBuf {
 /// There is no QEMU for arm64.
 pub fn arm64_machine(kernel: &Kernel, memory: u64) -> Result<VmBuilder> {
     let qemu = wanted_qemu_for(kernel)?;
-    let builder = Vm::builder()
-        .kernel(kernel)
-        .memory(memory)
-        .change_qemu(|it| it.program(qemu).machine("virt,gic-version=3"));
-    Ok(builder.console_and_busybox("ttyAMA0", busybox_for_arm64()))
+    Ok(machine_for(kernel).memory(memory).change_qemu(|it| it.program(qemu)))
+}
+
+/// A machine for a kernel of any architecture, in the QEMU that `PATH` has for it.
+pub(crate) fn machine_for(kernel: &Kernel) -> VmBuilder {
+    let builder = Vm::builder().kernel(kernel);
+    match kernel.arch() {
+        Arch::X86_64 => builder,
+        Arch::Aarch64 => builder
+            .change_qemu(|it| it.arch(Arch::Aarch64))
+            .console_and_busybox("ttyAMA0", busybox_for_arm64()),
+    }
 }

@@ -7,6 +7,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fs::OpenOptions;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pagefold_qemu::{InstructionCounters, is_repeated};
 
@@ -77,6 +78,9 @@ unsafe extern "C" {
 #[unsafe(no_mangle)]
 pub static qemu_plugin_version: c_int = if cfg!(feature = "newer-plugin") { 7 } else { 1 };
 
+/// Whether instructions may be x86's repeated ones. Relaxed: noted before anything is translated.
+static HAS_REPETITIONS: AtomicBool = AtomicBool::new(false);
+
 static COUNTERS: OnceLock<InstructionCounters> = OnceLock::new();
 
 /// QEMU calls this once, before there is a machine. The one argument is `counters=` and their file.
@@ -127,9 +131,11 @@ fn open<'a>(
 ) -> Result<InstructionCounters, String> {
     // SAFETY: QEMU's promise: a string that lives as long as `info`.
     let target = unsafe { CStr::from_ptr(info.target_name) };
-    if target != c"x86_64" || !info.system_emulation {
-        return Err(format!("counts x86_64 machines only, not {}", target.to_string_lossy()));
+    let has_repetitions = target == c"x86_64";
+    if !(has_repetitions || target == c"aarch64") || !info.system_emulation {
+        return Err(format!("counts machines of x86_64 and aarch64, not {}", target.to_string_lossy()));
     }
+    HAS_REPETITIONS.store(has_repetitions, Ordering::Relaxed);
     let (Some(argument), None) = (arguments.next(), arguments.next()) else {
         return Err("takes one argument: counters=<their file>".to_owned());
     };
@@ -161,7 +167,8 @@ unsafe extern "C" fn translated_newer(block: *mut Block, _data: *mut c_void) {
 unsafe extern "C" fn translated(_id: u64, block: *mut Block) {
     // SAFETY: QEMU's promise.
     let instructions = unsafe { qemu_plugin_tb_n_insns(block) };
-    let repeated = (0..instructions).filter(|&at| {
+    let looked_at = if HAS_REPETITIONS.load(Ordering::Relaxed) { instructions } else { 0 };
+    let repeated = (0..looked_at).filter(|&at| {
         // SAFETY: `at` is below the number of instructions, and what comes back is valid during this call.
         let instruction = unsafe { qemu_plugin_tb_get_insn(block, at) };
         is_repeated(bytes(instruction, &mut [0; LONGEST]))

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pagefold_qemu::{Exit, Qemu};
+use pagefold_qemu::{Arch, Exit, Qemu};
 
+use super::huge::Hvo;
 use super::{Account, Guest, Source};
-use crate::{GIB, Kernel, Vm, counting_plugin, static_pin};
+use crate::newer::machine_for;
+use crate::{GIB, Kernel, Vm, counting_plugin, static_pin, static_pin_arm64};
 
 /// Where the guest has the program that pins.
 const PIN: &str = "/bin/lab-pin";
@@ -57,12 +59,15 @@ impl Linux {
     /// # Errors
     /// QEMU or a file is missing, or the guest does not come up; with the console's last lines.
     pub fn boot(&self) -> Result<LinuxGuest> {
-        let mut builder = Vm::builder();
+        let mut builder = machine_for(&self.kernel);
         if self.pins {
-            builder = builder.file(PIN, static_pin()?);
+            let pin = match self.kernel.arch() {
+                Arch::X86_64 => static_pin()?,
+                Arch::Aarch64 => static_pin_arm64()?.context("crates/lab/setup-arm64 brings what pins")?,
+            };
+            builder = builder.file(PIN, pin);
         }
         let mut machine = builder
-            .kernel(&self.kernel)
             .memory(self.memory)
             .cpus(self.cpus)
             .virtio_mem(self.device)
@@ -154,6 +159,22 @@ impl Guest for LinuxGuest {
         self.machine
             .run("kill $(cat /tmp/pin); while kill -0 $(cat /tmp/pin) 2>/dev/null; do sleep 0.05; done")?;
         Ok(())
+    }
+
+    fn huge_pages(&mut self, count: u64) -> Result<u64> {
+        const POOL: &str = "/proc/sys/vm/nr_hugepages";
+        let has = self.machine.run(&format!("echo {count} >{POOL}; cat {POOL}"))?;
+        has.trim().parse().with_context(|| format!("how many huge pages are there? The guest says '{has}'"))
+    }
+
+    fn hvo(&mut self) -> Result<Hvo> {
+        let switch = "/proc/sys/vm/hugetlb_optimize_vmemmap";
+        let says = self.machine.run(&format!("[ ! -e {switch} ] || cat {switch}"))?;
+        Ok(match says.trim() {
+            "" => Hvo::Missing,
+            "0" => Hvo::Off,
+            _ => Hvo::On,
+        })
     }
 
     fn end(&mut self) -> Option<String> {

@@ -3,6 +3,7 @@
 //! A [`Guest`] is anything that QEMU boots with a virtio-mem device. [`play`] takes it through [`Step`]s, and each resize
 //! becomes a [`Row`]; [`table`] prints rows of any guests as one Markdown table.
 
+mod huge;
 mod linux;
 mod pagefold;
 mod table;
@@ -13,6 +14,7 @@ use anyhow::Result;
 use pagefold_qemu::Qemu;
 pub use pagefold_qemu::Settled;
 
+pub use huge::{HugePages, Hvo, allocate, huge_table};
 pub use linux::{Linux, LinuxGuest};
 pub use pagefold::{Pagefold, PagefoldGuest};
 pub use table::table;
@@ -77,6 +79,18 @@ pub trait Guest {
     /// # Errors
     /// The guest does not answer.
     fn unpin(&mut self) -> Result<()>;
+
+    /// Allocates so many huge pages of 2 MiB and keeps them; returns how many it has.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn huge_pages(&mut self, count: u64) -> Result<u64>;
+
+    /// Whether it gives back descriptors of their tails.
+    ///
+    /// # Errors
+    /// It does not answer.
+    fn hvo(&mut self) -> Result<Hvo>;
 
     /// Why the guest has ended, if it has by itself, in its own words: a panic.
     fn end(&mut self) -> Option<String>;

@@ -5,10 +5,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pagefold_boot::{BUILD, find_kernel};
+use pagefold_boot::{BUILD, KernelKind, find_kernel_of};
 use pagefold_boot_protocol::{Answer, Options, Request};
-use pagefold_qemu::{Qemu, QemuBuilder, VirtioMem};
+use pagefold_qemu::{Arch, Qemu, QemuBuilder, VirtioMem};
 
+use super::huge::Hvo;
 use super::{Account, Guest, Source};
 use crate::{GIB, counting_plugin};
 
@@ -26,13 +27,25 @@ pub struct Pagefold {
     pub device: u64,
     /// Pages that it can pin, spread over its memory blocks (none).
     pub pins: u64,
+    /// Huge pages of 2 MiB that it can have (none).
+    pub huge_pages: u64,
+    /// The machine's architecture (x86-64).
+    pub arch: Arch,
     /// What a table says of all that.
     pub label: String,
 }
 
 impl Default for Pagefold {
     fn default() -> Self {
-        Pagefold { memory: GIB, cpus: 1, device: 4 * GIB, pins: 0, label: String::new() }
+        Pagefold {
+            memory: GIB,
+            cpus: 1,
+            device: 4 * GIB,
+            pins: 0,
+            huge_pages: 0,
+            arch: Arch::X86_64,
+            label: String::new(),
+        }
     }
 }
 
@@ -42,10 +55,22 @@ impl Pagefold {
     /// # Errors
     /// QEMU or the kernel is missing, or the guest does not come up.
     pub fn boot(&self) -> Result<PagefoldGuest> {
-        let kernel = find_kernel().with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
-        let work = if self.pins > 0 { vec![format!("pinned={}K", self.pins * 4)] } else { Vec::new() };
+        let kind = match self.arch {
+            Arch::X86_64 => KernelKind::X86_64,
+            Arch::Aarch64 => KernelKind::Aarch64,
+        };
+        let kernel =
+            find_kernel_of(kind).with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
+        let mut work = Vec::new();
+        if self.pins > 0 {
+            work.push(format!("pinned={}K", self.pins * 4));
+        }
+        if self.huge_pages > 0 {
+            work.push(format!("hugetlb={}M", self.huge_pages * 2));
+        }
         let options = Options { walkers: Some(0), work, ..Options::default() };
         let builder = QemuBuilder::new()
+            .arch(self.arch)
             .kernel(&kernel)
             .command_line(&options.to_string())
             .memory(self.memory)
@@ -67,6 +92,14 @@ pub struct PagefoldGuest {
 impl PagefoldGuest {
     fn ask(&mut self, request: Request) -> Result<Answer> {
         Ok(self.guest.ask(&request, PATIENCE)?)
+    }
+
+    /// Begins its workloads; pages that they hold.
+    fn populate(&mut self) -> Result<u64> {
+        match self.ask(Request::Populate)? {
+            Answer::Populated(_) => Ok(self.guest.report()?.folios.held),
+            other => bail!("the guest holds nothing: {other:?}"),
+        }
     }
 }
 
@@ -94,10 +127,7 @@ impl Guest for PagefoldGuest {
     }
 
     fn pin(&mut self) -> Result<u64> {
-        match self.ask(Request::Populate)? {
-            Answer::Populated(_) => Ok(self.guest.report()?.folios.held),
-            other => bail!("the guest pins nothing: {other:?}"),
-        }
+        self.populate()
     }
 
     fn unpin(&mut self) -> Result<()> {
@@ -105,6 +135,15 @@ impl Guest for PagefoldGuest {
             Answer::Populated(_) => Ok(()),
             other => bail!("the guest does not let go: {other:?}"),
         }
+    }
+
+    fn huge_pages(&mut self, _: u64) -> Result<u64> {
+        // As many as it was booted for.
+        self.populate()
+    }
+
+    fn hvo(&mut self) -> Result<Hvo> {
+        Ok(Hvo::Folds)
     }
 
     fn end(&mut self) -> Option<String> {

@@ -33,11 +33,7 @@ pub fn table(rows: &[Row]) -> String {
             Ok(account) => format!(
                 "{} ({}) | {} | {}",
                 bytes(account.descriptors),
-                match account.source {
-                    Source::Counted => "counted",
-                    Source::Computed => "computed",
-                    Source::Measured => "measured",
-                },
+                source(account.source),
                 bytes(account.total),
                 bytes(account.free),
             ),
@@ -58,8 +54,17 @@ fn share(row: &Row, plugged: u64) -> String {
     format!(": {:.1} % of it", done as f64 * 100.0 / asked as f64)
 }
 
+/// How a table calls it.
+pub(super) fn source(source: Source) -> &'static str {
+    match source {
+        Source::Counted => "counted",
+        Source::Computed => "computed",
+        Source::Measured => "measured",
+    }
+}
+
 /// Whole GiB, or MiB.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     match bytes {
         0 => "0".to_owned(),
         _ if bytes.is_multiple_of(GIB) => format!("{} GiB", bytes / GIB),
