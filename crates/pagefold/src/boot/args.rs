@@ -87,6 +87,10 @@ pub struct MachineArgs {
     #[arg(value_parser = DeviceSpec::parse)]
     pub devices: Vec<DeviceSpec>,
 
+    /// The QEMU to run [default: qemu-system-x86_64 or qemu-system-aarch64, wherever PATH has it]
+    #[arg(long, value_name = "PROGRAM")]
+    pub qemu: Option<PathBuf>,
+
     /// The guest's kernel [default: PAGEFOLD_GUEST, or what guest/build made or installed]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,

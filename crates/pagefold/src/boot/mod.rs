@@ -149,6 +149,9 @@ fn machine(args: &BootArgs, mut builder: QemuBuilder) -> QemuBuilder {
     if machine.arch == ArchArg::Aarch64 {
         builder = builder.machine(&format!("virt,gic-version={}", machine.gic));
     }
+    if let Some(program) = &machine.qemu {
+        builder = builder.program(program);
+    }
     let nodes = machine.nodes() as u32;
     let share = machine.memory / u64::from(nodes) / UNIT * UNIT;
     // The first node has what the others leave.
