@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use pagefold_lab::Arch;
 use serde_json::Value;
 
 use crate::Pagefold;
@@ -20,8 +21,12 @@ pub struct Came {
 impl Pagefold {
     /// `pagefold boot --json` with more, and lines for it to read.
     pub fn boot(&self, arguments: &str, script: &str) -> Came {
-        let mut child = Command::new(&self.0)
-            .args(["boot", "--json"])
+        let arch = match self.arch {
+            Arch::X86_64 => "x86_64",
+            Arch::Aarch64 => "aarch64",
+        };
+        let mut child = Command::new(&self.program)
+            .args(["boot", "--json", "--arch", arch])
             .args(arguments.split_whitespace())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -203,7 +208,7 @@ pub fn pages_are_those_of_any_machine(pagefold: &Pagefold) {
     );
     let row = row(&json, 2);
     let run = |arguments: &[&str]| {
-        let output = Command::new(&pagefold.0).args(arguments).output().unwrap();
+        let output = Command::new(&pagefold.program).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     };

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use pagefold_boot::{Guest, Rest, find_kernel};
+use pagefold_boot::{Guest, KernelKind, Rest, find_kernel_of};
 use pagefold_boot_protocol::{Answer, DeviceStatus, LeftoversChoice, Options, Request, Restart};
-use pagefold_qemu::{QemuBuilder, VirtioMem};
+use pagefold_qemu::{Arch, QemuBuilder, VirtioMem};
 use serde_json::json;
 
 use crate::Pagefold;
@@ -16,9 +16,14 @@ const GIB: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A guest that is up, with a device of 8 GiB.
-fn guest(options: Options) -> Guest {
+fn guest(pagefold: &Pagefold, options: Options) -> Guest {
+    let kind = match pagefold.arch {
+        Arch::X86_64 => KernelKind::X86_64,
+        Arch::Aarch64 => KernelKind::Aarch64,
+    };
     let builder = QemuBuilder::new()
-        .kernel(find_kernel().unwrap())
+        .arch(pagefold.arch)
+        .kernel(find_kernel_of(kind).unwrap())
         .command_line(&options.to_string())
         .memory(256 * MIB)
         .cpus(2)
@@ -75,8 +80,8 @@ fn end(mut guest: Guest) {
     assert!(ending.is_in_order(), "{ending:?}");
 }
 
-pub fn busy(_: &Pagefold) {
-    let mut guest = guest(options());
+pub fn busy(pagefold: &Pagefold) {
+    let mut guest = guest(pagefold, options());
     resize(&mut guest, GIB);
     ask(&mut guest, Request::Populate);
     // While it migrates, slowly, QEMU answers BUSY to every plug and unplug.
@@ -102,9 +107,9 @@ pub fn busy(_: &Pagefold) {
     end(guest);
 }
 
-pub fn storm(_: &Pagefold) {
+pub fn storm(pagefold: &Pagefold) {
     // A wish that shrinks while it is being fulfilled is where a device refuses to plug (NACK).
-    let mut guest = guest(options());
+    let mut guest = guest(pagefold, options());
     resize(&mut guest, GIB);
     ask(&mut guest, Request::Populate);
     for wish in (0..200u64).map(|at| at * 7919 % 4096 * 2 * MIB) {
@@ -115,8 +120,8 @@ pub fn storm(_: &Pagefold) {
     end(guest);
 }
 
-pub fn reset(_: &Pagefold) {
-    let mut guest = guest(options());
+pub fn reset(pagefold: &Pagefold) {
+    let mut guest = guest(pagefold, options());
     resize(&mut guest, 2 * GIB);
     // QEMU unplugs all of it; the wish stays, and the kernel that comes up follows it.
     guest.qmp().system_reset().unwrap();
@@ -125,8 +130,8 @@ pub fn reset(_: &Pagefold) {
     end(guest);
 }
 
-pub fn restart(_: &Pagefold) {
-    let mut guest = guest(options());
+pub fn restart(pagefold: &Pagefold) {
+    let mut guest = guest(pagefold, options());
     resize(&mut guest, GIB);
     ask(&mut guest, Request::Populate);
     // Its memory is in use: the new driver asks the device what is plugged (STATE), and takes it over as it is.
@@ -139,9 +144,9 @@ pub fn restart(_: &Pagefold) {
     end(guest);
 }
 
-pub fn forgotten(_: &Pagefold) {
+pub fn forgotten(pagefold: &Pagefold) {
     for leftovers in [LeftoversChoice::Unplug, LeftoversChoice::Adopt] {
-        let mut guest = guest(Options { leftovers, ..options() });
+        let mut guest = guest(pagefold, Options { leftovers, ..options() });
         resize(&mut guest, 4 * GIB);
         // As after the start of another kernel: all of it is plugged, and nobody knows. UNPLUG_ALL, or STATE.
         ask(&mut guest, Request::RestartDriver(Restart { device: 0, forget: true }));

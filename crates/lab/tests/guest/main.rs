@@ -11,11 +11,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use pagefold_lab::{QEMU, Version, static_pagefold};
+use pagefold_lab::{Arch, QEMU, Version, static_pagefold};
 
-/// The command.
+/// The command, for machines of an architecture.
 #[derive(Clone)]
-struct Pagefold(PathBuf);
+struct Pagefold {
+    program: PathBuf,
+    arch: Arch,
+}
 
 /// A test, by name.
 type Test = (&'static str, fn(&Pagefold));
@@ -50,6 +53,13 @@ const AARCH64: &[Test] = &[
     ("aarch64::without_a_grace_period_it_traps", aarch64::the_bug_traps),
     ("aarch64::flushes_that_are_missing_are_seen", aarch64::flushes_that_are_missing_are_seen),
     ("aarch64::a_kernel_that_does_not_fit_its_processor", aarch64::a_kernel_that_does_not_fit),
+    ("aarch64::words_and_objects_lose_nothing_either", course::memdesc_loses_nothing),
+    ("aarch64::what_is_pinned_stays_and_the_rest_comes_back", course::pins_stay),
+    ("aarch64::its_pages_are_those_of_any_machine", course::pages_are_those_of_any_machine),
+    ("aarch64::a_script_does_what_the_command_line_does", course::scripts),
+    ("aarch64::wishes_that_change_faster_than_they_come_true", device::storm),
+    ("aarch64::a_reset_with_plugged_blocks", device::reset),
+    ("aarch64::a_driver_that_is_restarted", device::restart),
     ("aarch64::what_is_broken_on_purpose_is_told", aarch64::breaks),
 ];
 
@@ -64,15 +74,17 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     if missing.is_none() && !arguments.list {
         let pagefold = match static_pagefold() {
-            Ok(path) => Pagefold(path),
+            Ok(program) => Pagefold { program, arch: Arch::X86_64 },
             Err(error) => {
                 eprintln!("{error:#}");
                 return ExitCode::FAILURE;
             }
         };
         let aarch64 = if aarch64::missing().is_none() { AARCH64 } else { &[] };
-        trials.extend(TESTS.iter().chain(aarch64).map(|&(name, test)| {
-            let pagefold = pagefold.clone();
+        let all = TESTS.iter().map(|test| (Arch::X86_64, test));
+        let all = all.chain(aarch64.iter().map(|test| (Arch::Aarch64, test)));
+        trials.extend(all.map(|(arch, &(name, test))| {
+            let pagefold = Pagefold { arch, ..pagefold.clone() };
             Trial::test(name, move || {
                 test(&pagefold);
                 Ok(())
