@@ -1,7 +1,7 @@
 //! virtio-mem devices on PCI: finding them, their registers and their interrupts.
 //!
-//! QEMU's virtio-mem has no message-signalled interrupts, only PCI's four lines. Which line of the interrupt controller a
-//! device is on is written in ACPI's byte code, or in the device tree. It need not be known: lines are shared on PCI, so a
+//! QEMU's virtio-mem has message-signalled interrupts from machines of version 10.0 on, and only PCI's four lines before. Which
+//! line of the interrupt controller a device is on is written in ACPI's byte code, or in the device tree. It need not be known: lines are shared on PCI, so a
 //! handler asks its devices anyway; here, one asks them all, whichever line it was.
 
 use alloc::alloc::{alloc_zeroed, dealloc};
@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pagefold_boot_protocol::GuestExit;
-use pagefold_virtio_mem::{Intx, VirtioChannel};
+use pagefold_virtio_mem::{ConfigInterrupt, Intx, VirtioChannel};
 use spin::Once;
 use virtio_drivers::transport::pci::bus::{Cam, Command, DeviceFunction, MmioCam, PciRoot};
 use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
@@ -19,8 +19,9 @@ use virtio_drivers::transport::{DeviceType, InterruptStatus};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 use crate::arch::firmware::Firmware;
-use crate::arch::lines;
+use crate::arch::{lines, messages};
 use crate::layout::{DIRECT, MAX_PHYSICAL};
+use crate::messages::{Messaged, Vector, enable};
 use crate::{fault, paging};
 
 /// Interrupts in a row without a device before a line is masked.
@@ -84,7 +85,7 @@ fn layout(pages: usize) -> Option<Layout> {
 }
 
 /// The way to a device.
-pub type Channel = VirtioChannel<GuestHal, PciTransport>;
+pub type Channel = VirtioChannel<GuestHal, Messaged>;
 
 /// PCI, with what was found on it.
 pub struct Devices {
@@ -97,6 +98,8 @@ pub struct Devices {
 
 /// Each device's ISR status, by number.
 static INTX: [Once<Intx>; MOST] = [const { Once::new() }; MOST];
+/// Devices that send messages, by number, and who is told of those.
+static MESSAGED: [Once<(Vector, ConfigInterrupt)>; MOST] = [const { Once::new() }; MOST];
 /// Config interrupts by device: whether one came, and how many.
 static CHANGED: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
 static COUNTS: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
@@ -107,14 +110,11 @@ static STRAY: AtomicU32 = AtomicU32::new(0);
 pub fn interrupted(line: u8) {
     let mut is_ours = false;
     for (number, intx) in INTX.iter().enumerate() {
-        let Some(intx) = intx.get() else { continue };
+        let Some(intx) = intx.get().filter(|_| !sends_messages(number)) else { continue };
         let status = intx.handle();
         is_ours |= !status.is_empty();
-        if status.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT)
-            && let (Some(changed), Some(count)) = (CHANGED.get(number), COUNTS.get(number))
-        {
-            count.fetch_add(1, Ordering::Relaxed);
-            changed.store(true, Ordering::Release);
+        if status.contains(InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT) {
+            note_change(number);
         }
     }
     if is_ours {
@@ -122,6 +122,27 @@ pub fn interrupted(line: u8) {
     } else if STRAY.fetch_add(1, Ordering::Relaxed) >= STRAYS {
         lines::mask(line);
     }
+}
+
+/// The handler of a device's message, which says that its configuration has changed.
+pub fn messaged(number: u8) {
+    let number = usize::from(number);
+    if let Some((_, interrupt)) = MESSAGED.get(number).and_then(Once::get) {
+        interrupt.raise();
+        note_change(number);
+    }
+}
+
+fn note_change(number: usize) {
+    if let (Some(changed), Some(count)) = (CHANGED.get(number), COUNTS.get(number)) {
+        count.fetch_add(1, Ordering::Relaxed);
+        changed.store(true, Ordering::Release);
+    }
+}
+
+/// Whether a device sends messages, and is on no line.
+pub fn sends_messages(number: usize) -> bool {
+    MESSAGED.get(number).is_some_and(Once::is_completed)
 }
 
 /// Whether the device's configuration has changed since this was asked last.
@@ -145,6 +166,7 @@ impl Devices {
         // SAFETY: configuration space of the first bus is mapped there; no other is ever asked for.
         let (space, other) = unsafe { (MmioCam::new(base, Cam::Ecam), MmioCam::new(base, Cam::Ecam)) };
         let mut devices = Devices { root: PciRoot::new(space), space: other, places: Vec::new() };
+        messages::init(firmware);
         let found: Vec<DeviceFunction> = devices
             .root
             .enumerate_bus(0)
@@ -160,6 +182,11 @@ impl Devices {
             let intx = Intx::find::<GuestHal, _>(&devices.space, &mut devices.root, function);
             match (INTX.get(devices.places.len()), intx) {
                 (Some(place), Ok(intx)) => {
+                    let number = devices.places.len();
+                    let vector = enable(&mut devices.space, &mut devices.root, function, number as u8);
+                    if let (Some(vector), Some(place)) = (vector, MESSAGED.get(number)) {
+                        place.call_once(|| (vector, intx.config_interrupt()));
+                    }
                     place.call_once(|| intx);
                     devices.places.push(function);
                 }
@@ -178,6 +205,8 @@ impl Devices {
         let function = *self.places.get(place).ok_or(ConnectError::NoDevice)?;
         let transport =
             PciTransport::new::<GuestHal, _>(&mut self.root, function).map_err(ConnectError::Pci)?;
+        let vector = MESSAGED.get(place).and_then(Once::get).map(|(vector, _)| *vector);
+        let transport = Messaged::new(transport, vector);
         let channel = VirtioChannel::new(transport, PATIENCE).map_err(ConnectError::Channel)?;
         let intx = INTX.get(place).and_then(Once::get).ok_or(ConnectError::NoDevice)?;
         Ok(channel.with_config_interrupt(intx.config_interrupt()))

@@ -27,6 +27,7 @@ mod interrupted;
 mod kernel;
 mod layout;
 mod machine;
+mod messages;
 mod mmu;
 mod pages;
 mod paging;

@@ -32,6 +32,7 @@ impl<C: Choice> Kernel<C> {
                 },
                 is_big: matches!(geometry.mode, Mode::BigBlock { .. }),
                 node: device.driver.node(),
+                sends_messages: devices::sends_messages(device.place),
             }
         });
         Hello {

@@ -117,6 +117,9 @@ pub struct DeviceInfo {
     pub is_big: bool,
     /// Its NUMA node.
     pub node: u8,
+    /// Whether its interrupts are messages (MSI-X), not PCI's lines.
+    #[serde(default)]
+    pub sends_messages: bool,
 }
 
 /// Whether a driver is done.

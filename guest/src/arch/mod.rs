@@ -10,6 +10,7 @@
 //! | `firmware` | what the loader and the firmware say of the machine |
 //! | `serial` | the ports for people and for the host |
 //! | `lines` | interrupts of PCI devices; their addresses, where firmware has given them none |
+//! | `messages` | interrupts of PCI devices that write a number to an address |
 //! | `ticks`, `start_clock`, `activate`, `exit`, `halt`, ... | a function each |
 
 #[cfg(target_arch = "aarch64")]

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use pagefold_boot::{Guest, KernelKind, Rest, find_kernel_of};
 use pagefold_boot_protocol::{Answer, DeviceStatus, LeftoversChoice, Options, Request, Restart};
+use pagefold_lab::newer::qemu_of;
 use pagefold_qemu::{Arch, QemuBuilder, VirtioMem};
 use serde_json::json;
 
 use crate::Pagefold;
+use crate::course::{number, row};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -154,5 +156,29 @@ pub fn forgotten(pagefold: &Pagefold) {
         ask(&mut guest, Request::Populate);
         resize(&mut guest, GIB);
         end(guest);
+    }
+}
+
+/// In a QEMU whose devices send messages, a device is on no line; without them nobody would hear of a wish.
+pub fn messages(pagefold: &Pagefold) {
+    let Some(qemu) = qemu_of(pagefold.arch) else {
+        println!("left out: there is no newer QEMU (crates/lab/setup-qemu brings one)");
+        return;
+    };
+    let controllers = match pagefold.arch {
+        Arch::X86_64 => &[""][..],
+        Arch::Aarch64 => &["--gic 2", "--gic 3"],
+    };
+    for controller in controllers {
+        let arguments = format!(
+            "{controller} --qemu {} --memory 128M --cpus 3 --device 1G --device 2G --resize 0:512M+1:1G,0:64M+1:0",
+            qemu.display()
+        );
+        let json = pagefold.boots(&arguments, "");
+        for device in 0..2 {
+            assert_eq!(json["hello"]["devices"][device]["sends_messages"], true, "{arguments}");
+            assert_eq!(number(row(&json, 2), &format!("devices.{device}.interrupts")), 2, "{arguments}");
+        }
+        assert_eq!(number(row(&json, 2), "report.memory.plugged"), 64 * MIB);
     }
 }

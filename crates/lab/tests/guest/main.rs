@@ -38,6 +38,7 @@ const TESTS: &[Test] = &[
     ("a_reset_with_plugged_blocks", device::reset),
     ("a_driver_that_is_restarted", device::restart),
     ("memory_that_nobody_knows_is_unplugged_or_adopted", device::forgotten),
+    ("devices_that_send_messages", device::messages),
     ("what_is_broken_on_purpose_is_told", ends::breaks),
     ("what_did_not_break_is_no_demonstration", ends::survivors),
     ("a_command_line_that_makes_no_sense", ends::usage),
@@ -60,6 +61,7 @@ const AARCH64: &[Test] = &[
     ("aarch64::wishes_that_change_faster_than_they_come_true", device::storm),
     ("aarch64::a_reset_with_plugged_blocks", device::reset),
     ("aarch64::a_driver_that_is_restarted", device::restart),
+    ("aarch64::devices_that_send_messages", device::messages),
     ("aarch64::what_is_broken_on_purpose_is_told", aarch64::breaks),
 ];
 

@@ -100,6 +100,10 @@ pub struct Firmware {
     pub lines: Vec<u32>,
     /// The interrupt controller.
     pub gic: Place,
+    /// GICv2's frame for messages, and GICv3's translation service: physical address and bytes.
+    pub frame: Option<(u64, u64)>,
+    /// See above.
+    pub its: Option<(u64, u64)>,
     /// The virtual timer's interrupt.
     pub timer: u32,
     /// Whether PSCI is called by SMC.
@@ -114,6 +118,12 @@ const PPI: u32 = 16;
 fn cells(node: FdtNode<'_, '_>, property: &str) -> Vec<u32> {
     let value = node.property(property).map(|property| property.value).unwrap_or_default();
     value.chunks_exact(4).map(|cell| u32::from_be_bytes([cell[0], cell[1], cell[2], cell[3]])).collect()
+}
+
+/// A node's registers.
+fn region(node: FdtNode<'_, '_>) -> Option<(u64, u64)> {
+    let region = node.reg()?.next()?;
+    Some((region.starting_address as u64, region.size? as u64))
 }
 
 fn place(node: FdtNode<'_, '_>, version: u8) -> Option<Place> {
@@ -140,6 +150,8 @@ impl Firmware {
             ports: None,
             lines: Vec::new(),
             gic: v3.or_else(v2)?,
+            frame: fdt.find_compatible(&["arm,gic-v2m-frame"]).and_then(region),
+            its: fdt.find_compatible(&["arm,gic-v3-its"]).and_then(region),
             timer: 27,
             is_smc: false,
             nodes: boot.memory().iter().cloned().zip(boot.nodes).collect(),

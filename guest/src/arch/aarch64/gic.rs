@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use super::its;
 use super::registers::{self, get, set};
 use crate::cpu;
 use crate::paging::{self, MapError};
@@ -15,7 +16,7 @@ pub const ASK: u32 = 0;
 pub const STOP: u32 = 1;
 /// Software-generated and private interrupts are below; those of devices are from here on.
 const SHARED: u32 = 32;
-/// From here on numbers mean that there is no interrupt.
+/// From here on numbers mean that there is no interrupt, up to those of messages.
 const NONE: u32 = 1020;
 
 // Registers of the distributor.
@@ -25,6 +26,7 @@ const ENABLE: u64 = 0x100;
 const DISABLE: u64 = 0x180;
 const PRIORITY: u64 = 0x400;
 const TARGETS: u64 = 0x800;
+const CONFIGURATION: u64 = 0xc00;
 const SGIR: u64 = 0xf00;
 const ROUTER: u64 = 0x6000;
 // Registers of GICv2's CPU interface.
@@ -47,6 +49,7 @@ static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 /// GICv2: the CPU interface. GICv3: the redistributors, and bytes of those.
 static OTHER: AtomicU64 = AtomicU64::new(0);
 static OTHER_BYTES: AtomicU64 = AtomicU64::new(0);
+static OTHER_PHYSICAL: AtomicU64 = AtomicU64::new(0);
 static VERSION: AtomicU8 = AtomicU8::new(0);
 
 /// What the device tree says of it.
@@ -58,6 +61,15 @@ pub struct Place {
     pub distributor: (u64, u64),
     /// And of the CPU interface (version 2) or of the redistributors (version 3).
     pub other: (u64, u64),
+}
+
+/// When an interrupt is pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// As long as its line is up.
+    Level,
+    /// Once its line has come up.
+    Edge,
 }
 
 fn version() -> u8 {
@@ -88,6 +100,7 @@ pub fn init(place: Place) -> Result<(), MapError> {
     DISTRIBUTOR.store(paging::map_device(place.distributor.0, place.distributor.1)?, Ordering::Relaxed);
     OTHER.store(paging::map_device(place.other.0, place.other.1)?, Ordering::Relaxed);
     OTHER_BYTES.store(place.other.1, Ordering::Relaxed);
+    OTHER_PHYSICAL.store(place.other.0, Ordering::Relaxed);
     VERSION.store(place.version, Ordering::Relaxed);
     // Both groups; for GICv3 routing by affinity first, since that must not change while groups are enabled.
     if place.version == 3 {
@@ -154,13 +167,22 @@ pub fn enter(timer: u32) {
     }
 }
 
-fn redistributor() -> Option<u64> {
+/// This processor's redistributor, where GICv3 has those.
+pub fn redistributor() -> Option<u64> {
+    if version() != 3 {
+        return None;
+    }
     let first = OTHER.load(Ordering::Relaxed);
     let all = first..first + OTHER_BYTES.load(Ordering::Relaxed);
     all.step_by(REDISTRIBUTOR as usize).find(|base| {
         let typer = u64::from(read32((base + TYPER + 4) as *mut u32));
         typer == affinity()
     })
+}
+
+/// Its physical address.
+pub fn redistributor_physical() -> Option<u64> {
+    Some(redistributor()? - OTHER.load(Ordering::Relaxed) + OTHER_PHYSICAL.load(Ordering::Relaxed))
 }
 
 /// Interrupts all other processors: one of [`ASK`] and [`STOP`].
@@ -195,7 +217,7 @@ pub fn acknowledge() -> Option<(u32, u32)> {
     // SAFETY: a barrier.
     unsafe { core::arch::asm!("dsb sy", options(nostack)) };
     let interrupt = raw & if version() == 3 { 0xff_ffff } else { 0x3ff };
-    (interrupt < NONE).then_some((interrupt, raw))
+    (!(NONE..its::FIRST).contains(&interrupt)).then_some((interrupt, raw))
 }
 
 /// Its end.
@@ -212,7 +234,12 @@ pub fn end(raw: u32) {
 }
 
 /// Leads an interrupt of a device to this processor.
-pub fn open(interrupt: u32) {
+pub fn open(interrupt: u32, trigger: Trigger) {
+    if trigger == Trigger::Edge {
+        // Two bits each, of which the upper one says so.
+        let setting = at(&DISTRIBUTOR, CONFIGURATION + u64::from(interrupt / 16) * 4);
+        write32(setting, read32(setting) | 2 << (interrupt % 16 * 2));
+    }
     let (word, bit) = (u64::from(interrupt / 32) * 4, 1 << (interrupt % 32));
     let group = at(&DISTRIBUTOR, GROUP + word);
     write32(group, read32(group) | bit);
@@ -223,8 +250,8 @@ pub fn open(interrupt: u32) {
         // SAFETY: the upper half of the same register.
         write32(unsafe { route.add(1) }, (affinity() >> 24) as u32);
     } else {
-        // SAFETY: a byte for each; GICv2 has eight processors at most.
         let target = at(&DISTRIBUTOR, TARGETS + u64::from(interrupt)).cast::<u8>();
+        // SAFETY: a byte for each; GICv2 has eight processors at most.
         unsafe { target.write_volatile(1 << (cpu::this().number % 8)) };
     }
     write32(at(&DISTRIBUTOR, ENABLE + word), bit);

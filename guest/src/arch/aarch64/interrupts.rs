@@ -8,7 +8,7 @@ use pagefold_boot_protocol::GuestExit;
 
 use super::firmware::LINES;
 use super::registers::{get, set};
-use super::{cpu as own_cpu, gic, lines, psci};
+use super::{cpu as own_cpu, gic, lines, messages, psci};
 use crate::fault::Access;
 use crate::{arch, console, cpu, fault, host, remote, tables, watchdog};
 
@@ -151,7 +151,9 @@ fn irq(frame: &Frame) {
             watchdog::tick(frame);
         }
         interrupt => {
-            if let Some(line) = lines::line_of(interrupt).filter(|line| usize::from(*line) < LINES) {
+            if let Some(device) = messages::device_of(interrupt) {
+                crate::devices::messaged(device);
+            } else if let Some(line) = lines::line_of(interrupt).filter(|line| usize::from(*line) < LINES) {
                 crate::devices::interrupted(line);
             }
         }

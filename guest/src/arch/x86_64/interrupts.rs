@@ -26,6 +26,10 @@ pub const TIMER: u8 = 0x40;
 pub const DEVICES: u8 = 0x50;
 /// How many lines there are, at most.
 pub const LINES: u8 = 8;
+/// Messages of PCI devices: one vector each, from here on.
+pub const MESSAGES: u8 = 0x60;
+/// How many there are, at most.
+pub const MOST_MESSAGES: u8 = 8;
 /// Another processor wants something done.
 pub const REMOTE: u8 = 0xf0;
 /// The local APIC's own errors, and its spurious interrupts.
@@ -209,6 +213,9 @@ extern "C" fn interrupt(frame: &mut Frame) {
                 }
                 REMOTE => remote::serve(),
                 DEVICES..ERROR if vector - DEVICES < LINES => crate::devices::interrupted(vector - DEVICES),
+                MESSAGES..ERROR if vector - MESSAGES < MOST_MESSAGES => {
+                    crate::devices::messaged(vector - MESSAGES);
+                }
                 _ => {}
             }
             if vector != SPURIOUS && vector >= TIMER {

@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod firmware;
 pub mod interrupts;
 pub mod lines;
+pub mod messages;
 pub mod pit;
 pub mod serial;
 pub mod tlb;
