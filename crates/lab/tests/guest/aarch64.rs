@@ -8,7 +8,8 @@ use pagefold_qemu::Arch;
 use serde_json::Value;
 
 use crate::Pagefold;
-use crate::course::{CYCLES, Came, metadata, nothing_is_lost_in_cycles, number, row};
+use crate::course::{CYCLES, metadata, nothing_is_lost_in_cycles, number, row};
+use crate::ends::ends;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -124,15 +125,6 @@ pub fn a_kernel_that_does_not_fit(pagefold: &Pagefold) {
     assert!(dump.contains("no atomic instructions: boot the kernel that was built without them"), "{dump}");
 }
 
-/// The guest traps or notices; what it says of it.
-fn ends(pagefold: &Pagefold, arguments: &str) -> (String, String) {
-    let Came { code, json, stderr } = pagefold.boot(arguments, "");
-    assert_eq!(code, 1, "{arguments}: {stderr} {}", json["ending"]["how"]);
-    let text = |key: &str| json["ending"][key].as_str().unwrap_or_default().to_owned();
-    let broken = json["broken"].to_string();
-    (text("how"), format!("{}{broken}", text("dump")))
-}
-
 pub fn the_bug_traps(pagefold: &Pagefold) {
     let arguments = "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 \
                      --protocol no-grace-period";
@@ -140,19 +132,6 @@ pub fn the_bug_traps(pagefold: &Pagefold) {
     assert!(["stray-write", "stray-read"].contains(&&*how), "{how}: {dump}");
     for word in ["pfn 0x", "map page 0x", "class ", "on processor ", "processor 3  pc", "pagefold_engine"] {
         assert!(dump.contains(word), "no '{word}' in\n{dump}");
-    }
-}
-
-/// What real hardware does not forgive, and this one does not either: TLBs keep what they have.
-pub fn flushes_that_are_missing_are_seen(pagefold: &Pagefold) {
-    for what in ["no-flush", "local-flush"] {
-        let arguments = format!(
-            "--memory 128M --cpus 4 --walkers 8 --owners 4 --device 1G --resize 256M --cycle 100000 --break {what}"
-        );
-        let (how, dump) = ends(pagefold, &arguments);
-        println!("{what}: {how}: {}", dump.lines().next().unwrap_or_default());
-        let is_noticed = how != "stopped" || dump.contains("violation") || dump.contains("frames");
-        assert!(is_noticed && how != "killed", "{what}: {how}: {dump}");
     }
 }
 

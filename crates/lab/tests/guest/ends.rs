@@ -3,6 +3,15 @@
 use crate::Pagefold;
 use crate::course::Came;
 
+/// The guest traps or notices; what it says of it.
+pub fn ends(pagefold: &Pagefold, arguments: &str) -> (String, String) {
+    let Came { code, json, stderr } = pagefold.boot(arguments, "");
+    assert_eq!(code, 1, "{arguments}: {stderr} {}", json["ending"]["how"]);
+    let text = |key: &str| json["ending"][key].as_str().unwrap_or_default().to_owned();
+    let broken = json["broken"].to_string();
+    (text("how"), format!("{}{broken}", text("dump")))
+}
+
 pub fn breaks(pagefold: &Pagefold) {
     for (what, how, words) in [
         ("write", "stray-write", &["pfn 0x", "class Absent", "breaks::now"][..]),
@@ -19,6 +28,20 @@ pub fn breaks(pagefold: &Pagefold) {
         }
         // Every processor says how it stood.
         assert!(dump.contains("processor 0  rip") && dump.contains("processor 1  rip"), "{dump}");
+    }
+}
+
+/// What real hardware does not forgive, and this one does not either: TLBs keep what they have. Owners see it, on all
+/// processors; without them one alone makes descriptors and folds them.
+pub fn flushes_that_are_missing_are_seen(pagefold: &Pagefold) {
+    for what in ["no-flush", "local-flush"] {
+        let arguments = format!(
+            "--memory 128M --cpus 4 --walkers 8 --owners 4 --device 1G --resize 256M --cycle 100000 --break {what}"
+        );
+        let (how, dump) = ends(pagefold, &arguments);
+        println!("{what}: {how}: {}", dump.lines().next().unwrap_or_default());
+        let is_noticed = how != "stopped" || dump.contains("violation") || dump.contains("frames");
+        assert!(is_noticed && how != "killed", "{what}: {how}: {dump}");
     }
 }
 
