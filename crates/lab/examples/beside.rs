@@ -157,7 +157,9 @@ fn smallest(kernel: &Kernel, state: &str) -> Result<LinuxGuest> {
 }
 
 fn pinned(kernel: &Kernel) -> Result<Vec<Row>> {
-    let linux = Linux { command_line: NO_CLEARING.into(), pins: true, ..Linux::new(kernel) };
+    // It touches all of its memory to find pages in each block.
+    let patience = PATIENCE * 2;
+    let linux = Linux { command_line: NO_CLEARING.into(), pins: true, patience, ..Linux::new(kernel) };
     play(&mut linux.boot()?, &PINNED, PATIENCE)
 }
 
