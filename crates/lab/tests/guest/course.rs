@@ -139,9 +139,9 @@ pub fn the_bug_traps(pagefold: &Pagefold) {
     let Came { code, json, stderr } = pagefold.boot(arguments, "");
     assert_eq!(code, 1, "{stderr}");
     let how = json["ending"]["how"].as_str().unwrap();
-    assert!(["stray-write", "stray-read"].contains(&how), "{how}");
     // Which page, which class, where: and how every processor stood, with names.
     let dump = json["ending"]["dump"].as_str().unwrap();
+    assert!(["stray-write", "stray-read"].contains(&how), "{how}: {dump}");
     for word in ["pfn 0x", "map page 0x", "class ", "on processor ", "processor 3  rip", "pagefold_engine"] {
         assert!(dump.contains(word), "no '{word}' in\n{dump}");
     }
