@@ -8,7 +8,9 @@ use pagefold_qemu::Arch;
 use serde_json::Value;
 
 use crate::Pagefold;
-use crate::course::{CYCLES, metadata, nothing_is_lost_in_cycles, number, row};
+use crate::course::{
+    CYCLES, THE_BUG, metadata, nothing_is_lost_in_cycles, number, row, traps_at_a_descriptor,
+};
 use crate::ends::ends;
 
 const MIB: u64 = 1 << 20;
@@ -126,13 +128,7 @@ pub fn a_kernel_that_does_not_fit(pagefold: &Pagefold) {
 }
 
 pub fn the_bug_traps(pagefold: &Pagefold) {
-    let arguments = "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 \
-                     --protocol no-grace-period";
-    let (how, dump) = ends(pagefold, arguments);
-    assert!(["stray-write", "stray-read"].contains(&&*how), "{how}: {dump}");
-    for word in ["pfn 0x", "map page 0x", "class ", "on processor ", "processor 3  pc", "pagefold_engine"] {
-        assert!(dump.contains(word), "no '{word}' in\n{dump}");
-    }
+    traps_at_a_descriptor("processor 3  pc", || ends(pagefold, THE_BUG).into());
 }
 
 pub fn breaks(pagefold: &Pagefold) {

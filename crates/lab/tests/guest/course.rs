@@ -133,18 +133,34 @@ pub fn memdesc_loses_nothing(pagefold: &Pagefold) {
     assert!(number(objects, "counted") > 0 && objects["counted"] == objects["measured"], "{objects}");
 }
 
+/// Folders that do not wait, under as many walkers as it takes.
+pub const THE_BUG: &str =
+    "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 --protocol no-grace-period";
+
 pub fn the_bug_traps(pagefold: &Pagefold) {
-    let arguments = "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 \
-                     --protocol no-grace-period";
-    let Came { code, json, stderr } = pagefold.boot(arguments, "");
-    assert_eq!(code, 1, "{stderr}");
-    let how = json["ending"]["how"].as_str().unwrap();
-    // Which page, which class, where: and how every processor stood, with names.
-    let dump = json["ending"]["dump"].as_str().unwrap();
-    assert!(["stray-write", "stray-read"].contains(&how), "{how}: {dump}");
-    for word in ["pfn 0x", "map page 0x", "class ", "on processor ", "processor 3  rip", "pagefold_engine"] {
-        assert!(dump.contains(word), "no '{word}' in\n{dump}");
+    traps_at_a_descriptor("processor 3  rip", || {
+        let Came { code, json, stderr } = pagefold.boot(THE_BUG, "");
+        assert_eq!(code, 1, "{stderr}");
+        ["how", "dump"].map(|key| json["ending"][key].as_str().unwrap().to_owned())
+    });
+}
+
+/// The machine ends with an access to a descriptor that is gone, and says which. What does not wait may ruin anything, so that a
+/// machine may end otherwise too: that is told, and the next one booted.
+pub fn traps_at_a_descriptor(registers: &str, boot: impl Fn() -> [String; 2]) {
+    for _ in 0..3 {
+        let [how, dump] = boot();
+        if !["stray-write", "stray-read"].contains(&&*how) {
+            println!("ended by {how}:\n{dump}");
+            continue;
+        }
+        // Which page, which class, where: and how every processor stood, with names.
+        for word in ["pfn 0x", "map page 0x", "class ", "on processor ", registers, "pagefold_engine"] {
+            assert!(dump.contains(word), "no '{word}' in\n{dump}");
+        }
+        return;
     }
+    panic!("no machine of three ended at a descriptor");
 }
 
 pub fn pins_stay(pagefold: &Pagefold) {
