@@ -236,6 +236,8 @@ impl QemuBuilder {
             &self.cpu,
             "-no-user-config",
             "-nodefaults",
+            // Nothing runs before QEMU has greeted: a machine that ends at once ends as any other.
+            "-S",
         ]);
         command.args(["-display", "none", "-serial", "stdio"]);
         command.args(["-chardev", &format!("socket,id=qmp,fd={}", qmp.as_raw_fd())]);

@@ -53,7 +53,14 @@ impl QemuBuilder {
         let out = child.stdout.take().map(|out| console.collect(out));
         let err = child.stderr.take().map(|err| console.collect(err));
         let mut process = Process { child, console, collectors: out.into_iter().chain(err).collect() };
-        match Qmp::new(qmp, self.interrupt()) {
+        let greeted = Qmp::new(qmp, self.interrupt()).and_then(|mut qmp| {
+            match qmp.execute("cont", serde_json::json!({})) {
+                // The machine may have ended before QEMU answered.
+                Ok(_) | Err(Error::Gone) => Ok(qmp),
+                Err(error) => Err(error),
+            }
+        });
+        match greeted {
             Ok(qmp) => Ok(Qemu { process, qmp, ports, counters }),
             Err(error) => {
                 process.end();
