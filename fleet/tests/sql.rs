@@ -1,67 +1,15 @@
-//! A hundred hosts, two days each, exported by the real command; and every query of docs/sql, held against what the
-//! hosts were made of.
-
-mod fleet;
+//! A hundred hosts, two days each, exported by the real command; and every query of docs/sql, run by DataFusion, held against what
+//! the hosts were made of. With the feature `ballista` the same by Ballista: a scheduler and two executors, processes on loopback.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use datafusion::arrow::array::{Array, RecordBatch};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
-use datafusion::prelude::{SessionConfig, SessionContext};
-use fleet::{HOSTS, Host, PAGES, hosts};
+use pagefold_fleet::hosts::{self, Host, PAGES};
+use pagefold_fleet::queries::{self, Row};
 
+const HOSTS: usize = 100;
 const PAGE: i64 = 4096;
 const DESCRIPTOR: i64 = 64;
-
-fn sql_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sql")
-}
-
-/// One row of a result: texts, and numbers as whole ones.
-type Row = Vec<String>;
-
-fn cells(batches: &[RecordBatch]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|column| {
-                let whole = match column.data_type() {
-                    DataType::Float64 => cast(column, &DataType::Int64).unwrap(),
-                    _ => column.clone(),
-                };
-                cast(&whole, &DataType::Utf8).unwrap()
-            })
-            .collect();
-        for row in 0..batch.num_rows() {
-            let cell = |column: &datafusion::arrow::array::ArrayRef| {
-                let column = column.as_any().downcast_ref::<datafusion::arrow::array::StringArray>().unwrap();
-                if column.is_null(row) { "null".into() } else { column.value(row).to_owned() }
-            };
-            rows.push(columns.iter().map(cell).collect());
-        }
-    }
-    rows
-}
-
-fn run(dir: &Path, sql: &str) -> Vec<Row> {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let config = SessionConfig::new().with_information_schema(true);
-        let context = SessionContext::new_with_config(config);
-        let table = format!(
-            "CREATE EXTERNAL TABLE runs STORED AS PARQUET PARTITIONED BY (date) LOCATION '{}/'",
-            dir.display()
-        );
-        context.sql(&table).await.unwrap();
-        let frame = context.sql(sql).await.unwrap_or_else(|error| panic!("{error}\n{sql}"));
-        cells(&frame.collect().await.unwrap_or_else(|error| panic!("{error}\n{sql}")))
-    })
-}
 
 fn sorted(mut rows: Vec<(i64, Row)>) -> Vec<Row> {
     // As the queries do: the most first, then by name.
@@ -144,31 +92,44 @@ fn expected(name: &str, hosts: &[Host]) -> Vec<Row> {
     }
 }
 
-#[test]
-fn every_query_says_what_the_hosts_were_made_of() {
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_says_what_the_hosts_were_made_of() {
     let dir = tempfile::tempdir().unwrap();
-    let hosts = hosts();
+    let hosts = hosts::hosts(HOSTS);
     assert_eq!(hosts.len(), HOSTS);
-    fleet::export(&hosts, dir.path());
-    let mut queries: Vec<_> = fs::read_dir(sql_dir()).unwrap().map(|entry| entry.unwrap().path()).collect();
-    queries.sort();
+    hosts::export(&hosts, dir.path());
+    let one = queries::datafusion(dir.path()).await.unwrap();
+    #[cfg(feature = "ballista")]
+    let program = std::path::Path::new(env!("CARGO_BIN_EXE_pagefold-fleet"));
+    #[cfg(feature = "ballista")]
+    let cluster = pagefold_fleet::cluster::Cluster::start(program, 2).unwrap();
+    let engines = [
+        ("DataFusion", &one),
+        #[cfg(feature = "ballista")]
+        ("Ballista", &queries::ballista(&cluster.url(), dir.path()).await.unwrap()),
+    ];
+    let queries = queries::all().unwrap();
     assert_eq!(queries.len(), 7);
-    for path in queries {
-        let name = path.file_stem().unwrap().to_str().unwrap();
-        let rows = run(dir.path(), &fs::read_to_string(&path).unwrap());
-        let expected = expected(name, &hosts);
-        assert!(!expected.is_empty(), "{name} is put to no test");
-        assert_eq!(rows, expected, "{name}");
+    for query in queries {
+        let expected = expected(&query.name, &hosts);
+        assert!(!expected.is_empty(), "{} is put to no test", query.name);
+        for (engine, context) in engines {
+            let rows = queries::run(context, &query.sql).await;
+            let rows = rows.unwrap_or_else(|error| panic!("{engine}, {}: {error}", query.name));
+            assert_eq!(rows, expected, "{engine}: {}", query.name);
+        }
     }
     // The columns that the documentation names, the partition last; and all pages of all hosts.
-    let columns =
-        run(dir.path(), "SELECT column_name FROM information_schema.columns WHERE table_name = 'runs'");
-    let documented = fs::read_to_string(sql_dir().join("../fleet.md")).unwrap();
+    let columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'runs'";
+    let columns = queries::run(&one, columns).await.unwrap();
+    let documented = fs::read_to_string(queries::directory().join("../fleet.md")).unwrap();
     for column in &columns {
         assert!(documented.contains(&format!("`{}`", column[0])), "{column:?}");
     }
     assert_eq!(columns.len(), 16);
-    let all = run(dir.path(), "SELECT sum(pages), count(DISTINCT host), count(DISTINCT date) FROM runs");
+    let all = "SELECT sum(pages), count(DISTINCT host), count(DISTINCT date) FROM runs";
     let pages = PAGES * HOSTS as i64 * 2;
-    assert_eq!(all, [row(&[&pages, &HOSTS, &2])]);
+    for (engine, context) in engines {
+        assert_eq!(queries::run(context, all).await.unwrap(), [row(&[&pages, &HOSTS, &2])], "{engine}");
+    }
 }

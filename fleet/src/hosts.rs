@@ -1,54 +1,60 @@
 //! Hosts made up for the purpose: yesterday as snapshot files, today as roots with `/proc` and `/sys`.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Zone, flags, snapshot};
 
-pub const HOSTS: usize = 100;
 /// Pages of each: 256 MiB.
 pub const PAGES: i64 = 1 << 16;
 
 /// A host.
 pub struct Host {
+    /// Its name.
     pub name: String,
+    /// Whether HVO is on.
     pub hvo: bool,
     /// Whether its huge pages were made after HVO was on.
     pub is_optimised: bool,
     /// Whether its kernel's page flags show which huge pages are optimised (6.16 to 7.0).
     pub shows: bool,
-    /// Huge pages of 2 MiB in a hugetlb pool; transparent ones.
+    /// Huge pages of 2 MiB in a hugetlb pool.
     pub huge: i64,
+    /// Transparent ones.
     pub transparent: i64,
-    /// Pages.
+    /// Pages that are offline.
     pub offline: i64,
+    /// Pages of slab.
     pub slab: i64,
     /// Pages of slab that it had fewer of yesterday.
     pub grown: i64,
 }
 
-pub fn hosts() -> Vec<Host> {
+/// So many hosts, each a little different.
+pub fn hosts(count: usize) -> Vec<Host> {
     let host = |n: i64| Host {
-        name: format!("web-{n:03}.example"),
+        name: format!("web-{n:05}.example"),
         hvo: n % 2 == 0,
         is_optimised: n % 4 == 0,
         shows: n % 3 == 0,
         huge: n % 8 * 5,
         transparent: n % 3,
         offline: n % 5 * 512,
-        slab: 100 + n,
+        slab: 100 + n % 1000,
         grown: n % 50,
     };
-    (0..HOSTS as i64).map(host).collect()
+    (0..count as i64).map(host).collect()
 }
 
 impl Host {
+    /// Pages that are free.
     pub fn free(&self) -> i64 {
         PAGES - (self.huge + self.transparent) * 512 - self.offline - self.slab
     }
 
+    /// Its pages by state.
     pub fn states(&self) -> [(&'static str, i64); 5] {
         [
             ("hugetlb", self.huge * 512),
@@ -145,28 +151,40 @@ impl Host {
     }
 }
 
-/// Exports all hosts twice, as a fleet does: with the real command, into one directory.
+/// Exports all hosts twice, as a fleet does: with the real command, into one directory. The command is the one that the
+/// environment's `PAGEFOLD` names; without it, it is built.
+///
+/// # Panics
+/// The command cannot be built, or fails.
 pub fn export(hosts: &[Host], to: &Path) {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/pagefold/Cargo.toml");
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let built =
-        escargot::CargoBuild::new().manifest_path(manifest).target_dir(target).release().bin("pagefold");
-    let binary = built.run().unwrap();
+    let binary = std::env::var_os("PAGEFOLD").map_or_else(build, PathBuf::from);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for part in hosts.chunks(hosts.len().div_ceil(threads).max(1)) {
+            scope.spawn(|| part.iter().for_each(|host| export_one(host, &binary, now, to)));
+        }
+    });
+}
+
+fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let build = escargot::CargoBuild::new().manifest_path(root.join("crates/pagefold/Cargo.toml"));
+    build.target_dir(root.join("target")).release().bin("pagefold").run().unwrap().path().to_owned()
+}
+
+fn export_one(host: &Host, binary: &Path, now: u64, to: &Path) {
     let work = tempfile::tempdir().unwrap();
-    for host in hosts {
-        let run = |args: &[&str]| {
-            let mut command = Command::new(binary.path());
-            command.args(["export", "--format", "parquet", "--output"]).arg(to).args(args);
-            let output = command.output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        };
-        let file = work.path().join("host.pgf");
-        snapshot::write(&host.yesterday(now - 86_400), File::create(&file).unwrap()).unwrap();
-        run(&[file.to_str().unwrap(), "--host", &host.name]);
-        let root = work.path().join("root");
-        host.today(&root);
-        run(&["--root", root.to_str().unwrap()]);
-        fs::remove_dir_all(root).unwrap();
-    }
+    let run = |args: &[&str]| {
+        let mut command = Command::new(binary);
+        command.args(["export", "--format", "parquet", "--output"]).arg(to).args(args);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let file = work.path().join("host.pgf");
+    snapshot::write(&host.yesterday(now - 86_400), File::create(&file).unwrap()).unwrap();
+    run(&[file.to_str().unwrap(), "--host", &host.name]);
+    let root = work.path().join("root");
+    host.today(&root);
+    run(&["--root", root.to_str().unwrap()]);
 }
