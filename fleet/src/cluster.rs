@@ -6,12 +6,25 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use ballista::prelude::SessionConfigExt;
 use ballista_core::serde::BallistaCodec;
 use ballista_core::serde::protobuf::scheduler_grpc_client::SchedulerGrpcClient;
+use ballista_scheduler::standalone::new_standalone_scheduler_from_state;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::prelude::SessionConfig;
 use tempfile::TempDir;
 
 /// What a part of a cluster says when it is up, before its address.
 const READY: &str = "ready ";
+
+/// Bytes of a message between the parts. A task names all its files, with what is in them: about a kilobyte each. Of a larger task
+/// the executors never hear, and the query does not end.
+const MESSAGE: usize = 256 << 20;
+
+/// How all parts talk.
+pub(crate) fn config() -> SessionConfig {
+    SessionConfig::new_with_ballista().with_ballista_grpc_client_max_message_size(MESSAGE)
+}
 
 /// A scheduler and executors. Dropping it ends them.
 pub struct Cluster {
@@ -79,7 +92,8 @@ fn part(program: &Path, args: &[&str], work: &Path, parts: &mut Vec<Child>) -> i
 /// It cannot listen.
 pub fn run_scheduler() -> Result<(), Box<dyn std::error::Error>> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        let address = ballista_scheduler::standalone::new_standalone_scheduler().await?;
+        let state = SessionStateBuilder::new().with_config(config()).with_default_features().build();
+        let address = new_standalone_scheduler_from_state(&state).await?;
         println!("{READY}{address}");
         until_stdin_ends().await
     })
@@ -92,6 +106,7 @@ pub fn run_scheduler() -> Result<(), Box<dyn std::error::Error>> {
 pub fn run_executor(scheduler: &str) -> Result<(), Box<dyn std::error::Error>> {
     tokio::runtime::Runtime::new()?.block_on(async {
         let client = SchedulerGrpcClient::connect(format!("http://{scheduler}")).await?;
+        let client = client.max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
         ballista_executor::new_standalone_executor(client, 1, BallistaCodec::default()).await?;
         println!("{READY}{scheduler}");
         until_stdin_ends().await

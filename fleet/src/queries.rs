@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "ballista")]
-use ballista::prelude::{SessionConfigExt, SessionContextExt};
+use ballista::prelude::SessionContextExt;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
@@ -60,7 +60,7 @@ pub async fn datafusion(dir: &Path) -> Result<SessionContext, DataFusionError> {
 /// The scheduler cannot be reached, or the fleet cannot be read.
 #[cfg(feature = "ballista")]
 pub async fn ballista(url: &str, dir: &Path) -> Result<SessionContext, DataFusionError> {
-    let config = SessionConfig::new_with_ballista().with_target_partitions(2);
+    let config = crate::cluster::config().with_target_partitions(2);
     let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
     let context = SessionContext::remote_with_state(url, state).await?;
     know(&context, dir).await?;
