@@ -196,8 +196,7 @@ impl<M: Mapping, O: Owner> PageMap<M, O> {
 
     fn write_tails(&self, pfn: Pfn, order: Order) {
         for tail in pfn.0 + 1..pfn.0 + order.pages() {
-            // Release: the class of the tail's map page may be an old one, and not say that memory is behind the head's.
-            // This does.
+            // Release: says that memory is behind the head's map page, which an old class of the tail's does not.
             self.store(Pfn(tail), self.marked(Pfn(tail), State::tail(order)), Ordering::Release);
         }
     }

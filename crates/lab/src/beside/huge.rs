@@ -5,24 +5,11 @@ use std::fmt::Write;
 use anyhow::{Result, ensure};
 
 use super::table::{bytes, source};
-use super::{Account, Guest};
+use super::{Account, Guest, Hvo};
 
 /// Bytes of a huge page's descriptors: 512 of 64 bytes.
 const DESCRIPTORS: u64 = 512 * 64;
 const PAGE: u64 = 4096;
-
-/// Whether descriptors of huge pages' tails are given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hvo {
-    /// The kernel has no HVO: no `/proc/sys/vm/hugetlb_optimize_vmemmap`.
-    Missing,
-    /// It is off.
-    Off,
-    /// It is on.
-    On,
-    /// The guest folds them, and has no descriptors of what is free.
-    Folds,
-}
 
 /// A guest before and after huge pages of 2 MiB were allocated.
 #[derive(Clone, Debug)]

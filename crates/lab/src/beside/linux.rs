@@ -5,8 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pagefold_qemu::{Arch, Exit, Qemu};
 
-use super::huge::Hvo;
-use super::{Account, Guest, Source};
+use super::{Account, Guest, Hvo, Source};
 use crate::newer::machine_for;
 use crate::{GIB, Kernel, Vm, counting_plugin, static_pin, static_pin_arm64};
 

@@ -14,7 +14,7 @@ use anyhow::Result;
 use pagefold_qemu::Qemu;
 pub use pagefold_qemu::Settled;
 
-pub use huge::{HugePages, Hvo, allocate, huge_table};
+pub use huge::{HugePages, allocate, huge_table};
 pub use linux::{Linux, LinuxGuest};
 pub use pagefold::{Pagefold, PagefoldGuest};
 pub use table::table;
@@ -52,6 +52,19 @@ pub enum Source {
     Computed,
     /// The guest's page tables say so.
     Measured,
+}
+
+/// Whether descriptors of huge pages' tails are given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hvo {
+    /// The kernel has no HVO: no `/proc/sys/vm/hugetlb_optimize_vmemmap`.
+    Missing,
+    /// It is off.
+    Off,
+    /// It is on.
+    On,
+    /// The guest folds them, and has no descriptors of what is free.
+    Folds,
 }
 
 /// A guest with a virtio-mem device.

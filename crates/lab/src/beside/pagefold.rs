@@ -9,8 +9,7 @@ use pagefold_boot::{BUILD, KernelKind, find_kernel_of};
 use pagefold_boot_protocol::{Answer, Options, Request};
 use pagefold_qemu::{Arch, Qemu, QemuBuilder, VirtioMem};
 
-use super::huge::Hvo;
-use super::{Account, Guest, Source};
+use super::{Account, Guest, Hvo, Source};
 use crate::{GIB, counting_plugin};
 
 /// How long a request may take.
