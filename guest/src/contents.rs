@@ -42,13 +42,14 @@ impl<C: Choice> Contents<GuestPlatform<C>> for Memory {
         &self,
         from: &Folio<'_, GuestPlatform<C>>,
         to: &mut Frozen<'_, GuestPlatform<C>>,
-    ) -> Result<(), Infallible> {
+        mark: u64,
+    ) -> Result<bool, Infallible> {
         let bytes = (from.order().pages() * PAGE) as usize;
         // SAFETY: a reference on one, and nobody writes to it; the other is frozen, of the same order, and borrowed
         // mutably. They are different folios.
         unsafe {
             direct::<u8>(to.pfn().0 * PAGE).copy_from_nonoverlapping(direct(from.pfn().0 * PAGE), bytes);
         }
-        Ok(())
+        self.holds(from, mark)
     }
 }

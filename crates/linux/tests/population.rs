@@ -69,12 +69,12 @@ impl<P: Platform> Contents<P> for DirectMap {
         Ok(self.words.borrow()[Self::range(folio)].iter().all(|&word| word == mark))
     }
 
-    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> Result<(), Self::Error> {
+    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>, mark: u64) -> Result<bool, Self::Error> {
         if self.is_full.get() {
             return Err("no memory behind it");
         }
         self.words.borrow_mut().copy_within(Self::range(from), Self::frozen_range(to).start);
-        Ok(())
+        self.holds(from, mark)
     }
 }
 

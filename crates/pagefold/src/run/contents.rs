@@ -87,17 +87,8 @@ impl<P: Platform> Contents<P> for SparseMemory {
         self.reads(folio.pfn(), folio.order(), mark)
     }
 
-    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> io::Result<()> {
-        self.transfer(from.pfn(), to.pfn(), from.order(), 0).map(|_| ())
-    }
-
-    fn copy_marked(
-        &self,
-        from: &Folio<'_, P>,
-        to: &mut Frozen<'_, P>,
-        mark: u64,
-    ) -> io::Result<Option<bool>> {
-        self.transfer(from.pfn(), to.pfn(), from.order(), mark).map(Some)
+    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>, mark: u64) -> io::Result<bool> {
+        self.transfer(from.pfn(), to.pfn(), from.order(), mark)
     }
 }
 

@@ -28,23 +28,9 @@ pub trait Contents<P: Platform> {
     /// That cannot be told.
     fn holds(&self, folio: &Folio<'_, P>, mark: u64) -> Result<bool, Self::Error>;
 
-    /// Copies what one folio holds to another of the same order.
+    /// Copies what one folio holds to another of the same order. Whether that [holds](Self::holds) `mark`.
     ///
     /// # Errors
     /// It is not copied; it may be in part.
-    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>) -> Result<(), Self::Error>;
-
-    /// Copies as [`copy`](Self::copy) does. Whether what was copied [holds](Self::holds) `mark`: `None` if that cannot be told.
-    ///
-    /// # Errors
-    /// As of [`copy`](Self::copy).
-    fn copy_marked(
-        &self,
-        from: &Folio<'_, P>,
-        to: &mut Frozen<'_, P>,
-        mark: u64,
-    ) -> Result<Option<bool>, Self::Error> {
-        let holds = self.holds(from, mark).ok();
-        self.copy(from, to).map(|()| holds)
-    }
+    fn copy(&self, from: &Folio<'_, P>, to: &mut Frozen<'_, P>, mark: u64) -> Result<bool, Self::Error>;
 }

@@ -295,10 +295,10 @@ impl<'e, P: Platform<Owner = Stamp>, C: Contents<P>> Migrate<'e, P> for Populati
         }
         let Ok(mut frozen) = self.engine().alloc_movable(order, kind) else { return Migration::NoMemory };
         if workload.touches() {
-            let Ok(holds) = self.contents.copy_marked(&folio, &mut frozen, Self::mark(slot)) else {
+            let Ok(holds) = self.contents.copy(&folio, &mut frozen, Self::mark(slot)) else {
                 return Migration::NoMemory;
             };
-            self.lost += u64::from(holds != Some(true));
+            self.lost += u64::from(!holds);
         }
         self.count(old, order, false);
         self.count(frozen.pfn(), order, true);
