@@ -1,7 +1,9 @@
 //! What ends a step, or a part of it, before its work is done.
 
-use pagefold_engine::hotplug::{BlockError, Busy, Veto};
-use pagefold_engine::{AddError, OutOfMemory};
+use core::ops::Range;
+
+use pagefold_engine::hotplug::{BlockError, Busy, Fate, Veto, Withdrawn};
+use pagefold_engine::{AddError, Order, OutOfMemory, Pfn};
 
 use crate::status::Shortfall;
 
@@ -38,6 +40,18 @@ impl Stop {
     /// Whether one part of memory stays, while another may still be unplugged.
     pub(crate) fn is_stuck(self) -> bool {
         matches!(self, Stop::InUse { .. } | Stop::Short(Shortfall::Held(_) | Shortfall::Refused(_)))
+    }
+
+    /// What keeps `pages` from going, by what became of them; `None` if nothing does.
+    pub(crate) fn of_fates(withdrawn: &Withdrawn, pages: &Range<u64>) -> Option<Self> {
+        let fates = || {
+            let areas = pages.clone().step_by(Order::AREA.pages() as usize);
+            areas.filter_map(|pfn| withdrawn.fate(Pfn(pfn)))
+        };
+        if fates().any(|fate| fate == Fate::Pinned) {
+            return Some(Stop::PINNED);
+        }
+        fates().any(|fate| fate == Fate::Busy).then_some(Stop::IN_USE)
     }
 
     fn refused(why: &'static str) -> Self {

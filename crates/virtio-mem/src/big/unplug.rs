@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use pagefold_engine::geometry::PAGE_SHIFT;
-use pagefold_engine::hotplug::{BlockError, BlockId, Fate, OnlineTo, Wanted, Withdrawn};
-use pagefold_engine::{BlockState, Order, Pfn, Platform, Zone};
+use pagefold_engine::hotplug::{BlockError, BlockId, OnlineTo, Wanted};
+use pagefold_engine::{BlockState, Platform, Zone};
 use pagefold_virtio_mem_spec::RequestType;
 
 use super::blocks::BigState;
@@ -202,7 +202,7 @@ impl BigMode {
         let lacking = withdrawn.lacks_room().then_some(unit_at(considered));
         let is_left = |unit: &u64| *unit >= from && lacking != Some(*unit);
         for unit in window.runs.iter().flat_map(Range::clone).filter(is_left) {
-            if let Some(stop) = self.fate_of(&withdrawn, unit) {
+            if let Some(stop) = Stop::of_fates(&withdrawn, &self.geometry.pages(unit, 0..1)) {
                 note_stuck(cx, pass, usage, stop);
             }
         }
@@ -215,19 +215,6 @@ impl BigMode {
                 note_stuck(cx, pass, usage, stop);
                 Ok((from, (stop == Stop::NO_ROOM).then_some(stop)))
             }
-        }
-    }
-
-    /// Why a big block was not taken, if something in it is in use.
-    fn fate_of(&self, withdrawn: &Withdrawn, unit: u64) -> Option<Stop> {
-        let fates = || {
-            let areas = self.geometry.pages(unit, 0..1).step_by(Order::AREA.pages() as usize);
-            areas.filter_map(|pfn| withdrawn.fate(Pfn(pfn)))
-        };
-        if fates().any(|fate| fate == Fate::Pinned) {
-            Some(Stop::PINNED)
-        } else {
-            fates().any(|fate| fate == Fate::Busy).then_some(Stop::IN_USE)
         }
     }
 

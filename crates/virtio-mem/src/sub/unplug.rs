@@ -8,8 +8,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_engine::hotplug::{Fate, Wanted, Withdrawn};
-use pagefold_engine::{Order, Pfn, Platform};
+use pagefold_engine::hotplug::{Wanted, Withdrawn};
+use pagefold_engine::{Pfn, Platform};
 use pagefold_virtio_mem_spec::RequestType;
 
 use crate::context::Context;
@@ -248,14 +248,8 @@ impl SubMode {
             if lacking == Some(Pfn(pages.start)) {
                 continue;
             }
-            let fates = || {
-                let areas = pages.clone().step_by(Order::AREA.pages() as usize);
-                areas.filter_map(|pfn| withdrawn.fate(Pfn(pfn)))
-            };
-            if fates().any(|fate| fate == Fate::Pinned) {
-                self.note_stuck(cx, pass, sub, Stop::PINNED);
-            } else if fates().any(|fate| fate == Fate::Busy) {
-                self.note_stuck(cx, pass, sub, Stop::IN_USE);
+            if let Some(stop) = Stop::of_fates(withdrawn, &pages) {
+                self.note_stuck(cx, pass, sub, stop);
             }
         }
     }
