@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use pagefold_qemu::Arch;
+
 /// What makes it: a script in the sources.
 pub const BUILD: &str = "guest/build";
 
@@ -29,6 +31,16 @@ impl KernelKind {
             KernelKind::X86_64 => "pagefold-guest",
             KernelKind::Aarch64 => "pagefold-guest-aarch64",
             KernelKind::Aarch64LlSc => "pagefold-guest-aarch64-llsc",
+        }
+    }
+}
+
+impl From<Arch> for KernelKind {
+    /// The one for processors as they are made today.
+    fn from(arch: Arch) -> Self {
+        match arch {
+            Arch::X86_64 => KernelKind::X86_64,
+            Arch::Aarch64 => KernelKind::Aarch64,
         }
     }
 }

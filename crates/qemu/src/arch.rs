@@ -13,6 +13,14 @@ pub enum Arch {
 }
 
 impl Arch {
+    /// Its name, as Rust, Linux and QEMU have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Arch::X86_64 => "x86_64",
+            Arch::Aarch64 => "aarch64",
+        }
+    }
+
     /// QEMU for it, as Debian's packages name it.
     pub const fn program(self) -> &'static str {
         match self {

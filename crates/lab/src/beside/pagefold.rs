@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pagefold_boot::{BUILD, KernelKind, find_kernel_of};
+use pagefold_boot::{BUILD, find_kernel_of};
 use pagefold_boot_protocol::{Answer, Options, Request};
 use pagefold_qemu::{Arch, Qemu, QemuBuilder, VirtioMem};
 
@@ -54,12 +54,8 @@ impl Pagefold {
     /// # Errors
     /// QEMU or the kernel is missing, or the guest does not come up.
     pub fn boot(&self) -> Result<PagefoldGuest> {
-        let kind = match self.arch {
-            Arch::X86_64 => KernelKind::X86_64,
-            Arch::Aarch64 => KernelKind::Aarch64,
-        };
-        let kernel =
-            find_kernel_of(kind).with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
+        let kernel = find_kernel_of(self.arch.into())
+            .with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
         let mut work = Vec::new();
         if self.pins > 0 {
             work.push(format!("pinned={}K", self.pins * 4));

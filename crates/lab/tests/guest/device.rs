@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use pagefold_boot::{Guest, KernelKind, Rest, find_kernel_of};
+use pagefold_boot::{Guest, Rest, find_kernel_of};
 use pagefold_boot_protocol::{Answer, DeviceStatus, LeftoversChoice, Options, Request, Restart};
 use pagefold_lab::newer::qemu_of;
 use pagefold_qemu::{Arch, QemuBuilder, VirtioMem};
@@ -19,16 +19,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A guest that is up, with a device of 8 GiB; on arm64 in the newest QEMU that there is, whose devices send messages.
 fn guest(pagefold: &Pagefold, options: Options) -> Guest {
-    let kind = match pagefold.arch {
-        Arch::X86_64 => KernelKind::X86_64,
-        Arch::Aarch64 => KernelKind::Aarch64,
-    };
     let newer = qemu_of(pagefold.arch).filter(|_| pagefold.arch == Arch::Aarch64);
     let qemu = newer.unwrap_or_else(|| pagefold.arch.program().into());
     let builder = QemuBuilder::new()
         .arch(pagefold.arch)
         .program(qemu)
-        .kernel(find_kernel_of(kind).unwrap())
+        .kernel(find_kernel_of(pagefold.arch.into()).unwrap())
         .command_line(&options.to_string())
         .memory(256 * MIB)
         .cpus(2)

@@ -31,9 +31,8 @@ impl ArchArg {
     /// The kernel that a machine with such processors can run.
     pub fn kind(self, cpu: &str) -> KernelKind {
         match self {
-            ArchArg::X86_64 => KernelKind::X86_64,
             ArchArg::Aarch64 if WITHOUT_ATOMICS.contains(&cpu) => KernelKind::Aarch64LlSc,
-            ArchArg::Aarch64 => KernelKind::Aarch64,
+            _ => self.arch().into(),
         }
     }
 
@@ -47,9 +46,6 @@ impl ArchArg {
 
     /// As the command line spells it.
     pub fn name(self) -> &'static str {
-        match self {
-            ArchArg::X86_64 => "x86_64",
-            ArchArg::Aarch64 => "aarch64",
-        }
+        self.arch().name()
     }
 }
