@@ -1,8 +1,8 @@
 //! virtio-mem devices on PCI: finding them, their registers and their interrupts.
 //!
 //! QEMU's virtio-mem has message-signalled interrupts from machines of version 10.0 on, and only PCI's four lines before. Which
-//! line of the interrupt controller a device is on is written in ACPI's byte code, or in the device tree. It need not be known: lines are shared on PCI, so a
-//! handler asks its devices anyway; here, one asks them all, whichever line it was.
+//! line of the interrupt controller a device is on is written in ACPI's byte code, or in the device tree. It need not be known:
+//! lines are shared on PCI, so a handler asks its devices anyway; here, one asks them all, whichever line it was.
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::vec::Vec;

@@ -72,7 +72,7 @@ pub fn enable(
     let table = map(root, function, (table & 7) as u8, u64::from(table & !7), 16)? as *mut u32;
     let vector = map(root, function, bar, u64::from(offset) + CONFIG_VECTOR, 2)? as *mut u16;
 
-    let (address, data) = messages::of(space, function, number)?;
+    let (address, data) = messages::of(function, number)?;
     let control = space.read_word(function, msix);
     space.write_word(function, msix, control | ENABLE | MASK_ALL);
     // SAFETY: the table's first entry, mapped for this: an address in two words, what is written there, and not masked.

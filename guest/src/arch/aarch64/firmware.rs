@@ -100,9 +100,9 @@ pub struct Firmware {
     pub lines: Vec<u32>,
     /// The interrupt controller.
     pub gic: Place,
-    /// GICv2's frame for messages, and GICv3's translation service: physical address and bytes.
+    /// GICv2's frame for messages: physical address and bytes.
     pub frame: Option<(u64, u64)>,
-    /// See above.
+    /// GICv3's translation service, likewise.
     pub its: Option<(u64, u64)>,
     /// The virtual timer's interrupt.
     pub timer: u32,

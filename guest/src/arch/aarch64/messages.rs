@@ -1,7 +1,7 @@
 //! Messages of devices: by GICv2's frame for them (v2m), whose register raises the interrupt that is written to it; by GICv3's
 //! translation service.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::Mutex;
 use virtio_drivers::transport::pci::bus::DeviceFunction;
@@ -30,9 +30,8 @@ enum Taker {
 }
 
 static TAKER: Mutex<Option<Taker>> = Mutex::new(None);
-/// The interrupt of the first device's message, once there is one. Relaxed: noted before any can come.
-static FIRST: AtomicU32 = AtomicU32::new(0);
-static IS_OPEN: AtomicBool = AtomicBool::new(false);
+/// The interrupt of the first device's message, once there is one: above all of them before. Relaxed: noted before any can come.
+static FIRST: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// Finds out who takes messages.
 pub fn init(firmware: &Firmware) {
@@ -47,7 +46,6 @@ pub fn init(firmware: &Firmware) {
         None => return,
     };
     FIRST.store(first, Ordering::Relaxed);
-    IS_OPEN.store(true, Ordering::Relaxed);
     *TAKER.lock() = taker;
 }
 
@@ -59,7 +57,7 @@ fn frame_at((address, bytes): (u64, u64)) -> Option<Taker> {
 }
 
 /// Where the message of a device goes, and what it is: an interrupt of this processor.
-pub fn of<C>(_: &C, function: DeviceFunction, number: u8) -> Option<(u64, u32)> {
+pub fn of(function: DeviceFunction, number: u8) -> Option<(u64, u32)> {
     let number = u32::from(number);
     match TAKER.lock().as_mut()? {
         Taker::Frame { address, first, count } if number < (*count).min(MOST) => {
@@ -73,6 +71,6 @@ pub fn of<C>(_: &C, function: DeviceFunction, number: u8) -> Option<(u64, u32)> 
 
 /// The device whose message an interrupt is.
 pub fn device_of(interrupt: u32) -> Option<u8> {
-    let number = interrupt.checked_sub(FIRST.load(Ordering::Relaxed)).filter(|&number| number < MOST)?;
-    IS_OPEN.load(Ordering::Relaxed).then_some(number as u8)
+    let number = interrupt.checked_sub(FIRST.load(Ordering::Relaxed))?;
+    (number < MOST).then_some(number as u8)
 }
