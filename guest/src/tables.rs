@@ -3,7 +3,6 @@
 //!
 //! Only the memory map folds; it may be unreadable for a moment while it does. All other tables can be read at any time.
 
-use alloc::vec::Vec;
 use core::ops::Range;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -12,16 +11,19 @@ use pagefold_engine::OutOfMemory;
 use pagefold_engine::platform::{FoldRange, Mapping, TableKind};
 pub use pagefold_pagetable::SHARED_FRAMES;
 use pagefold_pagetable::{Behind, Counts, Gap, HUGE, Reservation, Shared};
-use spin::{Mutex, Once};
+use spin::Once;
 
 use crate::layout::{DEVICES, PAGE, TABLES};
 use crate::mmu::GuestMmu;
 use crate::paging::{self, MapError};
 
 static SHARED: Once<Shared<GuestMmu>> = Once::new();
-/// Where the next table's range begins, and all that there are.
+/// Where the next table's range begins.
 static NEXT: AtomicU64 = AtomicU64::new(TABLES);
-static ALL: Mutex<Vec<(TableKind, Range<u64>)>> = Mutex::new(Vec::new());
+/// More tables than the engine has kinds of.
+const MOST: usize = 32;
+/// All that there are. Fault handlers look here, on any number of processors at once, and can wait for nobody.
+static ALL: [Once<(TableKind, Range<u64>)>; MOST] = [const { Once::new() }; MOST];
 
 /// Makes what all tables share. `None` without frames for it.
 pub fn init() -> Option<()> {
@@ -43,9 +45,7 @@ pub fn note_access(address: u64) -> bool {
 
 /// The table that an address is in, and where in it.
 pub fn find(address: u64) -> Option<(TableKind, u64)> {
-    // For a fault handler: who holds the lock may never go on.
-    let all = ALL.try_lock()?;
-    let (kind, range) = all.iter().find(|(_, range)| range.contains(&address))?;
+    let (kind, range) = ALL.iter().filter_map(Once::get).find(|(_, range)| range.contains(&address))?;
     Some((*kind, address - range.start))
 }
 
@@ -65,8 +65,15 @@ impl Table {
         let gap = if kind.folds() { Gap::Allowed } else { Gap::Never };
         // SAFETY: fresh addresses, which nothing else was mapped at.
         let reservation = unsafe { Reservation::new(shared, base, bytes, gap) }?;
-        ALL.lock().push((kind, base..base + len));
-        Ok(Table(reservation))
+        let is_noted = ALL.iter().any(|place| {
+            let mut is_ours = false;
+            place.call_once(|| {
+                is_ours = true;
+                (kind, base..base + len)
+            });
+            is_ours
+        });
+        if is_noted { Ok(Table(reservation)) } else { Err(MapError::Taken) }
     }
 
     /// What is behind it, by its own count.

@@ -8,9 +8,7 @@ use pagefold_qemu::Arch;
 use serde_json::Value;
 
 use crate::Pagefold;
-use crate::course::{
-    CYCLES, THE_BUG, metadata, nothing_is_lost_in_cycles, number, row, traps_at_a_descriptor,
-};
+use crate::course::{CYCLES, metadata, nothing_is_lost_in_cycles, number, row};
 use crate::ends::ends;
 
 const MIB: u64 = 1 << 20;
@@ -125,10 +123,6 @@ pub fn a_kernel_that_does_not_fit(pagefold: &Pagefold) {
     let (how, dump) = ends(pagefold, &arguments);
     assert_eq!(how, "unsupported", "{dump}");
     assert!(dump.contains("no atomic instructions: boot the kernel that was built without them"), "{dump}");
-}
-
-pub fn the_bug_traps(pagefold: &Pagefold) {
-    traps_at_a_descriptor("processor 3  pc", || ends(pagefold, THE_BUG).into());
 }
 
 pub fn breaks(pagefold: &Pagefold) {

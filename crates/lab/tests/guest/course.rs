@@ -7,6 +7,7 @@ use pagefold_lab::Arch;
 use serde_json::Value;
 
 use crate::Pagefold;
+use crate::ends::ends;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -21,12 +22,8 @@ pub struct Came {
 impl Pagefold {
     /// `pagefold boot --json` with more, and lines for it to read.
     pub fn boot(&self, arguments: &str, script: &str) -> Came {
-        let arch = match self.arch {
-            Arch::X86_64 => "x86_64",
-            Arch::Aarch64 => "aarch64",
-        };
         let mut child = Command::new(&self.program)
-            .args(["boot", "--json", "--arch", arch])
+            .args(["boot", "--json", "--arch", self.arch.name()])
             .args(arguments.split_whitespace())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -133,34 +130,19 @@ pub fn memdesc_loses_nothing(pagefold: &Pagefold) {
     assert!(number(objects, "counted") > 0 && objects["counted"] == objects["measured"], "{objects}");
 }
 
-/// Folders that do not wait, under as many walkers as it takes.
-pub const THE_BUG: &str =
-    "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 --protocol no-grace-period";
-
 pub fn the_bug_traps(pagefold: &Pagefold) {
-    traps_at_a_descriptor("processor 3  rip", || {
-        let Came { code, json, stderr } = pagefold.boot(THE_BUG, "");
-        assert_eq!(code, 1, "{stderr}");
-        ["how", "dump"].map(|key| json["ending"][key].as_str().unwrap().to_owned())
-    });
-}
-
-/// The machine ends with an access to a descriptor that is gone, and says which. What does not wait may ruin anything, so that a
-/// machine may end otherwise too: that is told, and the next one booted.
-pub fn traps_at_a_descriptor(registers: &str, boot: impl Fn() -> [String; 2]) {
-    for _ in 0..3 {
-        let [how, dump] = boot();
-        if !["stray-write", "stray-read"].contains(&&*how) {
-            println!("ended by {how}:\n{dump}");
-            continue;
-        }
-        // Which page, which class, where: and how every processor stood, with names.
-        for word in ["pfn 0x", "map page 0x", "class ", "on processor ", registers, "pagefold_engine"] {
-            assert!(dump.contains(word), "no '{word}' in\n{dump}");
-        }
-        return;
+    let arguments = "--memory 128M --cpus 4 --walkers 8 --device 1G --resize 256M --cycle 1000000 \
+                     --protocol no-grace-period";
+    let registers = match pagefold.arch {
+        Arch::X86_64 => "processor 3  rip",
+        Arch::Aarch64 => "processor 3  pc",
+    };
+    let (how, dump) = ends(pagefold, arguments);
+    assert!(["stray-write", "stray-read"].contains(&&*how), "{how}: {dump}");
+    // Which page, which class, where: and how every processor stood, with names.
+    for word in ["pfn 0x", "map page 0x", "class ", "on processor ", registers, "pagefold_engine"] {
+        assert!(dump.contains(word), "no '{word}' in\n{dump}");
     }
-    panic!("no machine of three ended at a descriptor");
 }
 
 pub fn pins_stay(pagefold: &Pagefold) {

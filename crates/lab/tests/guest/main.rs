@@ -52,7 +52,7 @@ const AARCH64: &[Test] = &[
     ("aarch64::models_of_processors_and_interrupt_controllers", aarch64::models),
     ("aarch64::one_to_eight_processors_and_both_barriers", aarch64::processors_and_barriers),
     ("aarch64::devices_on_several_nodes", aarch64::several_devices),
-    ("aarch64::without_a_grace_period_it_traps", aarch64::the_bug_traps),
+    ("aarch64::without_a_grace_period_it_traps", course::the_bug_traps),
     ("aarch64::flushes_that_are_missing_are_seen", ends::flushes_that_are_missing_are_seen),
     ("aarch64::a_kernel_that_does_not_fit_its_processor", aarch64::a_kernel_that_does_not_fit),
     ("aarch64::words_and_objects_lose_nothing_either", course::memdesc_loses_nothing),
