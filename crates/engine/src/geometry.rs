@@ -247,10 +247,12 @@ impl Order {
     pub const fn rows(self) -> u64 {
         if self.0 as u32 > ROW_ORDER { 1 << (self.0 as u32 - ROW_ORDER) } else { 1 }
     }
+    /// The bits that an order takes in a state word or class entry.
+    pub(crate) const BITS: u64 = 0x1f;
     /// Order read from five bits of a state word or class entry; garbage becomes the largest order, never more.
     #[inline]
     pub(crate) const fn from_bits(bits: u64) -> Order {
-        let bits = (bits & 0x1f) as u32;
+        let bits = (bits & Self::BITS) as u32;
         if bits <= MAX_ORDER { Order(bits as u8) } else { Order::MAX }
     }
     /// The largest order whose naturally aligned block starts at `pfn` and holds at most `pages` (above 0) pages.

@@ -154,8 +154,6 @@ pub struct State(pub(crate) u64);
 
 const REFS_MASK: u64 = 0xffff_ffff;
 const ORDER_SHIFT: u32 = 32;
-/// The bits of an order.
-const ORDER_MASK: u64 = 0x1f;
 const HEAD: u64 = 1 << 37;
 const TAIL: u64 = 1 << 38;
 pub(crate) const POISON: u64 = 1 << 39;
@@ -225,7 +223,7 @@ impl State {
     #[inline]
     pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {
         // The field itself: that it may be no order (`order` would cut it off) costs every look, and makes no difference here.
-        let order = self.0 >> ORDER_SHIFT & ORDER_MASK;
+        let order = self.0 >> ORDER_SHIFT & Order::BITS;
         self.is_head() && pfn.0.wrapping_sub(head.0) >> order == 0
     }
 }
