@@ -59,7 +59,7 @@ impl<P: Platform> Engine<P> {
             next = next.max(claimed.end);
             frames.give_claim(claim);
             self.withhold_poison(pages);
-            self.map.classes.hint_foldable_range(&claimed);
+            self.map.classes.hint_foldable(&claimed);
             done?;
         }
         Ok(())
@@ -87,6 +87,14 @@ pub struct Folder<'e, P: Platform> {
     has_objects: bool,
     pending: Pending<'e, P::Barrier>,
     batch: usize,
+}
+
+/// Why a map page was not claimed.
+enum NotClaimed {
+    /// Some page of it is in use, or nobody's is all there is. Nothing was claimed. Who frees a page sets the hint.
+    InUse,
+    /// It looked free, and another CPU is changing it. Some of it may be claimed, and is to be given back. Look here again.
+    Changing,
 }
 
 /// Sections looked at in one search: bounds a step where there is nothing to do.
@@ -186,7 +194,7 @@ impl<'e, P: Platform> Folder<'e, P> {
             if self.engine.map.classes.take_foldable_hint(self.cursor) && !self.collect_section(self.cursor) {
                 // The batch is full and there may be more here.
                 let first = self.cursor * P::Descriptors::MAP_PAGES_PER_SECTION;
-                self.engine.map.classes.hint_foldable(MapPage(first));
+                self.engine.map.classes.hint_foldable(&(first..first + 1));
                 return looked;
             }
             looked += 1;
@@ -207,25 +215,32 @@ impl<'e, P: Platform> Folder<'e, P> {
             return true;
         }
         while next < end {
-            let map_page = MapPage(next);
+            let map_page = next;
             next += 1;
-            if !map.classes.is_mapped(map_page) {
+            if !map.classes.is_mapped(MapPage(map_page)) {
                 continue;
             }
             if self.claims.len() >= self.batch {
                 return false;
             }
             let first = self.claims.len();
-            if let Some(pages) = self.claim_map_page(map_page) {
-                for claimed in map.map_pages_of(&pages).map(MapPage) {
-                    if map.publish_free(claimed) {
-                        let bytes = map.bytes_of(claimed.0..claimed.0 + 1);
-                        self.pending.push(FoldRange { bytes, backed: 1 });
+            match self.claim_map_page(MapPage(map_page)) {
+                Ok(pages) => {
+                    for claimed in map.map_pages_of(&pages).map(MapPage) {
+                        if map.publish_free(claimed) {
+                            let bytes = map.bytes_of(claimed.0..claimed.0 + 1);
+                            self.pending.push(FoldRange { bytes, backed: 1 });
+                        }
+                        next = next.max(claimed.0 + 1);
                     }
-                    next = next.max(claimed.0 + 1);
                 }
-            } else {
-                self.unclaim_from(first);
+                Err(NotClaimed::InUse) => {}
+                Err(NotClaimed::Changing) => {
+                    self.unclaim_from(first);
+                    // Not before the pages are given back: another folder would find them taken, and nobody would tell
+                    // the next one.
+                    map.classes.hint_foldable(&(map_page..map_page + 1));
+                }
             }
         }
         true
@@ -236,12 +251,14 @@ impl<'e, P: Platform> Folder<'e, P> {
         self.claims.drain(first..).for_each(|claim| self.engine.unclaim(claim));
     }
 
-    /// Takes every page of a map page that is free, or has no owner; the pages that are claimed now. Otherwise some may be,
-    /// and are to be given back.
-    fn claim_map_page(&mut self, map_page: MapPage) -> Option<Range<u64>> {
+    /// Takes every page of a map page that is free, or has no owner; the pages that are claimed now.
+    fn claim_map_page(&mut self, map_page: MapPage) -> Result<Range<u64>, NotClaimed> {
         let map = &self.engine.map;
         let described = map.pages_of(map_page);
         let frames = self.engine.frames(Pfn(described.start));
+        if Row::covering(&described).any(|row| frames.is_owned(row, self.engine.never_free(row))) {
+            return Err(NotClaimed::InUse);
+        }
         let mut pages = described.start..described.start;
         let mut owned = false;
         while pages.end < described.end {
@@ -252,30 +269,24 @@ impl<'e, P: Platform> Folder<'e, P> {
                 pages.end = row.first_pfn().0 + PAGES_PER_ROW;
                 continue;
             }
-            let Some(claim) = frames.take_row(row, except) else {
-                if frames.taken_mask(row) & !except == 0 {
-                    // Free, but moving or isolated just now: look here again.
-                    map.classes.hint_foldable(map_page);
-                }
-                return None;
-            };
+            // Taken since, or moving or isolated just now.
+            let claim = frames.take_row(row, except).ok_or(NotClaimed::Changing)?;
             let claimed = claim.pages();
             self.claims.push(claim);
             owned = true;
             if self.engine.never_free(row) & except != except {
                 // Looked at before the claim, and not so any more: the memory went and came back meanwhile. From the claim
-                // on that cannot happen. Look here again.
-                map.classes.hint_foldable(map_page);
-                return None;
+                // on that cannot happen.
+                return Err(NotClaimed::Changing);
             }
             pages = pages.start.min(claimed.start)..claimed.end;
         }
         let is_nobodys_or_claimed = |row: Row| frames.taken_mask(row) == Row::ALL;
         if !Row::covering(&described).all(is_nobodys_or_claimed) {
-            map.classes.hint_foldable(map_page);
-            return None;
+            return Err(NotClaimed::Changing);
         }
-        owned.then_some(pages)
+        // Without an owned page it is nobody's as a whole.
+        if owned { Ok(pages) } else { Err(NotClaimed::InUse) }
     }
 
     /// Takes a section that is free as a whole, so that its part of the map is folded as one range, and the page table
@@ -312,19 +323,24 @@ impl<'e, P: Platform> Folder<'e, P> {
         let mut report = self.pending.finish(self.engine);
         report.object_pages = self.objects.finish(&self.engine.map);
         self.has_objects = false;
-        for claim in self.claims.drain(..) {
+        let Self { engine, claims, .. } = self;
+        let map = &engine.map;
+        for claim in claims.drain(..) {
+            let claimed = map.map_pages_of(&claim.pages());
             // A map page may have several claims. It is `Mapped` again before the first of them is given back, and stays so
             // at least until the last is: no new owner has all of it.
-            if report.refused > 0 {
-                for map_page in self.engine.map.map_pages_of(&claim.pages()).map(MapPage) {
-                    if self.engine.map.class(map_page).1 {
-                        self.engine.map.stay_backed(map_page);
-                        // The next folder tries it again.
-                        self.engine.map.classes.hint_foldable(map_page);
-                    }
+            let mut any_refused = false;
+            for map_page in claimed.clone().map(MapPage).filter(|_| report.refused > 0) {
+                if map.class(map_page).1 {
+                    map.stay_backed(map_page);
+                    any_refused = true;
                 }
             }
-            self.engine.unclaim(claim);
+            engine.unclaim(claim);
+            if any_refused {
+                // The next folder tries it again. Not told before: it would find the pages taken.
+                map.classes.hint_foldable(&claimed);
+            }
         }
         report
     }

@@ -30,9 +30,9 @@ impl<P: Platform> Engine<P> {
     #[inline]
     fn after_giving_back(&self, pfn: Pfn, order: Order) {
         if order.get() <= SECTION_ORDER {
-            self.map.classes.hint_foldable(self.map.map_page(pfn));
+            self.map.classes.hint_freed(self.map.map_page(pfn));
         } else {
-            self.map.classes.hint_foldable_range(&self.map.map_pages(pfn, order));
+            self.map.classes.hint_foldable(&self.map.map_pages(pfn, order));
         }
         self.withhold_poison(pfn.0..pfn.0 + order.pages());
     }
@@ -57,7 +57,7 @@ impl<P: Platform> Engine<P> {
     pub(crate) fn withhold(&self, row: Row, mask: u64) {
         if self.map.withheld.mark(row, mask) != 0 {
             // What stands in the way of folding this map page is out of the way now.
-            self.map.classes.hint_foldable(self.map.map_page(row.first_pfn()));
+            self.map.classes.hint_foldable(&self.map.map_pages(row.first_pfn(), Order::ZERO));
         }
     }
 

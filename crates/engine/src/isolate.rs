@@ -127,7 +127,7 @@ impl<P: Platform> Isolated<'_, P> {
     fn has_come_back(&self, pages: Range<u64>) {
         if pages.start < pages.end {
             self.engine.withhold_poison(pages.clone());
-            self.engine.map.classes.hint_foldable_range(&self.engine.map.map_pages_of(&pages));
+            self.engine.map.classes.hint_foldable(&self.engine.map.map_pages_of(&pages));
         }
     }
 

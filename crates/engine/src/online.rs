@@ -78,14 +78,13 @@ impl<P: Platform> Engine<P> {
         let [(_, joins_before), (_, joins_behind)] = edges;
         let first = map_pages.start + u64::from(joins_before);
         let fresh = first..(map_pages.end - u64::from(joins_behind)).max(first);
-        self.add_fresh(pages.clone(), fresh)?;
+        let has_backed = self.add_fresh(&pages, fresh)?;
         for (edge, _) in edges.into_iter().filter(|&(_, joins)| joins) {
             for row in Row::covering(&self.map.pages_of(edge)) {
                 self.map.holes.unmark(row, row.mask_of(&pages));
             }
         }
-        self.zone(Zone::Normal).online(pages.clone());
-        self.withhold_poison(pages);
+        self.hand_over(pages, Zone::Normal, has_backed);
         Ok(())
     }
 
@@ -100,16 +99,14 @@ impl<P: Platform> Engine<P> {
     /// memory: it has its one [`Hotplug`](crate::hotplug::Hotplug) alone, beside which the engine is shared.
     pub(crate) fn add_boot(&self, pages: Range<u64>) -> Result<(), AddError> {
         let map_pages = self.map_pages_around(&pages)?;
-        self.add_fresh(pages.clone(), map_pages)?;
-        self.zone(Zone::Normal).online(pages.clone());
-        // A memory block may have been here before, and some of its pages broken.
-        self.withhold_poison(pages);
+        let has_backed = self.add_fresh(&pages, map_pages)?;
+        self.hand_over(pages, Zone::Normal, has_backed);
         Ok(())
     }
 
     /// Makes `map_pages` those of free memory, as far as they lie in `pages`; the allocator is to be given all of `pages` next,
-    /// and can be.
-    fn add_fresh(&self, pages: Range<u64>, map_pages: Range<u64>) -> Result<(), AddError> {
+    /// and can be ([`hand_over`](Self::hand_over)). Whether some have memory.
+    fn add_fresh(&self, pages: &Range<u64>, map_pages: Range<u64>) -> Result<bool, AddError> {
         self.are_absent(&map_pages)?;
         // What of the first and the last map page lies outside.
         let described = P::Descriptors::PAGES_PER_MAP_PAGE;
@@ -123,15 +120,14 @@ impl<P: Platform> Engine<P> {
         for (row, _) in holes() {
             self.map.holes.ensure(row)?;
         }
-        self.zone(Zone::Normal).prepare_online(&pages)?;
+        self.zone(Zone::Normal).prepare_online(pages)?;
         self.map.classes.prepare_uniform(map_pages.clone())?;
         // Holes before classes: a page without memory must not be taken for one that could break. Classes before frames: as
         // soon as the allocator has the memory, it may be used.
         for (row, mask) in holes() {
             self.map.holes.mark(row, mask);
         }
-        self.map.offer(map_pages);
-        Ok(())
+        Ok(self.map.offer(map_pages))
     }
 
     /// Notes that memory exists at `pages` but is not ours. Map pages that lie only partly in the range stay `Absent`. As
@@ -188,8 +184,18 @@ impl<P: Platform> Engine<P> {
 impl<P: Platform> Engine<P> {
     /// Gives areas of class `Offline` to a zone as free memory. Everything it needs was prepared.
     pub(crate) fn enlist(&self, pages: Range<u64>, zone: Zone) {
-        self.map.offer(self.map.map_pages_of(&pages));
+        let has_backed = self.map.offer(self.map.map_pages_of(&pages));
+        self.hand_over(pages, zone, has_backed);
+    }
+
+    /// Gives the allocator of `zone` pages whose classes say that they are free.
+    fn hand_over(&self, pages: Range<u64>, zone: Zone, has_backed: bool) {
         self.zone(zone).online(pages.clone());
+        if has_backed {
+            // Not before: a folder that looks in between finds the pages taken, and nobody would tell the next one.
+            self.map.classes.hint_foldable(&self.map.map_pages_of(&pages));
+        }
+        // A memory block may have been here before, and some of its pages broken.
         self.withhold_poison(pages);
     }
 }

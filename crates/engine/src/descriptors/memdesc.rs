@@ -336,7 +336,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         if Memdesc::is_foldable(order) {
             self.classes.set_free(self.map_pages(pfn, order), |map_page| {
                 self.clear_map_page(map_page);
-                self.classes.set(map_page, ClassEntry::MAPPED);
+                self.classes.set_mapped(map_page);
             });
         } else {
             (pfn.0..pfn.0 + order.pages()).for_each(|page| self.clear(Pfn(page)));
@@ -354,7 +354,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         self.materialise_missing(all.clone(), source)?;
         // While the class says folded no walker looks at the words, and when it says `Mapped` they are whole.
         self.write_words(pfn, order, number);
-        all.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
+        all.for_each(|map_page| self.classes.set_mapped(MapPage(map_page)));
         Ok(())
     }
 
@@ -408,7 +408,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         self.name(by_words, pfn, to, number);
         object.state.store(State::head(to, kind.into()).0, Ordering::Release);
         if by_words && !had_words {
-            all.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
+            all.for_each(|map_page| self.classes.set_mapped(MapPage(map_page)));
         }
         Ok(())
     }
@@ -430,7 +430,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         let is_backed = all.clone().all(|map_page| self.classes.get(MapPage(map_page)).is_backed());
         if self.layout() == Layout::Flat && is_backed {
             self.write_words(pfn, order, of_whole);
-            all.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
+            all.for_each(|map_page| self.classes.set_mapped(MapPage(map_page)));
         } else {
             self.classes.set_tails(all, ClassEntry::tail_of(order, of_whole));
         }

@@ -349,7 +349,7 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
     /// Whether no object of a group is in use just now.
     fn is_unused(&self, group: u64) -> bool {
         let objects = group * OBJECTS_PER_GROUP..(group + 1) * OBJECTS_PER_GROUP;
-        Row::covering(&objects).all(|row| self.frames.taken_mask(row) == 0)
+        !Row::covering(&objects).any(|row| self.frames.is_owned(row, 0))
     }
 
     /// Takes every object of a group, if none is in use, and notes that in `claims`. The groups of which it has every object
@@ -429,15 +429,19 @@ impl Emptied {
         // that are wrong on purpose): no walker knows an object there. All of them are claimed, so nobody else writes.
         let done = if self.ranges.is_empty() { 0 } else { unsafe { objects.objects.fold(&self.ranges) } };
         let folded = self.ranges.iter().take(done).map(|range| range.backed).sum();
-        for group in self.groups.drain(..).skip(done) {
-            if let Some(byte) = objects.groups.get(group) {
-                // Its memory is there still. The next folder tries it again.
-                byte.fetch_or(BACKED | FOLDABLE, Ordering::Release);
+        let mark_refused = |bits| {
+            for byte in self.groups.iter().skip(done).filter_map(|&group| objects.groups.get(group)) {
+                byte.fetch_or(bits, Ordering::Release);
             }
-        }
-        self.ranges.clear();
+        };
+        // Their memory is there still.
+        mark_refused(BACKED);
         objects.folding.fetch_sub(self.claimed(), Ordering::Relaxed);
         self.claims.drain(..).for_each(|claim| objects.frames.give_claim(claim));
+        // The next folder tries them again. Not told before: it would find their objects taken.
+        mark_refused(FOLDABLE);
+        self.groups.clear();
+        self.ranges.clear();
         folded
     }
 

@@ -30,7 +30,7 @@ impl<M: Mapping, O: Owner> OfflinePages for PageMap<M, O> {
             // Release: a walker that sees the reference may take another.
             self.store(pfn, self.marked(pfn, state), Ordering::Release);
         }
-        self.classes.set(map_page, ClassEntry::MAPPED);
+        self.classes.set_mapped(map_page);
     }
 
     fn is_held_offline(&self, pfn: Pfn) -> bool {
@@ -89,8 +89,7 @@ impl<M: Mapping, O: Owner> OfflinePages for PageMap<M, O> {
 
     fn end_offline(&self, map_page: MapPage) {
         self.clear_map_page(map_page);
-        self.classes.set(map_page, ClassEntry::MAPPED);
-        self.classes.hint_foldable(map_page);
+        self.classes.set_mapped(map_page);
     }
 }
 

@@ -345,7 +345,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         let all = self.map_pages(pfn, order);
         self.classes.set_free(all.start + 1..all.end, |tail| {
             self.clear_map_page(tail);
-            self.classes.set(tail, ClassEntry::MAPPED);
+            self.classes.set_mapped(tail);
         });
     }
 
@@ -357,7 +357,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         self.materialise_missing(tails.clone(), source)?;
         // While the class says folded no walker looks at these words, and when it says `Mapped` they are whole.
         self.write_tails(pfn, order);
-        tails.for_each(|tail| self.classes.set(MapPage(tail), ClassEntry::MAPPED));
+        tails.for_each(|tail| self.classes.set_mapped(MapPage(tail)));
         Ok(())
     }
 
@@ -439,7 +439,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         let is_backed = tails.clone().all(|tail| self.classes.get(MapPage(tail)).is_backed());
         if order < MAP_PAGE || (self.layout() == Layout::Flat && is_backed) {
             self.write_tails(pfn, order);
-            tails.for_each(|tail| self.classes.set(MapPage(tail), ClassEntry::MAPPED));
+            tails.for_each(|tail| self.classes.set_mapped(MapPage(tail)));
         }
         self.store(pfn, self.marked(pfn, State::head(order, kind.into())), Ordering::Release);
     }

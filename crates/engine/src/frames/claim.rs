@@ -8,6 +8,7 @@ use super::lanes::{Area, FREE, ISOLATED, ONES, SMALL, Set, state};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, ROW_ORDER, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
+use crate::sync::Ordering;
 
 /// Free pages that were taken without a descriptor: exactly those that [`Frames::give_claim`] gives back.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,6 +32,30 @@ impl Claim {
 }
 
 impl<M: Mapping> Frames<M> {
+    /// Whether a page of `row` but `except` has an owner. One that does is freed after this: whoever frees it sees what the
+    /// caller did before. (A plain look would not do: both could miss what the other has done.)
+    pub(crate) fn is_owned(&self, row: Row, except: u64) -> bool {
+        let look = || match self.look(row) & !except {
+            0 => Ok(()),
+            _ => Err(AllocError::Busy),
+        };
+        self.despite_moves(look).is_err()
+    }
+
+    /// As [`taken_mask`](Self::taken_mask), by read-modify-writes.
+    fn look(&self, row: Row) -> u64 {
+        let area = Area::of(row);
+        if !self.lanes.is_online(area.tree()) {
+            return Row::ALL;
+        }
+        match state(self.lanes.look(area)) {
+            FREE => 0,
+            // AcqRel: pairs with `free_mask`, which reads what this wrote, or is seen here.
+            SMALL => self.rows.get(row.0).map_or(Row::ALL, |word| word.fetch_or(0, Ordering::AcqRel)),
+            _ => Row::ALL,
+        }
+    }
+
     /// Takes every page of `row` but `except`, if all of them are free and all of `except` is taken; as part of its
     /// area if that is free whole (then `except` must be 0). Nothing where `except` is all there is: a
     /// claim of no page would own nothing.

@@ -142,6 +142,18 @@ impl<M: Mapping> Lanes<M> {
         }
     }
 
+    /// As [`get`](Self::get). Whoever changes the lane later sees what the caller did before.
+    pub(crate) fn look(&self, area: Area) -> u8 {
+        let Some(word) = self.words.get(area.word()) else { return ABSENT };
+        let lane = |word: u64| (word >> area.shift()) as u8;
+        match lane(word.load(Ordering::Acquire)) {
+            // Free, and there may be no memory to write to.
+            0 => 0,
+            // AcqRel: pairs with `update` and `give_one`, which read what this wrote, or are seen here.
+            _ => lane(word.fetch_or(0, Ordering::AcqRel)),
+        }
+    }
+
     /// Changes one lane by `change`, which may refuse. Returns the lane as it was before a change that was made.
     pub(crate) fn update(&self, area: Area, mut change: impl FnMut(u8) -> Option<u8>) -> Option<u8> {
         let word = self.words.get(area.word())?;

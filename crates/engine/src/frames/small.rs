@@ -308,8 +308,9 @@ impl<M: Mapping> Frames<M> {
             if before & mask != mask {
                 return Err(NotOwned);
             }
-            // Release: pairs with the Acquire of the next owner.
-            match word.compare_exchange(before, before & !mask, Ordering::Release, Ordering::Relaxed) {
+            // Release: pairs with the Acquire of the next owner. Acquire: pairs with `is_owned`, so that a hint that a
+            // folder took before it found the page taken is seen to be gone.
+            match word.compare_exchange(before, before & !mask, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => break,
                 Err(other) => before = other,
             }

@@ -108,6 +108,7 @@ impl<P: Platform> Engine<P> {
         for area in pages.clone().step_by(Order::AREA.pages() as usize).map(Pfn) {
             self.frames(area).free_area(area);
         }
+        self.map.classes.hint_foldable(&self.map.map_pages_of(pages));
         self.withhold_poison(pages.clone());
         Ok(())
     }

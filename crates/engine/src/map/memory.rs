@@ -27,9 +27,13 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
         })
     }
 
-    /// `Absent` or `Offline` → `Free` (or `Mapped`, where memory is behind it). The classes have been prepared.
-    pub(crate) fn offer(&self, map_pages: Range<u64>) {
+    /// `Absent` or `Offline` → `Free` (or `Mapped`, where memory is behind it; whether there is any: it can be folded as soon
+    /// as the allocator has the pages). The classes have been prepared.
+    #[must_use]
+    pub(crate) fn offer(&self, map_pages: Range<u64>) -> bool {
+        let mut any = false;
         for (stretch, has_backed) in self.classes.stretches(map_pages) {
+            any |= has_backed;
             if !has_backed {
                 self.classes.fill_uniform(stretch, ClassEntry::FREE);
                 continue;
@@ -37,13 +41,13 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
             for map_page in stretch.map(MapPage) {
                 if self.classes.get(map_page).is_backed() {
                     self.clear_map_page(map_page);
-                    self.classes.set(map_page, ClassEntry::MAPPED);
-                    self.classes.hint_foldable(map_page);
+                    self.classes.set_mapped(map_page);
                 } else {
                     self.classes.set(map_page, ClassEntry::FREE);
                 }
             }
         }
+        any
     }
 
     /// Publishes all of `map_pages` as `class` (`Absent` or `Offline`). What has memory behind it keeps it, and says so;

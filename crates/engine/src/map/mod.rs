@@ -225,7 +225,7 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
     /// `Mapped` again. The caller owns it.
     pub(crate) fn stay_backed(&self, map_page: MapPage) {
         let class = match self.classes.get(map_page) {
-            class if class.unbacked() == ClassEntry::FREE => ClassEntry::MAPPED,
+            class if class.unbacked() == ClassEntry::FREE => return self.classes.set_mapped(map_page),
             class => class.backed(),
         };
         self.classes.set(map_page, class);
@@ -243,8 +243,10 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
                     self.classes.ensure(map_page.0..map_page.0 + 1)?;
                     if self.classes.begin_unfold(map_page) {
                         let done = self.materialise(map_page.0..map_page.0 + 1, &mut Source::Machine);
-                        let class = if done.is_ok() { ClassEntry::MAPPED } else { ClassEntry::FREE };
-                        self.classes.set(map_page, class);
+                        match done {
+                            Ok(()) => self.classes.set_mapped(map_page),
+                            Err(OutOfMemory) => self.classes.set(map_page, ClassEntry::FREE),
+                        }
                         return done;
                     }
                 }
@@ -300,7 +302,7 @@ impl<D: Classed, E: MapEntry, M: Mapping> MemoryMap<D, E, M> {
     pub(crate) fn unfold_free(&self, map_pages: Range<u64>) -> Result<(), OutOfMemory> {
         self.classes.ensure(map_pages.clone())?;
         self.materialise_missing(map_pages.clone(), &mut Source::Machine)?;
-        map_pages.for_each(|map_page| self.classes.set(MapPage(map_page), ClassEntry::MAPPED));
+        map_pages.for_each(|map_page| self.classes.set_mapped(MapPage(map_page)));
         Ok(())
     }
 

@@ -206,6 +206,16 @@ impl<D: Classed, M: Mapping> Classes<D, M> {
         }
     }
 
+    /// Publishes `Mapped`, as [`set`](Self::set) does.
+    pub(crate) fn set_mapped(&self, map_page: MapPage) {
+        self.set(map_page, ClassEntry::MAPPED);
+        if let Some(byte) = self.sections.get(D::section_of(map_page)) {
+            // Changes nothing. AcqRel: a folder that takes the section's hint after this sees the class; one that took it
+            // before has taken it for `hint_freed` too, when the pages are freed.
+            byte.fetch_or(0, Ordering::AcqRel);
+        }
+    }
+
     /// Publishes `map_pages` as those of a folio: `tail` is its class. Those that have memory keep it for now, and say so.
     /// The caller owns them and has ensured them.
     #[inline]
@@ -241,32 +251,39 @@ impl<D: Classed, M: Mapping> Classes<D, M> {
             && entry.swap_if(now, ClassEntry::UNFOLDING.0, Ordering::Acquire)
     }
 
-    /// Tells the folder that map pages in the section of `map_page` may have become foldable.
-    #[inline]
-    pub(crate) fn hint_foldable(&self, map_page: MapPage) {
-        self.hint_section(D::section_of(map_page));
-    }
+    // A section's hint says that there may be something to fold. It is set after the pages have become free, never before: a
+    // folder takes the hint first and looks then, and what it finds taken it leaves to the next hint.
 
-    /// As [`hint_foldable`](Self::hint_foldable), for all sections that `map_pages` lie in.
-    pub(crate) fn hint_foldable_range(&self, map_pages: &Range<u64>) {
-        if map_pages.start < map_pages.end {
-            sections_of::<D>(map_pages).for_each(|section| self.hint_section(section));
-        }
-    }
-
+    /// Tells folders that the map page may have become foldable, whose page the caller has just given to the allocator. The
+    /// usual path of every free: where the hint is there already, nothing is written.
     #[inline]
-    fn hint_section(&self, section: u64) {
+    pub(crate) fn hint_freed(&self, map_page: MapPage) {
         // A section that is not explicit has nothing materialised, and its byte may have nothing behind it either.
-        if let Some(byte) = self.sections.get(section)
+        if let Some(byte) = self.sections.get(D::section_of(map_page))
+            // Relaxed suffices. A folder that took the hint and then found the page taken wrote its row or lane
+            // (`Frames::is_owned`). The free has read that, so this load sees that the hint is gone.
             && byte.load(Ordering::Relaxed) & (EXPLICIT | FOLDABLE) == EXPLICIT
         {
             byte.fetch_or(FOLDABLE, Ordering::Release);
         }
     }
 
+    /// Tells folders that some of `map_pages` may have become foldable, in whichever way.
+    pub(crate) fn hint_foldable(&self, map_pages: &Range<u64>) {
+        let sections = if map_pages.is_empty() { 0..0 } else { sections_of::<D>(map_pages) };
+        for byte in sections.filter_map(|section| self.sections.get(section)) {
+            if byte.load(Ordering::Relaxed) & EXPLICIT != 0 {
+                // Release: pairs with `take_foldable_hint`. Written even where the hint is there: a folder that takes it sees
+                // what was done before.
+                byte.fetch_or(FOLDABLE, Ordering::Release);
+            }
+        }
+    }
+
     /// Takes the hint of `section`: whether there was one.
     pub(crate) fn take_foldable_hint(&self, section: u64) -> bool {
         self.sections.get(section).is_some_and(|byte| {
+            // Acquire: pairs with the Release of those who set it.
             byte.load(Ordering::Relaxed) & FOLDABLE != 0
                 && byte.fetch_and(!FOLDABLE, Ordering::Acquire) & FOLDABLE != 0
         })
