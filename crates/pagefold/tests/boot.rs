@@ -1,5 +1,7 @@
 //! What `pagefold boot` refuses before there is a guest. (Guests are booted by the lab's tests.)
 
+mod common;
+
 use assert_cmd::Command;
 
 /// One line on stderr with these words, nothing on stdout, and this exit code.
@@ -73,7 +75,7 @@ fn sizes_that_no_device_has_are_refused_before_anything_is_booted() {
 fn an_installed_command_says_where_the_kernel_comes_from_and_finds_it_there() {
     let dir = tempfile::tempdir().unwrap();
     let installed = dir.path().join("pagefold");
-    std::fs::copy(assert_cmd::cargo::cargo_bin("pagefold"), &installed).unwrap();
+    common::copy_command(&installed);
     let boot = |kernel: &str| {
         let mut command = Command::new(&installed);
         command.arg("boot").env("PATH", "/nowhere").env("HOME", dir.path()).env("PAGEFOLD_GUEST", kernel);

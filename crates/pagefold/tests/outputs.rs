@@ -428,7 +428,7 @@ fn owners() {
 fn as_nobody(dir: &TempDir, args: &[String]) -> Output {
     let copy = dir.path().join("pagefold");
     if !copy.exists() {
-        fs::copy(binary(), &copy).unwrap();
+        common::copy_command(&copy);
     }
     Command::new(&copy).args(args).current_dir("/").uid(65534).gid(65534).output().unwrap()
 }

@@ -8,17 +8,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use common::{pagefold, replay};
+use common::{binary, pagefold, replay};
 use predicates::prelude::*;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
 const SAMPLE: &[u8] = include_bytes!("../sample.pgf");
-
-fn binary() -> &'static str {
-    assert_cmd::cargo::cargo_bin!("pagefold").to_str().unwrap()
-}
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -119,7 +115,7 @@ fn without_root_the_sample_stands_in() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = dir.path().join("pagefold");
-    fs::copy(binary(), &copy).unwrap();
+    common::copy_command(&copy);
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&copy);
         command.args(args).current_dir("/");

@@ -229,7 +229,7 @@ fn everybody_can_ask_on_this_host() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let copy = dir.path().join("pagefold");
-    fs::copy(assert_cmd::cargo::cargo_bin!("pagefold"), &copy).unwrap();
+    common::copy_command(&copy);
     let as_nobody = |args: &[&str]| {
         let mut command = Command::new(&copy);
         command.args(args).current_dir("/");

@@ -7,6 +7,8 @@ pub mod pty;
 pub mod roots;
 pub mod schemas;
 
+use std::path::Path;
+
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 use serde_json::Value;
@@ -14,6 +16,12 @@ use serde_json::Value;
 /// Where it is.
 pub fn binary() -> &'static str {
     assert_cmd::cargo::cargo_bin!("pagefold").to_str().unwrap()
+}
+
+/// Copies the command to where a test runs it from. By another process: a file that this one has open for writing cannot be run
+/// for as long as any child that was forked meanwhile has it open too, and other tests start children all the time.
+pub fn copy_command(to: &Path) {
+    assert!(std::process::Command::new("cp").arg(binary()).arg(to).status().unwrap().success());
 }
 
 pub fn pagefold() -> Command {
