@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use pagefold_engine::{Folio, Frozen, Order, Pfn, Platform};
 use pagefold_workload::Contents;
@@ -16,6 +17,8 @@ const CHUNK: usize = 256 << 10;
 #[derive(Debug, Default)]
 pub struct SparseMemory {
     files: Vec<(Range<u64>, File)>,
+    /// What is copied through. Kept: for memory of its own each copy of 2 MiB would take 64 page faults.
+    chunk: Mutex<Vec<u8>>,
 }
 
 impl SparseMemory {
@@ -64,11 +67,13 @@ impl SparseMemory {
         let (source, from) = self.file(from.0 * 4096)?;
         let (target, to) = self.file(to.0 * 4096)?;
         let len = (order.pages() * 4096) as usize;
-        let mut chunk = vec![0; len.min(CHUNK)];
+        let mut chunk = self.chunk.lock().unwrap_or_else(PoisonError::into_inner);
+        chunk.resize(CHUNK, 0);
+        let chunk = &mut chunk[..len.min(CHUNK)];
         let mut holds = true;
         for at in (0..len).step_by(CHUNK) {
-            source.read_exact_at(&mut chunk, from + at as u64)?;
-            target.write_all_at(&chunk, to + at as u64)?;
+            source.read_exact_at(chunk, from + at as u64)?;
+            target.write_all_at(chunk, to + at as u64)?;
             let mark = mark.to_ne_bytes();
             holds &= (at > 0 || chunk.starts_with(&mark)) && (at + CHUNK < len || chunk.ends_with(&mark));
         }
