@@ -124,11 +124,18 @@ impl VmBuilder {
         Ok(self.file("/bin/lab-kexec", static_kexec()?).file("/kernel", image).file("/disk", disk))
     }
 
-    /// Boots it; it is up when this returns.
+    /// Boots it; it is up when this returns. Once more if the emulator lets it down ([`STALE_BREAKPOINT`]).
     ///
     /// # Errors
     /// QEMU or a file is missing, or the guest does not come up in time; with the console's last lines.
     pub fn boot(self) -> Result<Vm> {
+        self.boot_once().or_else(|error| match error.to_string().contains(STALE_BREAKPOINT) {
+            true => self.boot_once(),
+            false => Err(error),
+        })
+    }
+
+    fn boot_once(&self) -> Result<Vm> {
         let kernel = self.kernel.as_ref().context("a machine needs a kernel")?;
         // In memory: nothing is left behind, however this ends.
         let disk = rustix::fs::memfd_create("initramfs", MemfdFlags::CLOEXEC);
@@ -137,7 +144,7 @@ impl VmBuilder {
 
         // Panics end the machine; the console says little besides.
         let command_line = format!("console={} panic=-1 loglevel=4{}", self.console, self.command_line);
-        let qemu = self.qemu.virtio_port(agent::PORT).kernel(kernel.image()).initrd_file(disk);
+        let qemu = self.qemu.clone().virtio_port(agent::PORT).kernel(kernel.image()).initrd_file(disk);
         let mut qemu = qemu.command_line(&command_line).spawn()?;
         let mut agent = Agent(qemu.take_port(agent::PORT).context("the agent's port is taken")?);
         let up = match agent.ready(self.patience) {
@@ -151,6 +158,10 @@ impl VmBuilder {
         Ok(Vm { qemu, agent, patience: self.patience })
     }
 }
+
+/// What Linux says when it dies of QEMU's emulation of several CPUs: it rewrites its code at boot while other CPUs run it, and one
+/// of them met the breakpoint that Linux leaves there meanwhile, when it was gone already.
+const STALE_BREAKPOINT: &str = "Oops: int3";
 
 /// An error with what the console said last.
 fn explain(qemu: &Qemu, error: anyhow::Error, what: impl Display) -> anyhow::Error {
