@@ -3,5 +3,6 @@
 
 #[cfg(feature = "ballista")]
 pub mod cluster;
+pub mod compact;
 pub mod hosts;
 pub mod queries;

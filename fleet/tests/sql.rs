@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
+use pagefold_fleet::compact;
 use pagefold_fleet::hosts::{self, Host, PAGES};
 use pagefold_fleet::queries::{self, Row};
 
@@ -92,6 +94,12 @@ fn expected(name: &str, hosts: &[Host]) -> Vec<Row> {
     }
 }
 
+/// All files below a directory.
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_says_what_the_hosts_were_made_of() {
     let dir = tempfile::tempdir().unwrap();
@@ -100,13 +108,19 @@ async fn every_query_says_what_the_hosts_were_made_of() {
     hosts::export(&hosts, dir.path());
     let one = queries::datafusion(dir.path()).await.unwrap();
     #[cfg(feature = "ballista")]
-    let program = std::path::Path::new(env!("CARGO_BIN_EXE_pagefold-fleet"));
+    let program = Path::new(env!("CARGO_BIN_EXE_pagefold-fleet"));
     #[cfg(feature = "ballista")]
     let cluster = pagefold_fleet::cluster::Cluster::start(program, 2).unwrap();
+    let days = tempfile::tempdir().unwrap();
+    assert_eq!(compact::compact(dir.path(), days.path()).await.unwrap(), 2);
+    assert_eq!(compact::compact(dir.path(), days.path()).await.unwrap(), 0, "they are there");
     let engines = [
         ("DataFusion", &one),
+        ("DataFusion, days compacted", &queries::datafusion(days.path()).await.unwrap()),
         #[cfg(feature = "ballista")]
         ("Ballista", &queries::ballista(&cluster.url(), dir.path()).await.unwrap()),
+        #[cfg(feature = "ballista")]
+        ("Ballista, days compacted", &queries::ballista(&cluster.url(), days.path()).await.unwrap()),
     ];
     let queries = queries::all().unwrap();
     assert_eq!(queries.len(), 7);
@@ -118,6 +132,13 @@ async fn every_query_says_what_the_hosts_were_made_of() {
             let rows = rows.unwrap_or_else(|error| panic!("{engine}, {}: {error}", query.name));
             assert_eq!(rows, expected, "{engine}: {}", query.name);
         }
+    }
+    // Few files, which say their layout as those of the command do.
+    let files = walk(days.path());
+    assert!((2..=16).contains(&files.len()), "{files:?}");
+    for file in files {
+        let bytes = fs::read(&file).unwrap();
+        assert!(bytes.windows(15).any(|word| word == b"pagefold.layout"), "{file:?}");
     }
     // The columns that the documentation names, the partition last; and all pages of all hosts.
     let columns = "SELECT column_name FROM information_schema.columns WHERE table_name = 'runs'";
