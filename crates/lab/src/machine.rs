@@ -124,7 +124,7 @@ impl VmBuilder {
         Ok(self.file("/bin/lab-kexec", static_kexec()?).file("/kernel", image).file("/disk", disk))
     }
 
-    /// Boots it; it is up when this returns. Once more if the emulator lets it down ([`STALE_BREAKPOINT`]).
+    /// Boots it; it is up when this returns. Once more if QEMU's emulation lets it down ("Oops: int3").
     ///
     /// # Errors
     /// QEMU or a file is missing, or the guest does not come up in time; with the console's last lines.
