@@ -14,13 +14,13 @@ const LAYOUT: &str = "'format.metadata::pagefold.layout' '1'";
 /// # Errors
 /// A day cannot be read or written; those before it are there.
 pub async fn compact(from: &Path, to: &Path) -> Result<usize, DataFusionError> {
-    fs::create_dir_all(to)?;
     let mut days = Vec::new();
     for entry in fs::read_dir(from)? {
         days.push(entry?.file_name().to_string_lossy().into_owned());
     }
     days.retain(|name| name.starts_with("date=") && !to.join(name).exists());
     days.sort();
+    fs::create_dir_all(to)?;
     for day in &days {
         compact_day(&from.join(day), to, day).await?;
     }

@@ -32,8 +32,8 @@ impl Claim {
 }
 
 impl<M: Mapping> Frames<M> {
-    /// Whether a page of `row` but `except` has an owner. One that does is freed after this: whoever frees it sees what the
-    /// caller did before. (A plain look would not do: both could miss what the other has done.)
+    /// Whether a page of `row` outside `except` has an owner. If so, the CPU that frees that page later sees what the caller
+    /// did before this call. A plain load does not give that: each of the two could miss what the other has done.
     pub(crate) fn is_owned(&self, row: Row, except: u64) -> bool {
         let look = || match self.look(row) & !except {
             0 => Ok(()),

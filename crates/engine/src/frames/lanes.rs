@@ -142,7 +142,7 @@ impl<M: Mapping> Lanes<M> {
         }
     }
 
-    /// As [`get`](Self::get). Whoever changes the lane later sees what the caller did before.
+    /// As [`get`](Self::get). A CPU that changes the lane later sees what the caller did before this call.
     pub(crate) fn look(&self, area: Area) -> u8 {
         let Some(word) = self.words.get(area.word()) else { return ABSENT };
         let lane = |word: u64| (word >> area.shift()) as u8;
