@@ -150,10 +150,18 @@ impl<P: Platform> Drop for Folio<'_, P> {
         // Release: what this holder did happens before the folio is freed or frozen.
         let before = State(self.head.state().fetch_sub(1, Ordering::Release));
         if before.refs() == 1 {
-            // Acquire: pairs with the Release of the other holders' puts.
-            fence(Ordering::Acquire);
-            self.engine.free_block(self.head, before.order());
+            self.free(before.order());
         }
+    }
+}
+
+impl<P: Platform> Folio<'_, P> {
+    /// Frees it: the last reference is gone. A function of its own, because every put would save the registers that it needs.
+    #[inline(never)]
+    fn free(&self, order: Order) {
+        // Acquire: pairs with the Release of the other holders' puts.
+        fence(Ordering::Acquire);
+        self.engine.free_block(self.head, order);
     }
 }
 

@@ -219,6 +219,12 @@ impl State {
     pub const fn is_poison_marked(self) -> bool {
         self.0 & POISON != 0
     }
+    /// Whether this is the head of a folio of `order`.
+    #[inline]
+    pub(crate) const fn is_head_of(self, order: Order) -> bool {
+        self.0 >> ORDER_SHIFT & (HEAD >> ORDER_SHIFT | Order::BITS)
+            == HEAD >> ORDER_SHIFT | order.get() as u64
+    }
     /// Whether this word, standing at `head`, is a folio's head whose folio contains `pfn`.
     #[inline]
     pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {

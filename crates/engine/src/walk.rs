@@ -86,6 +86,7 @@ impl<'e, P: Platform> Walker<'e, P> {
                 drop(Folio::adopt(self.engine, head));
                 ClassEntry::MAPPED
             }
+            Look::Missed(miss) => return Err(miss),
             Look::Nothing(class) => class,
         };
         let found = if class == ClassEntry::MAPPED {

@@ -104,6 +104,15 @@ impl<O> Clone for MemdescView<'_, O> {
 }
 impl<O> Copy for MemdescView<'_, O> {}
 
+/// What a walker's one look has come to.
+enum OneLook {
+    Taken,
+    Mistaken,
+    Free,
+    /// Frozen, saturated, contended, or given to another folio by now.
+    Unclear,
+}
+
 /// The object that `entry` names, or leaves it to `word` to name.
 #[inline]
 fn named(entry: ClassEntry, word: &Word, order: Ordering) -> Option<u64> {
@@ -248,6 +257,8 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         if !R::WAITS || seen != ClassEntry::MAPPED && seen.tail_order().is_none() {
             return Look::Nothing(seen);
         }
+        // What comes out of the section is one byte, and where a reference was taken: more would travel through memory.
+        let mut taken = None;
         let look = reader.within(|| {
             let first = entry();
             // The same as `named`, and kept as it was read: to compare is all that the second look does.
@@ -255,27 +266,29 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
             let number = match first.tail_order() {
                 Some(_) => first.object(),
                 None if named_by != 0 => named_by >> KIND_BITS,
-                None => return None,
+                // A folio that has had the page since before the look began has had it named since before, too.
+                None => return OneLook::Free,
             };
-            let object = view.objects.get(number)?;
+            let Some(object) = view.objects.get(number) else { return OneLook::Unclear };
             // Relaxed: the swap confirms it. Which folio it is says the second look, and no look before.
             let state = State(object.state.load(Ordering::Relaxed));
             if state.refs().wrapping_sub(1) >= MAX_REFS - 1 {
-                return None;
+                return OneLook::Unclear;
             }
-            Self::take::<R>(object, state).ok()?;
+            let Ok(()) = Self::take::<R>(object, state) else { return OneLook::Unclear };
+            taken = Some(object);
             // See the module's text: this is what makes it the right folio. The entry first (Acquire: pairs with the Release
             // of `unfold`, so that the words of that unfold are seen), since words under a tail's class may be old.
             let is_there = entry() == first;
-            Some((
-                object,
-                is_there && (first != ClassEntry::MAPPED || word.0.load(Ordering::Relaxed) == named_by),
-            ))
+            let is_named =
+                is_there && (first != ClassEntry::MAPPED || word.0.load(Ordering::Relaxed) == named_by);
+            if is_named { OneLook::Taken } else { OneLook::Mistaken }
         });
-        match look {
-            Some((object, true)) => Look::Taken(object),
-            Some((object, false)) => Look::Mistaken(object),
-            None => Look::Nothing(seen),
+        match (look, taken) {
+            (OneLook::Taken, Some(object)) => Look::Taken(object),
+            (OneLook::Mistaken, Some(object)) => Look::Mistaken(object),
+            (OneLook::Free, _) => Look::Missed(Miss::Free),
+            _ => Look::Nothing(seen),
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod head;
 pub(crate) mod memdesc;
 mod objects;
 mod offline;
+mod page;
 pub(crate) mod page64;
 pub(crate) mod seam;
 mod word;

@@ -3,12 +3,13 @@
 
 use core::ops::{Deref, Range};
 
-use super::head::{Head, Owner, fresh_owner};
+use super::head::Owner;
+use super::page::Page;
 use super::seam::{DescriptorMap, Descriptors, Look, Orphan, Peek};
 use crate::barrier::Barrier;
 use crate::geometry::{MapGeometry, MapPage, MapShape, Order, Pfn};
 use crate::heap::OutOfMemory;
-use crate::map::{Layout, MapEntry, MemoryMap};
+use crate::map::{Layout, MemoryMap};
 use crate::mapping::{Mapping, TableKind};
 use crate::page::{Kind, MAX_REFS, POISON, State};
 use crate::protocol::Protocol;
@@ -17,8 +18,8 @@ use crate::protocol::classes::Classed;
 use crate::rcu::Reader;
 use crate::reserve::{NewError, Tables};
 use crate::stock::Source;
-use crate::sync::{AtomicU8, MapWord, Ordering, OwnerCell};
-use crate::table::{TableEntry, View};
+use crate::sync::{AtomicU8, Ordering};
+use crate::table::View;
 
 /// A descriptor of 64 bytes for every page, with up to 56 bytes of the owner's.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,70 +48,6 @@ impl Descriptors for Page64 {
 
 /// Exactly one map page.
 const MAP_PAGE: Order = Order::of(Page64::MAP_PAGE_ORDER);
-
-/// The descriptor of a page: 64 bytes, a cache line of its own.
-#[repr(C, align(64))]
-pub struct Page<O> {
-    state: MapWord,
-    /// The owner's data: valid at the head of a folio, for as long as the folio lives.
-    owner: OwnerCell<O>,
-}
-
-impl<O: Owner> Head<O> for Page<O> {
-    #[inline]
-    fn state(&self) -> &MapWord {
-        &self.state
-    }
-    #[inline]
-    fn owner(&self) -> &OwnerCell<O> {
-        &self.owner
-    }
-}
-
-impl<O: Owner> Page<O> {
-    /// A descriptor must fill 64 bytes exactly, or 64 of them would not fill a map page.
-    #[cfg(not(loom))]
-    const SIZE_CHECK: () = assert!(size_of::<Self>() == 64, "the owner's data must fit into 56 bytes");
-}
-
-// SAFETY: `state` is an atomic, and `owner` is reached only through a folio's handles: shared (`&O`, and `O: Sync`) or
-// exclusive (`&mut O` of a frozen folio).
-unsafe impl<O: Owner> Sync for Page<O> {}
-
-// SAFETY: zero bytes are a valid state word and (FromZeros) a valid owner; 64 bytes, see SIZE_CHECK; for mutation see
-// the Sync impl.
-unsafe impl<O: Owner> TableEntry for Page<O> {
-    #[cfg(loom)]
-    fn zero(has_gap: bool) -> Self {
-        Page { state: MapWord::folded(has_gap), owner: OwnerCell::new(O::new_zeroed()) }
-    }
-    #[cfg(loom)]
-    fn fold(&self, has_gap: bool) {
-        self.owner.may_write();
-        self.state.fold(has_gap);
-    }
-    #[cfg(loom)]
-    fn materialise(&self) {
-        if self.state.materialise() {
-            // SAFETY: no other thread has memory that just came into being.
-            unsafe { self.owner.get_mut().write(O::new_zeroed()) };
-        }
-    }
-}
-
-impl<O: Owner> MapEntry for Page<O> {
-    fn clear(&self, is_poisoned: bool) {
-        // SAFETY: the caller owns the page, and no folio is alive there, so nobody else reaches its owner's data.
-        unsafe {
-            self.owner.get_mut().write(fresh_owner());
-        }
-        // Release: a CPU that sees the zero also sees that the folio is over.
-        self.state.store(if is_poisoned { POISON } else { 0 }, Ordering::Release);
-    }
-    fn mark_poisoned(&self) {
-        self.state.fetch_or(POISON, Ordering::Relaxed);
-    }
-}
 
 /// Descriptors of 64 bytes, under classes.
 pub struct PageMap<M, O>(MemoryMap<Page64, Page<O>, M>);
@@ -143,6 +80,14 @@ fn class<R: Protocol>(byte: &AtomicU8) -> ClassEntry {
     if R::ASKS_CLASS { ClassEntry(byte.load(Ordering::Acquire).into()) } else { ClassEntry::MAPPED }
 }
 
+/// What a walker's one look at a descriptor has come to.
+enum OneLook {
+    Taken,
+    Free,
+    /// A tail, frozen, saturated, contended, or folded by now.
+    Unclear,
+}
+
 /// Where the folio of `pfn` starts, as `state` says, which stands at `pfn` in a materialised map page.
 #[inline]
 const fn head_of(state: State, pfn: Pfn) -> Pfn {
@@ -156,7 +101,36 @@ const fn head_of(state: State, pfn: Pfn) -> Pfn {
     }
 }
 
+/// Whether another reference may be taken, as far as their number goes.
+#[inline]
+const fn is_takeable(state: State) -> bool {
+    state.refs().wrapping_sub(1) < MAX_REFS - 1
+}
+
 impl<M: Mapping, O: Owner> PageMap<M, O> {
+    /// Where the class `seen` says which folio has the page: one look at its head, one compare-and-swap. It was read from `byte`,
+    /// outside of a section.
+    #[inline]
+    fn try_get_by_class<'m, R: Protocol, B: Barrier>(
+        view: PageView<'m, O>,
+        reader: &Reader<'_, B>,
+        byte: &AtomicU8,
+        seen: ClassEntry,
+        pfn: Pfn,
+    ) -> Option<&'m Page<O>> {
+        let order = seen.tail_order()?;
+        let head = view.pages.get(pfn.head(order).0)?;
+        let is_taken = reader.within(|| {
+            // The class first, inside the section: it is what makes the head safe to read.
+            if class::<R>(byte) != seen {
+                return false;
+            }
+            let state = State(head.state.load(Ordering::Relaxed));
+            state.is_head_of(order) && is_takeable(state) && Self::take::<R>(head, state).is_ok()
+        });
+        is_taken.then_some(head)
+    }
+
     /// Where the head of `pfn` is: `class`, that of its map page, says it, or leaves it to the page's own `word`. Both may be
     /// stale; the head's word has the last say (see `State::covers`).
     #[inline]
@@ -261,21 +235,42 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         // SAFETY: the class table covers every page of the map (`MemoryMap::new`), and this page is one.
         let byte = unsafe { view.classes.get_unchecked(Page64::map_page(pfn).0) };
         // The class is asked twice. Outside of the section it spares folded pages the section; inside it is what makes
-        // the descriptor safe to read. What comes out of the section is one bit on purpose: more would travel through
+        // the descriptor safe to read. What comes out of the section is one byte on purpose: more would travel through
         // memory. (Protocols that do not wait take the other way, which notices where a failed swap has landed.)
         let seen = class::<R>(byte);
-        let is_taken = R::WAITS
-            && seen == ClassEntry::MAPPED
-            && reader.within(|| {
-                if class::<R>(byte) != ClassEntry::MAPPED {
-                    return false;
-                }
-                // Relaxed, here and at every look at a state word that a compare-and-swap confirms.
-                let state = State(page.state.load(Ordering::Relaxed));
-                // A refcount above 0 stands only at heads, and a head covers itself.
-                state.refs().wrapping_sub(1) < MAX_REFS - 1 && Self::take::<R>(page, state).is_ok()
-            });
-        if is_taken { Look::Taken(page) } else { Look::Nothing(seen) }
+        if !R::WAITS {
+            return Look::Nothing(seen);
+        }
+        if seen != ClassEntry::MAPPED {
+            let head = Self::try_get_by_class::<R, B>(view, reader, byte, seen, pfn);
+            return head.map_or(Look::Nothing(seen), Look::Taken);
+        }
+        let look = reader.within(|| {
+            if class::<R>(byte) != ClassEntry::MAPPED {
+                return OneLook::Unclear;
+            }
+            // Relaxed, here and at every look at a state word that a compare-and-swap confirms.
+            let state = State(page.state.load(Ordering::Relaxed));
+            // A refcount above 0 stands only at heads, and a head covers itself.
+            if is_takeable(state) {
+                return if Self::take::<R>(page, state).is_ok() { OneLook::Taken } else { OneLook::Unclear };
+            }
+            if state.is_head() || state.is_tail() {
+                return OneLook::Unclear;
+            }
+            // Not written: the page is in the folio of the map page's first descriptor, or in none. A folio that has had
+            // it since before the look began has had its head written since before, too.
+            let first = pfn.head(MAP_PAGE);
+            match view.pages.get(first.0) {
+                Some(page) if !State(page.state.load(Ordering::Relaxed)).covers(first, pfn) => OneLook::Free,
+                _ => OneLook::Unclear,
+            }
+        });
+        match look {
+            OneLook::Taken => Look::Taken(page),
+            OneLook::Free => Look::Missed(Miss::Free),
+            OneLook::Unclear => Look::Nothing(seen),
+        }
     }
 
     #[inline]
@@ -483,12 +478,6 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_descriptor_is_one_cache_line_whatever_the_owner_keeps() {
-        assert_eq!((size_of::<Page<()>>(), align_of::<Page<()>>()), (64, 64));
-        assert_eq!(size_of::<Page<[u64; 7]>>(), 64);
-    }
 
     #[test]
     fn a_map_page_is_one_page_of_descriptors() {

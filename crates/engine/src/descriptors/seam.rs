@@ -58,7 +58,9 @@ pub enum Look<'m, H> {
     Taken(&'m H),
     /// A reference was taken, on a folio that may not have the page: it is to be put again.
     Mistaken(&'m H),
-    /// Nothing was taken. The class was read outside of the section, and may only be used to say that there is nothing.
+    /// The page is in no folio, or just on its way in or out of one.
+    Missed(Miss),
+    /// Nothing was taken, or found out. The class was read outside of the section, and may only be used to say that there is nothing.
     Nothing(ClassEntry),
 }
 
