@@ -1,6 +1,7 @@
 //! Guests side by side, as Markdown tables: `cargo run --profile measure -p pagefold-lab --example beside`.
 //!
-//! Words behind `--` choose tables: `plug`, `small`, `pinned`, `huge`; `--arch aarch64` has them for arm64.
+//! Words behind `--` choose tables: `plug`, `small`, `pinned`, `huge`; `--arch aarch64` has them for arm64; `--own` leaves
+//! Linux out.
 
 use std::env;
 use std::time::Duration;
@@ -45,11 +46,13 @@ fn main() -> Result<()> {
         };
         words.drain(at..at + 2);
     }
+    let is_own = words.iter().any(|word| word == "--own");
+    words.retain(|word| word != "--own");
     if let Some(word) = words.iter().find(|word| !TABLES.iter().any(|(name, ..)| name == word)) {
         let names: Vec<_> = TABLES.iter().map(|(name, ..)| *name).collect();
         bail!("there is no table '{word}': {}", names.join(", "));
     }
-    let kernels = kernels(arch)?;
+    let kernels = if is_own { Vec::new() } else { kernels(arch)? };
     println!("One CPU, emulated (TCG) with its instructions counted; wall times are good for ratios only.\n");
     for (name, title, text) in TABLES {
         if words.is_empty() || words.iter().any(|word| word == name) {

@@ -59,7 +59,7 @@ impl SubBlocks {
         Some((word, 1 << (sub % 64)))
     }
 
-    fn is_plugged(&self, unit: u64, sub: u64) -> bool {
+    pub(crate) fn is_plugged(&self, unit: u64, sub: u64) -> bool {
         self.word(unit, sub).is_some_and(|(word, bit)| word.load(Relaxed) & bit != 0)
     }
 

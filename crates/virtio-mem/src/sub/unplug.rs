@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use pagefold_engine::hotplug::{Wanted, Withdrawn};
-use pagefold_engine::{Pfn, Platform};
+use pagefold_engine::{Pfn, Platform, Zone};
 use pagefold_virtio_mem_spec::RequestType;
 
 use crate::context::Context;
@@ -51,10 +51,16 @@ impl SubMode {
     /// is left.
     pub(crate) fn unplug(&mut self, cx: &mut Context<'_, '_, impl Platform>, subs: u64) -> Result {
         let all = self.blocks.states.used() * self.geometry.per_unit();
-        let mut pass = self.pass.take().unwrap_or_else(|| {
-            cx.owners.begin_pass();
-            Pass { order: 0, end: all, span: 0, paused: None, stuck: None }
-        });
+        let mut pass = match self.pass.take() {
+            Some(pass) => pass,
+            None => {
+                cx.owners.begin_pass();
+                if self.all_is_pinned(cx)? {
+                    return Err(Stop::PINNED);
+                }
+                Pass { order: 0, end: all, span: 0, paused: None, stuck: None }
+            }
+        };
         while let Some(&(state, way)) = ORDER.get(pass.order) {
             let span = window_span(pass.span, subs, self.geometry.sub_pages());
             let Some(window) = self.window(cx, pass.end, state, way, span)? else {
@@ -84,6 +90,25 @@ impl SubMode {
         }
         self.pass = None;
         Err(pass.stuck.unwrap_or(Stop::IN_USE))
+    }
+
+    /// Whether all that is plugged is known to be pinned, so that a pass would change nothing. It is noted as stuck then.
+    fn all_is_pinned(&self, cx: &mut Context<'_, '_, impl Platform>) -> Result<bool> {
+        let walker = cx.hotplug.engine().walker()?;
+        let mut pinned = [0u64; 2];
+        cx.owners.refusals.each_standing(&walker, |unit, sub| match self.blocks.states.get(unit).zone() {
+            Some(Zone::Normal) if self.blocks.is_plugged(unit, sub) => pinned[0] += 1,
+            Some(Zone::Movable) if self.blocks.is_plugged(unit, sub) => pinned[1] += 1,
+            _ => {}
+        });
+        let all = self.blocks.plugged_bytes() / self.geometry.sub_block();
+        if !self.unplug_online || all == 0 || pinned[0] + pinned[1] != all {
+            return Ok(false);
+        }
+        for (zone, count) in [Zone::Normal, Zone::Movable].into_iter().zip(pinned) {
+            (0..count).for_each(|_| cx.owners.note_stuck(zone, Stop::PINNED));
+        }
+        Ok(true)
     }
 
     /// The next window below `end` of memory blocks in `state`.
