@@ -1,6 +1,6 @@
 //! Exceptions: none is expected, so each ends the machine with a dump that says what it was.
 
-use core::fmt::{self, Write};
+use core::fmt;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,8 +9,8 @@ use pagefold_engine::platform::TableKind;
 use spin::Once;
 
 use crate::arch::interrupts::Frame;
-use crate::layout::{PAGE, STACK_STRIDE, STACKS, image};
-use crate::{arch, console, cpu, tables, watchdog};
+use crate::layout::{PAGE, STACK_STRIDE, STACKS};
+use crate::{arch, console, cpu, dump, tables};
 
 /// An access that faulted.
 pub struct Access {
@@ -51,53 +51,10 @@ pub fn end(exit: GuestExit, frame: Option<&Frame>, what: fmt::Arguments<'_>) -> 
     let me = cpu::this().number;
     console::print_anyway(format_args!("\n{}: {what}\n", exit.meaning()));
     if let Some(frame) = frame {
-        dump(me, frame);
+        dump::processor(me, frame);
     }
-    watchdog::dump_others();
+    dump::stop_others();
     arch::exit(exit)
-}
-
-/// Says how a processor stands.
-pub fn dump(number: usize, frame: &Frame) {
-    console::print_anyway(format_args!("{}", Dump { number, frame }));
-}
-
-struct Dump<'a> {
-    number: usize,
-    frame: &'a Frame,
-}
-
-impl fmt::Display for Dump<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Dump { number, frame } = self;
-        write!(f, "processor {number}  {frame}  called from")?;
-        backtrace(f, frame)?;
-        f.write_char('\n')
-    }
-}
-
-/// Return addresses, by the chain of frame pointers, as far as it makes sense.
-fn backtrace(f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
-    let [start, text_end, ..] = image();
-    let stack = &cpu::this().stack;
-    let mut at = frame.frame_pointer();
-    for _ in 0..16 {
-        // Two words of this processor's stack; anything else might fault again.
-        if !at.is_multiple_of(8) || at < stack.start || at + 16 > stack.end {
-            break;
-        }
-        // SAFETY: two words of a stack that is mapped for ever.
-        let (next, back) = unsafe { ((at as *const u64).read(), (at as *const u64).add(1).read()) };
-        if !(start..text_end).contains(&back) {
-            break;
-        }
-        write!(f, " {back:#x}")?;
-        if next <= at {
-            break;
-        }
-        at = next;
-    }
-    Ok(())
 }
 
 /// A double fault: mostly a stack that ran out while it was needed for an exception.
@@ -154,4 +111,13 @@ pub fn page_fault(frame: &Frame, access: &Access) -> ! {
         Some(frame),
         format_args!("page fault: {did} at {address:#x}, on processor {number}"),
     )
+}
+
+/// An interrupt that cannot be masked: another processor ends the machine, or somebody outside pressed the button.
+pub fn stopped(frame: &Frame) -> ! {
+    if !dump::is_stopping() {
+        let number = cpu::this().number;
+        end(GuestExit::Hang, Some(frame), format_args!("interrupted from outside, on processor {number}"));
+    }
+    dump::stop(frame)
 }

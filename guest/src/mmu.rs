@@ -3,16 +3,23 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use pagefold_pagetable::{ENTRIES, Flush, HUGE, Mmu, Slot};
+use pagefold_pagetable::{ENTRIES, Flush, HUGE, Mmu, Slot, map};
 
-use crate::arch::{self, tlb};
+use crate::arch::{self, flush, tlb};
 use crate::frames::{self, Chain};
 use crate::layout::direct;
-use crate::paging;
 
 /// It.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestMmu;
+
+/// Physical address of the kernel's top table. Relaxed: noted at boot, before the engine has tables and before others start.
+static TOP: AtomicU64 = AtomicU64::new(0);
+
+/// Notes where the kernel's top table is.
+pub fn note_top(table: u64) {
+    TOP.store(table, Ordering::Relaxed);
+}
 
 /// Whether flushes do what they should. Relaxed: it is set once, to see what happens.
 static BROKEN: AtomicU8 = AtomicU8::new(RIGHT);
@@ -40,8 +47,8 @@ fn entry<'a>(slot: Slot) -> &'a AtomicU64 {
     &table[slot.index]
 }
 
-// SAFETY: entries are atomics, and hardware changes them atomically too. `tlb::flush` returns when every processor has
-// forgotten, unless it was broken on purpose, and `tlb::made` when all can use what was made. Frames come from the kernel's
+// SAFETY: entries are atomics, and hardware changes them atomically too. `flush::flush` returns when every processor has
+// forgotten, unless it was broken on purpose, and `flush::made` when all can use what was made. Frames come from the kernel's
 // reserve, zeroed. The upper tables are never given back.
 unsafe impl Mmu for GuestMmu {
     type Entry = arch::Format;
@@ -52,7 +59,8 @@ unsafe impl Mmu for GuestMmu {
     }
 
     fn upper(&self, address: u64) -> Slot {
-        paging::upper(address)
+        // Fails only where `paging::make_upper` has made no tables, and then leads nowhere.
+        map::find(self, TOP.load(Ordering::Relaxed), address, 3).unwrap_or(Slot { table: 0, index: 0 })
     }
 
     fn load(&self, slot: Slot) -> u64 {
@@ -80,7 +88,7 @@ unsafe impl Mmu for GuestMmu {
 
     fn flush(&self, what: Flush<'_>) {
         match BROKEN.load(Ordering::Relaxed) {
-            RIGHT => tlb::flush(what),
+            RIGHT => flush::flush(what),
             LOCAL => match what {
                 Flush::Ranges(ranges) => tlb::forget(ranges),
                 Flush::All => tlb::forget(core::slice::from_ref(&(0..HUGE))),
@@ -92,7 +100,7 @@ unsafe impl Mmu for GuestMmu {
     fn made(&self, range: Range<u64>) {
         // What it flushes would make up for what was broken.
         if BROKEN.load(Ordering::Relaxed) == RIGHT {
-            tlb::made(range);
+            flush::made(range);
         }
     }
 

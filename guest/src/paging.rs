@@ -5,11 +5,11 @@ use core::ops::Range;
 
 pub use pagefold_pagetable::map::MapError;
 use pagefold_pagetable::map::Root;
-use pagefold_pagetable::{Access, HUGE, Slot};
+use pagefold_pagetable::{Access, HUGE};
 use spin::Mutex;
 
 use crate::layout::{DEVICES, DIRECT, MAX_PHYSICAL, PAGE, STACK_STRIDE, STACKS, image};
-use crate::mmu::GuestMmu;
+use crate::mmu::{self, GuestMmu};
 use crate::{arch, frames};
 
 struct Kernel {
@@ -55,6 +55,7 @@ pub fn init(memory: impl Iterator<Item = Range<u64>>) -> Result<(), MapError> {
     }
     // SAFETY: the new tables map the image where it runs, its data with the boot stack in it, and all memory.
     unsafe { arch::activate(kernel.root.top()) };
+    mmu::note_top(kernel.root.top());
     *KERNEL.lock() = Some(kernel);
     Ok(())
 }
@@ -64,7 +65,7 @@ pub fn root() -> u64 {
     KERNEL.lock().as_ref().map_or(0, |kernel| kernel.root.top())
 }
 
-/// Makes the tables whose entries lead to a GiB each, for these addresses.
+/// Makes the tables whose entries lead to a GiB each, for these addresses: [`GuestMmu`] finds them there.
 pub fn make_upper(addresses: Range<u64>) -> Result<(), MapError> {
     with(|kernel| {
         for gib in addresses.step_by(HUGE as usize) {
@@ -72,12 +73,6 @@ pub fn make_upper(addresses: Range<u64>) -> Result<(), MapError> {
         }
         Ok(())
     })
-}
-
-/// The entry that leads to the GiB that an address is in, after [`make_upper`].
-pub fn upper(address: u64) -> Slot {
-    // Fails only without the tables, and then leads nowhere.
-    with(|kernel| kernel.root.slot(&GuestMmu, address, 3)).unwrap_or(Slot { table: 0, index: 0 })
 }
 
 /// Frames taken for what this module maps.

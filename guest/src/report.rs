@@ -14,7 +14,7 @@ use pagefold_engine::{BlockState, Class, Order, Pfn};
 use pagefold_pagetable::Counts;
 use pagefold_virtio_mem::{Mode, Next};
 
-use crate::arch::tlb;
+use crate::arch::flush;
 use crate::kernel::{Device, Kernel};
 use crate::layout::PAGE;
 use crate::machine::Choice;
@@ -100,7 +100,7 @@ impl<C: Choice> Kernel<C> {
                 folded_entries: count(|counts| &counts.folded_entries),
                 unfolds: count(|counts| &counts.unfold_flushes),
                 spared: count(|counts| &counts.spared),
-                after_making: tlb::after_making(),
+                after_making: flush::after_making(),
                 barriers: machine::GRACE_PERIODS.load(Ordering::Relaxed),
             },
         }

@@ -24,7 +24,7 @@ use crate::interrupted::Interrupted;
 use crate::kernel::Kernel;
 use crate::layout::{PAGE, direct, image};
 use crate::machine::{self, Choice, GuestPlatform};
-use crate::{clock, console, cpu, fault, frames, heap, paging, tables, watchdog};
+use crate::{clock, console, cpu, fault, frames, heap, paging, processors, tables, watchdog};
 
 /// Bytes of heap: this much, and a share of boot memory.
 const HEAP: u64 = 2 << 20;
@@ -87,13 +87,13 @@ pub fn start(handed_over: u64) -> ! {
     };
     console::init_host(&firmware);
     // Each processor has its own stacks, whatever else boot needs.
-    let processors = firmware.processors.len().clamp(1, cpu::MAX) as u64;
-    let stacks_end = heap_end + processors * cpu::FRAMES * PAGE;
+    let count = firmware.processors.len().clamp(1, cpu::MAX) as u64;
+    let stacks_end = heap_end + count * processors::FRAMES * PAGE;
     if stacks_end > own.end {
         let mib = total >> 20;
         refuse(
             GuestExit::Unsupported,
-            format_args!("{mib} MiB of memory are too little for {processors} processors"),
+            format_args!("{mib} MiB of memory are too little for {count} processors"),
         );
     }
     // SAFETY: memory behind the heap that nobody uses, in the direct map.
@@ -102,9 +102,9 @@ pub fn start(handed_over: u64) -> ! {
     machine::note_boot(heap_end - boot.begin());
     let stack = (|| {
         tables::init()?;
-        let cpu = cpu::make(0, arch::init(&firmware).ok()?).ok()?;
+        let cpu = processors::make(0, arch::start::init(&firmware).ok()?).ok()?;
         let stack = cpu.stack.end;
-        cpu::enter(cpu);
+        processors::enter(cpu);
         Some(stack)
     })();
     let Some(stack) = stack else {
@@ -125,13 +125,13 @@ struct Start {
 
 /// On a stack of its own.
 extern "C" fn started(start: &'static mut Start) -> ! {
-    arch::start_clock();
+    arch::start::start_clock();
     interrupts::enable();
     let options = match start.boot.command_line().parse::<Options>() {
         Ok(options) => options,
         Err(error) => refuse(GuestExit::Usage, format_args!("{error}")),
     };
-    if cpu::start_others(&start.firmware.processors).is_err() {
+    if processors::start_others(&start.firmware.processors).is_err() {
         refuse(
             GuestExit::Unsupported,
             format_args!("too few frames for {} processors", start.firmware.processors.len()),

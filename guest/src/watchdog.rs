@@ -1,23 +1,17 @@
-//! Notices a processor that makes no progress, and knows how each stood when all stopped.
+//! Notices a processor that makes no progress.
 //!
 //! Every processor's loop counts its rounds. Every processor's timer looks at the next one's count; when that has not
 //! changed for too long, all are stopped by interrupts that cannot be masked, and say where they were.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_boot_protocol::GuestExit;
 
 use crate::arch::interrupts::Frame;
-use crate::{arch, clock, cpu, fault};
+use crate::{cpu, fault};
 
 /// Ticks of 10 ms without progress that are too many; 0 for none.
 static PATIENCE: AtomicU64 = AtomicU64::new(0);
-/// Others are being stopped, for a dump.
-static STOPPING: AtomicBool = AtomicBool::new(false);
-/// How many have said how they stand.
-static DUMPED: AtomicU64 = AtomicU64::new(0);
-/// Whose turn it is.
-static TURN: spin::Mutex<()> = spin::Mutex::new(());
 
 /// Sets how long a processor may be silent.
 pub fn set_seconds(seconds: u16) {
@@ -51,33 +45,4 @@ pub fn tick(frame: &Frame) {
             ),
         );
     }
-}
-
-/// Stops all other processors and lets them say how they stood, one after the other.
-pub fn dump_others() {
-    STOPPING.store(true, Ordering::Release);
-    arch::cpu::stop_others();
-    let others = cpu::count() as u64 - 1;
-    let deadline = clock::now() + 2_000_000_000;
-    while DUMPED.load(Ordering::Acquire) < others && clock::now() < deadline {
-        core::hint::spin_loop();
-    }
-}
-
-/// An interrupt that cannot be masked: another processor ends the machine, or somebody outside pressed the button.
-pub fn stopped(frame: &Frame) -> ! {
-    if !STOPPING.load(Ordering::Acquire) {
-        let number = cpu::this().number;
-        fault::end(
-            GuestExit::Hang,
-            Some(frame),
-            format_args!("interrupted from outside, on processor {number}"),
-        );
-    }
-    {
-        let _turn = TURN.lock();
-        fault::dump(cpu::this().number, frame);
-    }
-    DUMPED.fetch_add(1, Ordering::Release);
-    arch::halt()
 }

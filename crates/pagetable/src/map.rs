@@ -24,6 +24,36 @@ impl From<NoFrames> for MapError {
     }
 }
 
+/// The entry of `level` that leads to an address, below the top table at that physical address: what [`Root::slot`] says,
+/// for whoever only reads. `None` where a table above it is missing, or a large page is in the way.
+pub fn find<M: Mmu>(mmu: &M, top: u64, address: u64, level: u32) -> Option<Slot> {
+    walk(mmu, top, address, level, |_| None).ok()
+}
+
+/// Down from the top table to the entry of `level` that leads to an address. `missing` stores an entry where one above it is
+/// not present, or has no frame for a table.
+fn walk<M: Mmu>(
+    mmu: &M,
+    top: u64,
+    address: u64,
+    level: u32,
+    mut missing: impl FnMut(Slot) -> Option<u64>,
+) -> Result<Slot, MapError> {
+    let format = mmu.format();
+    let mut table = top;
+    for above in (level + 1..=4).rev() {
+        let slot = Slot { table, index: index(address, above) };
+        let mut word = mmu.load(slot);
+        if !format.is_present(word) {
+            word = missing(slot).ok_or(MapError::NoFrames)?;
+        } else if above < 4 && format.is_large(word) {
+            return Err(MapError::Taken);
+        }
+        table = format.address(word);
+    }
+    Ok(Slot { table, index: index(address, level) })
+}
+
 /// The tables of a kernel, from the top. Who has it mutably is the only one who changes them.
 #[derive(Debug)]
 pub struct Root {
@@ -57,22 +87,14 @@ impl Root {
     /// # Errors
     /// There is no frame for one, or a large page is in the way.
     pub fn slot<M: Mmu>(&mut self, mmu: &M, address: u64, level: u32) -> Result<Slot, MapError> {
-        let format = mmu.format();
-        let mut table = self.top;
-        for above in (level + 1..=4).rev() {
-            let slot = Slot { table, index: index(address, above) };
-            let mut word = mmu.load(slot);
-            if !format.is_present(word) {
-                let frame = mmu.take(1).and_then(|mut frames| frames.next()).ok_or(MapError::NoFrames)?;
-                self.frames += 1;
-                word = format.branch(frame);
-                mmu.swap(slot, word);
-            } else if above < 4 && format.is_large(word) {
-                return Err(MapError::Taken);
-            }
-            table = format.address(word);
-        }
-        Ok(Slot { table, index: index(address, level) })
+        let frames = &mut self.frames;
+        walk(mmu, self.top, address, level, |slot| {
+            let frame = mmu.take(1).and_then(|mut frames| frames.next())?;
+            *frames += 1;
+            let word = mmu.format().branch(frame);
+            mmu.swap(slot, word);
+            Some(word)
+        })
     }
 
     /// Maps a page of 4 KiB (`level` 1), 2 MiB (2) or 1 GiB (3) where nothing is mapped.
@@ -138,5 +160,38 @@ impl Root {
         }
         mmu.made(addresses);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::aarch64::ArmEntry;
+    use crate::simulated::Simulated;
+    use crate::x86_64::X86Entry;
+
+    fn is_found_and_nothing_made<E: Entry>(format: E) {
+        const ADDRESS: u64 = 0xffff_c000_0000_0000 + 3 * HUGE;
+        let machine = Simulated::new(format, 8);
+        let mut root = Root::new(&&machine).unwrap();
+        let top = root.top();
+        assert_eq!(find(&&machine, top, ADDRESS, 4), Some(Slot { table: top, index: 384 }));
+        assert_eq!(find(&&machine, top, ADDRESS, 3), None);
+        assert_eq!(machine.free(), 7);
+        let slot = root.slot(&&machine, ADDRESS, 3).unwrap();
+        assert_eq!((slot.index, root.frames(), machine.free()), (3, 2, 6));
+        assert_eq!(find(&&machine, top, ADDRESS + HUGE - 1, 3), Some(slot));
+        // The next table is missing; then a large page is in its place.
+        assert_eq!(find(&&machine, top, ADDRESS, 2), None);
+        root.map(&&machine, ADDRESS, 0, 3, Access::Data).unwrap();
+        assert_eq!(find(&&machine, top, ADDRESS, 2), None);
+        assert_eq!(root.slot(&&machine, ADDRESS, 2), Err(MapError::Taken));
+        assert_eq!((root.frames(), machine.free()), (2, 6));
+    }
+
+    #[test]
+    fn an_entry_is_found_and_nothing_made() {
+        is_found_and_nothing_made(X86Entry);
+        is_found_and_nothing_made(ArmEntry);
     }
 }

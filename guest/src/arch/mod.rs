@@ -4,14 +4,18 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `cpu` | what a processor has of its own (`Own`, `this`, `enter`), starting and interrupting the others |
+//! | `cpu` | what a processor has of its own (`Own`), finding it (`own`), interrupting the others |
 //! | `interrupts` | on, off, wait; `Frame`, what a processor had in its registers |
-//! | `tlb` | forgetting translations, here and everywhere; what is needed until entries that were made can be used |
+//! | `tlb` | forgetting translations, here |
+//! | `flush` | the same everywhere; what is needed until entries that were made can be used |
 //! | `firmware` | what the loader and the firmware say of the machine |
 //! | `serial` | the ports for people and for the host |
 //! | `lines` | interrupts of PCI devices; their addresses, where firmware has given them none |
 //! | `messages` | interrupts of PCI devices that write a number to an address |
-//! | `ticks`, `start_clock`, `activate`, `exit`, `halt`, ... | a function each |
+//! | `start` | what processors share, and the clock (`init`, `start_clock`); making, entering and starting them |
+//! | `ticks`, `activate`, `exit`, `halt`, ... | a function each |
+//!
+//! The assembly of each calls two files that nothing else uses: `entry` (the first Rust) and `dispatch` (the handlers).
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

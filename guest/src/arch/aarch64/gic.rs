@@ -5,10 +5,7 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use super::its;
 use super::registers::{self, get, set};
-use crate::cpu;
-use crate::paging::{self, MapError};
 
 /// Software-generated interrupts: others are asked for something; others are stopped.
 pub const ASK: u32 = 0;
@@ -18,6 +15,8 @@ pub const STOP: u32 = 1;
 const SHARED: u32 = 32;
 /// From here on numbers mean that there is no interrupt, up to those of messages.
 const NONE: u32 = 1020;
+/// GICv3: interrupts by messages (LPIs) begin here.
+pub const MESSAGES: u32 = 8192;
 
 // Registers of the distributor.
 const CTLR: u64 = 0;
@@ -95,10 +94,10 @@ fn set_priority(base: u64, interrupt: u32, priority: u8) {
     unsafe { ((base + PRIORITY + u64::from(interrupt)) as *mut u8).write_volatile(priority) };
 }
 
-/// Maps the controller and turns on what all processors share.
-pub fn init(place: Place) -> Result<(), MapError> {
-    DISTRIBUTOR.store(paging::map_device(place.distributor.0, place.distributor.1)?, Ordering::Relaxed);
-    OTHER.store(paging::map_device(place.other.0, place.other.1)?, Ordering::Relaxed);
+/// Notes where the controller's two regions of registers are mapped, and turns on what all processors share.
+pub fn init(place: Place, distributor: u64, other: u64) {
+    DISTRIBUTOR.store(distributor, Ordering::Relaxed);
+    OTHER.store(other, Ordering::Relaxed);
     OTHER_BYTES.store(place.other.1, Ordering::Relaxed);
     OTHER_PHYSICAL.store(place.other.0, Ordering::Relaxed);
     VERSION.store(place.version, Ordering::Relaxed);
@@ -111,7 +110,6 @@ pub fn init(place: Place) -> Result<(), MapError> {
     } else {
         write32(at(&DISTRIBUTOR, CTLR), 3);
     }
-    Ok(())
 }
 
 /// GICv3: until the distributor has done what was written to it (RWP).
@@ -217,7 +215,7 @@ pub fn acknowledge() -> Option<(u32, u32)> {
     // SAFETY: a barrier.
     unsafe { core::arch::asm!("dsb sy", options(nostack)) };
     let interrupt = raw & if version() == 3 { 0xff_ffff } else { 0x3ff };
-    (!(NONE..its::FIRST).contains(&interrupt)).then_some((interrupt, raw))
+    (!(NONE..MESSAGES).contains(&interrupt)).then_some((interrupt, raw))
 }
 
 /// Its end.
@@ -233,8 +231,8 @@ pub fn end(raw: u32) {
     }
 }
 
-/// Leads an interrupt of a device to this processor.
-pub fn open(interrupt: u32, trigger: Trigger) {
+/// Leads an interrupt of a device to this processor, whose number is `number`.
+pub fn open(interrupt: u32, trigger: Trigger, number: usize) {
     if trigger == Trigger::Edge {
         // Two bits each, of which the upper one says so.
         let setting = at(&DISTRIBUTOR, CONFIGURATION + u64::from(interrupt / 16) * 4);
@@ -252,7 +250,7 @@ pub fn open(interrupt: u32, trigger: Trigger) {
     } else {
         let target = at(&DISTRIBUTOR, TARGETS + u64::from(interrupt)).cast::<u8>();
         // SAFETY: a byte for each; GICv2 has eight processors at most.
-        unsafe { target.write_volatile(1 << (cpu::this().number % 8)) };
+        unsafe { target.write_volatile(1 << (number % 8)) };
     }
     write32(at(&DISTRIBUTOR, ENABLE + word), bit);
 }

@@ -10,8 +10,6 @@ use super::gic;
 use crate::layout::DIRECT;
 use crate::paging;
 
-/// Interrupts by messages (LPIs) begin here.
-pub const FIRST: u32 = 8192;
 /// Bits of their numbers: the least that there can be.
 const BITS: u64 = 14;
 
@@ -118,7 +116,7 @@ pub fn open((physical, bytes): (u64, u64)) -> Option<Its> {
         if has & BY_ADDRESS != 0 { gic::redistributor_physical()? } else { (says >> 8 & 0xffff) << 16 };
 
     // The interrupts' settings, and which of them are pending: a bit each, of the lower ones too.
-    let settings = memory((1 << BITS) - u64::from(FIRST), PAGE)?;
+    let settings = memory((1 << BITS) - u64::from(gic::MESSAGES), PAGE)?;
     let pending = memory((1 << BITS) / 8, 1 << 16)?;
     write(redistributor + PROPBASER, (settings - DIRECT) | CACHED | (BITS - 1));
     const IS_ZERO: u64 = 1 << 62;
@@ -169,7 +167,7 @@ impl Its {
         unsafe { ((self.settings + u64::from(number)) as *mut u8).write_volatile(SETTING) };
         finish_stores();
         self.command([MAP_DEVICE | device << 32, 0, VALID | (events - DIRECT), 0])?;
-        self.command([MAP_EVENT | device << 32, EVENT | u64::from(FIRST + number) << 32, 0, 0])?;
+        self.command([MAP_EVENT | device << 32, EVENT | u64::from(gic::MESSAGES + number) << 32, 0, 0])?;
         self.command([INVALIDATE | device << 32, EVENT, 0, 0])?;
         self.sync()?;
         Some((self.physical + TRANSLATER, EVENT as u32))

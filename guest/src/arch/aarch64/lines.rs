@@ -8,6 +8,7 @@ use virtio_drivers::transport::pci::bus::{
 
 use super::firmware::{Firmware, LINES};
 use super::gic::{self, Trigger};
+use crate::cpu;
 
 /// The next address that is free; 0 before the first.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -44,7 +45,7 @@ pub fn place<C: ConfigurationAccess>(
 pub fn open(firmware: &Firmware) -> Option<()> {
     for (slot, &interrupt) in INTERRUPTS.iter().zip(&firmware.lines) {
         slot.store(interrupt, Ordering::Relaxed);
-        gic::open(interrupt, Trigger::Level);
+        gic::open(interrupt, Trigger::Level, cpu::this().number);
     }
     (!firmware.lines.is_empty()).then_some(())
 }

@@ -9,7 +9,7 @@ use virtio_drivers::transport::pci::bus::DeviceFunction;
 use super::firmware::Firmware;
 use super::gic::{self, Trigger};
 use super::its::{self, Its};
-use crate::paging;
+use crate::{cpu, paging};
 
 /// Devices that have a message each, at most.
 const MOST: u32 = 8;
@@ -42,7 +42,7 @@ pub fn init(firmware: &Firmware) {
     };
     let first = match &taker {
         Some(Taker::Frame { first, .. }) => *first,
-        Some(Taker::Service(_)) => its::FIRST,
+        Some(Taker::Service(_)) => gic::MESSAGES,
         None => return,
     };
     FIRST.store(first, Ordering::Relaxed);
@@ -61,7 +61,7 @@ pub fn of(function: DeviceFunction, number: u8) -> Option<(u64, u32)> {
     let number = u32::from(number);
     match TAKER.lock().as_mut()? {
         Taker::Frame { address, first, count } if number < (*count).min(MOST) => {
-            gic::open(*first + number, Trigger::Edge);
+            gic::open(*first + number, Trigger::Edge, cpu::this().number);
             Some((*address, *first + number))
         }
         Taker::Service(service) if number < MOST => service.map(function, number),

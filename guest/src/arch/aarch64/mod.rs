@@ -1,7 +1,10 @@
 //! arm64: QEMU's board "virt", or one like it, told by a device tree.
 
 pub mod cpu;
+mod dispatch;
+mod entry;
 pub mod firmware;
+pub mod flush;
 pub mod gic;
 pub mod interrupts;
 mod its;
@@ -10,17 +13,15 @@ pub mod messages;
 mod psci;
 mod registers;
 pub mod serial;
+pub mod start;
 pub mod tlb;
 
-use core::arch::{asm, global_asm};
+use core::arch::asm;
 
 use pagefold_boot_protocol::GuestExit;
 pub use pagefold_pagetable::aarch64::ArmEntry as Format;
 
-use crate::paging::MapError;
 use registers::{get, set};
-
-global_asm!(include_str!("boot.s"));
 
 /// What entries look like.
 pub const FORMAT: Format = pagefold_pagetable::aarch64::ArmEntry;
@@ -33,13 +34,6 @@ pub const BARRIER_INTERRUPTS: bool = false;
 const PL011: u64 = 0x0900_0000;
 /// Device registers that are mapped where they are.
 pub const EARLY_DEVICES: &[u64] = &[PL011];
-
-/// What `boot.s` calls: the first Rust, on the boot stack and the boot page tables.
-#[unsafe(no_mangle)]
-extern "C" fn kernel_start(tree: u64) -> ! {
-    interrupts::load();
-    crate::run::start(tree)
-}
 
 /// Why this processor cannot run this kernel, if it cannot. Takes no lock.
 pub fn unsuitable() -> Option<&'static str> {
@@ -71,24 +65,6 @@ pub unsafe fn activate(root: u64) {
 /// Whether pages of 1 GiB can be mapped: always, with tables of 4 KiB.
 pub fn has_huge_pages() -> bool {
     true
-}
-
-/// Sets up what all processors share, once there are page tables; the name of the one that runs this.
-pub fn init(firmware: &firmware::Firmware) -> Result<cpu::Id, MapError> {
-    if !gic::is_possible(firmware.gic) {
-        say!("an interrupt controller that the processor does not know");
-        return Err(MapError::Taken);
-    }
-    tlb::init();
-    psci::init(firmware.is_smc);
-    cpu::init(firmware.timer);
-    gic::init(firmware.gic)?;
-    Ok(cpu::my_id())
-}
-
-/// The counter's speed; the ticks have begun already.
-pub fn start_clock() {
-    crate::clock::set_rate(get!("cntfrq_el0") / 1000);
 }
 
 /// Goes on with `next` on another stack, and never comes back.

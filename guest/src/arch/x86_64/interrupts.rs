@@ -1,4 +1,4 @@
-//! Interrupts and exceptions: the descriptor table, and who handles what.
+//! Interrupts and exceptions: on, off, the descriptor table, and what a processor had in its registers.
 
 use core::arch::global_asm;
 use core::fmt;
@@ -8,10 +8,6 @@ use x86_64::VirtAddr;
 use x86_64::instructions::port::Port;
 use x86_64::registers::control::{Cr2, Cr3};
 use x86_64::structures::idt::InterruptDescriptorTable;
-
-use super::cpu::end_of_interrupt;
-use crate::fault::Access;
-use crate::{cpu, fault, host, remote, watchdog};
 
 pub use x86_64::instructions::interrupts::without_interrupts as without;
 pub use x86_64::instructions::interrupts::{are_enabled, disable, enable, enable_and_hlt as wait};
@@ -36,11 +32,6 @@ pub const REMOTE: u8 = 0xf0;
 pub const ERROR: u8 = 0xfe;
 /// Vectors end in ones, as old APICs want it.
 pub const SPURIOUS: u8 = 0xff;
-
-const NMI: u64 = 2;
-const DOUBLE_FAULT: u64 = 8;
-const PAGE_FAULT: u64 = 14;
-const EXCEPTIONS: u64 = 32;
 
 /// Which stack of the task state segment handles what. Exceptions that may come when a stack has run out have their own.
 pub const NMI_STACK: u16 = 0;
@@ -104,40 +95,6 @@ impl fmt::Display for Frame {
     }
 }
 
-/// A page fault.
-fn page_fault(frame: &Frame) -> ! {
-    let access = Access { address: Cr2::read_raw(), is_write: frame.error & 2 != 0 };
-    fault::page_fault(frame, &access)
-}
-
-/// Any other exception.
-fn exception(frame: &Frame) -> ! {
-    const NAMES: [&str; 20] = [
-        "divide error",
-        "debug",
-        "non-maskable interrupt",
-        "breakpoint",
-        "overflow",
-        "bound range",
-        "invalid opcode",
-        "no device",
-        "double fault",
-        "9",
-        "invalid task state segment",
-        "segment not present",
-        "stack segment",
-        "general protection",
-        "page fault",
-        "15",
-        "floating point",
-        "alignment check",
-        "machine check",
-        "SIMD",
-    ];
-    let name = NAMES.get(frame.vector as usize).unwrap_or(&"unknown");
-    fault::exception(frame, format_args!("{name}, error code {:#x}", frame.error))
-}
-
 static TABLE: Once<InterruptDescriptorTable> = Once::new();
 
 /// Loads the descriptor table on this processor. The segments have been loaded.
@@ -190,37 +147,6 @@ pub fn silence_pic() {
             data.write(cascade);
             data.write(1);
             data.write(0xff);
-        }
-    }
-}
-
-/// What the stubs call.
-#[unsafe(no_mangle)]
-extern "C" fn interrupt(frame: &mut Frame) {
-    match frame.vector {
-        NMI => watchdog::stopped(frame),
-        DOUBLE_FAULT => fault::double_fault(frame),
-        PAGE_FAULT => page_fault(frame),
-        vector if vector < EXCEPTIONS => exception(frame),
-        vector => {
-            let vector = vector as u8;
-            match vector {
-                TIMER => {
-                    if cpu::this().number == 0 {
-                        host::tick();
-                    }
-                    watchdog::tick(frame);
-                }
-                REMOTE => remote::serve(),
-                DEVICES..ERROR if vector - DEVICES < LINES => crate::devices::interrupted(vector - DEVICES),
-                MESSAGES..ERROR if vector - MESSAGES < MOST_MESSAGES => {
-                    crate::devices::messaged(vector - MESSAGES);
-                }
-                _ => {}
-            }
-            if vector != SPURIOUS && vector >= TIMER {
-                end_of_interrupt();
-            }
         }
     }
 }

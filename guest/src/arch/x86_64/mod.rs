@@ -1,15 +1,17 @@
 //! x86-64: a PC as QEMU makes it, booted by PVH.
 
 pub mod cpu;
+mod dispatch;
+mod entry;
 pub mod firmware;
+pub mod flush;
 pub mod interrupts;
 pub mod lines;
 pub mod messages;
 pub mod pit;
 pub mod serial;
+pub mod start;
 pub mod tlb;
-
-use core::arch::global_asm;
 
 use pagefold_boot_protocol::GuestExit;
 pub use pagefold_pagetable::x86_64::X86Entry as Format;
@@ -19,15 +21,6 @@ use x86_64::registers::control::{Cr3, Cr3Flags};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
-
-use crate::paging::MapError;
-
-global_asm!(include_str!("boot.s"));
-pvh::xen_elfnote_phys32_entry!(pvh_start);
-
-unsafe extern "C" {
-    fn pvh_start() -> !;
-}
 
 /// What entries look like.
 pub const FORMAT: Format = pagefold_pagetable::x86_64::X86Entry;
@@ -39,12 +32,6 @@ pub const BARRIER_INTERRUPTS: bool = true;
 pub const EARLY_DEVICES: &[u64] = &[];
 /// QEMU's `isa-debug-exit`.
 const EXIT_PORT: u16 = 0xf4;
-
-/// What `boot.s` calls: the first Rust, on the boot stack and the boot page tables.
-#[unsafe(no_mangle)]
-extern "C" fn kernel_start(start_info: u32) -> ! {
-    crate::run::start(start_info.into())
-}
 
 /// The time-stamp counter.
 pub fn ticks() -> u64 {
@@ -70,19 +57,6 @@ pub fn has_huge_pages() -> bool {
 /// Why this processor cannot run this kernel, if it cannot.
 pub fn unsuitable() -> Option<&'static str> {
     None
-}
-
-/// Sets up what all processors share, once there are page tables; the number of the one that runs this.
-pub fn init(firmware: &firmware::Firmware) -> Result<cpu::Id, MapError> {
-    cpu::init(firmware.local_apic)?;
-    let features = raw_cpuid::CpuId::new().get_feature_info();
-    Ok(features.map_or(0, |features| features.initial_local_apic_id().into()))
-}
-
-/// Starts this processor's ticks, and finds out how fast the counter is.
-pub fn start_clock() {
-    interrupts::silence_pic();
-    cpu::start_clock();
 }
 
 /// Goes on with `next` on another stack, and never comes back.
