@@ -183,15 +183,17 @@ impl Refusals {
         stands
     }
 
+    /// Whether there may be refusals anywhere.
+    pub(crate) fn are_any(&self) -> bool {
+        self.has_any
+    }
+
     /// Calls `each` with the unit and the sub-block of all refusals that still stand.
     pub(crate) fn each_standing<P: Platform>(
         &mut self,
         walker: &Walker<'_, P>,
         mut each: impl FnMut(u64, u64),
     ) {
-        if !self.has_any {
-            return;
-        }
         for unit in 0..self.units.len() as u64 {
             let subs = self.units.get(unit as usize).map_or(0, Vec::len) as u64;
             (0..subs).filter(|&sub| self.stands(walker, unit, sub)).for_each(|sub| each(unit, sub));

@@ -94,6 +94,9 @@ impl SubMode {
 
     /// Whether all that is plugged is known to be pinned, so that a pass would change nothing. It is noted as stuck then.
     fn all_is_pinned(&self, cx: &mut Context<'_, '_, impl Platform>) -> Result<bool> {
+        if !self.unplug_online || !cx.owners.refusals.are_any() {
+            return Ok(false);
+        }
         let walker = cx.hotplug.engine().walker()?;
         let mut pinned = [0u64; 2];
         cx.owners.refusals.each_standing(&walker, |unit, sub| match self.blocks.states.get(unit).zone() {
@@ -102,7 +105,7 @@ impl SubMode {
             _ => {}
         });
         let all = self.blocks.plugged_bytes() / self.geometry.sub_block();
-        if !self.unplug_online || all == 0 || pinned[0] + pinned[1] != all {
+        if all == 0 || pinned[0] + pinned[1] != all {
             return Ok(false);
         }
         for (zone, count) in [Zone::Normal, Zone::Movable].into_iter().zip(pinned) {
