@@ -127,3 +127,18 @@ fn a_circle_is_found_through_re_exports_and_paths() {
     let files: Vec<Vec<_>> = circles.iter().map(|circle| circle.iter().copied().collect()).collect();
     assert_eq!(files, [["a.rs", "b.rs", "deep/inner.rs"].map(Path::new)]);
 }
+
+#[test]
+fn a_circle_is_found_through_either_of_two_architectures() {
+    let crate_ = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(crate_.path().join(name), text).unwrap();
+    write("lib.rs", "mod arch; mod clock;");
+    write("clock.rs", "pub fn now() { crate::arch::ticks() }");
+    fs::create_dir(crate_.path().join("arch")).unwrap();
+    write("arch/mod.rs", "mod one; mod other; pub use one::*; pub use other::*;");
+    write("arch/one.rs", "pub fn ticks() {}");
+    write("arch/other.rs", "pub fn ticks() { crate::clock::now() }");
+    let edges = edges(crate_.path());
+    let circle: BTreeSet<_> = ["arch/other.rs", "clock.rs"].map(Path::new).into();
+    assert_eq!(circles(&edges), [circle]);
+}

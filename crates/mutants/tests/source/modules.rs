@@ -117,9 +117,8 @@ impl Modules {
             });
             let paths = imports.map(|import| &import.path).chain(&module.paths);
             for path in paths {
-                let Some(target) = self.resolve(at, path, 0) else { continue };
-                let (from, to) = (&module.file, &self.0[target].file);
-                if from != to {
+                let (from, targets) = (&module.file, self.resolve(at, path, 0));
+                for to in targets.into_iter().map(|target| &self.0[target].file).filter(|to| *to != from) {
                     edges.entry((from.clone(), to.clone())).or_default().insert(path.join("::"));
                 }
             }
@@ -127,68 +126,69 @@ impl Modules {
         edges
     }
 
-    /// The module that defines what `path` names, seen from `module`; `None` if it is of another crate.
-    fn resolve(&self, module: usize, path: &[String], depth: usize) -> Option<usize> {
-        let (first, rest) = path.split_first()?;
+    /// The module that defines what `path` names, seen from `module`; none if it is of another crate. Several where the name
+    /// is brought in more than once, as by an architecture each.
+    fn resolve(&self, module: usize, path: &[String], depth: usize) -> Vec<usize> {
+        let Some((first, rest)) = path.split_first() else { return Vec::new() };
         match first.as_str() {
             "crate" => self.descend(0, rest, depth),
             "self" => self.descend(module, rest, depth),
-            "super" => {
-                let parent = self.0[module].parent?;
-                match rest.first().is_some_and(|name| name == "super") {
-                    true => self.resolve(parent, rest, depth),
-                    false => self.descend(parent, rest, depth),
+            "super" => match self.0[module].parent {
+                Some(parent) if rest.first().is_some_and(|name| name == "super") => {
+                    self.resolve(parent, rest, depth)
                 }
-            }
+                Some(parent) => self.descend(parent, rest, depth),
+                None => Vec::new(),
+            },
             first => {
                 let here = &self.0[module];
                 if here.children.contains_key(first) || here.items.contains(first) {
                     return self.descend(module, path, depth);
                 }
-                let import = here.imports.iter().find(|import| import.name.as_deref() == Some(first))?;
-                if depth > 16 {
-                    return None;
-                }
-                let path: Vec<String> = import.path.iter().chain(rest).cloned().collect();
-                self.resolve(module, &path, depth + 1)
+                self.imported(module, first, rest, depth)
             }
         }
     }
 
-    fn descend(&self, module: usize, path: &[String], depth: usize) -> Option<usize> {
+    /// What the imports of `name` lead to, with `rest` behind it.
+    fn imported(&self, module: usize, name: &str, rest: &[String], depth: usize) -> Vec<usize> {
+        if depth > 16 {
+            return Vec::new();
+        }
+        let imports = self.0[module].imports.iter().filter(|import| import.name.as_deref() == Some(name));
+        let paths = imports.map(|import| import.path.iter().chain(rest).cloned().collect::<Vec<_>>());
+        paths.flat_map(|path| self.resolve(module, &path, depth + 1)).collect()
+    }
+
+    fn descend(&self, module: usize, path: &[String], depth: usize) -> Vec<usize> {
         let here = &self.0[module];
-        let Some((first, rest)) = path.split_first() else { return Some(module) };
+        let Some((first, rest)) = path.split_first() else { return vec![module] };
         if let Some(&child) = here.children.get(first) {
             return self.descend(child, rest, depth);
         }
         if here.items.contains(first) || depth > 16 {
-            return Some(module);
+            return vec![module];
         }
-        let passed_on = here.imports.iter().find(|import| import.name.as_ref() == Some(first));
-        if let Some(import) = passed_on {
-            let path: Vec<String> = import.path.iter().chain(rest).cloned().collect();
-            return self.resolve(module, &path, depth + 1);
+        if here.imports.iter().any(|import| import.name.as_ref() == Some(first)) {
+            return self.imported(module, first, rest, depth);
         }
-        for glob in here.imports.iter().filter(|import| import.name.is_none()) {
-            let Some(target) = self.resolve(module, &glob.path, depth + 1) else { continue };
-            let there = &self.0[target];
-            let has = |name: &String| {
-                there.items.contains(name)
-                    || there.children.contains_key(name)
-                    || there
-                        .imports
-                        .iter()
-                        .any(|import| import.is_public && import.name.as_ref() == Some(name))
-            };
-            if target != module && has(first) {
-                return self.descend(target, path, depth + 1);
-            }
-        }
-        Some(module)
+        let globs = here.imports.iter().filter(|import| import.name.is_none());
+        let targets = globs.flat_map(|glob| self.resolve(module, &glob.path, depth + 1));
+        let found: Vec<_> = targets
+            .filter(|&target| target != module && self.0[target].has(first))
+            .flat_map(|target| self.descend(target, path, depth + 1))
+            .collect();
+        if found.is_empty() { vec![module] } else { found }
     }
 }
 
 impl Module {
+    /// Whether a glob of it brings `name` in.
+    fn has(&self, name: &String) -> bool {
+        let is_passed_on = |import: &Import| import.is_public && import.name.as_ref() == Some(name);
+        self.items.contains(name) || self.children.contains_key(name) || self.imports.iter().any(is_passed_on)
+    }
+
     /// All paths and words in tokens: macros' arguments too, which have no other structure.
     fn read_tokens(&mut self, tokens: TokenStream) {
         let mut path: Vec<String> = Vec::new();
