@@ -61,9 +61,21 @@ fn sizes_come_from_stdin_and_the_control_socket_and_the_log_says_what_the_guest_
     assert!(!device.path("vm.sock").exists() && !device.path("vm.ctl").exists());
 }
 
+/// Whether this process ignores a signal, and so does what it starts.
+fn is_ignored(signal: Signal) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 != 0
+}
+
 #[test]
 fn it_ends_in_order_when_it_is_told_to_and_when_its_vmm_goes() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        if is_ignored(signal) {
+            // As under nohup: what is started here ignores it too, and is meant to.
+            println!("left out: {signal:?} is ignored here");
+            continue;
+        }
         let mut device = Device::new(&dir(), &[]);
         device.signal(signal);
         assert_eq!(device.code(), Some(0), "{signal:?}");
