@@ -6,10 +6,13 @@ use std::path::Path;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::queries::location;
+
 /// The version of the layout, as the command writes it into its files' metadata.
 const LAYOUT: &str = "'format.metadata::pagefold.layout' '1'";
 
-/// Writes every day of the fleet in `from` that `to` does not have yet. Each appears whole or not at all. Returns how many.
+/// Writes every day of the fleet in `from` that `to` does not have yet. Each appears whole or not at all. Returns how many. What
+/// arrives for a day after it was written is not added to it.
 ///
 /// # Errors
 /// A day cannot be read or written; those before it are there.
@@ -37,12 +40,12 @@ async fn compact_day(from: &Path, to: &Path, day: &str) -> Result<(), DataFusion
     let config =
         SessionConfig::new().set_bool("datafusion.execution.listing_table_factory_infer_partitions", false);
     let context = SessionContext::new_with_config(config);
-    let table = format!("CREATE EXTERNAL TABLE day STORED AS PARQUET LOCATION '{}/'", from.display());
+    let table = format!("CREATE EXTERNAL TABLE day STORED AS PARQUET LOCATION {}", location(from));
     context.sql(&table).await?;
     // By host, so that the columns that are the same in all rows of one cost nothing here either.
     let copy = format!(
-        "COPY (SELECT * FROM day ORDER BY host, ts, start_pfn) TO '{}/' STORED AS PARQUET OPTIONS ({LAYOUT})",
-        unfinished.display()
+        "COPY (SELECT * FROM day ORDER BY host, ts, start_pfn) TO {} STORED AS PARQUET OPTIONS ({LAYOUT})",
+        location(&unfinished)
     );
     context.sql(&copy).await?.collect().await?;
     fs::rename(unfinished, to.join(day))?;

@@ -69,11 +69,16 @@ pub async fn ballista(url: &str, dir: &Path) -> Result<SessionContext, DataFusio
 
 async fn know(context: &SessionContext, dir: &Path) -> Result<(), DataFusionError> {
     let table = format!(
-        "CREATE EXTERNAL TABLE runs STORED AS PARQUET PARTITIONED BY (date) LOCATION '{}/'",
-        dir.display()
+        "CREATE EXTERNAL TABLE runs STORED AS PARQUET PARTITIONED BY (date) LOCATION {}",
+        location(dir)
     );
     context.sql(&table).await?;
     Ok(())
+}
+
+/// A directory as SQL has it: a string, in which quotes are doubled.
+pub(crate) fn location(path: &Path) -> String {
+    format!("'{}/'", path.display().to_string().replace('\'', "''"))
 }
 
 /// Runs a query.

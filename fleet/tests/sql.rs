@@ -102,7 +102,9 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_query_says_what_the_hosts_were_made_of() {
-    let dir = tempfile::tempdir().unwrap();
+    // With a quote in their names, as SQL has to be told.
+    let directory = || tempfile::Builder::new().prefix("the fleet's ").tempdir().unwrap();
+    let dir = directory();
     let hosts = hosts::hosts(HOSTS);
     assert_eq!(hosts.len(), HOSTS);
     hosts::export(&hosts, dir.path());
@@ -111,7 +113,7 @@ async fn every_query_says_what_the_hosts_were_made_of() {
     let program = Path::new(env!("CARGO_BIN_EXE_pagefold-fleet"));
     #[cfg(feature = "ballista")]
     let cluster = pagefold_fleet::cluster::Cluster::start(program, 2).unwrap();
-    let days = tempfile::tempdir().unwrap();
+    let days = directory();
     assert_eq!(compact::compact(dir.path(), days.path()).await.unwrap(), 2);
     assert_eq!(compact::compact(dir.path(), days.path()).await.unwrap(), 0, "they are there");
     let engines = [
