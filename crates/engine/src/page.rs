@@ -219,6 +219,11 @@ impl State {
     pub const fn is_poison_marked(self) -> bool {
         self.0 & POISON != 0
     }
+    /// Whether a walker may take another reference here: there is one, and there is room for one more.
+    #[inline]
+    pub(crate) const fn is_takeable(self) -> bool {
+        self.refs().wrapping_sub(1) < MAX_REFS - 1
+    }
     /// Whether this is the head of a folio of `order`.
     #[inline]
     pub(crate) const fn is_head_of(self, order: Order) -> bool {

@@ -24,8 +24,8 @@ impl From<NoFrames> for MapError {
     }
 }
 
-/// The entry of `level` that leads to an address, below the top table at that physical address: what [`Root::slot`] says,
-/// for whoever only reads. `None` where a table above it is missing, or a large page is in the way.
+/// The entry of `level` that leads to `address`, below the top table at the physical address `top`. As [`Root::slot`], but makes no
+/// tables: `None` where one above the entry is missing, or a large page is in the way.
 pub fn find<M: Mmu>(mmu: &M, top: u64, address: u64, level: u32) -> Option<Slot> {
     walk(mmu, top, address, level, |_| None).ok()
 }

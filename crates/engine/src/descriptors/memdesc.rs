@@ -36,7 +36,7 @@ use crate::geometry::{AREA_ORDER, MapGeometry, MapPage, MapShape, Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::map::{Layout, MemoryMap};
 use crate::mapping::{Mapping, TableKind};
-use crate::page::{Kind, MAX_REFS, POISON, State};
+use crate::page::{Kind, POISON, State};
 use crate::protocol::Protocol;
 use crate::protocol::class::{Class, ClassEntry, Miss};
 use crate::protocol::classes::Classed;
@@ -272,7 +272,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
             let Some(object) = view.objects.get(number) else { return OneLook::Unclear };
             // Relaxed: the swap confirms it. Which folio it is says the second look, and no look before.
             let state = State(object.state.load(Ordering::Relaxed));
-            if state.refs().wrapping_sub(1) >= MAX_REFS - 1 {
+            if !state.is_takeable() {
                 return OneLook::Unclear;
             }
             let Ok(()) = Self::take::<R>(object, state) else { return OneLook::Unclear };

@@ -11,7 +11,7 @@ use crate::geometry::{MapGeometry, MapPage, MapShape, Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::map::{Layout, MemoryMap};
 use crate::mapping::{Mapping, TableKind};
-use crate::page::{Kind, MAX_REFS, POISON, State};
+use crate::page::{Kind, POISON, State};
 use crate::protocol::Protocol;
 use crate::protocol::class::{Class, ClassEntry, Miss};
 use crate::protocol::classes::Classed;
@@ -101,12 +101,6 @@ const fn head_of(state: State, pfn: Pfn) -> Pfn {
     }
 }
 
-/// Whether another reference may be taken, as far as their number goes.
-#[inline]
-const fn is_takeable(state: State) -> bool {
-    state.refs().wrapping_sub(1) < MAX_REFS - 1
-}
-
 impl<M: Mapping, O: Owner> PageMap<M, O> {
     /// Where the class `seen` says which folio has the page: one look at its head, one compare-and-swap. It was read from `byte`,
     /// outside of a section.
@@ -126,7 +120,7 @@ impl<M: Mapping, O: Owner> PageMap<M, O> {
                 return false;
             }
             let state = State(head.state.load(Ordering::Relaxed));
-            state.is_head_of(order) && is_takeable(state) && Self::take::<R>(head, state).is_ok()
+            state.is_head_of(order) && state.is_takeable() && Self::take::<R>(head, state).is_ok()
         });
         is_taken.then_some(head)
     }
@@ -252,7 +246,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
             // Relaxed, here and at every look at a state word that a compare-and-swap confirms.
             let state = State(page.state.load(Ordering::Relaxed));
             // A refcount above 0 stands only at heads, and a head covers itself.
-            if is_takeable(state) {
+            if state.is_takeable() {
                 return if Self::take::<R>(page, state).is_ok() { OneLook::Taken } else { OneLook::Unclear };
             }
             if state.is_head() || state.is_tail() {

@@ -141,7 +141,8 @@ pub fn prepare_others() {
 /// Starts a processor, on what was made for it; one at a time.
 pub fn processor(cpu: &'static mut Cpu, apic_id: Id) {
     starting_stack.store(cpu.stack.end, Ordering::Relaxed);
-    // Release: whoever reads it finds the others; and so does the processor, which an interrupt starts.
+    // Release: a processor that reads this sees the stack and the page tables that were stored before. Starting it by an interrupt
+    // orders them as well.
     starting_cpu.store(core::ptr::from_mut(cpu) as u64, Ordering::Release);
     with_apic(|apic| {
         // xAPICs have the target in the top byte of the register.
