@@ -170,6 +170,46 @@ fn unfolding_a_folio_and_folding_it_again() {
     engine.audit().unwrap();
 }
 
+/// The tails in the head's own map page stay written when a folio is folded: whatever becomes of it next, they do not lead astray.
+#[test]
+fn a_folded_folio_whose_tails_were_written_is_split_and_freed() {
+    let engine = folded(64 * MIB);
+    let walker = engine.walker().unwrap();
+    let pfn = Pfn(1024);
+    for to in [9, 7, 6, 3, 0] {
+        let mut frozen = engine.alloc_at(pfn, order(10), Kind::Hugetlb).unwrap();
+        frozen.unfold().unwrap();
+        let mut batch = engine.fold_batch(1).unwrap();
+        batch.push(frozen).unwrap();
+        batch.commit();
+        let frozen = batch.drain().next().unwrap();
+        assert_eq!(map_pages_measured(&engine), TestDescriptors::KEPT_MAP_PAGES);
+        let pieces = frozen.split(order(to)).unwrap().map(|piece| piece.share()).collect::<Vec<_>>();
+        engine.audit().unwrap();
+        for page in 0..1024 {
+            let piece = walker.try_get(pfn.plus(page)).unwrap();
+            assert_eq!(piece.pfn(), pfn.plus(page).head(order(to)));
+        }
+        // Every second goes; what is left is found, and nothing else is.
+        let kept = pieces.into_iter().step_by(2).collect::<Vec<_>>();
+        engine.audit().unwrap();
+        for page in 0..1024 {
+            let is_kept = page >> to & 1 == 0;
+            assert_eq!(
+                walker.try_get(pfn.plus(page)).is_ok(),
+                is_kept,
+                "page {page} of pieces of order {to}"
+            );
+        }
+        drop(kept);
+        // Another folio in the head's map page, of an order that writes no tails.
+        let next = engine.alloc_at(pfn, order(6), Kind::Anon).unwrap().share();
+        assert_eq!(walker.try_get(pfn.plus(63)).unwrap().pfn(), next.pfn());
+        assert!(walker.try_get(pfn.plus(64)).is_err());
+        engine.audit().unwrap();
+    }
+}
+
 #[test]
 fn freeing_never_allocates() {
     let engine = folded(16384 * MIB);

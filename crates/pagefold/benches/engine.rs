@@ -289,7 +289,7 @@ fn folds(rows: &mut Vec<Row>) {
         "raw `process_madvise` of the same ranges",
         &mut discard,
         FOLIOS as u64,
-        Bar::AtMost(1.3),
+        Bar::AtMost(1.15),
     ));
     beside_a_reader(&engine, || {
         rows.push(pair(
@@ -298,7 +298,7 @@ fn folds(rows: &mut Vec<Row>) {
             "raw `process_madvise` of the same ranges",
             &mut discard,
             FOLIOS as u64,
-            Bar::AtMost(1.3),
+            Bar::AtMost(1.15),
         ));
     });
 }

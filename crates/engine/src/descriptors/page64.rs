@@ -169,9 +169,17 @@ impl<M: Mapping, O: Owner> PageMap<M, O> {
         }
     }
 
-    /// Whether every descriptor of the (frozen or freshly made) folio is written, rather than only its head's.
-    fn is_flat(&self, pfn: Pfn, order: Order) -> bool {
+    /// Whether the tails in the head's own map page are written. The caller owns the folio.
+    fn has_written_tails(&self, pfn: Pfn, order: Order) -> bool {
         order.get() > 0 && self.word(pfn.plus(1), Ordering::Relaxed).is_tail()
+    }
+
+    /// Whether every descriptor of the folio, of a map page or more, is written. (A folded one may have written tails too,
+    /// those of the head's own map page.) The caller owns the folio.
+    fn is_flat(&self, pfn: Pfn, order: Order) -> bool {
+        order >= MAP_PAGE
+            && self.has_written_tails(pfn, order)
+            && self.foldable(pfn, order).all(|tail| self.classes.is_mapped(MapPage(tail)))
     }
 
     /// Clears the written tails of the head's own map page.
@@ -325,7 +333,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
     }
 
     fn release(&self, _: &Page<O>, pfn: Pfn, order: Order, _: usize) {
-        if self.is_flat(pfn, order) {
+        if self.has_written_tails(pfn, order) {
             self.clear_tails(pfn, order);
         }
         self.clear(pfn);
@@ -356,11 +364,9 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
     }
 
     fn publish_tails(&self, pfn: Pfn, order: Order) -> Range<u64> {
+        // Written tails in the head's own map page may stay: they name the same head. Whoever frees, splits or collapses the
+        // folio clears them.
         let tails = self.foldable(pfn, order);
-        if order >= MAP_PAGE && self.is_flat(pfn, order) {
-            // The head's own map page: back to the head standing for it.
-            self.clear_tails(pfn, order);
-        }
         self.classes.set_tails(tails.clone(), ClassEntry::tail(order));
         tails
     }
@@ -385,7 +391,7 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         let all = self.map_pages(pfn, order);
         let first = all.start;
         let map_pages_of_piece = self.map_pages(pfn, to).count() as u64;
-        let is_flat = self.is_flat(pfn, order) && order >= MAP_PAGE;
+        let is_flat = self.is_flat(pfn, order);
         let stride = if is_flat { 1 } else { map_pages_of_piece };
         self.materialise_missing(all.clone().step_by(stride as usize), source)?;
         for leftover in all.clone().map(MapPage) {
@@ -399,6 +405,9 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         if is_flat || to < MAP_PAGE {
             // Every descriptor is, or will be, written.
             pieces.clone().for_each(|piece| self.write_tails(piece, to));
+        } else if self.has_written_tails(pfn, order) {
+            // The head stands for its map page again.
+            self.clear_tails(pfn, order);
         }
         for piece in pieces {
             self.store(piece, self.marked(piece, State::head(to, kind)), Ordering::Release);
