@@ -233,9 +233,14 @@ impl State {
     /// Whether this word, standing at `head`, is a folio's head whose folio contains `pfn`.
     #[inline]
     pub const fn covers(self, head: Pfn, pfn: Pfn) -> bool {
+        self.is_head() && self.reaches(head, pfn)
+    }
+    /// Whether a folio that begins at `head` contains `pfn`, if this word is its head's.
+    #[inline]
+    pub(crate) const fn reaches(self, head: Pfn, pfn: Pfn) -> bool {
         // The field itself: that it may be no order (`order` would cut it off) costs every look, and makes no difference here.
         let order = self.0 >> ORDER_SHIFT & Order::BITS;
-        self.is_head() && pfn.0.wrapping_sub(head.0) >> order == 0
+        pfn.0.wrapping_sub(head.0) >> order == 0
     }
 }
 

@@ -89,23 +89,20 @@ impl<'e, P: Platform> Walker<'e, P> {
             Look::Missed(miss) => return Err(miss),
             Look::Nothing(class) => class,
         };
-        let found = if class == ClassEntry::MAPPED {
-            self.try_get_slow(pfn)
-        } else {
-            self.try_get_folded(pfn, class)
-        };
-        found.map(|head| Folio::adopt(self.engine, head))
+        if class != ClassEntry::MAPPED
+            && let Some(miss) = self.miss_of(pfn, class)
+        {
+            return Err(miss);
+        }
+        self.try_get_slow(pfn).map(|head| Folio::adopt(self.engine, head))
     }
 
-    /// Where the map page is folded: there is nothing, or a tail. `class` was read outside of a section: it may only say that there
-    /// is nothing to read.
-    #[inline(never)]
-    fn try_get_folded(&self, pfn: Pfn, class: ClassEntry) -> Result<&'e HeadOf<P>, Miss> {
+    /// Why there is nothing to take at `pfn`, if the class of its map page says so. `class` is its entry, read outside of a section:
+    /// it may only say that there is nothing.
+    #[inline]
+    fn miss_of(&self, pfn: Pfn, class: ClassEntry) -> Option<Miss> {
         let map = &self.engine.map;
-        match map.classes.said_by(class, map.map_page(pfn)).class().miss() {
-            Some(miss) => Err(miss),
-            None => self.try_get_slow(pfn),
-        }
+        map.classes.said_by(class, map.map_page(pfn)).class().miss()
     }
 
     /// Slow path: tails, contention, misses. Looks for the descriptor of the folio of `pfn`, takes a reference there, and starts
@@ -123,7 +120,7 @@ impl<'e, P: Platform> Walker<'e, P> {
                     return Err(Miss::Saturated);
                 }
                 match MapOf::<P>::take::<P::Rules>(head, state) {
-                    Ok(()) if MapOf::<P>::RECHECKS && map.find::<P::Rules>(pfn) != Ok(place) => {
+                    Ok(()) if MapOf::<P>::RECHECKS && !map.holds(place, state, pfn) => {
                         drop(Folio::adopt(self.engine, head));
                         break;
                     }

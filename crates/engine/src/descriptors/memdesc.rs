@@ -9,28 +9,33 @@
 //! # Why a walker never keeps a wrong reference
 //!
 //! Walkers write objects and never words. An object is in a table of objects, and what is freed there may be another folio's
-//! at once. The walker reads the class entry, the word, and the object's state, and swaps the state for one with a reference
-//! more. *Then it reads entry and word again.* If they still name the object, the reference is on the folio of this page:
+//! at once, with the same state. The walker reads the class entry, the word, and the object's state, and swaps the state for
+//! one with a reference more. *Then it asks the object whether its folio has the page*: where the folio begins stands in the
+//! object, and how large it is in the state that was swapped. However the walker came to the object, that answer is right:
 //!
-//! 1. With the reference held, the object's folio can be neither freed, nor frozen, nor split: its pages are the same until
-//!    the reference is put. So what entry and word name *after* the swap, they named when it happened.
-//! 2. They cannot name it by an old value. The owner that gave the object to another folio had the old one's pages renamed
-//!    first (Release, by the order of [`release`](DescriptorMap::release)), freed the object (Release), took it again (Acquire)
-//!    and stored a state with references (Release). The walker's swap (Acquire) has read that state or one that followed it, so
-//!    it sees the pages renamed.
-//! 3. Nor by a word that means nothing. Words under the class of a tail may be old. An unfold writes them before it says
-//!    `Mapped` (Release), and the walker reads the entry (Acquire) before the word.
+//! 1. With the reference held, the object's folio can be neither freed, nor frozen, nor split: it begins where it began, and is
+//!    as large, until the reference is put.
+//! 2. What is read is not the page number of an earlier folio of that object. The owner stores it before it stores a state with
+//!    references (Release); the swap (Acquire) has read that state or one that followed it.
+//! 3. Nor of a later one: that is stored after the reference was put.
 //!
-//! If they name another object, the walker puts the reference again, as any holder would: if it is the last one, the walker
+//! If the page is another folio's, the walker puts the reference again, as any holder would: if it is the last one, the walker
 //! frees that folio. An owner may therefore find one reference more than it knows of for a moment, and freezing fails, as it
 //! does with walkers of its own pages.
+//!
+//! # Why a walker does not miss a folio
+//!
+//! Whoever gives pages to another object, or to none, renames them first and changes the states afterwards (Release). So an object
+//! that can be had and does not have the page is not named by it any more, and the walker starts over. Words under the class of a
+//! tail may be old; an unfold writes them before it says `Mapped` (Release), and the walker reads the entry (Acquire) before the
+//! word.
 
 use core::ops::{Deref, Range};
 
 use super::head::Owner;
 use super::objects::{Emptied, Object, Objects};
 use super::seam::{DescriptorMap, Descriptors, Look, ObjectFolder, Orphan, Peek};
-use super::word::{KIND_BITS, Word};
+use super::word::Word;
 use crate::barrier::Barrier;
 use crate::geometry::{AREA_ORDER, MapGeometry, MapPage, MapShape, Order, Pfn};
 use crate::heap::OutOfMemory;
@@ -103,15 +108,6 @@ impl<O> Clone for MemdescView<'_, O> {
     }
 }
 impl<O> Copy for MemdescView<'_, O> {}
-
-/// What a walker's one look has come to.
-enum OneLook {
-    Taken,
-    Mistaken,
-    Free,
-    /// Frozen, saturated, contended, or given to another folio by now.
-    Unclear,
-}
 
 /// The object that `entry` names, or leaves it to `word` to name.
 #[inline]
@@ -257,38 +253,27 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for MemdescMap<M, O> {
         if !R::WAITS || seen != ClassEntry::MAPPED && seen.tail_order().is_none() {
             return Look::Nothing(seen);
         }
-        // What comes out of the section is one byte, and where a reference was taken: more would travel through memory.
         let mut taken = None;
-        let look = reader.within(|| {
-            let first = entry();
-            // The same as `named`, and kept as it was read: to compare is all that the second look does.
-            let named_by = if first == ClassEntry::MAPPED { word.0.load(Ordering::Acquire) } else { 0 };
-            let number = match first.tail_order() {
-                Some(_) => first.object(),
-                None if named_by != 0 => named_by >> KIND_BITS,
-                // A folio that has had the page since before the look began has had it named since before, too.
-                None => return OneLook::Free,
-            };
-            let Some(object) = view.objects.get(number) else { return OneLook::Unclear };
-            // Relaxed: the swap confirms it. Which folio it is says the second look, and no look before.
+        // Whether that is an answer: the right folio was taken, or there is none.
+        let is_answer = reader.within(|| {
+            // A folio that has had the page since before the look began has had it named since before, too.
+            let Some(number) = named(entry(), word, Ordering::Acquire) else { return true };
+            let Some(object) = view.objects.get(number) else { return false };
+            // Relaxed: the swap confirms it.
             let state = State(object.state.load(Ordering::Relaxed));
-            if !state.is_takeable() {
-                return OneLook::Unclear;
+            // Frozen, saturated, contended, or given to another folio by now.
+            if !state.is_takeable() || Self::take::<R>(object, state).is_err() {
+                return false;
             }
-            let Ok(()) = Self::take::<R>(object, state) else { return OneLook::Unclear };
             taken = Some(object);
-            // See the module's text: this is what makes it the right folio. The entry first (Acquire: pairs with the Release
-            // of `unfold`, so that the words of that unfold are seen), since words under a tail's class may be old.
-            let is_there = entry() == first;
-            let is_named =
-                is_there && (first != ClassEntry::MAPPED || word.0.load(Ordering::Relaxed) == named_by);
-            if is_named { OneLook::Taken } else { OneLook::Mistaken }
+            // See the module's text: after the swap, this is what makes it the right folio. Relaxed: the swap's Acquire.
+            state.reaches(Pfn(object.pfn.load(Ordering::Relaxed)), pfn)
         });
-        match (look, taken) {
-            (OneLook::Taken, Some(object)) => Look::Taken(object),
-            (OneLook::Mistaken, Some(object)) => Look::Mistaken(object),
-            (OneLook::Free, _) => Look::Missed(Miss::Free),
-            _ => Look::Nothing(seen),
+        match (taken, is_answer) {
+            (Some(object), true) => Look::Taken(object),
+            (Some(object), false) => Look::Mistaken(object),
+            (None, true) => Look::Missed(Miss::Free),
+            (None, false) => Look::Nothing(seen),
         }
     }
 

@@ -84,9 +84,8 @@ pub trait DescriptorMap<M: Mapping, O: Owner>:
     /// What folds descriptors that are no part of the map.
     type ObjectFolder: ObjectFolder<Self>;
 
-    /// Whether a place may have another folio's descriptor by the time a reference is taken there, so that
-    /// [`find`](Self::find) has to lead there afterwards too. If not, [`holds`](Self::holds) of the word that was swapped is
-    /// enough.
+    /// Whether a place may have another folio's descriptor by the time a reference is taken there, in spite of an equal state:
+    /// [`holds`](Self::holds) is asked again then, with the reference held. If not, the word that was swapped says it all.
     const RECHECKS: bool;
 
     /// The map over `base`, with whatever tables it has besides.

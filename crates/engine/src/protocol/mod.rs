@@ -48,7 +48,7 @@
 //! objects, which no map page holds: "descriptor" above is the object, "head" the folio's first page, and what leads to an
 //! object is a class entry or a word. Map pages of words are only read. (1) is the same argument, for map pages and for
 //! objects: the memory of unused objects goes a grace period after the last of them was freed. (2) is the same swap. For (3)
-//! the walker looks again after the swap; why that suffices is said in the module of `Memdesc`.
+//! the walker asks the object after the swap where its folio begins; why that suffices is said in the module of `Memdesc`.
 //!
 //! The questions asked of Linux's protocol in public, answered for this one:
 //!
