@@ -61,7 +61,7 @@ impl BigMode {
     /// Plugs one big block, adds it, and brings it online if the driver does so.
     pub(crate) fn plug(&mut self, cx: &mut Context<'_, '_, impl Platform>, _subs: u64) -> Result {
         let usable = self.geometry.usable_units(cx.link.limits.usable);
-        let unit = self.blocks.states.first(usable, BigState::Unused).ok_or(Shortfall::NoSpace)?;
+        let unit = self.blocks.states.first_unused(usable).ok_or(Shortfall::NoSpace)?;
         if cx.adder.online.is_none()
             && self.offline_bytes(cx) + self.geometry.unit() > self.geometry.offline_limit()
         {

@@ -18,7 +18,7 @@ pub(crate) trait UnitState: Copy + Default + PartialEq + 'static {
     }
 }
 
-/// A byte of state for each unit.
+/// A byte of state for each unit. Only the driver takes a unit into use, or out of it; others change states of units in use.
 pub(crate) struct States<S> {
     numbers: Box<[AtomicU8]>,
     /// Units in each state, so that a search without a result is not made.
@@ -59,6 +59,9 @@ impl<S: UnitState> States<S> {
         self.count_of(state).map(|count| count.fetch_add(1, Relaxed));
         if state.number() != 0 {
             self.used.fetch_max(unit + 1, Relaxed);
+        } else if unit + 1 == self.used() {
+            let last = (0..unit).rev().find(|&unit| self.is_used(unit));
+            self.used.store(last.map_or(0, |last| last + 1), Relaxed);
         }
     }
 
@@ -71,14 +74,22 @@ impl<S: UnitState> States<S> {
         self.count_of(state).map_or(0, |count| count.load(Relaxed))
     }
 
-    /// The number of the first unit that has never been used, and of all after it.
+    /// All units from this one on are unused.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
     }
 
+    /// The first unused unit below `end`.
+    pub(crate) fn first_unused(&self, end: u64) -> Option<u64> {
+        let used = self.used();
+        let behind = self.numbers.len() as u64 - used;
+        // On a large device most of which is plugged, looking at every unit would be a third of what plugging a block costs.
+        let is_gap = self.count(S::default()) > behind;
+        let gap = if is_gap { self.first(end.min(used), S::default()) } else { None };
+        gap.or((used < end).then_some(used))
+    }
+
     /// The first unit below `end` in `state`.
-    // Inlined so that it compares with a constant: on a large device this loop is a third of what plugging a block costs.
-    #[inline(always)]
     pub(crate) fn first(&self, end: u64, state: S) -> Option<u64> {
         let number = state.number();
         let mut units = (0..).zip(self.numbers.iter().take(end as usize));
@@ -99,4 +110,30 @@ pub(crate) fn zeroed<T>(len: u64, zero: impl Fn() -> T) -> Result<Box<[T]>, OutO
     items.try_reserve_exact(len).map_err(|_| OutOfMemory)?;
     items.resize_with(len, zero);
     Ok(items.into_boxed_slice())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sub::state::SubState::{self, Kernel, Plugged, Unused};
+
+    #[test]
+    fn unused_units_are_found_wherever_they_are() {
+        let states = States::<SubState>::new(6).unwrap();
+        assert_eq!((states.used(), states.first_unused(6), states.first_unused(0)), (0, Some(0), None));
+        (0..4).for_each(|unit| states.set(unit, Kernel));
+        assert_eq!((states.used(), states.first_unused(6), states.first_unused(4)), (4, Some(4), None));
+        states.set(1, Unused);
+        assert_eq!((states.used(), states.first_unused(6), states.first_unused(1)), (4, Some(1), None));
+        // The last one in use goes: so do the unused ones below it.
+        states.set(2, Unused);
+        states.set(3, Unused);
+        assert_eq!((states.used(), states.first_unused(6)), (1, Some(1)));
+        states.set(5, Plugged);
+        assert_eq!((states.used(), states.first_unused(6), states.count(Unused)), (6, Some(1), 4));
+        (1..5).for_each(|unit| states.set(unit, Kernel));
+        assert_eq!((states.used(), states.first_unused(6)), (6, None));
+        (0..6).rev().for_each(|unit| states.set(unit, Unused));
+        assert_eq!((states.used(), states.first_unused(6)), (0, Some(0)));
+    }
 }

@@ -17,7 +17,7 @@ impl SubMode {
     pub(crate) fn plug(&mut self, cx: &mut Context<'_, '_, impl Platform>, subs: u64) -> Result {
         let states = &self.blocks.states;
         let usable = self.geometry.usable_units(cx.link.limits.usable);
-        let (used, next) = (usable.min(states.used()), states.used());
+        let used = usable.min(states.used());
         for state in ORDER {
             if states.count(state) > 0
                 && let Some(unit) = states.first(used, state)
@@ -25,8 +25,7 @@ impl SubMode {
                 return self.fill(cx, unit, subs);
             }
         }
-        let reused = states.first(used, SubState::Unused);
-        let unit = reused.or((next < usable).then_some(next)).ok_or(Shortfall::NoSpace)?;
+        let unit = states.first_unused(usable).ok_or(Shortfall::NoSpace)?;
         self.plug_new(cx, unit, subs)
     }
 
