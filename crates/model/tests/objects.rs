@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::{beside, explore, folio_at, freeze, frozen_at, machine, order, take, walk};
+use common::{beside, explore, folio_at, freeze, frozen_at, machine, machine_under, order, take, walk};
 use pagefold_model::Pfn;
+use pagefold_model::protocol::{Fold, NoGracePeriod, Protocol};
 
 const BOUND: usize = 2;
 
@@ -57,18 +58,27 @@ fn a_split_under_a_walker() {
 }
 
 /// The memory of a group of objects goes while a walker knows one of them.
+fn fold_a_group<R: Protocol>() {
+    let engine = machine_under::<R>();
+    let raw = folio_at(&engine, 0, 0);
+    let walker = beside(&engine, |engine| walk(engine, 0).is_ok());
+    drop(take(&engine, raw));
+    let report = engine.folder(8).unwrap().fold_batch();
+    walker.join().unwrap();
+    assert!(report.object_pages <= 1);
+    engine.folder(8).unwrap().fold_all();
+    let audit = engine.audit().unwrap();
+    assert_eq!((audit.free_pages, audit.materialised, engine.objects()), (8, 0, Some(0)));
+}
+
 #[test]
 fn a_group_is_folded_under_a_walker() {
-    explore(BOUND, || {
-        let engine = machine();
-        let raw = folio_at(&engine, 0, 0);
-        let walker = beside(&engine, |engine| walk(engine, 0).is_ok());
-        drop(take(&engine, raw));
-        let report = engine.folder(8).unwrap().fold_batch();
-        walker.join().unwrap();
-        assert!(report.object_pages <= 1);
-        engine.folder(8).unwrap().fold_all();
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.free_pages, audit.materialised, engine.objects()), (8, 0, Some(0)));
-    });
+    explore(BOUND, fold_a_group::<Fold>);
+}
+
+/// Walkers do not write words. What they write to without the wait are objects whose memory is gone.
+#[test]
+#[should_panic(expected = "stray write")]
+fn a_group_is_folded_under_a_walker_without_a_grace_period() {
+    explore(BOUND, fold_a_group::<NoGracePeriod>);
 }
