@@ -14,7 +14,7 @@ use crate::descriptors::seam::DescriptorMap;
 use crate::engine::{Engine, HeadOf};
 use crate::geometry::{Order, Pfn};
 use crate::heap::OutOfMemory;
-use crate::page::{Kind, MAX_REFS, PageKind, State};
+use crate::page::{ASKED, Kind, MAX_REFS, PageKind, State};
 use crate::platform::Platform;
 use crate::stock::Source;
 use crate::sync::{Ordering, fence};
@@ -109,6 +109,15 @@ impl<'e, P: Platform> Folio<'e, P> {
             return Err(Saturated);
         }
         Ok(Self { engine: self.engine, head: self.head })
+    }
+
+    /// Marks the folio: its owner is asked to move it. The mark ends with the folio, also where it is split or collapsed, so
+    /// [`State::is_asked`] tells whether a folio that looks the same is the same.
+    ///
+    /// Context: any.
+    pub fn mark_asked(&self) {
+        // Relaxed: the mark stands for itself.
+        self.head.state().fetch_or(ASKED, Ordering::Relaxed);
     }
 
     /// Makes this, if it is the only reference, the frozen folio. From then on walkers get nothing.

@@ -146,6 +146,7 @@ impl PartialEq<Kind> for PageKind {
 /// | 38 | tail: the folio starts at this page number rounded down to the order |
 /// | 39 | poisoned: a hint for dumps, the truth is in the poison table |
 /// | 40-47 | kind (head) |
+/// | 48 | asked: the folio's owner has been asked to move it (head) |
 ///
 /// Zero is the zero descriptor. The refcount of anything but a head is 0 for ever, so no reference can be taken there.
 /// A head whose refcount is 0 is *frozen*: one [`Frozen`](crate::folio::Frozen) owns it.
@@ -158,6 +159,7 @@ const HEAD: u64 = 1 << 37;
 const TAIL: u64 = 1 << 38;
 pub(crate) const POISON: u64 = 1 << 39;
 const KIND_SHIFT: u32 = 40;
+pub(crate) const ASKED: u64 = 1 << 48;
 
 /// References a folio can have. The counter has room for as many again, so that increments in flight on other CPUs can
 /// never carry into the order.
@@ -218,6 +220,10 @@ impl State {
     /// Whether the page carries the poison mark.
     pub const fn is_poison_marked(self) -> bool {
         self.0 & POISON != 0
+    }
+    /// Whether this folio, and not an earlier one at this place, was [marked as asked about](crate::Folio::mark_asked).
+    pub const fn is_asked(self) -> bool {
+        self.0 & ASKED != 0
     }
     /// Whether a walker may take another reference here: there is one, and there is room for one more.
     #[inline]

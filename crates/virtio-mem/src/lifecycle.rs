@@ -131,7 +131,8 @@ impl<'e, C: Channel> Driver<'e, C> {
                 let _ = hotplug.remove(block);
             }
         }
-        let mut blocks = (0..self.units.used()).flat_map(|unit| geometry.memory_blocks(unit));
+        // Also those that this driver does not know of: an earlier one's, which no step has asked the device about.
+        let mut blocks = (0..geometry.units).flat_map(|unit| geometry.memory_blocks(unit));
         if blocks.any(|block| hotplug.block(block).is_some()) {
             // The listener stays, and refuses.
             return Removed::InUse(Remains(listener));

@@ -1,9 +1,11 @@
 //! Owners of folios: what they are asked in one step, what they answered, and what they refused to move.
 //!
 //! A folio that stays keeps its sub-block plugged, so one refusal is recorded for each sub-block, and its owner is not asked
-//! again at every attempt. A refusal stands while the folio has as many references as before: a pin that ends puts a
-//! reference, or frees the folio. An owner's own mark shows in no reference; the owner reports its end by
-//! [`Driver::ask_again`](crate::Driver::ask_again). A new requested size ends all refusals.
+//! again at every attempt. A refusal stands while that folio is there and has as many references as before: a pin that ends
+//! puts a reference, or frees the folio. (Another folio may be at the same place by then, with as many. That it is another one
+//! shows in a mark, which each folio gets that is asked about, and loses when it is freed.) An owner's own mark shows in no
+//! reference; the owner reports its end by [`Driver::ask_again`](crate::Driver::ask_again). A new requested size ends all
+//! refusals.
 
 use alloc::vec::Vec;
 
@@ -97,6 +99,7 @@ impl<'e, P: Platform> Migrate<'e, P> for Asking<'_, 'e, P> {
         }
         questions.left -= 1;
         questions.asked += 1;
+        folio.mark_asked();
         // Without the reference of the question itself.
         let (head, order, refs) = (folio.pfn(), folio.order(), folio.refs().saturating_sub(1));
         let answer = self.migrate.migrate(folio);
@@ -176,7 +179,9 @@ impl Refusals {
         let refusal = self.units.get_mut(unit as usize).and_then(|subs| subs.get_mut(sub as usize));
         let Some(refusal) = refusal.filter(|refusal| refusal.refs > 0) else { return false };
         let head = walker.peek(refusal.head).and_then(|peek| peek.head);
-        let stands = head.is_some_and(|(head, state)| head == refusal.head && state.refs() >= refusal.refs);
+        let stands = head.is_some_and(|(head, state)| {
+            head == refusal.head && state.is_asked() && state.refs() >= refusal.refs
+        });
         if !stands {
             *refusal = NONE;
         }

@@ -70,7 +70,7 @@ impl Units {
         in_mode!(self, mode => mode.blocks.plugged_bytes())
     }
 
-    /// The number of the first unit that was never used, and of all after it.
+    /// All units from this one on are unused.
     pub(crate) fn used(&self) -> u64 {
         in_mode!(self, mode => mode.blocks.states.used())
     }

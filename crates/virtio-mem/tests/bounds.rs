@@ -100,6 +100,13 @@ fn a_pinned_folio_is_asked_about_once_and_again_only_when_that_may_help() {
     drop(twice);
     driver.work(hotplug, owner, |_| true);
     assert_eq!(owner.take_counts(), (1, 0));
+    // Freed, and another folio, of which nobody was asked, is at the same place by the next attempt.
+    let place = Pfn((ADDR >> 12) + 9 * 512 + 7);
+    let (order, kind) = (Order::ZERO, Kind::Anon);
+    owner.folios.remove(&place);
+    owner.keep(engine.alloc_at(place, order, kind).unwrap().share());
+    driver.work(hotplug, owner, |_| true);
+    assert_eq!(owner.take_counts(), (1, 0));
     // A new wish asks all of them.
     device.resize(2 * MIB);
     driver.work(hotplug, owner, |_| true);

@@ -6,9 +6,9 @@ mod model;
 
 use common::{ADDR, GIB, MIB, config, engine, hotplug, hotplug_of};
 use model::Model;
-use pagefold_engine::Pfn;
-use pagefold_engine::hotplug::{FakeOffline, HotplugConfig, Unmovable};
-use pagefold_virtio_mem::{ConfigError, Driver, DriverSettings, Next, ProbeError, Shortfall};
+use pagefold_engine::hotplug::{FakeOffline, HotplugConfig, OnlineTo, Unmovable};
+use pagefold_engine::{Kind, Order, Pfn};
+use pagefold_virtio_mem::{ConfigError, Driver, DriverSettings, Next, ProbeError, Removed, Shortfall};
 use pagefold_virtio_mem_spec::{RequestType, Response, ResponseType};
 
 fn is(request: &pagefold_virtio_mem_spec::Request, kind: RequestType) -> bool {
@@ -227,4 +227,36 @@ fn another_machines_memory_is_left_alone() {
     let step = driver.step(&mut foreign, &mut Unmovable);
     assert_eq!((step, device.requests()), (Next::Asleep(Shortfall::OtherMachine), 0));
     assert_eq!(driver.work(&mut mine, &mut Unmovable, |_| true), Next::Reached);
+}
+
+/// Half of a memory block is plugged, and two drivers end, the second one before its first step or with the block where the
+/// device cannot be asked: what they leave does not go online with its hole.
+#[test]
+fn a_hole_that_the_next_driver_has_not_found_stays_out_of_use() {
+    for usable in [GIB, 128 * MIB, 0] {
+        for steps in [false, true] {
+            let (engine, device) = (engine(8 * GIB), Model::new(ADDR, GIB, 320 * MIB));
+            let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+            let mut driver = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+            assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
+            let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
+            device.with(|state| (state.usable, state.interrupts) = (usable, state.interrupts + 1));
+            remains.hand_over(hotplug);
+            let mut driver = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+            if steps {
+                driver.work(hotplug, &mut Unmovable, |_| true);
+            }
+            let partial = hotplug.blocks().last().unwrap().id;
+            let goes = hotplug.offline(partial, &mut Unmovable);
+            // Where the block is known it may go offline, and come back without its hole.
+            assert_eq!(goes.is_ok(), steps && usable == GIB, "{usable} {steps}");
+            let _ = hotplug.online(partial, OnlineTo::Policy);
+            assert!(matches!(driver.remove_driver(hotplug), Removed::InUse(_)), "{usable} {steps}");
+            let _ = hotplug.offline(partial, &mut Unmovable);
+            let _ = hotplug.online(partial, OnlineTo::Policy);
+            let hole = Pfn((ADDR + 350 * MIB) >> 12);
+            assert!(engine.alloc_at(hole, Order::ZERO, Kind::Anon).is_err(), "{usable} {steps}");
+            engine.audit().unwrap();
+        }
+    }
 }

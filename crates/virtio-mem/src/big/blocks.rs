@@ -62,7 +62,7 @@ impl BigBlocks {
 impl Listener for BigBlocks {
     fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
         let Some(unit) = self.geometry.unit_of(&change.pages) else { return Ok(()) };
-        self.gate.admit(unit, event)?;
+        self.gate.admit(unit, self.states.is_used(unit), event)?;
         if event == Event::GoingOnline && self.states.get(unit) != BigState::Added {
             return Err(Veto::Refused("the memory block is on its way out"));
         }

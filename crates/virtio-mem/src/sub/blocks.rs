@@ -106,7 +106,7 @@ impl SubBlocks {
 impl Listener for SubBlocks {
     fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
         let Some(unit) = self.geometry.unit_of(&change.pages) else { return Ok(()) };
-        self.gate.admit(unit, event)?;
+        self.gate.admit(unit, self.states.is_used(unit), event)?;
         match event {
             Event::GoingOnline
                 if !matches!(self.states.get(unit), SubState::Offline | SubState::OfflinePartial) =>
