@@ -154,7 +154,8 @@ impl<'e, P: Platform> Walker<'e, P> {
     ///
     /// Context: any.
     pub fn peek(&self, pfn: Pfn) -> Option<Peek> {
-        self.reader.within(|| self.engine.peek(pfn))
+        let _section = self.reader.section();
+        self.engine.peek(pfn)
     }
 
     /// Records that the memory of `pfn` is broken. It will not be handed out any more.

@@ -21,7 +21,7 @@ use crate::pace::Pace;
 use crate::probe::{DriverSettings, Inherited, ProbeError};
 use crate::status::{Next, Shortfall, Status};
 use crate::stop::Stop;
-use crate::survey::Survey;
+use crate::survey::{self, Survey};
 use crate::units::Units;
 
 /// Steps of one [`Driver::work`]: many times what a device that keeps to the specification can make necessary.
@@ -41,6 +41,8 @@ pub struct Driver<'e, C: Channel> {
     owners: Owners,
     /// What is left to find out of what is plugged.
     survey: Option<Survey>,
+    /// Memory of an earlier driver lies where the device could not be asked about it: it is asked when more is usable.
+    has_unreached: bool,
     /// The driver has made a survey since it waited, because the two ends did not count the same.
     has_surveyed: bool,
     pace: Pace,
@@ -97,6 +99,7 @@ impl<'e, C: Channel> Driver<'e, C> {
             adder,
             owners,
             survey,
+            has_unreached: false,
             has_surveyed: false,
             pace: Pace::new(settings.seed),
             shortfall: None,
@@ -196,10 +199,13 @@ impl<'e, C: Channel> Driver<'e, C> {
         self.gate.begin_step();
         self.owners.begin_step();
         (self.link.requests_left, self.link.reads_again) = (STEP_REQUESTS, false);
-        let before = self.link.limits.requested;
+        let before = self.link.limits;
         let fresh = self.link.refresh();
-        if self.link.limits.requested != before {
+        if self.link.limits.requested != before.requested {
             self.follow_new_wish();
+        }
+        if self.has_unreached && self.link.limits.usable > before.usable {
+            self.begin_survey();
         }
         let is_fresh = fresh == Ok(true);
         let done = fresh.and_then(|_| self.try_step(hotplug, migrate, is_fresh));
@@ -238,7 +244,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         migrate: &mut dyn Migrate<'e, P>,
         is_fresh: bool,
     ) -> Result<bool, Stop> {
-        let Self { link, gate, adder, owners, units, survey, has_surveyed, .. } = self;
+        let Self { link, gate, adder, owners, units, survey, has_unreached, has_surveyed, .. } = self;
         let cx = &mut Context { link, gate, adder, owners, hotplug, migrate };
         // First what is not known of the device: one unit, or all.
         if let Some(unit) = cx.gate.doubtful() {
@@ -250,6 +256,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         if let Some(now) = *survey {
             *survey = now.go_on(cx, units)?;
             if survey.is_none() {
+                *has_unreached = survey::has_unreached(cx, units);
                 // The plugged size has to be read again before anything is concluded from it.
                 cx.link.reads_again = true;
                 cx.gate.open();
@@ -260,8 +267,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         let is_miscounted = is_fresh && cx.link.limits.plugged != plugged;
         if is_miscounted && !*has_surveyed {
             *has_surveyed = true;
-            cx.gate.close();
-            *survey = Some(Survey::of_all(&cx.link.geometry));
+            self.begin_survey();
             return Ok(true);
         }
         // Then what failed half-way.
@@ -295,6 +301,12 @@ impl<'e, C: Channel> Driver<'e, C> {
             return Err(Shortfall::Miscounted { device, driver: plugged }.into());
         }
         Ok(false)
+    }
+
+    /// The device is to be asked about all units. Until it has been, nothing goes online or offline.
+    fn begin_survey(&mut self) {
+        self.gate.close();
+        self.survey = Some(Survey::of_all(&self.link.geometry));
     }
 
     /// The host has changed the requested size: nothing that earlier attempts found stands in the way any more.

@@ -86,18 +86,18 @@ impl Gate {
         self.is_woken.store(false, Relaxed);
     }
 
-    /// Whether `event` may happen to a memory block of `unit`, which the driver knows to be in use or not. Wakes the driver when
-    /// one has gone online or offline.
-    pub(crate) fn admit(&self, unit: u64, is_used: bool, event: Event) -> Result<(), Veto> {
+    /// Whether `event` may happen to a memory block of the device, of `unit` if that is in use as the driver knows. Wakes the
+    /// driver when one has gone online or offline.
+    pub(crate) fn admit(&self, unit: Option<u64>, event: Event) -> Result<(), Veto> {
         let is_going = matches!(event, Event::GoingOnline | Event::GoingOffline);
         if is_going && !self.is_settling.load(Relaxed) {
             if self.is_closed.load(Relaxed) {
                 return Err(Veto::Refused("the virtio-mem driver of this memory is not ready, or gone"));
             }
-            if !is_used {
-                // An earlier driver's, where the device cannot be asked any more: outside of what is usable.
+            let Some(unit) = unit else {
+                // An earlier driver's, where the device cannot be asked any more, or outside of whole units.
                 return Err(Veto::Refused("what is plugged of the memory block is not known"));
-            }
+            };
             if self.in_doubt().contains(&unit) {
                 return Err(Veto::Refused(
                     "the device has to be asked first what is plugged of the memory block",

@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
-use pagefold_engine::Order;
 use pagefold_engine::geometry::{PAGE_SHIFT, PAGES_PER_SECTION};
-use pagefold_engine::hotplug::BlockId;
+use pagefold_engine::hotplug::{BlockId, Hotplug};
+use pagefold_engine::{Order, Platform};
 
 use crate::config::{ConfigError, Region};
 
@@ -49,6 +49,8 @@ pub struct Geometry {
     pub units: u64,
     /// Address of the region.
     pub addr: u64,
+    /// Bytes of the region.
+    pub size: u64,
 }
 
 impl Geometry {
@@ -79,7 +81,8 @@ impl Geometry {
         if units == 0 {
             return Err(ConfigError::TooSmall);
         }
-        Ok(Self { mode, device_block: region.block_size, memory_block, start, units, addr: region.addr })
+        let Region { addr, size, block_size: device_block, .. } = region;
+        Ok(Self { mode, device_block, memory_block, start, units, addr, size })
     }
 
     /// Bytes of a unit.
@@ -141,6 +144,37 @@ impl Geometry {
     pub(crate) fn unit_of(&self, pages: &Range<u64>) -> Option<u64> {
         let (unit, _) = self.sub_block_of(pages.start)?;
         (pages.end <= self.address(unit + 1, 0) >> PAGE_SHIFT).then_some(unit)
+    }
+
+    /// Whether all of `pages` are the device's.
+    pub(crate) fn is_in_region(&self, pages: &Range<u64>) -> bool {
+        let region = self.addr >> PAGE_SHIFT..(self.addr + self.size) >> PAGE_SHIFT;
+        region.start <= pages.start && pages.end <= region.end
+    }
+
+    /// The part of `bytes`, of the region, that comes first and is in no memory block that is added and all the device's.
+    pub(crate) fn first_out_of_machine<P: Platform>(
+        &self,
+        hotplug: &Hotplug<'_, P>,
+        bytes: Range<u64>,
+    ) -> Option<Range<u64>> {
+        // There are no memory blocks behind.
+        let machine = hotplug.engine().pages() << PAGE_SHIFT;
+        let is_added = |at: u64| {
+            let block = hotplug.block_of(at >> PAGE_SHIFT);
+            hotplug.block(block).is_some() && self.is_in_region(&hotplug.pages(block))
+        };
+        let next = |at: u64| (at / self.memory_block + 1).saturating_mul(self.memory_block);
+        let (mut start, end) = (bytes.start, bytes.end);
+        while start < end.min(machine) && is_added(start) {
+            start = next(start);
+        }
+        let mut to = start;
+        while to < end.min(machine) && !is_added(to) {
+            to = next(to);
+        }
+        let to = if to < machine { to.min(end) } else { end };
+        (start < to).then_some(start..to)
     }
 
     /// Memory blocks in a unit.

@@ -131,9 +131,9 @@ impl<'e, C: Channel> Driver<'e, C> {
                 let _ = hotplug.remove(block);
             }
         }
-        // Also those that this driver does not know of: an earlier one's, which no step has asked the device about.
-        let mut blocks = (0..geometry.units).flat_map(|unit| geometry.memory_blocks(unit));
-        if blocks.any(|block| hotplug.block(block).is_some()) {
+        // Also those that this driver does not know of: an earlier one's, which no step has asked the device about, or which lie
+        // outside of this one's units.
+        if hotplug.blocks().any(|block| geometry.is_in_region(&hotplug.pages(block.id))) {
             // The listener stays, and refuses.
             return Removed::InUse(Remains(listener));
         }

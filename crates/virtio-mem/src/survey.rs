@@ -9,10 +9,8 @@ use core::ops::Range;
 use pagefold_engine::Platform;
 use pagefold_virtio_mem_spec::{PlugState, RequestType};
 
-use crate::channel::Channel;
 use crate::context::Context;
 use crate::geometry::Geometry;
-use crate::link::Link;
 use crate::stop::Result;
 use crate::units::Units;
 
@@ -50,7 +48,7 @@ impl Survey {
         match self {
             Survey::UnplugAll => cx.link.unplug_all()?,
             Survey::Units { next, span } => return survey_units(cx, units, next, span).map(Some),
-            Survey::Strays => unplug_strays(cx.link)?,
+            Survey::Strays => unplug_strays(cx, units)?,
         }
         Ok(None)
     }
@@ -91,16 +89,27 @@ fn is_known(cx: &Context<'_, '_, impl Platform>, units: &Units, mut range: Range
     range.any(|unit| units.is_used(unit) || cx.added_blocks(unit).next().is_some())
 }
 
-/// Unplugs what lies outside of whole units, which is of no use.
-fn unplug_strays(link: &mut Link<dyn Channel + '_>) -> Result {
-    let (geometry, usable) = (link.geometry, link.limits.usable);
+/// Whether an earlier driver has added memory to a unit of which the device could not be asked: it was not usable.
+pub(crate) fn has_unreached(cx: &Context<'_, '_, impl Platform>, units: &Units) -> bool {
+    let mut others = (0..cx.link.geometry.units).filter(|&unit| !units.is_used(unit));
+    others.any(|unit| cx.added_blocks(unit).next().is_some())
+}
+
+/// Unplugs what lies outside of whole units, which is of no use: but for what is in the machine all the same, since an earlier
+/// driver had other units, or more was usable then.
+fn unplug_strays(cx: &mut Context<'_, '_, impl Platform>, units: &Units) -> Result {
+    let (geometry, usable) = (cx.link.geometry, cx.link.limits.usable);
     let start = geometry.addr;
-    let end = geometry.unit_bytes(0..geometry.usable_units(usable)).end;
+    let in_units = geometry.usable_units(usable).max(units.used());
+    let end = geometry.unit_bytes(0..in_units).end;
     let before = start..geometry.start.min(start + usable);
     let behind = end.max(start)..start + usable;
-    for stray in [before, behind] {
-        if stray.start < stray.end && link.state(stray.clone())? != PlugState::Unplugged {
-            link.change_rest(RequestType::Unplug, stray)?;
+    for mut stray in [before, behind] {
+        while let Some(part) = geometry.first_out_of_machine(cx.hotplug, stray.clone()) {
+            stray.start = part.end;
+            if cx.link.state(part.clone())? != PlugState::Unplugged {
+                cx.link.change_rest(RequestType::Unplug, part)?;
+            }
         }
     }
     Ok(())

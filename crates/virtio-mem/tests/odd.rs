@@ -260,3 +260,64 @@ fn a_hole_that_the_next_driver_has_not_found_stays_out_of_use() {
         }
     }
 }
+
+/// An earlier driver's memory lies where the next one has no unit, or cannot ask. It keeps it, and uses it again when it can.
+#[test]
+fn memory_in_use_is_not_unplugged_for_lying_outside_of_whole_units() {
+    // How much is plugged, where a folio is held in it, how much is usable then, and the next driver's big blocks.
+    for (plugged, held, usable, big) in [
+        (128 * MIB, 4 * MIB, 8 * MIB, None),
+        (384 * MIB, 300 * MIB, 384 * MIB, Some(256 * MIB)),
+        (2 * MIB, 0, 8 * MIB, None),
+        (2 * MIB, 0, 0, None),
+    ] {
+        let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 384 * MIB, plugged));
+        let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+        let mut driver = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+        assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
+        let pfn = Pfn((ADDR + held) >> 12);
+        let folio = engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share();
+        let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
+        remains.hand_over(hotplug);
+        device.with(|state| (state.usable, state.interrupts) = (usable, state.interrupts + 1));
+        let settings =
+            DriverSettings { force_big: big.is_some(), big_block: big, ..DriverSettings::default() };
+        let mut driver = Driver::probe(device.clone(), hotplug, settings).unwrap();
+        for _ in 0..3 {
+            driver.work(hotplug, &mut Unmovable, |_| true);
+        }
+        assert_eq!(device.plugged(), plugged, "{usable}");
+        drop(folio);
+        if big.is_none() {
+            // All is usable again: the driver finds out what is there, and goes on with it.
+            device.with(|state| (state.usable, state.interrupts) = (384 * MIB, state.interrupts + 1));
+            for size in [384 * MIB, 0] {
+                device.resize(size);
+                assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached, "{usable}");
+                assert_eq!(device.plugged(), size);
+            }
+            assert!(matches!(driver.remove_driver(hotplug), Removed::Clean));
+        } else {
+            let last = hotplug.blocks().last().unwrap().id;
+            assert!(hotplug.offline(last, &mut Unmovable).is_err());
+            assert!(matches!(driver.remove_driver(hotplug), Removed::InUse(_)));
+        }
+        engine.audit().unwrap();
+    }
+}
+
+#[test]
+fn what_the_driver_uses_is_not_unplugged_when_less_is_usable() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 384 * MIB, 128 * MIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let driver = &mut Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
+    // And the device has one more block than the driver knows of, so that it asks about everything.
+    device.with(|state| (state.usable, state.plugged[100]) = (8 * MIB, 1));
+    device.with(|state| state.interrupts += 1);
+    for _ in 0..3 {
+        driver.work(hotplug, &mut Unmovable, |_| true);
+    }
+    assert!(device.with(|state| state.plugged[..64].iter().all(|&block| block == 1)));
+    engine.audit().unwrap();
+}

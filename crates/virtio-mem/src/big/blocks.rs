@@ -61,8 +61,12 @@ impl BigBlocks {
 
 impl Listener for BigBlocks {
     fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
-        let Some(unit) = self.geometry.unit_of(&change.pages) else { return Ok(()) };
-        self.gate.admit(unit, self.states.is_used(unit), event)?;
+        if !self.geometry.is_in_region(&change.pages) {
+            return Ok(());
+        }
+        let unit = self.geometry.unit_of(&change.pages);
+        self.gate.admit(unit.filter(|&unit| self.states.is_used(unit)), event)?;
+        let Some(unit) = unit else { return Ok(()) };
         if event == Event::GoingOnline && self.states.get(unit) != BigState::Added {
             return Err(Veto::Refused("the memory block is on its way out"));
         }

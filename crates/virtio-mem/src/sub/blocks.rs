@@ -105,8 +105,12 @@ impl SubBlocks {
 
 impl Listener for SubBlocks {
     fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
-        let Some(unit) = self.geometry.unit_of(&change.pages) else { return Ok(()) };
-        self.gate.admit(unit, self.states.is_used(unit), event)?;
+        if !self.geometry.is_in_region(&change.pages) {
+            return Ok(());
+        }
+        let unit = self.geometry.unit_of(&change.pages);
+        self.gate.admit(unit.filter(|&unit| self.states.is_used(unit)), event)?;
+        let Some(unit) = unit else { return Ok(()) };
         match event {
             Event::GoingOnline
                 if !matches!(self.states.get(unit), SubState::Offline | SubState::OfflinePartial) =>
