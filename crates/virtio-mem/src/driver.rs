@@ -80,9 +80,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         let listener = units.listener();
         let adder = Adder { node, group: hotplug.group()?, online: settings.online, owed: Vec::new() };
         hotplug.listen(Arc::clone(&listener))?;
-        let mut blocks = (0..geometry.units).flat_map(|unit| geometry.memory_blocks(unit));
-        let is_added = blocks.any(|block| hotplug.block(block).is_some());
-        let survey = match (limits.plugged, is_added, settings.inherited) {
+        let survey = match (limits.plugged, geometry.has_added(hotplug), settings.inherited) {
             (0, false, _) => None,
             (_, false, Inherited::UnplugAll) => Some(Survey::UnplugAll),
             // An earlier driver added memory, or what is plugged is to be kept.

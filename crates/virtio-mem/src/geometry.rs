@@ -152,6 +152,11 @@ impl Geometry {
         region.start <= pages.start && pages.end <= region.end
     }
 
+    /// Whether memory of the device is in the machine, in units or elsewhere.
+    pub(crate) fn has_added<P: Platform>(&self, hotplug: &Hotplug<'_, P>) -> bool {
+        hotplug.blocks().any(|block| self.is_in_region(&hotplug.pages(block.id)))
+    }
+
     /// The part of `bytes`, of the region, that comes first and is in no memory block that is added and all the device's.
     pub(crate) fn first_out_of_machine<P: Platform>(
         &self,

@@ -133,7 +133,7 @@ impl<'e, C: Channel> Driver<'e, C> {
         }
         // Also those that this driver does not know of: an earlier one's, which no step has asked the device about, or which lie
         // outside of this one's units.
-        if hotplug.blocks().any(|block| geometry.is_in_region(&hotplug.pages(block.id))) {
+        if geometry.has_added(hotplug) {
             // The listener stays, and refuses.
             return Removed::InUse(Remains(listener));
         }

@@ -306,6 +306,33 @@ fn memory_in_use_is_not_unplugged_for_lying_outside_of_whole_units() {
     }
 }
 
+/// As above, with nothing in the next driver's only unit: it may not have the device unplug everything.
+#[test]
+fn memory_in_use_is_not_unplugged_with_everything_else() {
+    let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 384 * MIB, 384 * MIB));
+    let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
+    let mut driver = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
+    assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
+    let pfn = Pfn((ADDR + 300 * MIB) >> 12);
+    let folio = engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share();
+    device.resize(0);
+    driver.work(hotplug, &mut Unmovable, |_| true);
+    assert_eq!(device.plugged(), 2 * MIB);
+    let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
+    remains.hand_over(hotplug);
+    let settings =
+        DriverSettings { force_big: true, big_block: Some(256 * MIB), ..DriverSettings::default() };
+    let mut driver = Driver::probe(device.clone(), hotplug, settings).unwrap();
+    for size in [0, 256 * MIB, 0] {
+        device.resize(size);
+        driver.work(hotplug, &mut Unmovable, |_| true);
+        let page = folio.pfn().0 - (ADDR >> 12);
+        assert!(device.with(|state| state.plugged[(page >> 9) as usize]) == 1, "{size}");
+    }
+    assert!(matches!(driver.remove_driver(hotplug), Removed::InUse(_)));
+    engine.audit().unwrap();
+}
+
 #[test]
 fn what_the_driver_uses_is_not_unplugged_when_less_is_usable() {
     let (engine, device) = (engine(8 * GIB), Model::new(ADDR, 384 * MIB, 128 * MIB));
