@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use pagefold_engine::geometry::PAGE_SHIFT;
 use pagefold_engine::hotplug::{Group, Hotplug, Listener, Migrate};
 use pagefold_engine::{Engine, Platform};
 use pagefold_virtio_mem_spec::Features;
@@ -122,8 +121,7 @@ impl<'e, C: Channel> Driver<'e, C> {
 
     /// Page numbers of the device's region, plugged or not.
     pub fn pages(&self) -> Range<u64> {
-        let region = self.link.region;
-        region.addr >> PAGE_SHIFT..(region.addr + region.size) >> PAGE_SHIFT
+        self.link.geometry.region_pages()
     }
 
     /// How far it is.

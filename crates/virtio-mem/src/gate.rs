@@ -8,6 +8,9 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use pagefold_engine::hotplug::{Event, Veto};
 
+use crate::geometry::Geometry;
+use crate::states::{States, UnitState};
+
 /// Whether memory of the device may go online or offline now.
 #[derive(Default)]
 pub(crate) struct Gate {
@@ -86,15 +89,25 @@ impl Gate {
         self.is_woken.store(false, Relaxed);
     }
 
-    /// Whether `event` may happen to a memory block of the device, of `unit` if that is in use as the driver knows. Wakes the
-    /// driver when one has gone online or offline.
-    pub(crate) fn admit(&self, unit: Option<u64>, event: Event) -> Result<(), Veto> {
+    /// Whether `event` may happen to the memory block of `pages`, and which unit that is in; none where it is not the driver's.
+    /// Wakes the driver when a block of the device has gone online or offline.
+    pub(crate) fn admit<S: UnitState>(
+        &self,
+        geometry: &Geometry,
+        states: &States<S>,
+        pages: &Range<u64>,
+        event: Event,
+    ) -> Result<Option<u64>, Veto> {
+        if !geometry.is_in_region(pages) {
+            return Ok(None);
+        }
+        let unit = geometry.unit_of(pages);
         let is_going = matches!(event, Event::GoingOnline | Event::GoingOffline);
         if is_going && !self.is_settling.load(Relaxed) {
             if self.is_closed.load(Relaxed) {
                 return Err(Veto::Refused("the virtio-mem driver of this memory is not ready, or gone"));
             }
-            let Some(unit) = unit else {
+            let Some(unit) = unit.filter(|&unit| states.is_used(unit)) else {
                 // An earlier driver's, where the device cannot be asked any more, or outside of whole units.
                 return Err(Veto::Refused("what is plugged of the memory block is not known"));
             };
@@ -107,6 +120,6 @@ impl Gate {
         if matches!(event, Event::Online | Event::Offline) {
             self.wake();
         }
-        Ok(())
+        Ok(unit)
     }
 }

@@ -146,9 +146,14 @@ impl Geometry {
         (pages.end <= self.address(unit + 1, 0) >> PAGE_SHIFT).then_some(unit)
     }
 
+    /// Page numbers of the region, plugged or not.
+    pub(crate) fn region_pages(&self) -> Range<u64> {
+        self.addr >> PAGE_SHIFT..(self.addr + self.size) >> PAGE_SHIFT
+    }
+
     /// Whether all of `pages` are the device's.
     pub(crate) fn is_in_region(&self, pages: &Range<u64>) -> bool {
-        let region = self.addr >> PAGE_SHIFT..(self.addr + self.size) >> PAGE_SHIFT;
+        let region = self.region_pages();
         region.start <= pages.start && pages.end <= region.end
     }
 

@@ -4,9 +4,9 @@ mod common;
 #[path = "common/model.rs"]
 mod model;
 
-use common::{ADDR, GIB, MIB, config, engine, hotplug, hotplug_of};
+use common::{ADDR, GIB, MIB, TestPlatform, config, engine, hotplug, hotplug_of};
 use model::Model;
-use pagefold_engine::hotplug::{FakeOffline, HotplugConfig, OnlineTo, Unmovable};
+use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig, OnlineTo, Unmovable};
 use pagefold_engine::{Kind, Order, Pfn};
 use pagefold_virtio_mem::{ConfigError, Driver, DriverSettings, Next, ProbeError, Removed, Shortfall};
 use pagefold_virtio_mem_spec::{RequestType, Response, ResponseType};
@@ -229,6 +229,12 @@ fn another_machines_memory_is_left_alone() {
     assert_eq!(driver.work(&mut mine, &mut Unmovable, |_| true), Next::Reached);
 }
 
+/// A driver ends with its memory in use, and leaves it to the next one.
+fn leave<'e>(driver: Driver<'e, Model>, hotplug: &mut Hotplug<'e, TestPlatform>) {
+    let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
+    remains.hand_over(hotplug);
+}
+
 /// Half of a memory block is plugged, and two drivers end, the second one before its first step or with the block where the
 /// device cannot be asked: what they leave does not go online with its hole.
 #[test]
@@ -239,9 +245,8 @@ fn a_hole_that_the_next_driver_has_not_found_stays_out_of_use() {
             let hotplug = &mut hotplug(&engine, FakeOffline::Folded);
             let mut driver = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
             assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
-            let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
+            leave(driver, hotplug);
             device.with(|state| (state.usable, state.interrupts) = (usable, state.interrupts + 1));
-            remains.hand_over(hotplug);
             let mut driver = Driver::probe(device.clone(), hotplug, DriverSettings::default()).unwrap();
             if steps {
                 driver.work(hotplug, &mut Unmovable, |_| true);
@@ -250,10 +255,10 @@ fn a_hole_that_the_next_driver_has_not_found_stays_out_of_use() {
             let goes = hotplug.offline(partial, &mut Unmovable);
             // Where the block is known it may go offline, and come back without its hole.
             assert_eq!(goes.is_ok(), steps && usable == GIB, "{usable} {steps}");
-            let _ = hotplug.online(partial, OnlineTo::Policy);
+            let comes = hotplug.online(partial, OnlineTo::Policy);
+            assert_eq!(comes.is_ok(), goes.is_ok(), "{usable} {steps}");
             assert!(matches!(driver.remove_driver(hotplug), Removed::InUse(_)), "{usable} {steps}");
-            let _ = hotplug.offline(partial, &mut Unmovable);
-            let _ = hotplug.online(partial, OnlineTo::Policy);
+            assert!(hotplug.offline(partial, &mut Unmovable).is_err(), "{usable} {steps}");
             let hole = Pfn((ADDR + 350 * MIB) >> 12);
             assert!(engine.alloc_at(hole, Order::ZERO, Kind::Anon).is_err(), "{usable} {steps}");
             engine.audit().unwrap();
@@ -277,8 +282,7 @@ fn memory_in_use_is_not_unplugged_for_lying_outside_of_whole_units() {
         assert_eq!(driver.work(hotplug, &mut Unmovable, |_| true), Next::Reached);
         let pfn = Pfn((ADDR + held) >> 12);
         let folio = engine.alloc_at(pfn, Order::ZERO, Kind::Anon).unwrap().share();
-        let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
-        remains.hand_over(hotplug);
+        leave(driver, hotplug);
         device.with(|state| (state.usable, state.interrupts) = (usable, state.interrupts + 1));
         let settings =
             DriverSettings { force_big: big.is_some(), big_block: big, ..DriverSettings::default() };
@@ -318,8 +322,7 @@ fn memory_in_use_is_not_unplugged_with_everything_else() {
     device.resize(0);
     driver.work(hotplug, &mut Unmovable, |_| true);
     assert_eq!(device.plugged(), 2 * MIB);
-    let Removed::InUse(remains) = driver.remove_driver(hotplug) else { panic!("it is in use") };
-    remains.hand_over(hotplug);
+    leave(driver, hotplug);
     let settings =
         DriverSettings { force_big: true, big_block: Some(256 * MIB), ..DriverSettings::default() };
     let mut driver = Driver::probe(device.clone(), hotplug, settings).unwrap();

@@ -25,8 +25,8 @@
 //!
 //! # Why a walker does not miss a folio
 //!
-//! Whoever gives pages to another object, or to none, renames them first and changes the states afterwards (Release). So an object
-//! that can be had and does not have the page is not named by it any more, and the walker starts over. Words under the class of a
+//! An owner that gives pages to another object, or to none, renames them first and changes the states afterwards (Release). So the
+//! page no longer names an object that can be had and does not have it, and the walker starts over. Words under the class of a
 //! tail may be old; an unfold writes them before it says `Mapped` (Release), and the walker reads the entry (Acquire) before the
 //! word.
 

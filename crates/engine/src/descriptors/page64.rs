@@ -364,8 +364,8 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
     }
 
     fn publish_tails(&self, pfn: Pfn, order: Order) -> Range<u64> {
-        // Written tails in the head's own map page may stay: they name the same head. Whoever frees, splits or collapses the
-        // folio clears them.
+        // Written tails in the head's own map page may stay: they name the same head. Freeing, splitting and collapsing clear
+        // them.
         let tails = self.foldable(pfn, order);
         self.classes.set_tails(tails.clone(), ClassEntry::tail(order));
         tails

@@ -61,11 +61,7 @@ impl BigBlocks {
 
 impl Listener for BigBlocks {
     fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
-        if !self.geometry.is_in_region(&change.pages) {
-            return Ok(());
-        }
-        let unit = self.geometry.unit_of(&change.pages);
-        self.gate.admit(unit.filter(|&unit| self.states.is_used(unit)), event)?;
+        let unit = self.gate.admit(&self.geometry, &self.states, &change.pages, event)?;
         let Some(unit) = unit else { return Ok(()) };
         if event == Event::GoingOnline && self.states.get(unit) != BigState::Added {
             return Err(Veto::Refused("the memory block is on its way out"));

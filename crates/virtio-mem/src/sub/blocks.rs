@@ -105,11 +105,7 @@ impl SubBlocks {
 
 impl Listener for SubBlocks {
     fn notify(&self, event: Event, change: &BlockChange) -> Result<(), Veto> {
-        if !self.geometry.is_in_region(&change.pages) {
-            return Ok(());
-        }
-        let unit = self.geometry.unit_of(&change.pages);
-        self.gate.admit(unit.filter(|&unit| self.states.is_used(unit)), event)?;
+        let unit = self.gate.admit(&self.geometry, &self.states, &change.pages, event)?;
         let Some(unit) = unit else { return Ok(()) };
         match event {
             Event::GoingOnline
