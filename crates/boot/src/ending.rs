@@ -4,14 +4,14 @@ use std::path::Path;
 
 use pagefold_boot_protocol::GuestExit;
 use pagefold_qemu::Exit;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::lost::Lost;
-use crate::symbols::Symbols;
+use crate::symbols;
 
 /// How a guest ended.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ending {
     /// In a word, for scripts.
     pub how: &'static str,
@@ -71,7 +71,7 @@ impl Ending {
     pub fn explain(mut self, kernel: &Path) -> Ending {
         if !self.console.is_empty() {
             let last = last_words(&self.console);
-            self.dump = Some(Symbols::of(kernel).name_all(&last));
+            self.dump = Some(symbols::name_all(kernel, &last));
         }
         self
     }

@@ -3,39 +3,61 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use addr2line::Loader;
+use addr2line::Context;
+use addr2line::gimli::{Dwarf, EndianSlice, NativeEndian, SectionId};
+use object::{File, Object, ObjectSection, ObjectSymbol};
 
-/// The functions of a program, as far as its file tells.
-pub struct Symbols(Option<Loader>);
-
-impl Symbols {
-    /// Those of a file. One without symbols, or none at all, names nothing.
-    pub fn of(program: &Path) -> Symbols {
-        Symbols(Loader::new(program).ok())
-    }
-
-    /// `dump`, with lines below each that has addresses of code: one for each function that was there.
-    pub fn name_all(&self, dump: &str) -> String {
-        let mut named = String::new();
-        for line in dump.lines() {
-            let _ = writeln!(named, "{line}");
-            for (address, is_return) in addresses(line) {
-                for place in self.places(address, is_return) {
-                    let _ = writeln!(named, "    {address:#x} {place}");
-                }
+/// `dump` of a program, with lines below each that has addresses of code: one for each function that was there. A file
+/// without symbols, or none at all, names nothing.
+pub fn name_all(program: &Path, dump: &str) -> String {
+    let contents = std::fs::read(program).unwrap_or_default();
+    let symbols = Symbols::of(&contents);
+    let mut named = String::new();
+    for line in dump.lines() {
+        let _ = writeln!(named, "{line}");
+        for (address, is_return) in addresses(line) {
+            for place in symbols.iter().flat_map(|symbols| symbols.places(address, is_return)) {
+                let _ = writeln!(named, "    {address:#x} {place}");
             }
         }
-        named.truncate(named.trim_end().len());
-        named
+    }
+    named.truncate(named.trim_end().len());
+    named
+}
+
+/// The functions of a program, as far as its file tells.
+struct Symbols<'f> {
+    /// What its debug information tells: functions that were inlined, files and lines.
+    lines: Option<Context<EndianSlice<'f, NativeEndian>>>,
+    /// Where each symbol begins, in the order of addresses.
+    begins: Vec<(u64, &'f str)>,
+}
+
+impl<'f> Symbols<'f> {
+    /// `None`: not a program.
+    fn of(contents: &'f [u8]) -> Option<Symbols<'f>> {
+        let file = File::parse(contents).ok()?;
+        let section = |id: SectionId| {
+            let data = file.section_by_name(id.name()).and_then(|section| section.data().ok());
+            Ok::<_, addr2line::gimli::Error>(EndianSlice::new(data.unwrap_or_default(), NativeEndian))
+        };
+        let lines = Dwarf::load(section).and_then(Context::from_dwarf).ok();
+        let symbols = file.symbols().chain(file.dynamic_symbols());
+        let code = symbols.filter(|symbol| symbol.is_definition());
+        let mut begins: Vec<_> =
+            code.filter_map(|symbol| Some((symbol.address(), symbol.name().ok()?))).collect();
+        begins.sort_unstable();
+        Some(Symbols { lines, begins })
     }
 
     /// Where an address is: the function it is in and, where that was inlined, those around it.
     fn places(&self, address: u64, is_return: bool) -> Vec<String> {
-        let Some(loader) = &self.0 else { return Vec::new() };
         // A return address is behind the call, which may have been the last of its function.
         let inside = address - u64::from(is_return);
         let mut places = Vec::new();
-        if let Ok(mut frames) = loader.find_frames(inside) {
+        if let Some(Ok(mut frames)) =
+            self.lines.as_ref().map(|lines| lines.find_frames(inside).skip_all_loads())
+        {
             while let Ok(Some(frame)) = frames.next() {
                 let Some(function) = &frame.function else { continue };
                 let name = function.demangle().map(|name| without_hash(&name));
@@ -49,11 +71,17 @@ impl Symbols {
             }
         }
         if places.is_empty()
-            && let Some(symbol) = loader.find_symbol(inside)
+            && let Some(symbol) = self.symbol(inside)
         {
             places.push(without_hash(&addr2line::demangle_auto(symbol.into(), None)));
         }
         places
+    }
+
+    /// The symbol that begins at an address, or next before it.
+    fn symbol(&self, address: u64) -> Option<&'f str> {
+        let before = self.begins.partition_point(|&(begins, _)| begins <= address);
+        self.begins.get(before.checked_sub(1)?).map(|&(_, name)| name)
     }
 }
 
@@ -120,14 +148,13 @@ mod tests {
         // This test's own program is stripped; the C library that it uses exports names.
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let library = maps.split_whitespace().find(|word| word.contains("/libc.so")).unwrap();
-        let Symbols(Some(loader)) = Symbols::of(Path::new(library)) else {
-            panic!("{library} has no symbols")
-        };
-        // What may be loaded anywhere: its addresses are counted from where it begins.
-        let begins = loader.relative_address_base();
-        let place = (begins..begins + (64 << 20)).step_by(64).find_map(|at| loader.find_symbol(at));
-        assert!(place.is_some());
-        assert_eq!(Symbols::of(Path::new("/nowhere")).name_all("rip 0x201000"), "rip 0x201000");
+        let contents = std::fs::read(library).unwrap();
+        let symbols = Symbols::of(&contents).unwrap();
+        let &(malloc, _) = symbols.begins.iter().find(|(_, name)| *name == "malloc").unwrap();
+        let named = name_all(Path::new(library), &format!("rip {:#x}", malloc + 1));
+        assert!(named.ends_with("malloc"), "{named}");
+        assert_eq!(symbols.symbol(0), None);
+        assert_eq!(name_all(Path::new("/nowhere"), "rip 0x201000"), "rip 0x201000");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! Releases are mainline's. Distributions take features into older ones, so a kernel that can be looked at tells more than its
 //! number ([`crate::Host`]).
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::geometry::section_bytes;
@@ -24,7 +23,8 @@ pub struct Kernel {
 }
 
 /// Whether a kernel has something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Has {
     /// It does.
@@ -47,7 +47,8 @@ impl Has {
 }
 
 /// Something that matters for descriptors, and whether a kernel has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ability {
     /// A name.
     pub name: &'static str,

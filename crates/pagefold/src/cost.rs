@@ -8,13 +8,13 @@ use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Descriptors, Engine, Pfn};
 use pagefold_linux::{Linux, Region, measure};
 use pagefold_workload::Stamp;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::stderr::say;
 
 /// One sort of metadata, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CostPart {
     /// By our own count.
     pub counted: u64,
@@ -48,7 +48,8 @@ impl std::ops::Add for CostPart {
 const SLACK: u64 = 16 * 4096;
 
 /// All metadata of one engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Cost {
     /// The memory map: what stands for each page.
     pub map: CostPart,

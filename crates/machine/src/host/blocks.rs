@@ -1,6 +1,5 @@
 //! Memory blocks: `/sys/devices/system/memory`.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
@@ -8,7 +7,8 @@ use super::files::Files;
 const DIR: &str = "sys/devices/system/memory";
 
 /// The memory blocks of a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Blocks {
     /// Bytes in a block.
     pub size: u64,
@@ -19,7 +19,8 @@ pub struct Blocks {
 }
 
 /// One memory block.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Block {
     /// Its number: its physical address divided by the size.
     pub id: u64,
@@ -33,9 +34,10 @@ pub struct Block {
 }
 
 /// States of a memory block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-#[schemars(rename = "BlockState")]
+#[cfg_attr(feature = "schema", schemars(rename = "BlockState"))]
 pub enum OnlineState {
     /// In use.
     Online,

@@ -1,13 +1,13 @@
 //! `/proc/buddyinfo`: free blocks by order.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// More orders than any kernel has.
 const MAX_ORDERS: usize = 32;
 
 /// The free blocks of one zone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FreeBlocks {
     /// The node.
     pub node: u32,

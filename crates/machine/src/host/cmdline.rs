@@ -1,10 +1,10 @@
 //! `/proc/cmdline`: the few boot options that change what descriptors cost. The rest is not kept.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Boot options.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BootOptions {
     /// `hugetlb_free_vmemmap`: HVO, from the first huge page on.
     pub hvo: Option<bool>,

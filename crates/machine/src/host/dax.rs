@@ -1,7 +1,6 @@
 //! DAX devices: `/sys/bus/dax/devices`. Memory of CXL, of persistent memory and of other devices, before it is brought online
 //! as ordinary memory.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
@@ -10,7 +9,8 @@ const DIR: &str = "sys/bus/dax/devices";
 const TELLS: &str = "memory of DAX devices";
 
 /// One device.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Dax {
     /// Its name: `dax0.0`.
     pub name: String,

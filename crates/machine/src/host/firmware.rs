@@ -1,7 +1,6 @@
 //! What the firmware and the boot tell of memory before the kernel counts it: memory modules, the firmware's map, the kernel's
 //! own image, and what was set aside for a crash kernel.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
@@ -10,7 +9,8 @@ use crate::layout::resources;
 const TELLS: &str = "where memory went before MemTotal";
 
 /// Memory as the firmware and the boot tell of it. Numbers are bytes; `None` where nothing tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Firmware {
     /// Memory modules, as the firmware lists them (DMI, type 17): how many have a size, and the sum of their sizes.
     pub modules: Option<Modules>,
@@ -25,7 +25,8 @@ pub struct Firmware {
 }
 
 /// Memory modules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Modules {
     /// How many.
     pub count: u64,
@@ -41,7 +42,8 @@ impl Modules {
 }
 
 /// Ranges of the firmware's map that are of one kind.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FirmwareKind {
     /// As the kernel calls it: `System RAM`, `Reserved`, `ACPI Tables`.
     pub kind: String,

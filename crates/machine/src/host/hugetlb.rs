@@ -1,6 +1,5 @@
 //! Pools of huge pages: `/sys/kernel/mm/hugepages`, and each node's. Whether HVO is on.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
@@ -8,7 +7,8 @@ use super::files::Files;
 use super::release::release;
 
 /// The pool of one size of huge pages, of the host or of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pool {
     /// Bytes in a huge page.
     pub size: u64,
@@ -28,7 +28,8 @@ impl Pool {
 }
 
 /// Whether the kernel gives back the descriptors of huge pages' tails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Hvo {
     /// Pages that are added to a pool are optimised.

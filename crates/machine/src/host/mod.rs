@@ -21,7 +21,6 @@ pub mod release;
 
 use std::path::Path;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::blocks::{Block, Blocks, OnlineState};
@@ -87,7 +86,8 @@ pub struct Host {
 
 /// What the kernel counts of its descriptors, in pages (`nr_memmap_boot_pages` and `nr_memmap_pages`). `page_ext`, where it
 /// is in use, and descriptors of device memory are in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Memmap {
     /// All.
     pub pages: u64,
@@ -104,7 +104,8 @@ impl Memmap {
 }
 
 /// Sizes of kernel structures; `None` where BTF does not tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Structs {
     /// `struct page`, the descriptor.
     pub page: Option<u64>,

@@ -1,6 +1,5 @@
 //! NUMA nodes: `/sys/devices/system/node`.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
@@ -10,7 +9,8 @@ use super::hugetlb::{Pool, read_pools};
 const DIR: &str = "sys/devices/system/node";
 
 /// One node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Node {
     /// Its number.
     pub id: u32,

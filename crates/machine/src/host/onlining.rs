@@ -1,6 +1,5 @@
 //! Parameters of the module `memory_hotplug`: which zone an added block goes to, if the kernel is to choose.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::files::Files;
@@ -9,7 +8,8 @@ const DIR: &str = "sys/module/memory_hotplug/parameters";
 const TELLS: &str = "which zone added memory goes to";
 
 /// Which zone an added block goes to, where `online` (not `online_kernel` or `online_movable`) is what happens to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Onlining {
     /// `online_policy`, of Linux 5.15 and newer.
     pub policy: Option<OnlineRule>,
@@ -20,7 +20,8 @@ pub struct Onlining {
 }
 
 /// `online_policy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnlineRule {
     /// A kernel zone, unless the block lies in ZONE_MOVABLE.

@@ -1,13 +1,13 @@
 //! The size of a page. Another root has no system call to ask: there, the same quantity stands in `/proc/meminfo` in kB
 //! and in `/proc/vmstat` in pages.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::counters::Counters;
 
 /// Bytes in a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageSize {
     /// A power of two.
     pub bytes: u64,
@@ -16,7 +16,8 @@ pub struct PageSize {
 }
 
 /// How the size of a page is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PageSizeFrom {
     /// The system says so.

@@ -2,15 +2,15 @@
 
 use pagefold_boot::Ending;
 use pagefold_boot_protocol::{Cycles, DeviceStatus, Hello, Report};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Raised whenever a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
 /// Everything. Sizes in bytes.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold boot")]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold boot"))]
 pub struct BootOutcome {
     pub schema: u32,
     /// The machine's architecture: `x86_64` or `aarch64`.
@@ -29,7 +29,8 @@ pub struct BootOutcome {
 }
 
 /// A step, and how everything stood after it.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BootRow {
     pub step: String,
     /// Wall time of the step, measured here.

@@ -4,7 +4,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use pagefold_machine::PageState;
 use pagefold_picture::amount::Units;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::compare::Compared;
@@ -14,8 +13,9 @@ use crate::source::Found;
 pub const NOT_THERE: &str = "not there";
 
 /// Everything a comparison found. The JSON is this, with `schema` raised whenever a field changes its meaning.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold diff")]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold diff"))]
 pub struct DiffReport {
     pub schema: u32,
     pub page_bytes: u64,
@@ -35,7 +35,8 @@ pub struct DiffReport {
 }
 
 /// One of the two.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Side {
     pub origin: String,
     pub kernel: String,
@@ -47,7 +48,8 @@ pub struct Side {
 }
 
 /// A state: pages then, pages now, and what came and went.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DiffStateRow {
     pub state: &'static str,
     pub a_pages: u64,
@@ -57,7 +59,8 @@ pub struct DiffStateRow {
 }
 
 /// Pages that were one thing, and are another.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChangeRow {
     pub from: &'static str,
     pub to: &'static str,
@@ -66,7 +69,8 @@ pub struct ChangeRow {
 }
 
 /// Folios of one order.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OrderRow {
     pub order: u32,
     pub folio_bytes: u64,

@@ -25,7 +25,7 @@ pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     }
     let place = args.output.as_deref().map(Place::public).transpose()?;
     if let Some(of) = args.schema {
-        deliver::to(place.as_ref(), of.text()?.as_bytes())?;
+        deliver::to(place.as_ref(), of.text().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let write: fn(&Report) -> Result<String> = match args.format {

@@ -4,15 +4,15 @@ use std::io::{self, Write};
 
 use pagefold_picture::Grid;
 use pagefold_picture::Subject;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::args::By;
 use crate::source::Found;
 
 /// The JSON, with `schema` raised whenever a field changes its meaning.
-#[derive(Serialize, JsonSchema)]
-#[schemars(title = "pagefold map")]
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold map"))]
 pub struct MapJson<'a> {
     schema: u32,
     origin: &'a str,
@@ -30,7 +30,8 @@ pub struct MapJson<'a> {
     cells: Vec<CellRow<'a>>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CategoryRow {
     name: &'static str,
     pages: u64,
@@ -39,7 +40,8 @@ struct CategoryRow {
     descriptor_bytes: u64,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CellRow<'a> {
     start_pfn: u64,
     /// Pages by category.

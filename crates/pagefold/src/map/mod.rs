@@ -2,7 +2,7 @@
 
 mod args;
 mod folding;
-mod json;
+pub mod json;
 mod state;
 
 use std::cell::Cell;
@@ -16,7 +16,6 @@ use pagefold_picture::{Extra, Piece, Repeated, Subject, ZoneSpan};
 
 use self::args::By;
 pub use self::args::MapArgs;
-pub use self::json::MapJson;
 use crate::deliver;
 use crate::picture::{PAPER, PictureFiles};
 use crate::source::{Found, Source};

@@ -9,7 +9,6 @@ use anyhow::Result;
 use pagefold_machine::cost::Shape;
 use pagefold_machine::host::Dax;
 use pagefold_machine::kernel::Has;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::args::{DeviceArg, PlanArgs};
@@ -20,8 +19,9 @@ use crate::exit::usage;
 use crate::report::model::{Figure, Interval};
 
 /// The answer.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold plan --device")]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold plan --device"))]
 pub struct DeviceAnswer {
     /// Version of this form.
     pub schema: u32,
@@ -63,7 +63,8 @@ pub struct DeviceAnswer {
 }
 
 /// Where descriptors lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Lies {
     /// In RAM: they take memory that the machine has already.
@@ -91,7 +92,8 @@ impl Lies {
 }
 
 /// A way to use a device's memory.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceWay {
     /// A name.
     pub name: &'static str,

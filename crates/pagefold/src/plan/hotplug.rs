@@ -5,7 +5,6 @@
 //! block decides what comes next: online in a kernel zone it can hold the next block's descriptors, in ZONE_MOVABLE it
 //! cannot. (mm/memory_hotplug.c; facts measured in guests of Linux 6.1 to 7.3.)
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::guest::PlannedGuest;
@@ -17,7 +16,8 @@ use crate::report::model::Figure;
 const MAX_STEPS: usize = 16;
 
 /// What may go wrong although the memory can be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Warning {
     /// Added blocks stay offline: nothing uses them.
@@ -35,8 +35,9 @@ pub enum Warning {
 }
 
 /// The answer.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold plan --hotplug")]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold plan --hotplug"))]
 pub struct HotplugAnswer {
     pub schema: u32,
     /// Which guest.

@@ -7,7 +7,6 @@ use pagefold_machine::cost::Shape;
 use pagefold_machine::host::Hvo;
 use pagefold_machine::host::release::release;
 use pagefold_machine::kernel::{self, Ability, Kernel};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::exit::usage;
@@ -30,7 +29,8 @@ pub struct KernelArgs {
 }
 
 /// A kernel that was asked for, and what it can do.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KernelReport {
     /// Architecture.
     pub arch: String,

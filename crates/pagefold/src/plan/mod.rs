@@ -2,10 +2,10 @@
 
 mod args;
 mod base;
-mod device;
+pub mod device;
 mod device_print;
 mod guest;
-mod hotplug;
+pub mod hotplug;
 mod hotplug_print;
 mod kernel;
 mod model;
@@ -20,8 +20,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 pub use self::args::PlanArgs;
-pub use self::device::DeviceAnswer;
-pub use self::hotplug::HotplugAnswer;
 use self::kernel::KernelReport;
 pub use self::model::Plan;
 use crate::deliver;

@@ -1,7 +1,6 @@
 //! The result of `pagefold plan` without a question.
 
 use pagefold_machine::host::Pool;
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::kernel::KernelReport;
@@ -9,8 +8,9 @@ use super::whatif::{Alternative, BlockSize};
 use crate::report::model::{Figure, Interval};
 
 /// What descriptors would cost.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold plan")]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold plan"))]
 pub struct Plan {
     pub schema: u32,
     /// Which machine.

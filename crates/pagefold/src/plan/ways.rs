@@ -1,12 +1,12 @@
 //! The ways to add memory to a guest, and how far each of them goes.
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::guest::PlannedGuest;
 
 /// One way to add memory.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Way {
     /// A name.
     pub name: &'static str,

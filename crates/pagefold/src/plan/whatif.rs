@@ -3,7 +3,6 @@
 use pagefold_machine::cost::Shape;
 use pagefold_machine::host::{Hvo, Pool};
 use pagefold_machine::kernel::{Kernel, page_sizes};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::base::Base;
@@ -11,7 +10,8 @@ use crate::report::memdesc::OBJECT;
 use crate::report::model::{How, Interval};
 
 /// One way to keep descriptors.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Alternative {
     /// A name.
     pub name: String,
@@ -29,7 +29,8 @@ pub struct Alternative {
 }
 
 /// A cost in time.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Time {
     /// How that is known: measured once, elsewhere.
     pub how: How,
@@ -46,7 +47,8 @@ impl Time {
 }
 
 /// Whether Linux has an option.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Availability {
     /// In Linux today.
@@ -261,7 +263,8 @@ impl Alternative {
 }
 
 /// What a memory block size means.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BlockSize {
     /// Bytes in a block.
     pub size: u64,

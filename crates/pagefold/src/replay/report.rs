@@ -4,15 +4,15 @@ use std::io::{self, Write};
 
 use comfy_table::Table;
 use pagefold_picture::amount::{Bytes, Count, Whole};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::cost::{Cost, CostPart};
 use crate::table::{add, table};
 
 /// Everything a replay found. The JSON is this, with `schema` raised whenever a field changes its meaning.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold replay")]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold replay"))]
 pub struct ReplayReport {
     pub schema: u32,
     pub origin: String,
@@ -55,7 +55,8 @@ pub struct ReplayReport {
     pub agree: bool,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FoldedReport {
     pub folios: u64,
     pub map_pages: u64,
@@ -65,7 +66,8 @@ pub struct FoldedReport {
     pub seconds: f64,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReplayStateRow {
     pub state: &'static str,
     pub pages: u64,
@@ -78,7 +80,8 @@ pub struct ReplayStateRow {
     pub pagefold_bytes: u64,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WalkerRow {
     pub kind: &'static str,
     pub threads: usize,
@@ -87,7 +90,8 @@ pub struct WalkerRow {
     pub stale_per_second: f64,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnersReport {
     pub threads: usize,
     pub allocated: u64,
@@ -104,7 +108,8 @@ pub struct OwnersReport {
     pub operations_per_second: f64,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Violations {
     pub total: u64,
     /// Compare-and-swaps that landed on a folded descriptor, as walkers noticed them.
@@ -124,7 +129,8 @@ pub struct Violations {
     pub list: Vec<ViolationRow>,
 }
 
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ViolationRow {
     pub what: String,
     pub pfn: u64,

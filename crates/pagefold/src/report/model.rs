@@ -1,15 +1,15 @@
 //! The report as data. The JSON is this, and so is its schema; `schema` is raised whenever a field changes its meaning.
 
 use pagefold_machine::host::{Gap, Hvo, OnlineState, PageSizeFrom};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
 
 /// What page metadata costs a machine, and where.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold report")]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold report"))]
 pub struct Report {
     /// Version of this form.
     pub schema: u32,
@@ -60,7 +60,8 @@ pub struct Report {
 }
 
 /// How a number came about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     /// Somebody did it and took the time or the size.
@@ -86,7 +87,8 @@ impl How {
 }
 
 /// A number of bytes with its source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Figure {
     /// Bytes.
     pub bytes: u64,
@@ -97,7 +99,8 @@ pub struct Figure {
 }
 
 /// A number of bytes that is only known within limits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Interval {
     /// At least so many bytes.
     pub min: u64,
@@ -110,7 +113,8 @@ pub struct Interval {
 }
 
 /// What the kernel's count of descriptors has more than descriptors of memory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ExcessReport {
     /// Page extensions, which boot options ask for.
     pub page_ext: Interval,
@@ -121,7 +125,8 @@ pub struct ExcessReport {
 }
 
 /// An amount of memory on the way from what is installed to what is free, and what of it does not come as far as the next.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WentStage {
     /// A name: `installed`, `blocks`, `firmware_map`, `system_ram`, `mem_total`, `mem_available`.
     pub stage: &'static str,
@@ -134,7 +139,8 @@ pub struct WentStage {
 }
 
 /// A part of a stage.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WentPart {
     /// A name; `rest` for what is left over.
     pub name: &'static str,
@@ -145,7 +151,8 @@ pub struct WentPart {
 }
 
 /// Which machine.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MachineFacts {
     /// Where it was read.
     pub origin: String,
@@ -166,8 +173,9 @@ pub struct MachineFacts {
 }
 
 /// A place where descriptors lie.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(rename = "Place")]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "Place"))]
 pub struct PlaceReport {
     /// `boot`, `runtime` (the buddy allocator), `block` (the block they describe), `runtime or block`, `unknown`.
     pub place: &'static str,
@@ -178,7 +186,8 @@ pub struct PlaceReport {
 }
 
 /// A NUMA node.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeRow {
     /// Its number.
     pub node: u32,
@@ -197,7 +206,8 @@ pub struct NodeRow {
 }
 
 /// What a node's memory is used for, in bytes (its `meminfo`).
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeUses {
     /// All that the buddy allocator manages (`MemTotal`).
     pub total: u64,
@@ -214,7 +224,8 @@ pub struct NodeUses {
 }
 
 /// A zone.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ZoneRow {
     /// Its node.
     pub node: u32,
@@ -231,7 +242,8 @@ pub struct ZoneRow {
 }
 
 /// Memory blocks.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BlocksReport {
     /// Bytes in a block.
     pub size: u64,
@@ -244,7 +256,8 @@ pub struct BlocksReport {
 }
 
 /// Blocks in one state and one zone.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BlockGroup {
     /// Their state.
     pub state: OnlineState,
@@ -263,7 +276,8 @@ pub struct BlockGroup {
 }
 
 /// One block.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BlockRow {
     /// Its number.
     pub block: u64,
@@ -284,7 +298,8 @@ pub struct BlockRow {
 }
 
 /// Huge pages of one size.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HugeRow {
     /// Bytes in one.
     pub size: u64,
@@ -301,7 +316,8 @@ pub struct HugeRow {
 }
 
 /// HVO here.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HvoReport {
     /// Whether it is on.
     pub state: Hvo,
@@ -314,7 +330,8 @@ pub struct HvoReport {
 }
 
 /// Pages in one state.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StateRow {
     /// The state.
     pub state: &'static str,
@@ -331,7 +348,8 @@ pub struct StateRow {
 }
 
 /// Folios of one order.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FolioRow {
     /// The order: 2^order pages.
     pub order: u32,
@@ -342,7 +360,8 @@ pub struct FolioRow {
 }
 
 /// Offline pages.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OfflineReport {
     /// Their memory.
     pub memory: Figure,
@@ -353,7 +372,8 @@ pub struct OfflineReport {
 }
 
 /// What folding would leave.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FoldingReport {
     /// Descriptors.
     pub descriptors: Interval,
@@ -366,7 +386,8 @@ pub struct FoldingReport {
 }
 
 /// What folding would leave of words and objects (memdesc).
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemdescReport {
     /// Words, of 8 bytes.
     pub words: Interval,
@@ -379,7 +400,8 @@ pub struct MemdescReport {
 }
 
 /// A cost by the page besides descriptors.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OtherCost {
     /// A name for scripts.
     pub name: &'static str,
@@ -392,7 +414,8 @@ pub struct OtherCost {
 }
 
 /// Two numbers that tell the same thing.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {
     /// A name for scripts.
     pub name: &'static str,

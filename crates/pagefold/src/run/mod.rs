@@ -6,7 +6,7 @@ mod contents;
 mod picture;
 mod plan;
 mod play;
-mod report;
+pub mod report;
 mod sample;
 mod scenario;
 
@@ -19,7 +19,6 @@ use pagefold_picture::amount::Bytes;
 
 pub use self::args::RunArgs;
 use self::plan::RunPlan;
-pub use self::report::RunReport;
 use self::scenario::{Mistake, SHIPPED};
 use crate::cost::available;
 use crate::deliver;

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use comfy_table::Cell;
 use pagefold_picture::amount::{Bytes, Count, Whole};
 use pagefold_workload::{BrokenPromise, Log};
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::sample::Moment;
@@ -14,8 +13,9 @@ use crate::table::table;
 use crate::walkers;
 
 /// Everything a run found. The JSON is this, with `schema` raised whenever a field changes its meaning.
-#[derive(Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold run")]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold run"))]
 pub struct RunReport {
     pub schema: u32,
     pub scenario: String,
@@ -42,7 +42,8 @@ pub struct RunReport {
 }
 
 /// The state at the end of a step. Sizes in bytes.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepRow {
     pub name: String,
     pub requested: u64,
@@ -75,7 +76,8 @@ pub struct StepRow {
 }
 
 /// What the walkers of one kind did.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WalkedRow {
     pub kind: &'static str,
     pub threads: usize,
@@ -84,7 +86,8 @@ pub struct WalkedRow {
 }
 
 /// Promises broken: all of it must be zero.
-#[derive(Debug, Default, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Broken {
     /// All together.
     pub total: u64,

@@ -1,10 +1,10 @@
 //! The curves: how memory and metadata change within each step.
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 /// One moment.
-#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Moment {
     /// The step it lies in.
     pub step: usize,

@@ -3,15 +3,15 @@
 use pagefold_machine::PageState;
 use pagefold_machine::host::OnlineState;
 use pagefold_machine::kernel::Has;
-use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 /// The version of this form.
 pub const SCHEMA: u32 = 1;
 
 /// Why a memory block can or cannot be taken offline.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[schemars(title = "pagefold report --block")]
+#[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(title = "pagefold report --block"))]
 pub struct BlockAnswer {
     /// Version of this form.
     pub schema: u32,
@@ -54,11 +54,12 @@ pub struct BlockAnswer {
 }
 
 /// Pages in one state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StateInBlock {
     /// The state.
     #[serde(serialize_with = "name")]
-    #[schemars(with = "String")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub state: PageState,
     /// How many.
     pub pages: u64,
@@ -73,7 +74,8 @@ fn name<S: Serializer>(state: &PageState, to: S) -> Result<S::Ok, S::Error> {
 }
 
 /// A range of pages that cannot move.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Stuck {
     /// The first one's number.
     pub pfn: u64,
@@ -84,7 +86,8 @@ pub struct Stuck {
 }
 
 /// Somebody who owns pages.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OwnerRow {
     /// A process, or who allocated.
     pub owner: String,
