@@ -4,7 +4,7 @@ use crate::descriptors::seam::DescriptorMap;
 use crate::engine::Engine;
 use crate::folio::{Folio, Frozen, RawFolio};
 use crate::frames::error::AllocError;
-use crate::geometry::{Order, Pfn};
+use crate::geometry::{Order, Pfn, ROW_ORDER, Row};
 use crate::page::Kind;
 use crate::platform::Platform;
 use crate::zone::Zone;
@@ -65,6 +65,21 @@ impl<P: Platform> Engine<P> {
             return Err(AllocError::Busy);
         }
         self.make_folio(pfn, order, kind)
+    }
+
+    /// Whether the block has a poisoned page.
+    #[inline]
+    fn has_poison(&self, pfn: Pfn, order: Order) -> bool {
+        self.map.poison.pages() != 0 && self.poison_in(pfn, order)
+    }
+
+    #[cold]
+    fn poison_in(&self, pfn: Pfn, order: Order) -> bool {
+        let pages = pfn.0..pfn.0 + order.pages();
+        if order.get() < ROW_ORDER {
+            return pages.map(Pfn).any(|page| self.map.is_poisoned(page));
+        }
+        Row::covering(&pages).any(|row| self.map.poison.mask(row) != 0)
     }
 
     fn make_folio(&self, pfn: Pfn, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {

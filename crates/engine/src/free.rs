@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use crate::descriptors::seam::DescriptorMap;
 use crate::engine::{Engine, HeadOf};
-use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row, SECTION_ORDER};
+use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row, SECTION_ORDER};
 use crate::heap::OutOfMemory;
 use crate::mapping::FoldRange;
 use crate::page::Kind;
@@ -79,20 +79,6 @@ impl<P: Platform> Engine<P> {
                 self.withhold(row, taken);
             }
         }
-    }
-
-    #[inline]
-    pub(crate) fn has_poison(&self, pfn: Pfn, order: Order) -> bool {
-        self.map.poison.pages() != 0 && self.poison_in(pfn, order)
-    }
-
-    #[cold]
-    fn poison_in(&self, pfn: Pfn, order: Order) -> bool {
-        let pages = pfn.0..pfn.0 + order.pages();
-        if order.get() < ROW_ORDER {
-            return pages.map(Pfn).any(|page| self.map.is_poisoned(page));
-        }
-        Row::covering(&pages).any(|row| self.map.poison.mask(row) != 0)
     }
 
     /// Pages of a row that are taken although they have no owner: withheld ones, and those without memory.

@@ -12,22 +12,22 @@ pub const PAGE_SHIFT: u32 = 12;
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 
 /// log2 of the pages in a row of the allocator: one 64-bit word, a bit a page.
-pub const ROW_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
+pub(crate) const ROW_ORDER: u32 = if cfg!(loom) { 1 } else { 6 };
 /// log2 of the pages in an area: 2 MiB.
 pub const AREA_ORDER: u32 = if cfg!(loom) { 2 } else { 9 };
 /// log2 of the pages in a section: 128 MiB, Linux's `SECTION_SIZE_BITS` 27 on x86-64.
 pub const SECTION_ORDER: u32 = if cfg!(loom) { 3 } else { 15 };
 /// log2 of the pages in a region: 64 GiB.
-pub const REGION_ORDER: u32 = if cfg!(loom) { 4 } else { 24 };
+pub(crate) const REGION_ORDER: u32 = if cfg!(loom) { 4 } else { 24 };
 /// log2 of the pages in a tree of the allocator: 1 GiB.
-pub const TREE_ORDER: u32 = if cfg!(loom) { 3 } else { 18 };
+pub(crate) const TREE_ORDER: u32 = if cfg!(loom) { 3 } else { 18 };
 /// The largest order of a folio: 1 GiB.
 pub const MAX_ORDER: u32 = TREE_ORDER;
 
 /// Pages in a row.
-pub const PAGES_PER_ROW: u64 = 1 << ROW_ORDER;
+pub(crate) const PAGES_PER_ROW: u64 = 1 << ROW_ORDER;
 /// Rows in an area.
-pub const ROWS_PER_AREA: u64 = 1 << (AREA_ORDER - ROW_ORDER);
+pub(crate) const ROWS_PER_AREA: u64 = 1 << (AREA_ORDER - ROW_ORDER);
 /// Sections in a region.
 pub const SECTIONS_PER_REGION: u64 = 1 << (REGION_ORDER - SECTION_ORDER);
 /// Pages in a section.
@@ -69,12 +69,12 @@ pub struct Pfn(pub u64);
 impl Pfn {
     /// The row of the allocator that has this page's bit.
     #[inline]
-    pub const fn row(self) -> Row {
+    pub(crate) const fn row(self) -> Row {
         Row(self.0 >> ROW_ORDER)
     }
     /// This page's bit in its row.
     #[inline]
-    pub const fn bit(self) -> u64 {
+    pub(crate) const fn bit(self) -> u64 {
         1 << (self.0 % PAGES_PER_ROW)
     }
     /// The section this page lies in.
@@ -182,7 +182,7 @@ pub struct MapPage(pub u64);
 /// The index of a row of the allocator: page number divided by 64. Sets of pages ([marks](crate::Engine::is_poisoned)) have
 /// rows of the same size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Row(pub u64);
+pub(crate) struct Row(pub(crate) u64);
 
 impl Row {
     /// All its pages, as a mask.
@@ -190,7 +190,7 @@ impl Row {
 
     /// Its first page.
     #[inline]
-    pub const fn first_pfn(self) -> Pfn {
+    pub(crate) const fn first_pfn(self) -> Pfn {
         Pfn(self.0 << ROW_ORDER)
     }
     /// Those of `pages` that lie in it, as a mask.
@@ -244,7 +244,7 @@ impl Order {
     }
     /// Rows a block of this order spans; 1 where it shares one with others.
     #[inline]
-    pub const fn rows(self) -> u64 {
+    pub(crate) const fn rows(self) -> u64 {
         if self.0 as u32 > ROW_ORDER { 1 << (self.0 as u32 - ROW_ORDER) } else { 1 }
     }
     /// The bits that an order takes in a state word or class entry.

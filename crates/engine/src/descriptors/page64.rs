@@ -309,11 +309,15 @@ impl<M: Mapping, O: Owner> DescriptorMap<M, O> for PageMap<M, O> {
         let head = self.pages.get(pfn.0).ok_or(OutOfMemory)?;
         let all = self.map_pages(pfn, order);
         match self.layout() {
-            Layout::Folded => {
+            Layout::Folded if Page64::is_foldable(order) => {
                 self.classes.ensure(all.clone())?;
                 self.ensure_mapped(MapPage(all.start))?;
                 // A map page that is still materialised stays so for now: its folding can wait for a batch.
                 self.classes.set_tails(all.start + 1..all.end, ClassEntry::tail(order));
+            }
+            Layout::Folded => {
+                // One map page: unfolding it makes its class writable.
+                self.ensure_mapped(MapPage(all.start))?;
                 if order < MAP_PAGE {
                     self.write_tails(pfn, order);
                 }

@@ -109,9 +109,14 @@ impl<M: Mapping> FrameAllocator<M> {
     }
 
     /// Whether all of `pages` was added. Pages that were not look taken where their area has memory beside them.
+    #[inline]
     fn is_there(&self, pages: &Range<u64>) -> bool {
-        let at = self.added.partition_point(|added| added.end <= pages.start);
-        self.added.get(at).is_some_and(|added| added.start <= pages.start && pages.end <= added.end)
+        let has_all = |added: &Range<u64>| added.start <= pages.start && pages.end <= added.end;
+        // The common case, and most pages of the others: the piece of memory that is last.
+        self.added.last().is_some_and(has_all) || {
+            let at = self.added.partition_point(|added| added.end <= pages.start);
+            self.added.get(at).is_some_and(has_all)
+        }
     }
 
     /// Takes a block of `order`, aligned to its size. `cpu` is a hint, as [`Platform::cpu`](crate::Platform::cpu) is: CPUs

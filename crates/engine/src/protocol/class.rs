@@ -41,7 +41,7 @@ pub enum Class {
 
 impl Class {
     /// Why there is nothing to take in a map page of this class, if that is so.
-    pub const fn miss(self) -> Option<Miss> {
+    pub(crate) const fn miss(self) -> Option<Miss> {
         match self {
             Class::Absent => Some(Miss::Absent),
             Class::Offline => Some(Miss::Offline),
