@@ -140,7 +140,7 @@ fn a_vmm_that_comes_back_finds_the_device_as_it_was_and_a_second_one_is_sent_awa
     vmm.start(WANTED).unwrap();
     assert_eq!(vmm.ask(&plug(0, 1)), ack());
     drop(UnixStream::connect(device.path("vm.sock")).unwrap());
-    until("it is sent away", || device.said("a second VMM was sent away"));
+    until("it is refused", || device.said("a second VMM was refused"));
     assert_eq!(vmm.ask(&plug(1, 1)), ack());
     drop(vmm);
     until("the VMM is gone", || device.said("the VMM is gone"));

@@ -34,10 +34,10 @@ const CONFIG: u64 = 1 << 9;
 /// How long the library may take to notice that its VMM is gone. It takes none, unless a VMM has made it wait for good.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Serves one VMM until it goes, or is sent away.
+/// Serves one VMM until it goes, or is refused.
 ///
 /// # Errors
-/// Why it was sent away; or what the system would not give.
+/// Why it was refused; or what the system would not give.
 pub(crate) fn serve(client: &UnixStream, backend: &Backend) -> io::Result<()> {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let handler = Handler::new(backend.clone(), memory.clone());

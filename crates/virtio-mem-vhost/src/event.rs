@@ -10,7 +10,7 @@ use pagefold_virtio_mem_spec::{PlugState, Request, RequestType, Response, Respon
 pub enum Event {
     /// A VMM has connected.
     Connected,
-    /// Another VMM wanted to connect while one was there; it was sent away.
+    /// Another VMM wanted to connect while one was there; it was refused.
     Refused,
     /// A VMM wanted to connect, and this process could not take it; why.
     NotAccepted(String),
@@ -54,7 +54,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Event::Connected => f.write_str("a VMM has connected"),
-            Event::Refused => f.write_str("a second VMM was sent away: one at a time"),
+            Event::Refused => f.write_str("a second VMM was refused: one at a time"),
             Event::NotAccepted(why) => write!(f, "a VMM could not be taken: {why}"),
             Event::Disconnected(None) => f.write_str("the VMM is gone"),
             Event::Disconnected(Some(why)) => write!(f, "the connection was ended: {why}"),

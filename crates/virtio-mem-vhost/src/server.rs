@@ -31,7 +31,7 @@ pub enum ServerError {
     /// The system would not give what a server needs.
     #[error("the socket cannot be served: {0}")]
     System(#[from] io::Error),
-    /// The only VMM was sent away.
+    /// The only VMM was refused.
     #[error("the connection was ended: {0}")]
     SentAway(String),
 }
@@ -73,7 +73,7 @@ impl Server {
         self.stopper.clone()
     }
 
-    /// Serves, one VMM at a time; another one that connects meanwhile is sent away.
+    /// Serves, one VMM at a time; another one that connects meanwhile is refused.
     ///
     /// # Errors
     /// [`ServerError`]. A server that stays has no error from a VMM: what was wrong with one is an [`Event`].

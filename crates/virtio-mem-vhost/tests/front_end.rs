@@ -191,8 +191,8 @@ fn one_vmm_at_a_time_and_the_first_stays() {
     let mut vmm = served.vmm();
     vmm.start(WANTED).unwrap();
     let second = UnixStream::connect(&served.path).unwrap();
-    assert_eq!(std::io::Read::read(&mut &second, &mut [0]).unwrap(), 0, "sent away");
-    assert!(served.said("a second VMM was sent away"));
+    assert_eq!(std::io::Read::read(&mut &second, &mut [0]).unwrap(), 0, "refused");
+    assert!(served.said("a second VMM was refused"));
     served.backend.resize(BLOCK).unwrap();
     vmm.config_changed();
     assert_eq!(vmm.ask(&plug(0, 1)), ack());

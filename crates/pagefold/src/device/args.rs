@@ -13,10 +13,10 @@ use crate::size::parse_bytes;
 /// the host: holes in the file.
 ///
 /// Commands come from standard input, a line each, and over --control: 'resize SIZE', 'status', 'status --json', 'stats'
-/// (Prometheus text), 'quit', 'help'. What the guest asks is told on standard error.
+/// (Prometheus text), 'quit', 'help'. The guest's requests are printed on standard error.
 ///
 /// SIGTERM, SIGINT and a VMM that goes end it, with exit code 0; exit code 1 and a line say what was wrong: a socket in use,
-/// a file of another size, a region that does not fit, a VMM that was sent away.
+/// a file of another size, a region that does not fit, a VMM whose connection was refused.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +42,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "SIZE", required_unless_present = "tell", value_parser = parse_bytes)]
     pub size: Option<u64>,
 
-    /// A device block, the least that is plugged: a power of two [default: the host's huge page]
+    /// A device block, the smallest part that can be plugged: a power of two [default: the host's huge page]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub block: Option<u64>,
 
@@ -54,7 +54,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "N")]
     pub node: Option<u16>,
 
-    /// What the guest is to plug at first
+    /// The size that the guest is asked to plug at first
     #[arg(long, value_name = "SIZE", default_value = "0", value_parser = parse_bytes)]
     pub requested: u64,
 
@@ -62,20 +62,20 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Keep the device's state in this file: written at the end, and where it is there, the device that it was. A device that
-    /// is killed leaves none, and the file says so
+    /// Save the device's state to this file at exit, and restore it at start if the file has one. A device that is killed
+    /// leaves none, and the file says so
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
 
-    /// Stay when the VMM goes: it finds the device as it was when it comes back
+    /// Stay when the VMM disconnects: when it reconnects, the device is as it was
     #[arg(long)]
     pub stay: bool,
 
-    /// Fill memory when it is plugged: a host that has none is noticed then, and the guest told to wait
+    /// Fill memory when it is plugged: if the host has none, the guest is told to wait
     #[arg(long)]
     pub prealloc: bool,
 
-    /// Do not tell what the guest asks
+    /// Do not print the guest's requests
     #[arg(long, short)]
     pub quiet: bool,
 

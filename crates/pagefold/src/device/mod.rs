@@ -30,7 +30,7 @@ const NO_THREAD: &str =
 /// Serves the device until its VMM goes, or somebody ends it.
 ///
 /// # Errors
-/// What does not fit, and a VMM that was sent away.
+/// What does not fit, and a VMM that was refused.
 pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     if let Some(path) = &args.tell {
         return control::tell(path, &args.command.join(" "));

@@ -29,7 +29,7 @@ pub struct ExportArgs {
     #[command(flatten)]
     pub survey: SurveyArgs,
 
-    /// The form
+    /// The output format
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
 

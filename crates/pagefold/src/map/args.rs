@@ -9,9 +9,9 @@ use crate::size::{UnitArgs, parse_pages};
 
 /// Show physical memory as a picture: what its pages are used for, or what folding leaves of their descriptors
 ///
-/// Reads this machine (as root; otherwise the built-in sample), or a file recorded with `pagefold snapshot`. A cell of the
-/// picture stands for as many pages as it must; holes are made short. On the terminal half blocks show two cells, or
-/// letters one where there are no colours (NO_COLOR); --svg and --png write files instead.
+/// Reads this machine (as root; otherwise the built-in sample), or a file recorded with `pagefold snapshot`. The size of
+/// a cell follows from the picture's; holes are shortened. On a terminal each character shows two cells in colour, or one as
+/// a letter where there are no colours (NO_COLOR). --svg and --png write files instead.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -12,7 +12,7 @@ use crate::survey::SurveyArgs;
 /// Starts from this machine, a recorded one, or sizes alone (--memory), and computes what descriptors would cost under each
 /// option, and what each costs in time, as it was measured. What Linux does not offer today is marked.
 ///
-/// With --hotplug the question is whether a guest can add so much memory: each block that is added needs its descriptors
+/// With --hotplug the question is whether a guest can add that much memory: each block that is added needs its descriptors
 /// first, from memory that the kernel already has. With --device it is memory of a device (CXL, persistent memory, a GPU):
 /// where its descriptors would lie, in RAM or on the device, and whether there is room.
 ///
@@ -32,13 +32,13 @@ Examples:
   pagefold plan --device dax0.0                          this DAX device, brought online
   pagefold plan --device 512G                            a device that is not there yet
   pagefold plan --memory 1T --arch aarch64 --page-size 64K
-  pagefold plan --kernel 5.15                            what would this machine be with it?
+  pagefold plan --kernel 5.15                            this machine, with Linux 5.15
 ")]
 pub struct PlanArgs {
     #[command(flatten)]
     pub survey: SurveyArgs,
 
-    /// No machine, only sizes: so much memory
+    /// No machine, only sizes: this much memory
     #[arg(
         long,
         visible_alias = "guest-memory",
@@ -48,7 +48,7 @@ pub struct PlanArgs {
     )]
     pub memory: Option<u64>,
 
-    /// Of --memory, so much is free [default: none; with --hotplug 75 %]
+    /// How much of --memory is free [default: none; with --hotplug 75 %]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes, requires = "memory")]
     pub free: Option<u64>,
 
@@ -61,7 +61,7 @@ pub struct PlanArgs {
     )]
     pub hugetlb: Option<HugePages>,
 
-    /// Can so much memory be added?
+    /// Can this much memory be added?
     #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
     pub hotplug: Option<u64>,
 

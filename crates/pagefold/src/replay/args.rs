@@ -8,12 +8,12 @@ use crate::descriptors::DescriptorsArg;
 use crate::rcu::RcuArg;
 use crate::size::{parse_pages, parse_seconds};
 
-/// Load a real machine's pages into the engine, fold what can be folded, and live with them
+/// Load a real machine's pages into the engine, fold what can be folded, and use them
 ///
 /// Reads where this machine's memory is and what every page is used for (as root; otherwise a sample that was recorded
-/// from a real machine is used). All descriptors are made, as Linux has them; then folded, while walkers look at them;
-/// then owners allocate, free, split, fold and unfold for a while. What is left is measured from the system beside
-/// our own count.
+/// from a real machine is used). All descriptors are made, as Linux has them, and then folded while walkers look
+/// at them. Then owners allocate, free, split, fold and unfold for a while. What is left is measured by the system and
+/// compared with the engine's own count.
 ///
 /// Exit code 1 if a promise was broken, if the system and the engine disagree by more than 1 %, or if the protocol is wrong
 /// (writable-tails).
@@ -41,11 +41,11 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_pages)]
     pub memory: Option<u64>,
 
-    /// A machine of its own: --memory of it, without holes, all of it free
+    /// Replay an empty machine instead: --memory of free memory, without holes
     #[arg(long, requires = "memory", conflicts_with_all = ["sample", "snapshot"])]
     pub all_free: bool,
 
-    /// How long to live with the pages
+    /// How long owners and walkers run
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = parse_seconds)]
     pub seconds: f64,
 
