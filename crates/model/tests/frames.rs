@@ -2,9 +2,8 @@
 
 mod common;
 
-use common::{NoMemory, explore, frame_allocator, order};
+use common::{NoMemory, beside, explore, frame_allocator, order};
 use loom::sync::Arc;
-use loom::thread;
 use pagefold_model::protocol::Fold;
 use pagefold_model::{AllocError, FrameAllocator, Order, Pfn};
 
@@ -21,10 +20,7 @@ fn pages(pfn: Pfn, order: Order) -> impl Iterator<Item = u64> {
 /// Two threads take a block each at the same time, and give it back.
 fn two_blocks(first: u32, second: u32) {
     let frames = frames();
-    let other = {
-        let frames = Arc::clone(&frames);
-        thread::spawn(move || frames.alloc(order(second), 0).unwrap())
-    };
+    let other = beside(&frames, move |frames| frames.alloc(order(second), 0).unwrap());
     let mine = frames.alloc(order(first), 0).unwrap();
     let theirs = other.join().unwrap();
     assert!(pages(mine, order(first)).all(|page| pages(theirs, order(second)).all(|other| page != other)));
@@ -60,10 +56,7 @@ fn the_last_page_of_an_area_is_freed_while_another_is_taken() {
     explore(3, || {
         let frames = frames();
         let last = frames.alloc(Order::ZERO, 0).unwrap();
-        let other = {
-            let frames = Arc::clone(&frames);
-            thread::spawn(move || frames.free(last, Order::ZERO).unwrap())
-        };
+        let other = beside(&frames, move |frames| frames.free(last, Order::ZERO).unwrap());
         let mine = frames.alloc(Order::ZERO, 0).unwrap();
         other.join().unwrap();
         frames.free(mine, Order::ZERO).unwrap();
@@ -77,10 +70,7 @@ fn the_last_free_block_goes_to_one_of_two() {
     explore(2, || {
         let frames = frames();
         let held = frames.alloc(order(2), 0).unwrap();
-        let other = {
-            let frames = Arc::clone(&frames);
-            thread::spawn(move || frames.alloc(order(2), 0))
-        };
+        let other = beside(&frames, |frames| frames.alloc(order(2), 0));
         let mine = frames.alloc(order(2), 0);
         let theirs = other.join().unwrap();
         match (mine, theirs) {
@@ -113,10 +103,7 @@ fn parts_of_a_block_are_freed_at_the_same_time() {
     explore(3, || {
         let frames = frames();
         let block = frames.alloc(order(2), 0).unwrap();
-        let other = {
-            let frames = Arc::clone(&frames);
-            thread::spawn(move || frames.free(block.plus(2), order(1)).unwrap())
-        };
+        let other = beside(&frames, move |frames| frames.free(block.plus(2), order(1)).unwrap());
         frames.free(block, order(1)).unwrap();
         other.join().unwrap();
         assert_eq!(frames.free_pages(), 8);

@@ -4,8 +4,6 @@
 mod common;
 
 use common::{alone, beside, explore, folio_at, freeze, frozen_at, machine, order, take};
-use loom::sync::Arc;
-use loom::thread;
 use pagefold_model::{Kind, Pfn, Poisoned};
 
 /// The page is broken and in use, alone in its map page, while the folder searches.
@@ -15,12 +13,9 @@ fn a_broken_page_in_use_keeps_its_descriptor() {
         let engine = machine();
         let folio = folio_at(&engine, 2, 0);
         drop(engine.alloc_at(Pfn(3), order(0), Kind::Anon).unwrap());
-        let poisoner = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || {
-                assert_eq!(engine.walker().unwrap().poison(Pfn(2)), Ok(Poisoned::InUse));
-            })
-        };
+        let poisoner = beside(&engine, |engine| {
+            assert_eq!(engine.walker().unwrap().poison(Pfn(2)), Ok(Poisoned::InUse));
+        });
         engine.folder(4).unwrap().fold_batch();
         poisoner.join().unwrap();
         engine.folder(4).unwrap().fold_all();
@@ -42,10 +37,7 @@ fn poison_against_allocation() {
         let engine = machine();
         // Only page 2 is free.
         let _kept = [folio_at(&engine, 0, 1), folio_at(&engine, 3, 0), folio_at(&engine, 4, 2)];
-        let poisoner = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || engine.walker().unwrap().poison(Pfn(2)).unwrap())
-        };
+        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).unwrap());
         let mine = engine.alloc(order(0), Kind::Anon);
         let known = engine.is_poisoned(Pfn(2));
         let poisoned = poisoner.join().unwrap();
@@ -68,14 +60,8 @@ fn poison_against_freeing_and_folding() {
     explore(1, || {
         let engine = machine();
         let raw = folio_at(&engine, 2, 0);
-        let freer = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || drop(take(&engine, raw)))
-        };
-        let poisoner = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || engine.walker().unwrap().poison(Pfn(2)).map(|_| ()).unwrap())
-        };
+        let freer = beside(&engine, move |engine| drop(take(engine, raw)));
+        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).map(|_| ()).unwrap());
         engine.folder(1).unwrap().fold_batch();
         freer.join().unwrap();
         poisoner.join().unwrap();

@@ -12,9 +12,8 @@
 
 mod common;
 
-use common::{ModelEngine, explore, folio_at, freeze, machine_under, order, take, walk};
+use common::{ModelEngine, beside, explore, folio_at, freeze, machine_under, order, take, walk};
 use loom::sync::Arc;
-use loom::thread;
 use pagefold_model::protocol::{Fold, NoGracePeriod, Protocol, RefcountFirst, WritableTails};
 use pagefold_model::{Frozen, Kind, Miss, Pfn};
 
@@ -24,10 +23,7 @@ fn beside_a_walker<R: Protocol>(
     pfn: u64,
     owner: impl FnOnce(&ModelEngine<R>),
 ) -> Result<u32, Miss> {
-    let walker = {
-        let engine = Arc::clone(&engine);
-        thread::spawn(move || walk(&engine, pfn))
-    };
+    let walker = beside(&engine, move |engine| walk(engine, pfn));
     owner(&engine);
     let found = walker.join().unwrap();
     engine.audit().unwrap();
@@ -159,13 +155,10 @@ fn peek_against_unfold_free_and_fold() {
     explore(3, || {
         let engine = machine_under::<Fold>();
         let raw = folio_at(&engine, 0, 2);
-        let looker = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || {
-                let peek = engine.walker().unwrap().peek(Pfn(3)).unwrap();
-                assert!(peek.head.is_none_or(|(head, state)| state.covers(head, Pfn(3))), "{peek:?}");
-            })
-        };
+        let looker = beside(&engine, |engine| {
+            let peek = engine.walker().unwrap().peek(Pfn(3)).unwrap();
+            assert!(peek.head.is_none_or(|(head, state)| state.covers(head, Pfn(3))), "{peek:?}");
+        });
         let mut frozen = freeze(take(&engine, raw));
         frozen.unfold().unwrap();
         drop(frozen);
@@ -197,12 +190,9 @@ fn two_owners_unfold_one_map_page() {
     // One: a second forced switch takes minutes.
     explore(1, || {
         let engine = machine_under::<Fold>();
-        let other = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || {
-                drop(engine.alloc_at(Pfn(0), order(0), Kind::Anon).unwrap().share());
-            })
-        };
+        let other = beside(&engine, |engine| {
+            drop(engine.alloc_at(Pfn(0), order(0), Kind::Anon).unwrap().share());
+        });
         let mine = engine.alloc_at(Pfn(1), order(0), Kind::Anon).unwrap().share();
         assert_eq!(walk(&engine, 1), Ok(0));
         drop(mine);
@@ -220,10 +210,7 @@ fn two_folders_fold_each_map_page_once() {
         let engine = machine_under::<Fold>();
         let raws = [folio_at(&engine, 1, 0), folio_at(&engine, 6, 0)];
         raws.into_iter().for_each(|raw| drop(take(&engine, raw)));
-        let other = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || engine.folder(1).unwrap().fold_batch().map_pages)
-        };
+        let other = beside(&engine, |engine| engine.folder(1).unwrap().fold_batch().map_pages);
         let mine = engine.folder(1).unwrap().fold_batch().map_pages;
         let folded = mine + other.join().unwrap();
         assert!(folded <= 2);
@@ -239,12 +226,9 @@ fn a_folder_against_an_allocation_in_its_map_page() {
     explore(2, || {
         let engine = machine_under::<Fold>();
         drop(take(&engine, folio_at(&engine, 2, 0)));
-        let folder = {
-            let engine = Arc::clone(&engine);
-            thread::spawn(move || {
-                engine.folder(1).unwrap().fold_batch();
-            })
-        };
+        let folder = beside(&engine, |engine| {
+            engine.folder(1).unwrap().fold_batch();
+        });
         // Either the folder has the page, or this allocation does.
         let mine = engine.alloc_at(Pfn(2), order(0), Kind::Anon).map(|frozen| frozen.share());
         if let Ok(mine) = &mine {

@@ -5,7 +5,6 @@ mod common;
 use common::{alone, beside, explore, folio_at, machine, take};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use loom::thread;
 use pagefold_model::platform::Fences;
 use pagefold_model::rcu::Rcu;
 use pagefold_model::{Miss, Pfn};
@@ -102,75 +101,28 @@ fn two_looks_in_one_section_against_free_and_fold() {
     });
 }
 
-/// Three forced switches: before and after the first section, and inside the second.
-#[test]
-fn what_an_earlier_section_did_is_over_though_a_later_one_is_met() {
-    explore(3, || {
-        let rcu = Arc::new(Rcu::new(Fences));
-        let (gate, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let reader = {
-            let (rcu, gate, done) = (Arc::clone(&rcu), Arc::clone(&gate), Arc::clone(&done));
-            thread::spawn(move || {
-                let reader = rcu.reader().unwrap();
-                let section = reader.section();
-                let was_open = gate.load(Relaxed);
-                done.store(true, Relaxed);
-                drop(section);
-                drop(reader.section());
-                was_open
-            })
-        };
-        gate.store(true, Relaxed);
-        rcu.synchronize();
-        let seen = done.load(Relaxed);
-        assert!(reader.join().unwrap() || seen);
-    });
-}
-
 /// A slot changes hands: what its former reader did inside is over for the grace periods of the next.
 #[test]
 fn a_slot_that_is_given_back_is_idle() {
     explore(3, || {
         let rcu = Arc::new(Rcu::new(Fences));
         let (gate, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let reader = {
-            let (rcu, gate, done) = (Arc::clone(&rcu), Arc::clone(&gate), Arc::clone(&done));
-            thread::spawn(move || {
-                let reader = rcu.reader().unwrap();
-                // A guard that is leaked ends with its reader.
-                std::mem::forget(reader.section());
-                let was_open = gate.load(Relaxed);
-                done.store(true, Relaxed);
-                was_open
-            })
-        };
+        let theirs = (Arc::clone(&gate), Arc::clone(&done));
+        let reader = beside(&rcu, move |rcu| {
+            let (gate, done) = theirs;
+            let reader = rcu.reader().unwrap();
+            // A guard that is leaked ends with its reader.
+            std::mem::forget(reader.section());
+            let was_open = gate.load(Relaxed);
+            done.store(true, Relaxed);
+            was_open
+        });
         gate.store(true, Relaxed);
         rcu.synchronize();
         let seen = done.load(Relaxed);
         assert!(reader.join().unwrap() || seen);
         let [first, second] = [rcu.reader().unwrap(), rcu.reader().unwrap()];
         assert!(!first.is_inside() && !second.is_inside());
-    });
-}
-
-/// A callback that another thread deferred comes with what that thread did before.
-#[test]
-fn what_was_done_before_deferring_is_seen_by_the_callback() {
-    explore(3, || {
-        let rcu = Arc::new(Rcu::new(Fences));
-        let value = Arc::new(AtomicUsize::new(0));
-        let other = {
-            let (rcu, value) = (Arc::clone(&rcu), Arc::clone(&value));
-            thread::spawn(move || {
-                value.store(1, Relaxed);
-                let seen = Arc::clone(&value);
-                let callback = Box::new(move || assert_eq!(seen.load(Relaxed), 1, "not seen"));
-                assert!(rcu.defer(callback).is_ok());
-            })
-        };
-        let ran = rcu.run_deferred();
-        other.join().unwrap();
-        assert_eq!(ran + rcu.run_deferred(), 1);
     });
 }
 
@@ -182,16 +134,14 @@ fn a_reader_that_had_to_make_room_is_waited_for() {
         let alive = Arc::new((AtomicBool::new(true), AtomicBool::new(true)));
         // Both slots of the first block.
         let readers = [rcu.reader().unwrap(), rcu.reader().unwrap()];
-        let reader = {
-            let (rcu, alive) = (Arc::clone(&rcu), Arc::clone(&alive));
-            thread::spawn(move || {
-                let reader = rcu.reader().unwrap();
-                let _section = reader.section();
-                if alive.0.load(Relaxed) {
-                    assert!(alive.1.load(Relaxed), "gone under its reader");
-                }
-            })
-        };
+        let theirs = Arc::clone(&alive);
+        let reader = beside(&rcu, move |rcu| {
+            let reader = rcu.reader().unwrap();
+            let _section = reader.section();
+            if theirs.0.load(Relaxed) {
+                assert!(theirs.1.load(Relaxed), "gone under its reader");
+            }
+        });
         alive.0.store(false, Relaxed);
         rcu.synchronize();
         alive.1.store(false, Relaxed);

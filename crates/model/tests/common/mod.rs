@@ -9,9 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
 use loom::thread;
 use pagefold_model::platform::{Fences, FoldRange, Mapping, Platform, TableKind};
 use pagefold_model::protocol::{Fold, Protocol};
+use pagefold_model::rcu::{Rcu, Reader};
 use pagefold_model::{
     Config, Engine, Folio, FrameAllocator, Frozen, Kind, Layout, Miss, Order, OutOfMemory, Pfn, RawFolio,
 };
@@ -196,13 +198,34 @@ pub fn use_at(engine: &ModelEngine, pfn: u64, bits: u32) {
     }
 }
 
-/// A thread with the machine.
-pub fn beside<R: Protocol, T: 'static>(
-    engine: &Arc<ModelEngine<R>>,
-    work: impl FnOnce(&ModelEngine<R>) -> T + 'static,
+/// A thread with the machine, or with whatever else is shared.
+pub fn beside<A: 'static, T: 'static>(
+    shared: &Arc<A>,
+    work: impl FnOnce(&A) -> T + 'static,
 ) -> thread::JoinHandle<T> {
-    let engine = Arc::clone(engine);
-    thread::spawn(move || work(&engine))
+    let shared = Arc::clone(shared);
+    thread::spawn(move || work(&shared))
+}
+
+/// A section of a reader that does something else `afterwards` is waited for.
+pub fn section_is_seen(afterwards: fn(Reader<'_, Fences>)) {
+    let rcu = Arc::new(Rcu::new(Fences));
+    let (gate, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let theirs = (Arc::clone(&gate), Arc::clone(&done));
+    let reader = beside(&rcu, move |rcu| {
+        let (gate, done) = theirs;
+        let reader = rcu.reader().unwrap();
+        let section = reader.section();
+        let was_open = gate.load(Ordering::Relaxed);
+        done.store(true, Ordering::Relaxed);
+        drop(section);
+        afterwards(reader);
+        was_open
+    });
+    gate.store(true, Ordering::Relaxed);
+    rcu.synchronize();
+    let seen = done.load(Ordering::Relaxed);
+    assert!(reader.join().unwrap() || seen);
 }
 
 /// A walker that asks for `pfn` once, and checks what it gets.
