@@ -42,6 +42,7 @@ fn the_list_is_as_wide_as_it_says() {
         "poison",
         "marks",
         "frames/mod",
+        "frames/tables",
         "frames/small",
         "frames/whole",
         "frames/claim",

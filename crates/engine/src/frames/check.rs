@@ -1,7 +1,7 @@
 //! What is free, counted; and whether counts, hints, lanes and rows fit together.
 
 use super::lanes::{ABSENT, Area, FREE, ONES, SMALL, Set, WHOLE, state};
-use super::{AREA_PAGES, Frames};
+use super::tables::{AREA_PAGES, Frames};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Pfn, Row};
 use crate::mapping::Mapping;
 

@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
-use super::Frames;
 use super::error::AllocError;
 use super::lanes::{Area, FREE, ISOLATED, ONES, SMALL, Set, state};
+use super::tables::Frames;
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, ROW_ORDER, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;

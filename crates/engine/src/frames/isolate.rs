@@ -11,7 +11,7 @@ use core::fmt;
 use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, GROUP, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
-use super::{AREA_PAGES, Frames};
+use super::tables::{AREA_PAGES, Frames};
 use crate::geometry::{ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;

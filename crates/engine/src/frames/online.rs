@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, ONES, SMALL, Set, WHOLE, state};
-use super::{AREA_PAGES, Frames};
+use super::tables::{AREA_PAGES, Frames};
 use crate::geometry::{AREA_ORDER, PAGES_PER_ROW, ROWS_PER_AREA, Row, TREE_ORDER};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;

@@ -7,7 +7,8 @@ use core::ops::Range;
 
 use super::error::{AllocError, NotOwned};
 use super::lanes::{Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, state};
-use super::{CpuSlot, Frames, NEAR, TRIES, around, rows};
+use super::rows;
+use super::tables::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREAS_PER_TREE, Order, Pfn, ROW_ORDER, ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
@@ -230,6 +231,32 @@ impl<M: Mapping> Frames<M> {
         self.after_free(area);
     }
 
+    /// Ends all reservations.
+    pub(crate) fn drain(&self) {
+        self.drain_areas(0..self.lanes.trees() * AREAS_PER_TREE);
+    }
+
+    /// Ends the reservations of `areas`.
+    pub(super) fn drain_areas(&self, areas: Range<u64>) {
+        for slot in &self.slots {
+            let row = slot.row.load(Ordering::Relaxed);
+            if let Some(area) = row.checked_sub(1).map(|row| row / ROWS_PER_AREA)
+                && areas.contains(&area)
+                && slot.row.compare_exchange(row, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            {
+                self.retire(Area(area));
+            }
+        }
+        // A close can be missed while others are searching the tree; here is where it is made up for.
+        let trees = areas.start / AREAS_PER_TREE..areas.end.div_ceil(AREAS_PER_TREE);
+        for tree in trees.filter(|&tree| self.lanes.count(tree, Set::Open) > 0) {
+            for area in (tree * AREAS_PER_TREE..(tree + 1) * AREAS_PER_TREE).map(Area) {
+                if self.lanes.get(area) == SMALL {
+                    self.after_free(area);
+                }
+            }
+        }
+    }
     /// A page of `area` was freed: keep the lane's hints true enough.
     #[inline(never)]
     pub(super) fn after_free(&self, area: Area) {

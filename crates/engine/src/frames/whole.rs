@@ -2,7 +2,7 @@
 
 use super::error::{AllocError, NotOwned};
 use super::lanes::{ABSENT, Area, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state};
-use super::{CpuSlot, Frames, NEAR, TRIES, around};
+use super::tables::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
