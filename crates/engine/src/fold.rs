@@ -12,6 +12,7 @@ use core::fmt;
 use crate::barrier::Barrier;
 use crate::descriptors::seam::DescriptorMap;
 use crate::engine::Engine;
+use crate::errors::error_texts;
 use crate::folio::Frozen;
 use crate::heap::{OutOfMemory, try_vec};
 use crate::mapping::FoldRange;
@@ -52,16 +53,11 @@ pub enum PushError {
     OutOfMemory,
 }
 
-impl fmt::Display for PushError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PushError::OtherEngine => "the folio belongs to another engine: push it to a batch of that one",
-            PushError::Full => "the batch is full: commit it first",
-            PushError::OutOfMemory => "no memory to note the folio: free some and retry",
-        })
-    }
-}
-impl core::error::Error for PushError {}
+error_texts!(PushError {
+    OtherEngine => "the folio belongs to another engine: push it to a batch of that one",
+    Full => "the batch is full: commit it first",
+    OutOfMemory => "no memory to note the folio: free some and retry",
+});
 
 /// Ranges of the map that have been published as folded and wait for their grace period.
 pub(crate) struct Pending<'e, B> {

@@ -12,6 +12,7 @@ use core::mem::ManuallyDrop;
 use crate::descriptors::head::Head;
 use crate::descriptors::seam::DescriptorMap;
 use crate::engine::{Engine, HeadOf};
+use crate::errors::{error_texts, from_out_of_memory};
 use crate::geometry::{Order, Pfn};
 use crate::heap::OutOfMemory;
 use crate::page::{ASKED, Kind, MAX_REFS, PageKind, State};
@@ -201,23 +202,14 @@ pub enum ReshapeError {
     OutOfMemory,
 }
 
-impl From<OutOfMemory> for ReshapeError {
-    fn from(_: OutOfMemory) -> Self {
-        ReshapeError::OutOfMemory
-    }
-}
+from_out_of_memory!(ReshapeError);
 
-impl fmt::Display for ReshapeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ReshapeError::NotSmaller => "split to a smaller order than the folio has",
-            ReshapeError::NotABlock => "collapse adjacent folios that fill one aligned block",
-            ReshapeError::TwoZones => "collapse folios of one zone: a folio cannot lie in two",
-            ReshapeError::OutOfMemory => "no memory for the new descriptors: free some and retry",
-        })
-    }
-}
-impl core::error::Error for ReshapeError {}
+error_texts!(ReshapeError {
+    NotSmaller => "split to a smaller order than the folio has",
+    NotABlock => "collapse adjacent folios that fill one aligned block",
+    TwoZones => "collapse folios of one zone: a folio cannot lie in two",
+    OutOfMemory => "no memory for the new descriptors: free some and retry",
+});
 
 impl<'e, P: Platform> Frozen<'e, P> {
     /// The block whose descriptor is `head` is a frozen folio that the caller owns; the handle owns it now.

@@ -51,6 +51,7 @@ mod audit;
 mod barrier;
 mod descriptors;
 mod engine;
+mod errors;
 mod flat;
 mod fold;
 mod folder;

@@ -1,11 +1,10 @@
 //! Memory that is there from boot on.
 
-use core::fmt;
 use core::ops::Range;
 
 use crate::engine::Engine;
+use crate::errors::{error_texts, from_out_of_memory};
 use crate::geometry::{MapGeometry, MapPage, Row};
-use crate::heap::OutOfMemory;
 use crate::platform::Platform;
 use crate::protocol::class::{Class, ClassEntry};
 use crate::zone::Zone;
@@ -23,23 +22,14 @@ pub enum AddError {
     OutOfMemory,
 }
 
-impl From<OutOfMemory> for AddError {
-    fn from(_: OutOfMemory) -> Self {
-        AddError::OutOfMemory
-    }
-}
+from_out_of_memory!(AddError);
 
-impl fmt::Display for AddError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            AddError::Misaligned => "the range is not a multiple of the memory block size",
-            AddError::OutOfRange => "the range ends beyond the machine",
-            AddError::Overlap => "memory was added there before",
-            AddError::OutOfMemory => "no memory to note the new memory: free some and retry",
-        })
-    }
-}
-impl core::error::Error for AddError {}
+error_texts!(AddError {
+    Misaligned => "the range is not a multiple of the memory block size",
+    OutOfRange => "the range ends beyond the machine",
+    Overlap => "memory was added there before",
+    OutOfMemory => "no memory to note the new memory: free some and retry",
+});
 
 impl<P: Platform> Engine<P> {
     /// Adds `pages` as free memory. Nothing is materialised for it but a few bytes a GiB. A map page may get its memory in

@@ -1,10 +1,8 @@
 //! Pages whose memory is broken: recorded, and kept back from the allocator.
 
-use core::fmt;
-
 use crate::engine::Engine;
+use crate::errors::{error_texts, from_out_of_memory};
 use crate::geometry::Pfn;
-use crate::heap::OutOfMemory;
 use crate::platform::Platform;
 use crate::protocol::class::Class;
 
@@ -28,21 +26,12 @@ pub enum PoisonError {
     OutOfMemory,
 }
 
-impl From<OutOfMemory> for PoisonError {
-    fn from(_: OutOfMemory) -> Self {
-        PoisonError::OutOfMemory
-    }
-}
+from_out_of_memory!(PoisonError);
 
-impl fmt::Display for PoisonError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            PoisonError::Absent => "no memory at that page number",
-            PoisonError::OutOfMemory => "no memory to record the poisoned page: free some and retry",
-        })
-    }
-}
-impl core::error::Error for PoisonError {}
+error_texts!(PoisonError {
+    Absent => "no memory at that page number",
+    OutOfMemory => "no memory to record the poisoned page: free some and retry",
+});
 
 impl<P: Platform> Engine<P> {
     /// Whether `pfn` was recorded as poisoned.

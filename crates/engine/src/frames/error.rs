@@ -1,8 +1,6 @@
 //! Why pages are not taken, or not given back.
 
-use core::fmt;
-
-use crate::heap::OutOfMemory;
+use crate::errors::{error_texts, from_out_of_memory};
 
 /// Why memory could not be allocated. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,24 +17,15 @@ pub enum AllocError {
     OutOfMemory,
 }
 
-impl From<OutOfMemory> for AllocError {
-    fn from(_: OutOfMemory) -> Self {
-        AllocError::OutOfMemory
-    }
-}
+from_out_of_memory!(AllocError);
 
-impl fmt::Display for AllocError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            AllocError::NoBlock => "no free block of that order: free something or ask for less",
-            AllocError::Busy => "the block is not free",
-            AllocError::Absent => "no memory at that page number",
-            AllocError::Misaligned => "the page number is not a multiple of the block's size",
-            AllocError::OutOfMemory => "no memory for the descriptor of the block: free some and retry",
-        })
-    }
-}
-impl core::error::Error for AllocError {}
+error_texts!(AllocError {
+    NoBlock => "no free block of that order: free something or ask for less",
+    Busy => "the block is not free",
+    Absent => "no memory at that page number",
+    Misaligned => "the page number is not a multiple of the block's size",
+    OutOfMemory => "no memory for the descriptor of the block: free some and retry",
+});
 
 /// Pages that were given back are not taken. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +42,8 @@ pub enum FreeError {
     Misaligned,
 }
 
-impl fmt::Display for FreeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            FreeError::Free => "some of the pages are free already",
-            FreeError::Absent => "no memory was ever added at some of the pages",
-            FreeError::Misaligned => "the page number is not a multiple of the block's size",
-        })
-    }
-}
-impl core::error::Error for FreeError {}
+error_texts!(FreeError {
+    Free => "some of the pages are free already",
+    Absent => "no memory was ever added at some of the pages",
+    Misaligned => "the page number is not a multiple of the block's size",
+});

@@ -7,11 +7,11 @@
 use alloc::alloc::alloc_zeroed;
 use alloc::vec::Vec;
 use core::alloc::Layout;
-use core::fmt;
 use core::ops::Range;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, GROUP, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
 use super::tables::{AREA_PAGES, Frames};
+use crate::errors::{error_texts, from_out_of_memory};
 use crate::geometry::{ROWS_PER_AREA, Row};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
@@ -28,24 +28,13 @@ pub enum IsolateError {
     Isolated,
 }
 
-impl fmt::Display for IsolateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            IsolateError::BadRange => {
-                "the range must lie in one zone of the machine and be a multiple of 2 MiB"
-            }
-            IsolateError::Isolated => "a part of the range is isolated already: retry later",
-            IsolateError::OutOfMemory => "no memory to note what is collected: free some and retry",
-        })
-    }
-}
-impl core::error::Error for IsolateError {}
+error_texts!(IsolateError {
+    BadRange => "the range must lie in one zone of the machine and be a multiple of 2 MiB",
+    Isolated => "a part of the range is isolated already: retry later",
+    OutOfMemory => "no memory to note what is collected: free some and retry",
+});
 
-impl From<OutOfMemory> for IsolateError {
-    fn from(_: OutOfMemory) -> Self {
-        IsolateError::OutOfMemory
-    }
-}
+from_out_of_memory!(IsolateError);
 
 /// Areas of a range in which nothing new is handed out. Dropping it gives back what was collected.
 pub(crate) struct Isolation<'f, M: Mapping> {

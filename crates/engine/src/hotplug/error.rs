@@ -2,8 +2,8 @@
 
 use core::fmt;
 
+use crate::errors::{error_texts, from_out_of_memory};
 use crate::geometry::Pfn;
-use crate::heap::OutOfMemory;
 use crate::page::State;
 use crate::zone::BlockState;
 
@@ -16,17 +16,10 @@ pub enum HotplugError {
     BlockSize,
 }
 
-impl fmt::Display for HotplugError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            HotplugError::Taken => "memory hotplug of this engine was already created",
-            HotplugError::BlockSize => {
-                "a memory block must be a power of two of at least 128 MiB, inside the machine"
-            }
-        })
-    }
-}
-impl core::error::Error for HotplugError {}
+error_texts!(HotplugError {
+    Taken => "memory hotplug of this engine was already created",
+    BlockSize => "a memory block must be a power of two of at least 128 MiB, inside the machine",
+});
 
 /// Why a memory block, or a part of one, did not change its state. Nothing was changed but for what owners have moved, and who
 /// was told was told that it is cancelled.
@@ -56,11 +49,7 @@ pub enum BlockError {
     OutOfMemory,
 }
 
-impl From<OutOfMemory> for BlockError {
-    fn from(_: OutOfMemory) -> Self {
-        BlockError::OutOfMemory
-    }
-}
+from_out_of_memory!(BlockError);
 
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
