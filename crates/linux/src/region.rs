@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap_anonymous, mprotect, munlock, munmap,
 };
+use zerocopy::FromZeros;
 
 use crate::budget::Budget;
 use crate::error::{Limit, LinuxError};
@@ -81,7 +82,7 @@ impl Region {
         let base = address.map_err(|errno| no_space(errno.into()))?;
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| no_space(Errno::NOMEM.into()))?;
         let open = len as u64 - GUARD;
-        let words = if kind.folds() { 0 } else { (open / PAGE).div_ceil(64) };
+        let words = if kind.folds() { 0 } else { (open / PAGE).div_ceil(64) as usize };
         let region = Self {
             base,
             len: open,
@@ -90,7 +91,8 @@ impl Region {
             budget,
             kept,
             pages: AtomicU64::new(0),
-            backed: zeroed_words(words).ok_or_else(|| no_space(Errno::NOMEM.into()))?,
+            // They cost nothing until they are touched.
+            backed: AtomicU64::new_vec_zeroed(words).map_err(|_| no_space(Errno::NOMEM.into()))?,
             strict,
         };
         region.open().map_err(|errno| no_space(errno.into()))?;
@@ -344,16 +346,4 @@ impl Drop for Region {
         // SAFETY: mapped by `reserve`; the engine that used it is gone.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), (self.len + GUARD) as usize) };
     }
-}
-
-/// `n` zero words that cost nothing until they are touched.
-fn zeroed_words(n: u64) -> Option<Vec<AtomicU64>> {
-    if n == 0 {
-        return Some(Vec::new());
-    }
-    let layout = std::alloc::Layout::array::<AtomicU64>(usize::try_from(n).ok()?).ok()?;
-    // SAFETY: the layout's size is above zero.
-    let words = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<AtomicU64>();
-    // SAFETY: allocated with the vector's own layout by the global allocator; zero is a valid AtomicU64.
-    (!words.is_null()).then(|| unsafe { Vec::from_raw_parts(words, n as usize, n as usize) })
 }

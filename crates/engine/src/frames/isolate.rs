@@ -4,10 +4,10 @@
 //! block. What is still in use stays with its owners; they free it (or are asked to move it) and
 //! [`collect`](Isolation::collect) picks it up.
 
-use alloc::alloc::alloc_zeroed;
 use alloc::vec::Vec;
-use core::alloc::Layout;
 use core::ops::Range;
+
+use zerocopy::FromZeros;
 
 use super::lanes::{ABSENT, Area, FREE, FULL, GROUP, ISOLATED, ONES, RESERVED, SMALL, Set, WHOLE, state};
 use super::tables::{AREA_PAGES, Frames};
@@ -120,7 +120,9 @@ impl<M: Mapping> Frames<M> {
     /// An isolation without any area so far.
     fn isolation(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, OutOfMemory> {
         let count = areas.end.saturating_sub(areas.start);
-        let marked = zeros(count.div_ceil(64))?;
+        let words = usize::try_from(count.div_ceil(64)).map_err(|_| OutOfMemory)?;
+        // The memory is not touched: most of a large range may be absent.
+        let marked = u64::new_vec_zeroed(words).map_err(|_| OutOfMemory)?;
         // A CPU that takes its small pages there would not notice. And what it has emptied is free as a whole then.
         self.drain_areas(areas.clone());
         Ok(Isolation { frames: self, areas, marked, used: Vec::new() })
@@ -133,22 +135,6 @@ impl<M: Mapping> Frames<M> {
             self.lanes.is_online(Area(area).tree()) && lane & !ONES == FREE
         })
     }
-}
-
-/// So many zeros, or an error. The memory is not touched: most of a large range may be absent.
-fn zeros(count: u64) -> Result<Vec<u64>, OutOfMemory> {
-    let count = usize::try_from(count).map_err(|_| OutOfMemory)?;
-    let layout = Layout::array::<u64>(count).map_err(|_| OutOfMemory)?;
-    if layout.size() == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: the layout is not empty.
-    let words = unsafe { alloc_zeroed(layout) }.cast::<u64>();
-    if words.is_null() {
-        return Err(OutOfMemory);
-    }
-    // SAFETY: the global allocator gave the block just now, with the layout of `count` words, all of them zero.
-    Ok(unsafe { Vec::from_raw_parts(words, count, count) })
 }
 
 impl<M: Mapping> Isolation<'_, M> {
