@@ -208,6 +208,11 @@ impl Row {
     }
 }
 
+/// The areas of `pages`, by number.
+pub(crate) fn areas_of(pages: &Range<u64>) -> Range<u64> {
+    pages.start >> AREA_ORDER..pages.end >> AREA_ORDER
+}
+
 /// The order of a folio: it spans `2^order` pages. At most [`MAX_ORDER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order(u8);

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use crate::engine::Engine;
 use crate::frames::isolate::{IsolateError, Isolation};
-use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row};
+use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, Row, areas_of};
 use crate::heap::{OutOfMemory, try_vec};
 use crate::platform::Platform;
 use crate::protocol::class::Class;
@@ -64,10 +64,6 @@ impl<P: Platform> Engine<P> {
         let isolation = self.frames(Pfn(start)).isolate_parts(&areas, piece >> AREA_ORDER, only_free)?;
         Ok(Isolated { engine: self, isolation, pages })
     }
-}
-
-fn areas_of(pages: &Range<u64>) -> Range<u64> {
-    pages.start >> AREA_ORDER..pages.end >> AREA_ORDER
 }
 
 impl<P: Platform> Isolated<'_, P> {

@@ -3,8 +3,9 @@
 use super::claim::Claim;
 use super::error::AllocError;
 use super::lanes::{Area, FREE, ISOLATED, RESERVED, SMALL, Set, WHOLE, state};
-use super::{Frames, rows};
-use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row};
+use super::rows;
+use super::tables::Frames;
+use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row, areas_of};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
@@ -132,7 +133,7 @@ impl<M: Mapping> Frames<M> {
         if order.get() < AREA_ORDER {
             return Row::covering(&pages).for_each(|row| self.free_mask_but(row, Row::ALL, &keep));
         }
-        for area in (pages.start >> AREA_ORDER..pages.end >> AREA_ORDER).map(Area) {
+        for area in areas_of(&pages).map(Area) {
             if area.rows().any(|row| keep(row) != 0) {
                 self.split_whole(Pfn(area.0 << AREA_ORDER), Order::AREA);
                 area.rows().for_each(|row| self.free_mask_but(row, Row::ALL, &keep));

@@ -8,7 +8,7 @@ use super::error::Busy;
 use super::migrate::{Migrate, Migration};
 use crate::descriptors::seam::OfflinePages;
 use crate::engine::Engine;
-use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn};
+use crate::geometry::{AREA_ORDER, Order, PAGES_PER_ROW, Pfn, areas_of};
 use crate::heap::{OutOfMemory, try_vec};
 use crate::isolate::Isolated;
 use crate::page::PageKind;
@@ -52,11 +52,6 @@ impl Pieces<'_> {
             })
         })
     }
-}
-
-/// The areas of `pages`, by number.
-fn areas_of(pages: &Range<u64>) -> Range<u64> {
-    pages.start >> AREA_ORDER..pages.end >> AREA_ORDER
 }
 
 /// Isolated memory on its way to being empty. Dropping it puts all of it back into circulation.
