@@ -228,7 +228,7 @@ fn misuse_is_refused_and_changes_nothing() {
     add(block(3)).unwrap();
     assert_eq!(add(2 * BLOCK..4 * BLOCK), Err(AddError::Overlap));
     assert_eq!(hotplug.blocks().count(), 1);
-    assert_eq!(hotplug.online(BlockId(5), MOVABLE), Err(BlockError::NoBlock));
+    assert_eq!(hotplug.online(BlockId(5), MOVABLE), Err(BlockError::UnknownBlock));
     let offline = BlockError::State(pagefold_engine::BlockState::Offline);
     assert_eq!(hotplug.offline(BlockId(3), &mut Unmovable), Err(offline));
     hotplug.online(BlockId(3), MOVABLE).unwrap();

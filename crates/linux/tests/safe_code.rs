@@ -469,9 +469,9 @@ fn no_page_number_range_or_order_is_too_odd_to_be_answered() {
         let id = BlockId(number.max(2));
         let _ = (hotplug.pages(id), hotplug.block_of(number));
         assert_eq!(hotplug.block(id), None);
-        assert_eq!(hotplug.online(id, MOVABLE), Err(BlockError::NoBlock));
-        assert_eq!(hotplug.offline(id, &mut Unmovable), Err(BlockError::NoBlock));
-        assert_eq!(hotplug.remove(id), Err(BlockError::NoBlock));
+        assert_eq!(hotplug.online(id, MOVABLE), Err(BlockError::UnknownBlock));
+        assert_eq!(hotplug.offline(id, &mut Unmovable), Err(BlockError::UnknownBlock));
+        assert_eq!(hotplug.remove(id), Err(BlockError::UnknownBlock));
         for &end in numbers.iter().filter(|&&end| number != 0 || end > 3 * BLOCK) {
             let range = number..end;
             assert_eq!(hotplug.fake_online(range.clone()), Err(BlockError::BadRange));

@@ -86,7 +86,7 @@ impl From<BlockError> for Stop {
             BlockError::Veto(Veto::Refused(why)) => Stop::refused(why),
             BlockError::BadPart(_) => Stop::refused("another listener says what cannot be of a memory block"),
             BlockError::State(_)
-            | BlockError::NoBlock
+            | BlockError::UnknownBlock
             | BlockError::BadRange
             | BlockError::NotFakeOffline(_)
             | BlockError::AlreadyFakeOffline(_) => {

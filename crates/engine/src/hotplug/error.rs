@@ -26,7 +26,7 @@ error_texts!(HotplugError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockError {
     /// No block of that number was added.
-    NoBlock,
+    UnknownBlock,
     /// The block is not in the state that this step begins with.
     State(BlockState),
     /// Not whole areas of 2 MiB of one online memory block; or of several in one zone, where a step takes several.
@@ -54,7 +54,7 @@ from_out_of_memory!(BlockError);
 impl fmt::Display for BlockError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            BlockError::NoBlock => f.write_str("no such memory block"),
+            BlockError::UnknownBlock => f.write_str("no such memory block"),
             BlockError::State(state) => write!(f, "the memory block is {state:?}"),
             BlockError::BadRange => f.write_str("not whole areas of 2 MiB in one online memory block"),
             BlockError::NotFakeOffline(pfn) => write!(f, "{pfn} is not fake-offline"),

@@ -142,7 +142,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
     pub(super) fn in_state(&self, block: BlockId, state: BlockState) -> Result<Record, BlockError> {
         let record = self.record(block);
         match record.state() {
-            None => Err(BlockError::NoBlock),
+            None => Err(BlockError::UnknownBlock),
             Some(now) if now != state => Err(BlockError::State(now)),
             Some(_) => Ok(record),
         }

@@ -227,7 +227,7 @@ impl<'e> Blocks<'e> {
             Some(Err(error)) => {
                 ensure!(before == after, "block {block} went from {before:?} to {after:?}: {error}");
                 let is_right = match error {
-                    BlockError::NoBlock => before.is_none(),
+                    BlockError::UnknownBlock => before.is_none(),
                     BlockError::State(state) => Some(state) == before && state == BlockState::Online,
                     BlockError::OutOfMemory => has_struck(),
                     _ => !report.is_honest(),
@@ -283,7 +283,7 @@ impl<'e> Blocks<'e> {
             Some(Err(error)) => {
                 ensure!(before == after, "block {block} went from {before:?} to {after:?}: {error}");
                 let is_right = match error {
-                    BlockError::NoBlock => before.is_none(),
+                    BlockError::UnknownBlock => before.is_none(),
                     BlockError::State(state) => Some(state) == before && state == BlockState::Offline,
                     BlockError::OutOfMemory => has_struck(),
                     BlockError::Veto(_) => veto,
@@ -337,7 +337,7 @@ impl<'e> Blocks<'e> {
             }
             Some(Err(error)) => {
                 let is_right = match error {
-                    BlockError::NoBlock => before.is_none(),
+                    BlockError::UnknownBlock => before.is_none(),
                     BlockError::State(state) => Some(state) == before && state == BlockState::Online,
                     BlockError::OutOfMemory => has_struck(),
                     _ => false,
