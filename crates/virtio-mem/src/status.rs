@@ -86,7 +86,7 @@ pub enum Shortfall {
     Held(HeldPage),
     /// The engine or the driver has no memory for the step: free some.
     #[error("no memory for the step")]
-    NoMemory,
+    OutOfMemory,
     /// Memory is in use, and there is no memory to move it to: free some.
     #[error("no memory to move what is in use to")]
     NoRoom,

@@ -33,7 +33,7 @@ impl Stop {
     /// An owner does not move its folio.
     pub(crate) const PINNED: Stop = Stop::InUse { pinned: true };
     /// No memory for the step.
-    pub(crate) const NO_MEMORY: Stop = Stop::Short(Shortfall::NoMemory);
+    pub(crate) const NO_MEMORY: Stop = Stop::Short(Shortfall::OutOfMemory);
     /// What is in use has nowhere to go.
     pub(crate) const NO_ROOM: Stop = Stop::Short(Shortfall::NoRoom);
 

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use thiserror::Error;
+
 /// The most memory that page numbers can name: 2^52 bytes.
 const MAX_BYTES: u64 = 1 << 52;
 
@@ -9,26 +11,18 @@ const MAX_BYTES: u64 = 1 << 52;
 const UNITS: [(&str, u32); 6] = [("P", 50), ("T", 40), ("G", 30), ("M", 20), ("K", 10), ("", 0)];
 
 /// Why a text is not a size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SizeError<'a> {
     /// It has no number in front.
+    #[error("'{0}' is not a size; try 512M or 1T")]
     NotASize(&'a str),
     /// The number is followed by something that is no unit.
+    #[error("unknown unit '{0}'; use K, M, G, T or P")]
     Unit(&'a str),
     /// More than page numbers can name.
+    #[error("more than 4P: no page number has that many bits")]
     TooMuch,
 }
-
-impl fmt::Display for SizeError<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SizeError::NotASize(text) => write!(f, "'{text}' is not a size; try 512M or 1T"),
-            SizeError::Unit(unit) => write!(f, "unknown unit '{unit}'; use K, M, G, T or P"),
-            SizeError::TooMuch => f.write_str("more than 4P: no page number has that many bits"),
-        }
-    }
-}
-impl core::error::Error for SizeError<'_> {}
 
 /// Reads a size (`4096`, `512M`, `1T`, `1.5GiB`, `4 GiB`) as bytes. Units are powers of 1024, in either case.
 ///

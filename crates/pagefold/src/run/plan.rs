@@ -327,7 +327,7 @@ impl Reader<'_> {
                     .zip(workload.orders.last())
                     .map(|(first, last)| first.span().start..last.span().end),
                 Misfit::Fragmentation => workload.fragmentation.as_ref().map(Spanned::span),
-                Misfit::NoMemory => None,
+                Misfit::OutOfMemory => None,
             };
             self.mistake(span.unwrap_or_else(|| workload.name.span()), misfit)
         })

@@ -406,7 +406,7 @@ fn is_fleeting(why: &Shortfall) -> bool {
         | Shortfall::Miscounted { .. }
         | Shortfall::Unsteady
         | Shortfall::Held(_)
-        | Shortfall::NoMemory
+        | Shortfall::OutOfMemory
         | Shortfall::NoRoom => true,
     }
 }

@@ -148,7 +148,7 @@ impl WorkloadArg {
         let mut orders = Vec::new();
         for piece in options.orders.into_iter().flat_map(|orders| orders.split('+')) {
             let is_only = options.orders == Some(piece);
-            orders.try_reserve(1).map_err(|_| mistake(piece, Wrong::Misfit(Misfit::NoMemory)))?;
+            orders.try_reserve(1).map_err(|_| mistake(piece, Wrong::Misfit(Misfit::OutOfMemory)))?;
             orders.push(order_and_share(piece, is_only).map_err(|(part, wrong)| mistake(part, wrong))?);
         }
         let fragmentation = options.fragmentation.map_or(0.0, |(_, part)| part);
@@ -212,7 +212,7 @@ impl<'a> Options<'a> {
             Misfit::Share(number) => self.orders.and_then(|orders| orders.split('+').nth(number)),
             Misfit::Sum(_) => self.orders,
             Misfit::Fragmentation => self.fragmentation.map(|(text, _)| text),
-            Misfit::NoMemory => None,
+            Misfit::OutOfMemory => None,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Workloads: what they use memory for, in folios of which orders, and how they change.
 
 use alloc::vec::Vec;
-use core::fmt;
 
 use pagefold_engine::{Kind, Order};
+use thiserror::Error;
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -101,29 +101,21 @@ pub(super) fn rounded(value: f64) -> u64 {
 }
 
 /// Why a workload cannot be as somebody wants it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Error)]
 pub enum Misfit {
     /// The share of that number is not above 0 and at most 1, or its order was there before.
+    #[error("a share is above 0 and at most 1, one for each order")]
     Share(usize),
     /// The shares add up to this.
+    #[error("the shares add up to {0:.3}, not to 1")]
     Sum(f64),
     /// Fragmentation is not from 0 to 0.99.
+    #[error("fragmentation goes from 0 to 0.99")]
     Fragmentation,
     /// No memory to note it: free some and retry.
-    NoMemory,
+    #[error("no memory to note a workload: free some and retry")]
+    OutOfMemory,
 }
-
-impl fmt::Display for Misfit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Misfit::Share(_) => f.write_str("a share is above 0 and at most 1, one for each order"),
-            Misfit::Sum(sum) => write!(f, "the shares add up to {sum:.3}, not to 1"),
-            Misfit::Fragmentation => f.write_str("fragmentation goes from 0 to 0.99"),
-            Misfit::NoMemory => f.write_str("no memory to note a workload: free some and retry"),
-        }
-    }
-}
-impl core::error::Error for Misfit {}
 
 /// A workload.
 #[derive(Clone, Debug, PartialEq)]
@@ -154,7 +146,7 @@ impl Workload {
             if !(share > 0.0 && share <= 1.0) || parts.iter().any(|part| part.order == order) {
                 return Err(Misfit::Share(number));
             }
-            parts.try_reserve(1).map_err(|_| Misfit::NoMemory)?;
+            parts.try_reserve(1).map_err(|_| Misfit::OutOfMemory)?;
             parts.push(Part { order, share, most: 0 });
         }
         let sum: f64 = parts.iter().map(|part| part.share).sum();
