@@ -136,16 +136,13 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn fold_batch(&self, capacity: usize) -> Result<FoldBatch<'_, P>, OutOfMemory> {
-        FoldBatch::new(self, capacity)
+        let capacity = capacity.max(1);
+        let (folios, pending) = (try_vec(capacity)?, Pending::new(capacity)?);
+        Ok(FoldBatch { engine: self, folios, capacity, pending })
     }
 }
 
 impl<'e, P: Platform> FoldBatch<'e, P> {
-    pub(crate) fn new(engine: &'e Engine<P>, capacity: usize) -> Result<Self, OutOfMemory> {
-        let capacity = capacity.max(1);
-        Ok(Self { engine, folios: try_vec(capacity)?, capacity, pending: Pending::new(capacity)? })
-    }
-
     /// Folios in the batch.
     pub fn len(&self) -> usize {
         self.folios.len()

@@ -22,7 +22,19 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn folder(&self, batch: usize) -> Result<Folder<'_, P>, OutOfMemory> {
-        Folder::new(self, batch)
+        let batch = batch.max(1);
+        let map_pages = self.map.map_pages(Pfn(0), Order::AREA).count();
+        // One map page may need as many claims as it has rows.
+        let claims = batch.saturating_add(Row::covering(&self.map.pages_of(MapPage(0))).count());
+        Ok(Folder {
+            engine: self,
+            cursor: 0,
+            claims: try_vec(claims)?,
+            objects: ObjectFolder::new(batch)?,
+            has_objects: false,
+            pending: Pending::new(batch.saturating_mul(map_pages))?,
+            batch,
+        })
     }
 
     /// Materialises the descriptors of all free memory in `pages`, as a flat memory map has them. Memory in use is left
@@ -101,22 +113,6 @@ enum NotClaimed {
 const SECTIONS_PER_STEP: u64 = 1 << 16;
 
 impl<'e, P: Platform> Folder<'e, P> {
-    pub(crate) fn new(engine: &'e Engine<P>, batch: usize) -> Result<Self, OutOfMemory> {
-        let batch = batch.max(1);
-        let map_pages = engine.map.map_pages(Pfn(0), Order::AREA).count();
-        // One map page may need as many claims as it has rows.
-        let claims = batch.saturating_add(Row::covering(&engine.map.pages_of(MapPage(0))).count());
-        Ok(Self {
-            engine,
-            cursor: 0,
-            claims: try_vec(claims)?,
-            objects: ObjectFolder::new(batch)?,
-            has_objects: false,
-            pending: Pending::new(batch.saturating_mul(map_pages))?,
-            batch,
-        })
-    }
-
     /// Collects a batch of free map pages (up to as many areas or map pages as the folder was made for), publishes them
     /// as free and folded, and starts their grace period. Whether there is a batch under way now.
     ///

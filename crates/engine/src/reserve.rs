@@ -23,7 +23,7 @@ pub enum NewError<E> {
     /// The platform reserved less than was asked for.
     Short(TableKind),
     /// The platform gave a range for this table that was made for another one:
-    /// [`Platform::reserve`](crate::Platform::reserve) is to pass the kind on.
+    /// [`Platform::reserve`](crate::Platform::reserve) must pass the kind on.
     OtherTable(TableKind),
 }
 

@@ -96,7 +96,7 @@ impl<T: TableEntry, M: Mapping> Table<T, M> {
         &self.mapping
     }
 
-    /// TableEntry `index`; `None` beyond the end. It may be folded: read it freely (a descriptor only when its class allows it,
+    /// Entry `index`; `None` beyond the end. It may be folded: read it freely (a descriptor only when its class allows it,
     /// see [`crate::protocol`]), write it only when it is known to be backed.
     #[inline]
     pub(crate) fn get(&self, index: u64) -> Option<&T> {
@@ -231,7 +231,7 @@ impl<'a, T: TableEntry> View<'a, T> {
         (index < self.len).then(|| unsafe { self.get_unchecked(index) })
     }
 
-    /// TableEntry `index`, unchecked, for the paths where a check would be felt.
+    /// Entry `index`, unchecked, for the paths where a check would be felt.
     ///
     /// # Safety
     /// `index` is below the table's length.

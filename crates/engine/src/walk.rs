@@ -51,23 +51,11 @@ impl<P: Platform> Engine<P> {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn walker(&self) -> Result<Walker<'_, P>, OutOfMemory> {
-        Ok(Walker::new(self, self.rcu.reader()?))
-    }
-
-    /// See [`Walker::peek`]; the caller is inside a section or nothing moves.
-    pub(crate) fn peek(&self, pfn: Pfn) -> Option<Peek> {
-        if pfn.0 >= self.pages() {
-            return None;
-        }
-        Some(self.map.peek(pfn))
+        Ok(Walker { engine: self, view: self.map.view(), reader: self.rcu.reader()? })
     }
 }
 
 impl<'e, P: Platform> Walker<'e, P> {
-    pub(crate) fn new(engine: &'e Engine<P>, reader: Reader<'e, P::Barrier>) -> Self {
-        Self { engine, view: engine.map.view(), reader }
-    }
-
     /// Takes a reference on the folio that contains `pfn`, if a shared folio does.
     ///
     /// The folio that is returned contained `pfn` at the moment the reference was taken; see [`crate::protocol`] for what is
@@ -155,7 +143,7 @@ impl<'e, P: Platform> Walker<'e, P> {
     /// Context: any.
     pub fn peek(&self, pfn: Pfn) -> Option<Peek> {
         let _section = self.reader.section();
-        self.engine.peek(pfn)
+        (pfn.0 < self.engine.pages()).then(|| self.engine.map.peek(pfn))
     }
 
     /// Records that the memory of `pfn` is broken. It will not be handed out any more.

@@ -48,7 +48,13 @@ impl<P: Platform> Engine<P> {
         if self.hotplug_taken.swap(true, Ordering::Relaxed) {
             return Err(HotplugError::Taken);
         }
-        Ok(Hotplug { engine: self, config, chain: Chain::new(), counts: Counts::new(), end: BlockId(0) })
+        Ok(Hotplug {
+            engine: self,
+            config,
+            chain: Chain::default(),
+            counts: Counts::default(),
+            end: BlockId(0),
+        })
     }
 }
 

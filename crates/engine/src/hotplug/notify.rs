@@ -73,15 +73,12 @@ pub trait Listener: Send + Sync {
 }
 
 /// The listeners, highest priority first; among equals, who came first.
+#[derive(Default)]
 pub(crate) struct Chain<'e> {
     listeners: Vec<Arc<dyn Listener + 'e>>,
 }
 
 impl<'e> Chain<'e> {
-    pub(crate) fn new() -> Self {
-        Self { listeners: Vec::new() }
-    }
-
     pub(crate) fn register(&mut self, listener: Arc<dyn Listener + 'e>) -> Result<(), OutOfMemory> {
         self.listeners.try_reserve(1).map_err(|_| OutOfMemory)?;
         let at = self.listeners.partition_point(|other| other.priority() >= listener.priority());
@@ -145,7 +142,7 @@ impl<'e> Chain<'e> {
 
 /// Parts of a block: whole areas, ascending, each page once.
 pub(crate) struct Parts {
-    ranges: Vec<Range<u64>>,
+    pub(crate) ranges: Vec<Range<u64>>,
 }
 
 impl Parts {
@@ -172,14 +169,5 @@ impl Parts {
     /// Pages in all of them.
     pub(crate) fn pages(&self) -> u64 {
         self.ranges.iter().map(|part| part.end - part.start).sum()
-    }
-}
-
-impl IntoIterator for Parts {
-    type Item = Range<u64>;
-    type IntoIter = alloc::vec::IntoIter<Range<u64>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.ranges.into_iter()
     }
 }

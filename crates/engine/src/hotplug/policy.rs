@@ -93,7 +93,7 @@ struct NodeCount {
 }
 
 /// All counts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Counts {
     normal: ZoneInfo,
     movable: ZoneInfo,
@@ -105,16 +105,6 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn new() -> Self {
-        Self {
-            normal: ZoneInfo::default(),
-            movable: ZoneInfo::default(),
-            nodes: Vec::new(),
-            groups: Vec::new(),
-            boot_end: 0,
-        }
-    }
-
     pub(crate) fn zone(&self, zone: Zone) -> ZoneInfo {
         match zone {
             Zone::Normal => self.normal.clone(),
@@ -255,7 +245,7 @@ mod tests {
 
     #[test]
     fn movable_memory_stays_within_the_ratio() {
-        let mut counts = Counts::new();
+        let mut counts = Counts::default();
         counts.ensure_node(0).unwrap();
         counts.boot(&(0..4 * BLOCK), 0);
         let group = counts.group().unwrap();
@@ -271,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_groups_kernel_memory_is_its_own() {
-        let mut counts = Counts::new();
+        let mut counts = Counts::default();
         counts.ensure_node(0).unwrap();
         counts.boot(&(0..BLOCK), 0);
         let [first, second] = [counts.group().unwrap(), counts.group().unwrap()];
@@ -288,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_node_without_kernel_memory_gets_none_that_moves() {
-        let mut counts = Counts::new();
+        let mut counts = Counts::default();
         counts.ensure_node(1).unwrap();
         counts.boot(&(0..4 * BLOCK), 0);
         let record = Record::offline(1, counts.group().unwrap().number());

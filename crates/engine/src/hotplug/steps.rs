@@ -79,7 +79,7 @@ impl<'e, P: Platform> Hotplug<'e, P> {
             // Linux describes every page of the block, whether there is memory or not.
             engine.map.materialise_offline(map_pages.clone())?;
         }
-        parts.into_iter().for_each(|part| engine.enlist(part, zone));
+        parts.ranges.into_iter().for_each(|part| engine.enlist(part, zone));
         if is_classic {
             // What no part has claimed stays with the driver.
             engine.map.describe_offline(map_pages);

@@ -17,11 +17,8 @@ impl Callbacks {
         Self(core::mem::replace(&mut self.0, ptr::null_mut()))
     }
 
-    pub(super) fn run(mut self) -> usize {
-        self.run_all()
-    }
-
-    fn run_all(&mut self) -> usize {
+    /// Runs all of them, and says how many there were.
+    pub(super) fn run(&mut self) -> usize {
         let mut ran = 0;
         while !self.0.is_null() {
             // SAFETY: nodes were made by `Box::into_raw`, and a list has one owner.
@@ -37,6 +34,6 @@ impl Callbacks {
 
 impl Drop for Callbacks {
     fn drop(&mut self) {
-        self.run_all();
+        self.run();
     }
 }
