@@ -40,12 +40,6 @@ impl Entry for ArmEntry {
     fn branch(self, table: u64) -> u64 {
         table | VALID | TABLE_OR_PAGE
     }
-    fn page(self, frame: u64) -> u64 {
-        self.leaf(frame, Access::Data, false)
-    }
-    fn read_only(self, frame: u64) -> u64 {
-        self.leaf(frame, Access::ReadOnly, false)
-    }
     fn zero(self, frame: u64) -> u64 {
         self.leaf(frame, Access::ReadOnly, false) & !ACCESS_FLAG
     }

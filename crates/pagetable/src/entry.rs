@@ -32,9 +32,13 @@ pub trait Entry: Copy + Send + Sync {
     /// Leads to a table. Whatever is below decides what may be done.
     fn branch(self, table: u64) -> u64;
     /// A page of 4 KiB that can be written, and counts as used.
-    fn page(self, frame: u64) -> u64;
+    fn page(self, frame: u64) -> u64 {
+        self.leaf(frame, Access::Data, false)
+    }
     /// The same, read-only.
-    fn read_only(self, frame: u64) -> u64;
+    fn read_only(self, frame: u64) -> u64 {
+        self.leaf(frame, Access::ReadOnly, false)
+    }
     /// The zeroed frame: read-only, and not used yet.
     fn zero(self, frame: u64) -> u64;
     /// A page of the kernel's own map at this physical address; `is_large` where it stands at a level above page tables.

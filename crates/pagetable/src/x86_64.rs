@@ -27,12 +27,6 @@ impl Entry for X86Entry {
     fn branch(self, table: u64) -> u64 {
         table | PRESENT | WRITABLE
     }
-    fn page(self, frame: u64) -> u64 {
-        frame | PRESENT | WRITABLE | NO_EXECUTE
-    }
-    fn read_only(self, frame: u64) -> u64 {
-        frame | PRESENT | NO_EXECUTE
-    }
     fn zero(self, frame: u64) -> u64 {
         frame | PRESENT | NO_EXECUTE
     }

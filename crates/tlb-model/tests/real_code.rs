@@ -177,12 +177,6 @@ impl<E: Entry, const TABLES: bool> Entry for Wrong<E, TABLES> {
     fn branch(self, table: u64) -> u64 {
         self.right.branch(table)
     }
-    fn page(self, frame: u64) -> u64 {
-        self.right.page(frame)
-    }
-    fn read_only(self, frame: u64) -> u64 {
-        self.right.read_only(frame)
-    }
     fn zero(self, frame: u64) -> u64 {
         self.right.zero(frame)
     }
