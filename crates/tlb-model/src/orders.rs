@@ -10,7 +10,7 @@ use crate::machine::Late;
 
 /// A step of who folds, unfolds or removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Step {
+pub enum FolderStep {
     /// Publishes that the map page is folded.
     PublishFolded,
     /// Waits for all sections that have begun.
@@ -100,8 +100,9 @@ pub const UNUSED: Start = Start { is_mapped: false, leaf: Leaf::Zero(false), upp
 pub const SHARED: Start = Start { is_mapped: false, leaf: Leaf::Garbage, upper: Upper::Shared };
 
 /// Where a walker is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Place {
+    #[default]
     Outside,
     Entered,
     SawMapped,
@@ -109,7 +110,7 @@ enum Place {
     HasWritten,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Walker {
     place: Place,
     rounds: u8,
@@ -146,7 +147,7 @@ pub struct State {
 
 /// What happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum CourseEvent {
     /// The next step of the order.
     Step,
     /// A walker goes on.
@@ -167,13 +168,13 @@ pub enum Event {
 
 /// One order, to be explored.
 #[derive(Clone, Debug)]
-pub struct Order {
+pub struct Course {
     /// How it is.
     pub setting: Setting,
     /// How it begins.
     pub start: Start,
     /// The steps.
-    pub steps: Vec<Step>,
+    pub steps: Vec<FolderStep>,
 }
 
 impl State {
@@ -225,39 +226,41 @@ impl State {
     }
 
     /// The next step, if it need not wait.
-    fn step(&self, step: Step) -> Option<State> {
+    fn step(&self, step: FolderStep) -> Option<State> {
         let mut next = self.clone();
         next.at += 1;
         match step {
-            Step::PublishFolded => next.is_mapped = false,
-            Step::PublishMapped => next.is_mapped = true,
-            Step::Grace => return self.grace(),
-            Step::BreakPage => next.leaf = Leaf::Broken,
-            Step::BreakTable => next.upper = Upper::Broken,
-            Step::Flush => {
+            FolderStep::PublishFolded => next.is_mapped = false,
+            FolderStep::PublishMapped => next.is_mapped = true,
+            FolderStep::Grace => return self.grace(),
+            FolderStep::BreakPage => next.leaf = Leaf::Broken,
+            FolderStep::BreakTable => next.upper = Upper::Broken,
+            FolderStep::Flush => {
                 for walker in &mut next.walkers {
                     (walker.table, walker.page, walker.has_failed) = (None, None, false);
                 }
             }
-            Step::MakeZero => next.leaf = Leaf::Zero(false),
-            Step::MakePage => next.leaf = Leaf::Page,
-            Step::SwapPage if self.leaf == Leaf::Zero(false) => next.leaf = Leaf::Page,
-            Step::SwapPage if self.leaf == Leaf::Zero(true) => next.has_stopped = true,
-            Step::SwapPage => next.broken = Some("what is swapped is no entry of the zeroed frame"),
-            Step::FillTable if self.is_table_reachable() => next.broken = Some("a table in use is filled"),
-            Step::FillTable => next.leaf = Leaf::Zero(false),
-            Step::LinkTable if self.leaf == Leaf::Garbage => {
+            FolderStep::MakeZero => next.leaf = Leaf::Zero(false),
+            FolderStep::MakePage => next.leaf = Leaf::Page,
+            FolderStep::SwapPage if self.leaf == Leaf::Zero(false) => next.leaf = Leaf::Page,
+            FolderStep::SwapPage if self.leaf == Leaf::Zero(true) => next.has_stopped = true,
+            FolderStep::SwapPage => next.broken = Some("what is swapped is no entry of the zeroed frame"),
+            FolderStep::FillTable if self.is_table_reachable() => {
+                next.broken = Some("a table in use is filled")
+            }
+            FolderStep::FillTable => next.leaf = Leaf::Zero(false),
+            FolderStep::LinkTable if self.leaf == Leaf::Garbage => {
                 next.broken = Some("a table of garbage is linked")
             }
-            Step::LinkTable => next.upper = Upper::Own,
-            Step::LinkShared => next.upper = Upper::Shared,
-            Step::FreePage => {
+            FolderStep::LinkTable => next.upper = Upper::Own,
+            FolderStep::LinkShared => next.upper = Upper::Shared,
+            FolderStep::FreePage => {
                 next.is_page_free = true;
                 if self.is_page_reachable() {
                     next.broken = Some("the frame is freed and can be reached");
                 }
             }
-            Step::FreeTable => {
+            FolderStep::FreeTable => {
                 next.is_table_free = true;
                 if self.is_table_reachable() {
                     next.broken = Some("the page table is freed and can be reached");
@@ -331,10 +334,10 @@ impl State {
         Some(next)
     }
 
-    fn hardware(&self, setting: &Setting, event: Event) -> Option<State> {
+    fn hardware(&self, setting: &Setting, event: CourseEvent) -> Option<State> {
         let mut next = self.clone();
         match event {
-            Event::Arrive(number) => {
+            CourseEvent::Arrive(number) => {
                 if !std::mem::take(&mut next.walkers[number].has_late_write) {
                     return None;
                 }
@@ -342,10 +345,10 @@ impl State {
                     next.broken = Some("a late write reaches a frame that is free");
                 }
             }
-            Event::FindTable(number) => {
+            CourseEvent::FindTable(number) => {
                 next.walkers[number].table = (self.upper != Upper::Broken).then_some(self.upper);
             }
-            Event::FindPage(number) => {
+            CourseEvent::FindPage(number) => {
                 let table = self.walkers[number].table?;
                 let found = if table == Upper::Own { self.leaf_target() } else { Some(Target::Zero) };
                 next.walkers[number].page = Some(found?);
@@ -356,37 +359,29 @@ impl State {
                     next.broken = Some("a processor walks through a page table that is free");
                 }
             }
-            Event::Fail(number) => {
+            CourseEvent::Fail(number) => {
                 match (setting.reports_late, self.target()) {
                     (Late::None, _) | (_, Some(Target::Page)) | (Late::Permission, None) => return None,
                     _ => {}
                 }
                 next.walkers[number].has_failed = true;
             }
-            Event::ForgetPage(number) => next.walkers[number].page = None,
-            Event::Forget(number) => {
+            CourseEvent::ForgetPage(number) => next.walkers[number].page = None,
+            CourseEvent::Forget(number) => {
                 (next.walkers[number].table, next.walkers[number].page) = (None, None);
             }
-            Event::Step | Event::Walk(_) => return None,
+            CourseEvent::Step | CourseEvent::Walk(_) => return None,
         }
         Some(next)
     }
 }
 
-impl Model for Order {
+impl Model for Course {
     type State = State;
-    type Action = Event;
+    type Action = CourseEvent;
 
     fn init_states(&self) -> Vec<State> {
-        let walker = Walker {
-            place: Place::Outside,
-            rounds: self.setting.rounds,
-            is_waited_for: false,
-            has_late_write: false,
-            table: None,
-            page: None,
-            has_failed: false,
-        };
+        let walker = Walker { rounds: self.setting.rounds, ..Walker::default() };
         vec![State {
             at: 0,
             has_stopped: false,
@@ -400,29 +395,29 @@ impl Model for Order {
         }]
     }
 
-    fn actions(&self, state: &State, events: &mut Vec<Event>) {
+    fn actions(&self, state: &State, events: &mut Vec<CourseEvent>) {
         if state.broken.is_some() {
             return;
         }
-        events.push(Event::Step);
+        events.push(CourseEvent::Step);
         for number in 0..state.walkers.len() {
             events.extend([
-                Event::Walk(number),
-                Event::Arrive(number),
-                Event::FindTable(number),
-                Event::FindPage(number),
-                Event::Fail(number),
-                Event::ForgetPage(number),
-                Event::Forget(number),
+                CourseEvent::Walk(number),
+                CourseEvent::Arrive(number),
+                CourseEvent::FindTable(number),
+                CourseEvent::FindPage(number),
+                CourseEvent::Fail(number),
+                CourseEvent::ForgetPage(number),
+                CourseEvent::Forget(number),
             ]);
         }
     }
 
-    fn next_state(&self, state: &State, event: Event) -> Option<State> {
+    fn next_state(&self, state: &State, event: CourseEvent) -> Option<State> {
         let next = match event {
-            Event::Step if state.has_stopped => None,
-            Event::Step => state.step(*self.steps.get(state.at)?),
-            Event::Walk(number) => state.walk(&self.setting, number),
+            CourseEvent::Step if state.has_stopped => None,
+            CourseEvent::Step => state.step(*self.steps.get(state.at)?),
+            CourseEvent::Walk(number) => state.walk(&self.setting, number),
             hardware => state.hardware(&self.setting, hardware),
         };
         next.filter(|next| next != state)
@@ -433,7 +428,7 @@ impl Model for Order {
     }
 }
 
-impl Order {
+impl Course {
     /// The first rule that was found broken; none if the order is safe.
     pub fn explore(self) -> Option<&'static str> {
         let checker = self.checker().spawn_bfs().join();
@@ -443,14 +438,20 @@ impl Order {
 
 /// All orders of `steps` that are safe. An order that breaks a rule on its way does so however it goes on, so those are not
 /// tried one by one.
-pub fn safe_orders(setting: Setting, start: Start, steps: &[Step]) -> Vec<Vec<Step>> {
+pub fn safe_orders(setting: Setting, start: Start, steps: &[FolderStep]) -> Vec<Vec<FolderStep>> {
     let mut safe = Vec::new();
     extend(setting, start, Vec::new(), steps.to_vec(), &mut safe);
     safe
 }
 
-fn extend(setting: Setting, start: Start, before: Vec<Step>, left: Vec<Step>, safe: &mut Vec<Vec<Step>>) {
-    if (Order { setting, start, steps: before.clone() }).explore().is_some() {
+fn extend(
+    setting: Setting,
+    start: Start,
+    before: Vec<FolderStep>,
+    left: Vec<FolderStep>,
+    safe: &mut Vec<Vec<FolderStep>>,
+) {
+    if (Course { setting, start, steps: before.clone() }).explore().is_some() {
         return;
     }
     if left.is_empty() {

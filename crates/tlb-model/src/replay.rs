@@ -17,7 +17,7 @@ use crate::machine::{Act, Broken, Machine, Rules, TOP};
 
 /// A step of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum CallStep {
     /// Reads an entry.
     Load(Slot),
     /// Stores one.
@@ -67,11 +67,11 @@ struct Replay<'h, E> {
     format: E,
     answers: &'h [Answer],
     at: Cell<usize>,
-    next: RefCell<Option<Step>>,
+    next: RefCell<Option<CallStep>>,
 }
 
 impl<E: Entry> Replay<'_, E> {
-    fn step(&self, step: Step) -> Answer {
+    fn step(&self, step: CallStep) -> Answer {
         let at = self.at.get();
         let Some(answer) = self.answers.get(at) else {
             *self.next.borrow_mut() = Some(step);
@@ -95,43 +95,43 @@ unsafe impl<E: Entry> Mmu for &Replay<'_, E> {
         Slot { table: TOP, index: (address / HUGE % 512) as usize }
     }
     fn load(&self, slot: Slot) -> u64 {
-        match self.step(Step::Load(slot)) {
+        match self.step(CallStep::Load(slot)) {
             Answer::Word(word) => word,
             _ => 0,
         }
     }
     fn swap(&self, slot: Slot, word: u64) -> u64 {
-        match self.step(Step::Swap(slot, word)) {
+        match self.step(CallStep::Swap(slot, word)) {
             Answer::Word(word) => word,
             _ => 0,
         }
     }
     fn compare_exchange(&self, slot: Slot, old: u64, new: u64) -> Result<(), u64> {
-        match self.step(Step::CompareExchange(slot, old, new)) {
+        match self.step(CallStep::CompareExchange(slot, old, new)) {
             Answer::Exchanged(result) => result,
             _ => Ok(()),
         }
     }
     fn fill(&self, table: u64, word: u64) {
-        self.step(Step::Fill(table, word));
+        self.step(CallStep::Fill(table, word));
     }
     fn flush(&self, what: Flush<'_>) {
-        self.step(Step::Flush(match what {
+        self.step(CallStep::Flush(match what {
             Flush::Ranges(ranges) => Some(ranges.to_vec()),
             Flush::All => None,
         }));
     }
     fn made(&self, range: Range<u64>) {
-        self.step(Step::Made(range));
+        self.step(CallStep::Made(range));
     }
     fn take(&self, count: u64) -> Option<Self::Frames> {
-        match self.step(Step::Take(count)) {
+        match self.step(CallStep::Take(count)) {
             Answer::Frames(frames) => frames.map(Vec::into_iter),
             _ => None,
         }
     }
     unsafe fn give(&self, frame: u64) {
-        self.step(Step::Give(frame));
+        self.step(CallStep::Give(frame));
     }
 }
 
@@ -169,7 +169,7 @@ pub struct Moment {
 
 /// What happens next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum CallEvent {
     /// The code's next step.
     Code,
     /// Hardware.
@@ -206,7 +206,7 @@ impl<E: Entry + Debug + 'static> Replayed<E> {
     }
 
     /// The next step of a call, given the answers so far; none at its end. No call is the making of the reservation.
-    fn next_step(&self, call: usize, answers: &[Answer]) -> Option<Step> {
+    fn next_step(&self, call: usize, answers: &[Answer]) -> Option<CallStep> {
         let answers: Vec<Answer> = self.made.iter().chain(answers).cloned().collect();
         let format = self.rules.format;
         let replay = Replay { format, answers: &answers, at: Cell::new(0), next: RefCell::new(None) };
@@ -233,38 +233,38 @@ impl<E: Entry + Debug + 'static> Replayed<E> {
         }
     }
 
-    fn apply(&self, machine: &mut Machine, step: Step) -> Result<Answer, Broken> {
+    fn apply(&self, machine: &mut Machine, step: CallStep) -> Result<Answer, Broken> {
         let rules = &self.rules;
         Ok(match step {
-            Step::Load(slot) => Answer::Word(machine.word(slot)),
-            Step::Swap(slot, word) => {
+            CallStep::Load(slot) => Answer::Word(machine.word(slot)),
+            CallStep::Swap(slot, word) => {
                 let old = machine.word(slot);
                 machine.store(rules, slot, word)?;
                 Answer::Word(old)
             }
-            Step::CompareExchange(slot, old, new) => match machine.word(slot) {
+            CallStep::CompareExchange(slot, old, new) => match machine.word(slot) {
                 word if word == old => {
                     machine.store(rules, slot, new)?;
                     Answer::Exchanged(Ok(()))
                 }
                 word => Answer::Exchanged(Err(word)),
             },
-            Step::Fill(table, word) => {
+            CallStep::Fill(table, word) => {
                 machine.fill(rules, table, word)?;
                 Answer::Done
             }
-            Step::Flush(ranges) => {
+            CallStep::Flush(ranges) => {
                 machine.flush(rules, ranges.as_deref());
                 Answer::Done
             }
-            Step::Made(range) => {
+            CallStep::Made(range) => {
                 if rules.flushes_when_made && !range.is_empty() {
                     machine.flush(rules, Some(&[range]));
                 }
                 Answer::Done
             }
-            Step::Take(count) => Answer::Frames(machine.take(count)),
-            Step::Give(frame) => {
+            CallStep::Take(count) => Answer::Frames(machine.take(count)),
+            CallStep::Give(frame) => {
                 machine.give(rules, frame)?;
                 Answer::Done
             }
@@ -327,26 +327,26 @@ impl<E: Entry + Debug + 'static> Replayed<E> {
 
 impl<E: Entry + Debug + 'static> Model for Replayed<E> {
     type State = Moment;
-    type Action = Event;
+    type Action = CallEvent;
 
     fn init_states(&self) -> Vec<Moment> {
         vec![Moment { machine: self.fresh.clone(), call: 0, answers: Vec::new(), broken: None }]
     }
 
-    fn actions(&self, moment: &Moment, events: &mut Vec<Event>) {
+    fn actions(&self, moment: &Moment, events: &mut Vec<CallEvent>) {
         if moment.call == self.calls.len() || moment.broken.is_some() {
             return;
         }
-        events.push(Event::Code);
+        events.push(CallEvent::Code);
         let mut acts = Vec::new();
         moment.machine.acts(&self.rules, &self.pages, &mut acts);
-        events.extend(acts.into_iter().map(Event::Hardware));
+        events.extend(acts.into_iter().map(CallEvent::Hardware));
     }
 
-    fn next_state(&self, moment: &Moment, event: Event) -> Option<Moment> {
+    fn next_state(&self, moment: &Moment, event: CallEvent) -> Option<Moment> {
         match event {
-            Event::Code => Some(self.advance(moment.clone())),
-            Event::Hardware(act) => match moment.machine.act(&self.rules, act) {
+            CallEvent::Code => Some(self.advance(moment.clone())),
+            CallEvent::Hardware(act) => match moment.machine.act(&self.rules, act) {
                 Ok(machine) => machine.map(|machine| Moment { machine, ..moment.clone() }),
                 Err(broken) => Some(Moment { broken: Some(broken), ..moment.clone() }),
             },

@@ -3,7 +3,9 @@
 mod recorded;
 
 use pagefold_tlb_model::machine::Late;
-use pagefold_tlb_model::orders::{FOLDED, MAPPED, Order, SHARED, Setting, Start, Step, UNUSED, safe_orders};
+use pagefold_tlb_model::orders::{
+    Course, FOLDED, FolderStep, MAPPED, SHARED, Setting, Start, UNUSED, safe_orders,
+};
 
 /// Processors that report no fault late: x86-64.
 const SETTING: Setting =
@@ -13,20 +15,26 @@ const ONE: Setting = Setting { walkers: 1, ..SETTING };
 const ETS2: Setting = Setting { reports_late: Late::Permission, ..ONE };
 const LATE: Setting = Setting { reports_late: Late::All, ..ONE };
 
-const FOLD: [Step; 6] =
-    [Step::PublishFolded, Step::Grace, Step::BreakPage, Step::Flush, Step::MakeZero, Step::FreePage];
+const FOLD: [FolderStep; 6] = [
+    FolderStep::PublishFolded,
+    FolderStep::Grace,
+    FolderStep::BreakPage,
+    FolderStep::Flush,
+    FolderStep::MakeZero,
+    FolderStep::FreePage,
+];
 
-fn why(setting: Setting, start: Start, steps: &[Step]) -> Option<&'static str> {
-    Order { setting, start, steps: steps.to_vec() }.explore()
+fn why(setting: Setting, start: Start, steps: &[FolderStep]) -> Option<&'static str> {
+    Course { setting, start, steps: steps.to_vec() }.explore()
 }
 
-fn without(steps: &[Step], step: Step) -> Vec<Step> {
+fn without(steps: &[FolderStep], step: FolderStep) -> Vec<FolderStep> {
     steps.iter().copied().filter(|&other| other != step).collect()
 }
 
 #[test]
 fn folding_has_two_safe_orders() {
-    use Step::*;
+    use FolderStep::*;
     let safe = safe_orders(SETTING, MAPPED, &FOLD);
     let other = [PublishFolded, Grace, BreakPage, Flush, FreePage, MakeZero];
     assert_eq!(safe, [FOLD.to_vec(), other.to_vec()]);
@@ -35,10 +43,10 @@ fn folding_has_two_safe_orders() {
 #[test]
 fn every_step_of_a_fold_is_needed() {
     for (step, says) in [
-        (Step::PublishFolded, "faults"),
-        (Step::Grace, "faults"),
-        (Step::BreakPage, "two translations"),
-        (Step::Flush, "two translations"),
+        (FolderStep::PublishFolded, "faults"),
+        (FolderStep::Grace, "faults"),
+        (FolderStep::BreakPage, "two translations"),
+        (FolderStep::Flush, "two translations"),
     ] {
         let found = why(SETTING, MAPPED, &without(&FOLD, step)).unwrap_or("nothing");
         assert!(found.contains(says), "without {step:?}: {found}");
@@ -50,14 +58,14 @@ fn every_step_of_a_fold_is_needed() {
 
 #[test]
 fn unfolding_what_was_looked_at_has_one_safe_order() {
-    use Step::*;
+    use FolderStep::*;
     let steps = [BreakPage, Flush, MakePage, PublishMapped];
     assert_eq!(safe_orders(SETTING, FOLDED, &steps), [steps.to_vec()]);
 }
 
 #[test]
 fn unfolding_by_a_swap_needs_no_flush_where_nobody_looked() {
-    use Step::*;
+    use FolderStep::*;
     assert_eq!(safe_orders(SETTING, UNUSED, &[SwapPage, PublishMapped]), [vec![SwapPage, PublishMapped]]);
     // The same as a plain store: somebody may have looked.
     assert!(why(SETTING, UNUSED, &[MakePage, PublishMapped]).is_some());
@@ -65,7 +73,7 @@ fn unfolding_by_a_swap_needs_no_flush_where_nobody_looked() {
 
 #[test]
 fn faults_that_come_late_need_a_second_flush() {
-    use Step::*;
+    use FolderStep::*;
     let found = Some("a walker faults by a walk from before");
     let (broken, swapped) = ([BreakPage, Flush, MakePage, PublishMapped], [SwapPage, PublishMapped]);
     for (setting, start, steps) in
@@ -82,12 +90,12 @@ fn faults_that_come_late_need_a_second_flush() {
 
 #[test]
 fn a_table_takes_a_shared_ones_place_by_break_before_make() {
-    use Step::*;
+    use FolderStep::*;
     let steps = [FillTable, BreakTable, Flush, LinkTable, SwapPage, PublishMapped];
     let safe = safe_orders(ONE, SHARED, &steps);
     // The table may be filled, and the page put into it, at any time before it is linked; the page may come later too.
     assert!(safe.contains(&steps.to_vec()));
-    let at = |order: &[Step], step| order.iter().position(|&other| other == step);
+    let at = |order: &[FolderStep], step| order.iter().position(|&other| other == step);
     for order in &safe {
         let places = [BreakTable, Flush, LinkTable, PublishMapped].map(|step| at(order, step));
         assert!(places.is_sorted() && at(order, FillTable) < at(order, LinkTable), "{order:?}");
@@ -101,10 +109,10 @@ fn a_table_takes_a_shared_ones_place_by_break_before_make() {
 
 #[test]
 fn removal_takes_the_table_too() {
-    use Step::*;
+    use FolderStep::*;
     let steps = [PublishFolded, Grace, BreakPage, BreakTable, Flush, LinkShared, FreePage, FreeTable];
     let safe = safe_orders(ONE, MAPPED, &steps);
-    let at = |order: &[Step], step| order.iter().position(|&other| other == step);
+    let at = |order: &[FolderStep], step| order.iter().position(|&other| other == step);
     for order in &safe {
         for (first, second) in [
             (PublishFolded, Grace),
@@ -128,7 +136,7 @@ fn the_code_has_a_safe_order() {
     println!("{recorded:#?}");
     assert!(safe_orders(SETTING, MAPPED, &FOLD).contains(&recorded.fold));
     let mut removal = recorded.removal.clone();
-    removal.retain(|step| *step != Step::MakeZero);
+    removal.retain(|step| *step != FolderStep::MakeZero);
     let mut steps = removal.clone();
     steps.sort();
     assert!(safe_orders(ONE, MAPPED, &steps).contains(&removal));

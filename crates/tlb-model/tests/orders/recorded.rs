@@ -10,7 +10,7 @@ use pagefold_engine::{Class, Config, Engine, Kind, Order, OutOfMemory, Page64, P
 use pagefold_pagetable::aarch64::ArmEntry;
 use pagefold_pagetable::simulated::{Frames, Simulated};
 use pagefold_pagetable::{Entry, Flush, Gap, HUGE, Mmu, PAGE, Reservation, Shared, Slot};
-use pagefold_tlb_model::orders::Step;
+use pagefold_tlb_model::orders::FolderStep;
 
 /// Pages of the machine: its map has two page tables.
 const PAGES: u64 = 1 << 16;
@@ -19,11 +19,11 @@ const BASE: u64 = 64 * HUGE;
 /// The orders that were recorded.
 #[derive(Debug)]
 pub struct Recorded {
-    pub fold: Vec<Step>,
-    pub unfold_unused: Vec<Step>,
-    pub unfold_used: Vec<Step>,
-    pub unfold_shared: Vec<Step>,
-    pub removal: Vec<Step>,
+    pub fold: Vec<FolderStep>,
+    pub unfold_unused: Vec<FolderStep>,
+    pub unfold_used: Vec<FolderStep>,
+    pub unfold_shared: Vec<FolderStep>,
+    pub removal: Vec<FolderStep>,
 }
 
 /// Who records, and of which map page.
@@ -35,7 +35,7 @@ struct Recorder {
 #[derive(Default)]
 struct Watch {
     map_page: u64,
-    steps: Vec<Step>,
+    steps: Vec<FolderStep>,
     is_mapped: bool,
     /// Page tables, and the frame behind the map page.
     tables: Vec<u64>,
@@ -46,12 +46,12 @@ static ENGINE: OnceLock<&'static Engine<Recording>> = OnceLock::new();
 
 impl Recorder {
     /// A step, after what the class has become since the last one.
-    fn record(&self, step: Option<Step>) {
+    fn record(&self, step: Option<FolderStep>) {
         let Some(engine) = ENGINE.get() else { return };
         let mut watch = self.watch.lock().unwrap();
         let is_mapped = engine.class(Pfn(watch.map_page * 64)).0 == Class::Mapped;
         if std::mem::replace(&mut watch.is_mapped, is_mapped) != is_mapped {
-            watch.steps.push(if is_mapped { Step::PublishMapped } else { Step::PublishFolded });
+            watch.steps.push(if is_mapped { FolderStep::PublishMapped } else { FolderStep::PublishFolded });
         }
         watch.steps.extend(step);
     }
@@ -65,7 +65,7 @@ impl Recorder {
         watch.steps.clear();
     }
 
-    fn end(&self) -> Vec<Step> {
+    fn end(&self) -> Vec<FolderStep> {
         self.record(None);
         std::mem::take(&mut self.watch.lock().unwrap().steps)
     }
@@ -80,17 +80,17 @@ impl Recorder {
     }
 
     /// Which step it is to store `word` into `slot`, if it is one of the map page's.
-    fn changed(&self, slot: Slot, old: u64, word: u64, is_swap: bool) -> Option<Step> {
+    fn changed(&self, slot: Slot, old: u64, word: u64, is_swap: bool) -> Option<FolderStep> {
         const NOT_AT_EL0: u64 = 1 << 54;
         let watch = self.watch.lock().unwrap();
         let (was, is) = (ArmEntry.is_present(old), ArmEntry.is_present(word));
         if word & NOT_AT_EL0 != 0 {
             let is_ours = slot.index as u64 == watch.map_page % 512 && watch.tables.contains(&slot.table);
             return is_ours.then_some(match () {
-                () if !is => Step::BreakPage,
-                () if !ArmEntry.is_writable(word) => Step::MakeZero,
-                () if is_swap => Step::SwapPage,
-                () => Step::MakePage,
+                () if !is => FolderStep::BreakPage,
+                () if !ArmEntry.is_writable(word) => FolderStep::MakeZero,
+                () if is_swap => FolderStep::SwapPage,
+                () => FolderStep::MakePage,
             });
         }
         // Directories' entries; those that lead to directories are not part of this.
@@ -99,9 +99,9 @@ impl Recorder {
         }
         let has_moved = was != is || ArmEntry.address(old) != ArmEntry.address(word);
         has_moved.then_some(match () {
-            () if !is => Step::BreakTable,
-            () if watch.tables.contains(&ArmEntry.address(word)) => Step::LinkTable,
-            () => Step::LinkShared,
+            () if !is => FolderStep::BreakTable,
+            () if watch.tables.contains(&ArmEntry.address(word)) => FolderStep::LinkTable,
+            () => FolderStep::LinkShared,
         })
     }
 }
@@ -135,12 +135,12 @@ unsafe impl<'m> Mmu for &'m Recorder {
         let is_page_table = word >> 54 & 1 != 0;
         if is_page_table {
             self.watch.lock().unwrap().tables.push(table);
-            self.record(Some(Step::FillTable));
+            self.record(Some(FolderStep::FillTable));
         }
     }
     fn flush(&self, what: Flush<'_>) {
         (&self.machine).flush(what);
-        self.record(Some(Step::Flush));
+        self.record(Some(FolderStep::Flush));
     }
     fn made(&self, range: Range<u64>) {
         (&self.machine).made(range);
@@ -154,8 +154,8 @@ unsafe impl<'m> Mmu for &'m Recorder {
         unsafe { (&self.machine).give(frame) };
         let mut watch = self.watch.lock().unwrap();
         let step = match frame {
-            _ if frame == watch.frame => Some(Step::FreePage),
-            _ if watch.tables.contains(&frame) => Some(Step::FreeTable),
+            _ if frame == watch.frame => Some(FolderStep::FreePage),
+            _ if watch.tables.contains(&frame) => Some(FolderStep::FreeTable),
             _ => None,
         };
         watch.tables.retain(|table| *table != frame);
@@ -213,7 +213,7 @@ unsafe impl Barrier for Noted {
     }
     fn heavy(&self) {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        self.0.record(Some(Step::Grace));
+        self.0.record(Some(FolderStep::Grace));
     }
 }
 
