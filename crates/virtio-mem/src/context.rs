@@ -12,6 +12,7 @@ use crate::gate::Gate;
 use crate::link::Link;
 use crate::owners::{Asking, Owners};
 use crate::stop::{Result, Stop};
+use crate::window::{STEP_REQUESTS, Way};
 
 /// The parts of the driver that both modes need, and what the kernel passes to a step.
 pub(crate) struct Context<'s, 'e, P: Platform> {
@@ -44,13 +45,30 @@ impl<P: Platform> Context<'_, '_, P> {
         self.hotplug.fake_offline(pages, &mut Asking { migrate: self.migrate, owners: self.owners })
     }
 
-    /// Takes what can be had of online memory out of use. With `asks`, owners are asked to move what is there; else only what
-    /// is free is taken.
-    pub(crate) fn withdraw(&mut self, wanted: &Wanted<'_>, asks: bool) -> Result<Withdrawn, BlockError> {
-        if !asks {
-            return self.hotplug.withdraw(wanted, None);
-        }
-        self.hotplug.withdraw(wanted, Some(&mut Asking { migrate: self.migrate, owners: self.owners }))
+    /// Takes what can be had of `runs` out of use, up to `most` of what they count: sub-blocks (big blocks) through all units,
+    /// ascending, online in one zone. Owners are asked to move what is there if that is the `way`; else only what is free is
+    /// taken.
+    pub(crate) fn withdraw(&mut self, runs: &[Range<u64>], most: u64, way: Way) -> Result<Taken> {
+        let geometry = &self.link.geometry;
+        let (mut parts, mut taken) = (Vec::new(), Vec::new());
+        parts.try_reserve_exact(runs.len()).map_err(|_| Stop::NO_MEMORY)?;
+        taken.try_reserve_exact(STEP_REQUESTS).map_err(|_| Stop::NO_MEMORY)?;
+        parts.extend(runs.iter().map(|run| geometry.pages(0, run.clone())));
+        let piece = geometry.sub_pages();
+        let pages = most.saturating_mul(piece);
+        let wanted = Wanted { parts: &parts, piece, pages, runs: STEP_REQUESTS };
+        let withdrawn = match way {
+            Way::Asking => {
+                let mut asking = Asking { migrate: self.migrate, owners: self.owners };
+                self.hotplug.withdraw(&wanted, Some(&mut asking))?
+            }
+            Way::Offline | Way::Free => self.hotplug.withdraw(&wanted, None)?,
+        };
+        let first = geometry.pages(0, 0..0).start;
+        let number = |pfn: u64| pfn.saturating_sub(first) / piece;
+        taken.extend(withdrawn.taken().iter().map(|part| number(part.start)..number(part.end)));
+        let considered_from = number(withdrawn.considered_from().0);
+        Ok(Taken { runs: taken, considered_from, withdrawn })
     }
 
     /// Takes a memory block offline; owners are asked to move what is there.
@@ -66,6 +84,16 @@ impl<P: Platform> Context<'_, '_, P> {
             Some((block, (info.state == BlockState::Online).then_some(info.zone)))
         })
     }
+}
+
+/// What [`Context::withdraw`] has taken. Sub-blocks (big blocks) are counted through all units.
+pub(crate) struct Taken {
+    /// Runs that are out of use now, ascending.
+    pub(crate) runs: Vec<Range<u64>>,
+    /// See [`Withdrawn::considered_from`].
+    pub(crate) considered_from: u64,
+    /// The same in pages, and what became of the rest.
+    pub(crate) withdrawn: Withdrawn,
 }
 
 /// How memory blocks of the device come into the machine: where they belong, and which have to go online still.

@@ -89,6 +89,7 @@ mod sub;
 mod survey;
 mod units;
 mod virtio;
+mod window;
 
 pub use channel::{Channel, ChannelError};
 pub use config::ConfigError;

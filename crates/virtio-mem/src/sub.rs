@@ -32,7 +32,7 @@ pub(crate) struct SubMode {
     /// How far the current pass of unplugging is.
     pub(crate) pass: Option<Pass>,
     /// How far settling the unit in doubt is.
-    settling: Option<Settling>,
+    settling: Option<Progress>,
 }
 
 /// A pass over all memory blocks, state by state, from high to low, some of them in each step.
@@ -52,7 +52,7 @@ pub(crate) struct Pass {
 
 /// How far settling a unit is.
 #[derive(Clone, Copy)]
-struct Settling {
+struct Progress {
     unit: u64,
     /// Sub-blocks below are settled.
     next: u64,

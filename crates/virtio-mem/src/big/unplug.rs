@@ -9,15 +9,15 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use pagefold_engine::geometry::PAGE_SHIFT;
-use pagefold_engine::hotplug::{BlockError, BlockId, OnlineTo, Wanted};
+use pagefold_engine::hotplug::{BlockError, BlockId, OnlineTo};
 use pagefold_engine::{BlockState, Platform, Zone};
 use pagefold_virtio_mem_spec::RequestType;
 
 use super::blocks::BigState;
 use super::{BigMode, Pass};
-use crate::context::Context;
+use crate::context::{Context, Taken};
 use crate::stop::{Result, Stop};
-use crate::units::{STEP_REQUESTS, Way, window_span};
+use crate::window::{STEP_REQUESTS, Way, window_span};
 
 const ORDER: [(Usage, Way); 7] = [
     (Usage::Offline, Way::Offline),
@@ -172,34 +172,23 @@ impl BigMode {
         most: u64,
         pass: &mut Pass,
     ) -> Result<(u64, Option<Stop>)> {
-        let pages = self.geometry.sub_pages();
-        let first = self.geometry.pages(0, 0..0).start;
-        let unit_at = |pfn: u64| (pfn - first) / pages;
-        let (mut parts, mut taken) = (Vec::new(), Vec::new());
-        parts.try_reserve_exact(window.runs.len()).map_err(|_| Stop::NO_MEMORY)?;
-        taken.try_reserve_exact(STEP_REQUESTS).map_err(|_| Stop::NO_MEMORY)?;
-        parts.extend(window.runs.iter().map(|run| self.geometry.pages(0, run.clone())));
         // One big block is never too much for a step.
         let questions = &mut cx.owners.questions;
-        questions.left = questions.left.max(pages);
-        let wanted =
-            Wanted { parts: &parts, piece: pages, pages: most.saturating_mul(pages), runs: STEP_REQUESTS };
+        questions.left = questions.left.max(self.geometry.sub_pages());
         cx.link.heed()?;
-        let withdrawn = cx.withdraw(&wanted, way == Way::Asking)?;
-        taken.extend(withdrawn.taken().iter().map(|part| unit_at(part.start)..unit_at(part.end)));
+        let Taken { runs: taken, considered_from, withdrawn } = cx.withdraw(&window.runs, most, way)?;
         for unit in taken.iter().flat_map(Range::clone) {
             self.blocks.states.set(unit, BigState::FakeOffline);
         }
         self.give_to_host(cx, &taken, usage, pass)?;
-        let considered = withdrawn.considered_from().0;
-        let from = match parts.first() {
-            Some(part) if part.start < considered => unit_at(considered),
+        let from = match window.runs.first() {
+            Some(run) if run.start < considered_from => considered_from,
             _ => window.from,
         };
         if way == Way::Free {
             return Ok((from, None));
         }
-        let lacking = withdrawn.lacks_room().then_some(unit_at(considered));
+        let lacking = withdrawn.lacks_room().then_some(considered_from);
         let is_left = |unit: &u64| *unit >= from && lacking != Some(*unit);
         for unit in window.runs.iter().flat_map(Range::clone).filter(is_left) {
             if let Some(stop) = Stop::of_fates(&withdrawn, &self.geometry.pages(unit, 0..1)) {

@@ -6,7 +6,7 @@ use pagefold_virtio_mem_spec::{PlugState, RequestType};
 use crate::context::Context;
 use crate::stop::{Result, Stop};
 use crate::sub::state::SubState;
-use crate::sub::{STEP_RUNS, Settling, SubMode};
+use crate::sub::{Progress, STEP_RUNS, SubMode};
 
 impl SubMode {
     /// Settles `unit`, some sub-blocks at a time. Whether that is done.
@@ -26,7 +26,7 @@ impl SubMode {
             _ => {
                 let state = cx.link.state(self.geometry.bytes(unit, 0..all))?;
                 let is_plugged = (state != PlugState::Mixed).then_some(state == PlugState::Plugged);
-                Settling { unit, next: 0, is_plugged }
+                Progress { unit, next: 0, is_plugged }
             }
         };
         let info = cx.hotplug.block(self.block(unit));

@@ -8,16 +8,16 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pagefold_engine::hotplug::{Wanted, Withdrawn};
+use pagefold_engine::hotplug::Withdrawn;
 use pagefold_engine::{Pfn, Platform, Zone};
 use pagefold_virtio_mem_spec::RequestType;
 
-use crate::context::Context;
+use crate::context::{Context, Taken};
 use crate::owners::STEP_QUESTIONS;
 use crate::stop::{Result, Stop};
 use crate::sub::state::{SubState, Trigger};
 use crate::sub::{Pass, SubMode};
-use crate::units::{STEP_REQUESTS, Way, window_span};
+use crate::window::{STEP_REQUESTS, Way, window_span};
 
 const ORDER: [(SubState, Way); 10] = [
     (SubState::OfflinePartial, Way::Offline),
@@ -233,22 +233,10 @@ impl SubMode {
         subs: u64,
         pass: &mut Pass,
     ) -> Result<(u64, Option<Stop>)> {
-        let sub_pages = self.geometry.sub_pages();
-        let first = self.geometry.pages(0, 0..0).start;
-        let in_subs = |pages: &Range<u64>| (pages.start - first) / sub_pages..(pages.end - first) / sub_pages;
-        let mut parts = Vec::new();
-        let mut taken = Vec::new();
-        parts.try_reserve_exact(window.runs.len()).map_err(|_| Stop::NO_MEMORY)?;
-        taken.try_reserve_exact(STEP_REQUESTS).map_err(|_| Stop::NO_MEMORY)?;
-        parts.extend(window.runs.iter().map(|run| self.geometry.pages(0, run.clone())));
-        let pages = subs.saturating_mul(sub_pages);
-        let wanted = Wanted { parts: &parts, piece: sub_pages, pages, runs: STEP_REQUESTS };
-        let withdrawn = cx.withdraw(&wanted, way == Way::Asking)?;
-        taken.extend(withdrawn.taken().iter().map(in_subs));
-        self.give_to_host(cx, &taken, true)?;
-        let considered = withdrawn.considered_from().0;
-        let from = match parts.first() {
-            Some(part) if part.start < considered => (considered - first) / sub_pages,
+        let Taken { runs, considered_from, withdrawn } = cx.withdraw(&window.runs, subs, way)?;
+        self.give_to_host(cx, &runs, true)?;
+        let from = match window.runs.first() {
+            Some(run) if run.start < considered_from => considered_from,
             _ => window.from,
         };
         if way == Way::Free {
@@ -258,7 +246,7 @@ impl SubMode {
         if !withdrawn.lacks_room() {
             return Ok((from, None));
         }
-        Ok(self.without_room(cx, (considered - first) / sub_pages, from, pass))
+        Ok(self.without_room(cx, considered_from, from, pass))
     }
 
     /// Notes what stays of a window from sub-block `from` on, and why.
