@@ -13,11 +13,13 @@ use crate::snapshot::{RestoreError, Snapshot};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
     device: Snapshot,
-    queue: Words,
+    #[serde(with = "Words")]
+    queue: QueueState,
 }
 
-/// A queue in words: `QueueState` has no form of its own for files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What files have of a queue: `QueueState` has no form of its own for them.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "QueueState")]
 struct Words {
     max_size: u16,
     size: u16,
@@ -27,6 +29,9 @@ struct Words {
     desc_table: u64,
     avail_ring: u64,
     used_ring: u64,
+    /// `serve` tells the queue.
+    #[serde(skip)]
+    event_idx_enabled: bool,
 }
 
 impl Saved {
@@ -40,9 +45,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// The state of this device and its queue; freezes the device, as [`Device::snapshot`] does. Save the memory of
     /// [`Device::plugged_ranges`] beside it.
     pub fn save(&mut self, queue: &Queue) -> Saved {
-        let QueueState { max_size, size, next_avail, next_used, ready, .. } = queue.state();
-        let QueueState { desc_table, avail_ring, used_ring, .. } = queue.state();
-        let queue = Words { max_size, size, next_avail, next_used, ready, desc_table, avail_ring, used_ring };
+        let queue = QueueState { event_idx_enabled: false, ..queue.state() };
         Saved { device: self.snapshot(), queue }
     }
 
@@ -57,21 +60,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         guest: G,
         saved: &Saved,
     ) -> Result<(Self, Queue), RestoreError> {
-        let Words { max_size, size, next_avail, next_used, ready, .. } = saved.queue;
-        let Words { desc_table, avail_ring, used_ring, .. } = saved.queue;
-        let state = QueueState {
-            max_size,
-            next_avail,
-            next_used,
-            // `serve` tells the queue.
-            event_idx_enabled: false,
-            size,
-            ready,
-            desc_table,
-            avail_ring,
-            used_ring,
-        };
-        let queue = Queue::try_from(state)
+        let queue = Queue::try_from(saved.queue)
             .map_err(|_| RestoreError::Damaged("the queue is one that there cannot be"))?;
         Ok((Self::restore(settings, backing, guest, &saved.device)?, queue))
     }

@@ -8,6 +8,7 @@
 //! [`Device::thaw`].
 
 use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, IntoBytes, transmute};
 
 use crate::bitmap::Bitmap;
 use crate::core::Core;
@@ -82,7 +83,8 @@ pub enum RestoreError {
 
 /// What a snapshot of this version holds: the head's words in this order, then two words for each run of plugged blocks
 /// (first block, blocks), then the checksum.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
+#[repr(C)]
 struct Head {
     addr: u64,
     region_size: u64,
@@ -99,49 +101,8 @@ struct Head {
     features: u64,
 }
 
-const HEAD: usize = 10;
-
-impl Head {
-    fn words(self) -> [u64; HEAD] {
-        let Self { addr, region_size, block_size, guest_block_size, node, .. } = self;
-        let Self { usable_size, requested_size, generation, driver, features, .. } = self;
-        [
-            addr,
-            region_size,
-            block_size,
-            guest_block_size,
-            node,
-            usable_size,
-            requested_size,
-            generation,
-            driver,
-            features,
-        ]
-    }
-
-    fn new(words: [u64; HEAD]) -> Self {
-        let [addr, region_size, block_size, guest_block_size, node, words @ ..] = words;
-        let [usable_size, requested_size, generation, driver, features] = words;
-        Self {
-            addr,
-            region_size,
-            block_size,
-            guest_block_size,
-            node,
-            usable_size,
-            requested_size,
-            generation,
-            driver,
-            features,
-        }
-    }
-}
-
-/// What a device becomes.
-struct State {
-    core: Core,
-    driver: DriverState,
-}
+/// Its words.
+const HEAD: usize = size_of::<Head>() / size_of::<u64>();
 
 impl<B: Backing, G: GuestAccess> Device<B, G> {
     /// The state now; freezes the device, so that it stays true until [`Device::thaw`].
@@ -174,7 +135,8 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
             // It is another config space than the one that can be read here.
             head.generation = core.generation.wrapping_add(1).into();
         }
-        let mut state = head.words().to_vec();
+        let words: [u64; HEAD] = transmute!(head);
+        let mut state = words.to_vec();
         if !reset {
             state.extend(core.bitmap.runs().flat_map(|run| [run.start, run.end - run.start]));
         }
@@ -199,8 +161,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         snapshot: &Snapshot,
     ) -> Result<Self, RestoreError> {
         let mut device = Self::build(&settings, backing, guest)?;
-        let State { core, driver } = device.state_of(snapshot)?;
-        (device.core, device.driver) = (core, driver);
+        (device.core, device.driver) = device.state_of(snapshot)?;
         device.bring_up()?;
         Ok(device)
     }
@@ -233,7 +194,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
     }
 
     /// What a snapshot makes of this device, once everything in it was found sound.
-    fn state_of(&self, snapshot: &Snapshot) -> Result<State, RestoreError> {
+    fn state_of(&self, snapshot: &Snapshot) -> Result<(Core, DriverState), RestoreError> {
         use RestoreError::Damaged;
         if snapshot.version != SNAPSHOT_VERSION {
             return Err(RestoreError::Version(snapshot.version));
@@ -242,8 +203,8 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         if *sum != u64::from(checksum(snapshot.version, words)) {
             return Err(Damaged("its checksum is another"));
         }
-        let (head, runs) = words.split_first_chunk().ok_or(Damaged("it is too short"))?;
-        let head = Head::new(*head);
+        let (head, runs) = words.split_first_chunk::<HEAD>().ok_or(Damaged("it is too short"))?;
+        let head: Head = transmute!(*head);
         let mut core = self.core.clone();
         for (what, saved, here) in [
             ("address", head.addr, core.addr),
@@ -285,7 +246,7 @@ impl<B: Backing, G: GuestAccess> Device<B, G> {
         let (bitmap, blocks) = bitmap_of(runs, core.bitmap.len(), usable / core.block_size)
             .ok_or(Damaged("plugged blocks that overlap, touch, are out of order, or are not usable"))?;
         (core.bitmap, core.plugged_size) = (bitmap, blocks * core.block_size);
-        Ok(State { core, driver })
+        Ok((core, driver))
     }
 }
 
