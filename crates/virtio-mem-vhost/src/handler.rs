@@ -238,11 +238,6 @@ impl VhostUserBackend for Handler {
         data
     }
 
-    // A driver may not write the config space (virtio 1.4, "Memory Device"); what one writes all the same changes nothing.
-    fn set_config(&self, _offset: u32, _data: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
         let memory = memory.memory();
         let bytes = memory.iter().map(GuestMemoryRegion::len).sum();
