@@ -10,7 +10,6 @@ use acpi::sdt::srat::{Srat, SratEntry};
 use acpi::{AcpiTables, Handler, PciAddress, PhysicalMapping};
 use pvh::start_info::MemmapType;
 use pvh::start_info::reader::StartInfoReader;
-use x86_64::instructions::port::Port;
 
 use crate::layout::direct;
 
@@ -166,39 +165,13 @@ struct Tables {
     end: u64,
 }
 
-macro_rules! port {
-    ($read:ident, $write:ident, $t:ty) => {
-        fn $read(&self, port: u16) -> $t {
-            // SAFETY: the `acpi` crate reads ports only for AML, which is not compiled in.
-            unsafe { Port::new(port).read() }
-        }
-        fn $write(&self, port: u16, value: $t) {
-            // SAFETY: as above.
-            unsafe { Port::new(port).write(value) }
-        }
-    };
-}
-
-macro_rules! memory {
-    ($read:ident, $write:ident, $t:ty) => {
-        fn $read(&self, address: usize) -> $t {
-            // SAFETY: as for ports.
-            unsafe { direct::<$t>(address as u64).read_volatile() }
-        }
-        fn $write(&self, address: usize, value: $t) {
-            // SAFETY: as for ports.
-            unsafe { direct::<$t>(address as u64).write_volatile(value) }
-        }
-    };
-}
-
-macro_rules! pci {
-    ($read:ident, $write:ident, $t:ty) => {
-        // What is read where no device is.
-        fn $read(&self, _: PciAddress, _: u16) -> $t {
+/// What the `acpi` crate needs for AML, which is not compiled in: as where no device is.
+macro_rules! nothing {
+    ($read:ident, $write:ident, $($at:ty),+ => $t:ty) => {
+        fn $read(&self, $(_: $at),+) -> $t {
             <$t>::MAX
         }
-        fn $write(&self, _: PciAddress, _: u16, _: $t) {}
+        fn $write(&self, $(_: $at),+, _: $t) {}
     };
 }
 
@@ -218,16 +191,16 @@ impl Handler for Tables {
     }
     fn unmap_physical_region<T>(_: &PhysicalMapping<Self, T>) {}
 
-    memory!(read_u8, write_u8, u8);
-    memory!(read_u16, write_u16, u16);
-    memory!(read_u32, write_u32, u32);
-    memory!(read_u64, write_u64, u64);
-    port!(read_io_u8, write_io_u8, u8);
-    port!(read_io_u16, write_io_u16, u16);
-    port!(read_io_u32, write_io_u32, u32);
-    pci!(read_pci_u8, write_pci_u8, u8);
-    pci!(read_pci_u16, write_pci_u16, u16);
-    pci!(read_pci_u32, write_pci_u32, u32);
+    nothing!(read_u8, write_u8, usize => u8);
+    nothing!(read_u16, write_u16, usize => u16);
+    nothing!(read_u32, write_u32, usize => u32);
+    nothing!(read_u64, write_u64, usize => u64);
+    nothing!(read_io_u8, write_io_u8, u16 => u8);
+    nothing!(read_io_u16, write_io_u16, u16 => u16);
+    nothing!(read_io_u32, write_io_u32, u16 => u32);
+    nothing!(read_pci_u8, write_pci_u8, PciAddress, u16 => u8);
+    nothing!(read_pci_u16, write_pci_u16, PciAddress, u16 => u16);
+    nothing!(read_pci_u32, write_pci_u32, PciAddress, u16 => u32);
 
     fn nanos_since_boot(&self) -> u64 {
         crate::clock::now()
