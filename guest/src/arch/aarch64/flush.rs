@@ -21,8 +21,8 @@ pub fn init() {
     HAS_RANGES.store(registers::flushes_ranges(), Ordering::Relaxed);
 }
 
-/// Stores to entries are seen by every walk from here on: a DMB orders no walks.
-fn finish_stores() {
+/// Stores are seen by every processor, device and walk of page tables from here on: a DMB orders no walks.
+pub(super) fn finish_stores() {
     // SAFETY: a barrier.
     unsafe { asm!("dsb ishst", options(nostack)) };
 }

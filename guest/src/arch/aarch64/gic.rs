@@ -5,7 +5,8 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use super::registers::{self, get, set};
+use super::flush::finish_stores;
+use super::registers::{self, get, read, set, write};
 
 /// Software-generated interrupts: others are asked for something; others are stopped.
 pub const ASK: u32 = 0;
@@ -75,23 +76,13 @@ fn version() -> u8 {
     VERSION.load(Ordering::Relaxed)
 }
 
-fn at(base: &AtomicU64, offset: u64) -> *mut u32 {
-    (base.load(Ordering::Relaxed) + offset) as *mut u32
-}
-
-fn read32(address: *mut u32) -> u32 {
-    // SAFETY: a register of the controller, mapped at boot; callers name registers that exist.
-    unsafe { address.read_volatile() }
-}
-
-fn write32(address: *mut u32, value: u32) {
-    // SAFETY: as above.
-    unsafe { address.write_volatile(value) }
+fn at(base: &AtomicU64, offset: u64) -> u64 {
+    base.load(Ordering::Relaxed) + offset
 }
 
 fn set_priority(base: u64, interrupt: u32, priority: u8) {
-    // SAFETY: as above; priorities may be written byte by byte.
-    unsafe { ((base + PRIORITY + u64::from(interrupt)) as *mut u8).write_volatile(priority) };
+    // They may be written byte by byte.
+    write(base + PRIORITY + u64::from(interrupt), priority);
 }
 
 /// Notes where the controller's two regions of registers are mapped, and turns on what all processors share.
@@ -103,18 +94,18 @@ pub fn init(place: Place, distributor: u64, other: u64) {
     VERSION.store(place.version, Ordering::Relaxed);
     // Both groups; for GICv3 routing by affinity first, since that must not change while groups are enabled.
     if place.version == 3 {
-        write32(at(&DISTRIBUTOR, CTLR), 1 << 4);
+        write::<u32>(at(&DISTRIBUTOR, CTLR), 1 << 4);
         wait_for_writes();
-        write32(at(&DISTRIBUTOR, CTLR), 1 << 4 | 3);
+        write::<u32>(at(&DISTRIBUTOR, CTLR), 1 << 4 | 3);
         wait_for_writes();
     } else {
-        write32(at(&DISTRIBUTOR, CTLR), 3);
+        write::<u32>(at(&DISTRIBUTOR, CTLR), 3);
     }
 }
 
 /// GICv3: until the distributor has done what was written to it (RWP).
 fn wait_for_writes() {
-    while read32(at(&DISTRIBUTOR, CTLR)) >> 31 != 0 {
+    while read::<u32>(at(&DISTRIBUTOR, CTLR)) >> 31 != 0 {
         core::hint::spin_loop();
     }
 }
@@ -131,22 +122,22 @@ pub fn enter(timer: u32) {
     let base = match version() {
         3 => {
             let Some(redistributor) = redistributor() else { return };
-            let waker = (redistributor + WAKER) as *mut u32;
+            let waker = redistributor + WAKER;
             // Not asleep any more (bit 1), until what it controls is not either (bit 2).
-            write32(waker, read32(waker) & !2);
-            while read32(waker) & 4 != 0 {
+            write::<u32>(waker, read::<u32>(waker) & !2);
+            while read::<u32>(waker) & 4 != 0 {
                 core::hint::spin_loop();
             }
             redistributor + PRIVATE
         }
         _ => DISTRIBUTOR.load(Ordering::Relaxed),
     };
-    write32((base + GROUP) as *mut u32, !(1 << STOP));
+    write::<u32>(base + GROUP, !(1 << STOP));
     for interrupt in [ASK, timer] {
         set_priority(base, interrupt, USUAL);
     }
     set_priority(base, STOP, URGENT);
-    write32((base + ENABLE) as *mut u32, private);
+    write::<u32>(base + ENABLE, private);
     if version() == 3 {
         let by_registers = get!("S3_0_C12_C12_5") | 1;
         // SAFETY: the CPU interface by system registers: no priority is masked, both groups are on.
@@ -159,9 +150,9 @@ pub fn enter(timer: u32) {
             core::arch::asm!("isb", options(nostack));
         }
     } else {
-        write32(at(&OTHER, CPU_MASK), 0xff);
+        write::<u32>(at(&OTHER, CPU_MASK), 0xff);
         // Both groups, one register to acknowledge either (AckCtl), group 0 as FIQ.
-        write32(at(&OTHER, CPU_CTLR), 0b1111);
+        write::<u32>(at(&OTHER, CPU_CTLR), 0b1111);
     }
 }
 
@@ -173,7 +164,7 @@ pub fn redistributor() -> Option<u64> {
     let first = OTHER.load(Ordering::Relaxed);
     let all = first..first + OTHER_BYTES.load(Ordering::Relaxed);
     all.step_by(REDISTRIBUTOR as usize).find(|base| {
-        let typer = u64::from(read32((base + TYPER + 4) as *mut u32));
+        let typer = u64::from(read::<u32>(base + TYPER + 4));
         typer == affinity()
     })
 }
@@ -186,8 +177,7 @@ pub fn redistributor_physical() -> Option<u64> {
 /// Interrupts all other processors: one of [`ASK`] and [`STOP`].
 pub fn interrupt_others(what: u32) {
     // What was written before is seen by who is interrupted.
-    // SAFETY: a barrier.
-    unsafe { core::arch::asm!("dsb ishst", options(nostack)) };
+    finish_stores();
     if version() == 3 {
         // All but this one (IRM).
         let value = u64::from(what) << 24 | 1 << 40;
@@ -201,7 +191,7 @@ pub fn interrupt_others(what: u32) {
             core::arch::asm!("isb", options(nostack));
         }
     } else {
-        write32(at(&DISTRIBUTOR, SGIR), 1 << 24 | what);
+        write::<u32>(at(&DISTRIBUTOR, SGIR), 1 << 24 | what);
     }
 }
 
@@ -209,7 +199,7 @@ pub fn interrupt_others(what: u32) {
 pub fn acknowledge() -> Option<(u32, u32)> {
     let raw = match version() {
         3 => get!("S3_0_C12_C12_0") as u32,
-        _ => read32(at(&OTHER, CPU_ACKNOWLEDGE)),
+        _ => read::<u32>(at(&OTHER, CPU_ACKNOWLEDGE)),
     };
     // What it says of memory and registers is read after it.
     // SAFETY: a barrier.
@@ -227,7 +217,7 @@ pub fn end(raw: u32) {
             core::arch::asm!("isb", options(nostack));
         }
     } else {
-        write32(at(&OTHER, CPU_END), raw);
+        write::<u32>(at(&OTHER, CPU_END), raw);
     }
 }
 
@@ -236,29 +226,28 @@ pub fn open(interrupt: u32, trigger: Trigger, number: usize) {
     if trigger == Trigger::Edge {
         // Two bits each, of which the upper one says so.
         let setting = at(&DISTRIBUTOR, CONFIGURATION + u64::from(interrupt / 16) * 4);
-        write32(setting, read32(setting) | 2 << (interrupt % 16 * 2));
+        write::<u32>(setting, read::<u32>(setting) | 2 << (interrupt % 16 * 2));
     }
     let (word, bit) = (u64::from(interrupt / 32) * 4, 1 << (interrupt % 32));
     let group = at(&DISTRIBUTOR, GROUP + word);
-    write32(group, read32(group) | bit);
+    write::<u32>(group, read::<u32>(group) | bit);
     set_priority(DISTRIBUTOR.load(Ordering::Relaxed), interrupt, USUAL);
     if version() == 3 {
         let route = at(&DISTRIBUTOR, ROUTER + u64::from(interrupt) * 8);
-        write32(route, affinity() as u32 & 0xff_ffff);
-        // SAFETY: the upper half of the same register.
-        write32(unsafe { route.add(1) }, (affinity() >> 24) as u32);
+        write::<u32>(route, affinity() as u32 & 0xff_ffff);
+        // The upper half of the same register.
+        write::<u32>(route + 4, (affinity() >> 24) as u32);
     } else {
-        let target = at(&DISTRIBUTOR, TARGETS + u64::from(interrupt)).cast::<u8>();
-        // SAFETY: a byte for each; GICv2 has eight processors at most.
-        unsafe { target.write_volatile(1 << (number % 8)) };
+        // A byte for each; GICv2 has eight processors at most.
+        write::<u8>(at(&DISTRIBUTOR, TARGETS + u64::from(interrupt)), 1 << (number % 8));
     }
-    write32(at(&DISTRIBUTOR, ENABLE + word), bit);
+    write::<u32>(at(&DISTRIBUTOR, ENABLE + word), bit);
 }
 
 /// Masks it.
 pub fn mask(interrupt: u32) {
     if interrupt >= SHARED {
-        write32(at(&DISTRIBUTOR, DISABLE + u64::from(interrupt / 32) * 4), 1 << (interrupt % 32));
+        write::<u32>(at(&DISTRIBUTOR, DISABLE + u64::from(interrupt / 32) * 4), 1 << (interrupt % 32));
     }
 }
 

@@ -6,7 +6,9 @@ use core::alloc::Layout;
 
 use virtio_drivers::transport::pci::bus::DeviceFunction;
 
+use super::flush::finish_stores;
 use super::gic;
+use super::registers::{read, write};
 use crate::layout::DIRECT;
 use crate::paging;
 
@@ -31,7 +33,7 @@ const PENDBASER: u64 = 0x78;
 
 /// What memory of tables is: inner shareable, cacheable, read- and write-allocate.
 const CACHED: u64 = 0b01 << 10 | 0b111 << 7;
-/// In a table's register (BASER), what it is besides: the same, with bits elsewhere.
+/// In the registers of tables and of commands (BASER, CBASER), what it is besides: the same, with bits elsewhere.
 const TABLE_CACHED: u64 = 0b01 << 10 | 0b111 << 59;
 const VALID: u64 = 1 << 63;
 const PAGE: u64 = 4096;
@@ -64,32 +66,6 @@ pub struct Its {
     entry: u64,
 }
 
-fn read(address: u64) -> u64 {
-    // SAFETY: a register of the service or of a redistributor, mapped at boot; callers name registers of 64 bits.
-    unsafe { (address as *const u64).read_volatile() }
-}
-
-fn write(address: u64, value: u64) {
-    // SAFETY: as above.
-    unsafe { (address as *mut u64).write_volatile(value) };
-}
-
-fn read32(address: u64) -> u32 {
-    // SAFETY: as above, of 32 bits.
-    unsafe { (address as *const u32).read_volatile() }
-}
-
-fn write32(address: u64, value: u32) {
-    // SAFETY: as above.
-    unsafe { (address as *mut u32).write_volatile(value) };
-}
-
-/// What was written to memory is there for the service.
-fn finish_stores() {
-    // SAFETY: a barrier.
-    unsafe { core::arch::asm!("dsb ishst", options(nostack)) };
-}
-
 /// Zeroed memory for good: where it is here.
 fn memory(bytes: u64, align: u64) -> Option<u64> {
     let layout = Layout::from_size_align(bytes as usize, align as usize).ok()?;
@@ -105,46 +81,48 @@ pub fn open((physical, bytes): (u64, u64)) -> Option<Its> {
     const BY_ADDRESS: u64 = 1 << 19;
     const ENABLE: u32 = 1;
     let redistributor = gic::redistributor()?;
-    let says = read(redistributor + REDISTRIBUTOR_TYPER);
+    let says = read::<u64>(redistributor + REDISTRIBUTOR_TYPER);
     // Somebody who has turned them on has told where their tables are, and that cannot be changed.
-    if says & HAS_LPIS == 0 || read32(redistributor + REDISTRIBUTOR_CTLR) & ENABLE_LPIS != 0 {
+    if says & HAS_LPIS == 0 || read::<u32>(redistributor + REDISTRIBUTOR_CTLR) & ENABLE_LPIS != 0 {
         return None;
     }
     let at = paging::map_device(physical, bytes).ok()?;
-    let has = read(at + TYPER);
+    let has = read::<u64>(at + TYPER);
     let target =
         if has & BY_ADDRESS != 0 { gic::redistributor_physical()? } else { (says >> 8 & 0xffff) << 16 };
 
     // The interrupts' settings, and which of them are pending: a bit each, of the lower ones too.
     let settings = memory((1 << BITS) - u64::from(gic::MESSAGES), PAGE)?;
     let pending = memory((1 << BITS) / 8, 1 << 16)?;
-    write(redistributor + PROPBASER, (settings - DIRECT) | CACHED | (BITS - 1));
+    write::<u64>(redistributor + PROPBASER, (settings - DIRECT) | CACHED | (BITS - 1));
     const IS_ZERO: u64 = 1 << 62;
-    write(redistributor + PENDBASER, (pending - DIRECT) | CACHED | IS_ZERO);
+    write::<u64>(redistributor + PENDBASER, (pending - DIRECT) | CACHED | IS_ZERO);
     finish_stores();
-    write32(redistributor + REDISTRIBUTOR_CTLR, read32(redistributor + REDISTRIBUTOR_CTLR) | ENABLE_LPIS);
+    write::<u32>(
+        redistributor + REDISTRIBUTOR_CTLR,
+        read::<u32>(redistributor + REDISTRIBUTOR_CTLR) | ENABLE_LPIS,
+    );
 
     // A page for each table: devices of the first bus, and one collection.
     for register in (0..BASERS).map(|table| at + BASER + table * 8) {
-        let is = read(register);
+        let is = read::<u64>(register);
         let kind = is >> 56 & 7;
         if kind != DEVICES && kind != COLLECTIONS {
             continue;
         }
         let entry = (is >> 48 & 0x1f) + 1;
         let table = memory(PAGE, PAGE)?;
-        write(register, (table - DIRECT) | VALID | TABLE_CACHED);
+        write::<u64>(register, (table - DIRECT) | VALID | TABLE_CACHED);
         // Pages of 4 KiB, which not every service takes.
-        let is_small = read(register) >> 8 & 3 == 0;
+        let is_small = read::<u64>(register) >> 8 & 3 == 0;
         if !is_small || (kind == DEVICES && PAGE / entry < 256) {
             return None;
         }
     }
     let commands = memory(PAGE, PAGE)?;
-    const COMMANDS_CACHED: u64 = 0b01 << 10 | 0b111 << 59;
-    write(at + CBASER, (commands - DIRECT) | VALID | COMMANDS_CACHED);
-    write(at + CWRITER, 0);
-    write32(at + CTLR, read32(at + CTLR) | ENABLE);
+    write::<u64>(at + CBASER, (commands - DIRECT) | VALID | TABLE_CACHED);
+    write::<u64>(at + CWRITER, 0);
+    write::<u32>(at + CTLR, read::<u32>(at + CTLR) | ENABLE);
     let entry = (has >> 4 & 0xf) + 1;
     let mut its = Its { at, physical, commands, written: 0, target, settings, entry };
     // Collection 0 is this processor.
@@ -186,11 +164,11 @@ impl Its {
         }
         finish_stores();
         self.written = (self.written + 32) % PAGE;
-        write(self.at + CWRITER, self.written);
+        write::<u64>(self.at + CWRITER, self.written);
         let is_done = (0..PATIENCE).any(|_| {
             core::hint::spin_loop();
-            read(self.at + CREADR) & !STALLED == self.written
+            read::<u64>(self.at + CREADR) & !STALLED == self.written
         });
-        (is_done && read(self.at + CREADR) & STALLED == 0).then_some(())
+        (is_done && read::<u64>(self.at + CREADR) & STALLED == 0).then_some(())
     }
 }

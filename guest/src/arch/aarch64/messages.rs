@@ -9,6 +9,7 @@ use virtio_drivers::transport::pci::bus::DeviceFunction;
 use super::firmware::Firmware;
 use super::gic::{self, Trigger};
 use super::its::{self, Its};
+use super::registers;
 use crate::{cpu, paging};
 
 /// Devices that have a message each, at most.
@@ -51,8 +52,7 @@ pub fn init(firmware: &Firmware) {
 
 fn frame_at((address, bytes): (u64, u64)) -> Option<Taker> {
     let at = paging::map_device(address, bytes).ok()?;
-    // SAFETY: the frame's register, as the device tree says.
-    let has = unsafe { ((at + TYPER) as *const u32).read_volatile() };
+    let has: u32 = registers::read(at + TYPER);
     Some(Taker::Frame { address: address + SET_SPI, first: has >> 16 & 0x3ff, count: has & 0x3ff })
 }
 

@@ -53,9 +53,10 @@ pub fn ticks() -> u64 {
 /// # Safety
 /// They map the image where it runs, its data with the boot stack in it, and all memory that is used.
 pub unsafe fn activate(root: u64) {
-    // SAFETY: the caller's promise. Tables are written before they are walked; afterwards nothing of the old ones is remembered.
+    // Tables are written before they are walked.
+    flush::finish_stores();
+    // SAFETY: the caller's promise. Afterwards nothing of the old tables is remembered.
     unsafe {
-        asm!("dsb ishst", options(nostack));
         set!("ttbr0_el1", root);
         set!("ttbr1_el1", root);
         asm!("isb", "tlbi vmalle1", "dsb nsh", "isb", options(nostack));

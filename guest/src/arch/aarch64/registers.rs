@@ -1,4 +1,6 @@
-//! System registers.
+//! Registers: of the processor, and of devices.
+
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Reads a system register.
 macro_rules! get {
@@ -19,6 +21,18 @@ macro_rules! set {
 }
 
 pub(super) use {get, set};
+
+/// Reads a device's register. Callers name registers that are mapped, and have that many bits.
+pub fn read<T: FromBytes>(address: u64) -> T {
+    // SAFETY: a register of that size is mapped there, as callers promise, and any bits of it are a `T`.
+    unsafe { (address as *const T).read_volatile() }
+}
+
+/// Writes a device's register. Callers name registers as for [`read`], and know what writing does.
+pub fn write<T: IntoBytes>(address: u64, value: T) {
+    // SAFETY: a register of that size is mapped there, as callers promise.
+    unsafe { (address as *mut T).write_volatile(value) };
+}
 
 /// Four bits of a register that says what a processor can do.
 pub fn field(register: u64, shift: u32) -> u64 {
