@@ -36,6 +36,7 @@ mod processors;
 mod remote;
 mod report;
 mod run;
+mod serve;
 mod tables;
 mod watchdog;
 
