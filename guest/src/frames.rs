@@ -62,7 +62,7 @@ struct Pool {
     own: List,
     lent: List,
     lowest: u64,
-    /// Where boot's frames lie, in bytes: those of `init` and those of `add`.
+    /// Where boot's frames lie, in bytes: those that came first, and those that came after.
     boot: [Range<u64>; 2],
 }
 
@@ -90,30 +90,15 @@ impl Pool {
     }
 }
 
-/// Gives the reserve its first frames: all of a range, in bytes.
+/// Gives the reserve frames of boot's: all of a range, in bytes. The first ones, and once more, when it is known what else boot
+/// needs.
 ///
 /// # Safety
 /// The range is memory in the direct map that nobody else uses.
-pub unsafe fn init(boot: Range<u64>) {
-    // SAFETY: the caller's promise.
-    unsafe { add_to(0, boot) };
-}
-
-/// Gives the reserve more of boot's frames, once it is known what else boot needs: all of a range, in bytes. Once.
-///
-/// # Safety
-/// As of [`init`].
 pub unsafe fn add(boot: Range<u64>) {
-    // SAFETY: the caller's promise.
-    unsafe { add_to(1, boot) };
-}
-
-/// # Safety
-/// As of [`init`].
-unsafe fn add_to(place: usize, boot: Range<u64>) {
     let mut pool = POOL.lock();
-    if let Some(range) = pool.boot.get_mut(place) {
-        *range = boot.clone();
+    if let Some(place) = pool.boot.iter_mut().find(|range| range.is_empty()) {
+        *place = boot.clone();
     }
     for frame in boot.step_by(PAGE as usize) {
         // SAFETY: the caller's promise.

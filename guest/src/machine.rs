@@ -130,28 +130,8 @@ pub fn top_up<C: Choice>(engine: &Engine<GuestPlatform<C>>) {
     }
 }
 
-/// Where the memory ends that boot took for itself.
-static BOOT_END: AtomicU64 = AtomicU64::new(0);
+/// Bytes of memory at boot, all told. Relaxed: noted by the first processor before others start.
+pub static BOOT_MEMORY: AtomicU64 = AtomicU64::new(0);
 
-/// Notes where the memory ends that boot took for itself.
-pub fn note_boot(end: u64) {
-    BOOT_END.store(end, Ordering::Relaxed);
-}
-
-/// Bytes of memory at boot, all told; set once.
-static ALL: AtomicU64 = AtomicU64::new(0);
-
-/// Notes how much memory there is at boot.
-pub fn note_all(bytes: u64) {
-    ALL.store(bytes, Ordering::Relaxed);
-}
-
-/// Bytes of memory at boot.
-pub fn boot_memory() -> u64 {
-    ALL.load(Ordering::Relaxed)
-}
-
-/// Bytes of that which boot took for itself, what lies below the kernel's image included.
-pub fn kernel_memory() -> u64 {
-    BOOT_END.load(Ordering::Relaxed)
-}
+/// Bytes of that which boot took for itself, what lies below the kernel's image included. Relaxed, as above.
+pub static KERNEL_MEMORY: AtomicU64 = AtomicU64::new(0);

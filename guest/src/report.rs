@@ -38,8 +38,8 @@ impl<C: Choice> Kernel<C> {
         Hello {
             version: VERSION,
             cpus: cpu::count() as u32,
-            boot_memory: machine::boot_memory(),
-            kernel: machine::kernel_memory(),
+            boot_memory: machine::BOOT_MEMORY.load(Ordering::Relaxed),
+            kernel: machine::KERNEL_MEMORY.load(Ordering::Relaxed),
             boot_ns: clock::now(),
             devices: devices.collect(),
         }
@@ -71,9 +71,10 @@ impl<C: Choice> Kernel<C> {
         };
         Report {
             memory: MemoryReport {
-                boot: machine::boot_memory(),
+                boot: machine::BOOT_MEMORY.load(Ordering::Relaxed),
                 plugged,
-                described: machine::boot_memory() + blocks * self.hotplug.config().block_pages * PAGE,
+                described: machine::BOOT_MEMORY.load(Ordering::Relaxed)
+                    + blocks * self.hotplug.config().block_pages * PAGE,
                 free: self.engine.free_pages() * PAGE,
                 blocks,
                 partial_blocks: partial.count() as u64,

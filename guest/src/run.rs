@@ -5,6 +5,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::Ordering;
 
 use pagefold_boot_protocol::{DescriptorsChoice, GuestExit, Options, ProtocolChoice};
 use pagefold_engine::geometry::MapGeometry;
@@ -17,6 +18,7 @@ use spin::Once;
 
 use crate::arch::firmware::{Boot, Firmware};
 use crate::arch::{self, interrupts};
+use crate::cpu::Cpu;
 use crate::crew::{self, Crew};
 use crate::devices::{Channel, Devices};
 use crate::fault::{DESCRIBE, Describe, MapPageFacts};
@@ -73,15 +75,15 @@ pub fn start(handed_over: u64) -> ! {
         refuse(GuestExit::Unsupported, format_args!("{} MiB of memory are too little", total >> 20));
     }
     // SAFETY: memory behind the image that nobody uses; the boot page tables have the direct map's first 4 GiB.
-    unsafe { frames::init(image()[3]..frames_end) };
+    unsafe { frames::add(image()[3]..frames_end) };
     let mapped = core::iter::once(boot.also_mapped()).chain(boot.memory().iter().cloned());
     if paging::init(mapped).is_err() {
         refuse(GuestExit::Unsupported, format_args!("page tables for {} MiB do not fit", total >> 20));
     }
     // SAFETY: memory that nobody uses, in the direct map.
     unsafe { heap::claim(direct(frames_end), (heap_end - frames_end) as usize) };
-    machine::note_boot(heap_end - boot.begin());
-    machine::note_all(total);
+    machine::KERNEL_MEMORY.store(heap_end - boot.begin(), Ordering::Relaxed);
+    machine::BOOT_MEMORY.store(total, Ordering::Relaxed);
     let Some(firmware) = Firmware::read(boot) else {
         refuse(GuestExit::Unsupported, format_args!("the firmware's tables make no sense"));
     };
@@ -99,7 +101,7 @@ pub fn start(handed_over: u64) -> ! {
     // SAFETY: memory behind the heap that nobody uses, in the direct map.
     unsafe { frames::add(heap_end..stacks_end) };
     let heap_end = stacks_end;
-    machine::note_boot(heap_end - boot.begin());
+    machine::KERNEL_MEMORY.store(heap_end - boot.begin(), Ordering::Relaxed);
     let stack = (|| {
         tables::init()?;
         let cpu = processors::make(0, arch::start::init(&firmware).ok()?).ok()?;
@@ -178,7 +180,7 @@ fn workloads(start: &mut Start, options: &Options) -> Result<Vec<WorkloadArg>, (
         // SAFETY: boot memory behind the heap that the engine has not been given, in the direct map.
         unsafe { heap::claim(direct(start.heap_end), bytes as usize) };
         start.heap_end = end;
-        machine::note_boot(end - start.boot.begin());
+        machine::KERNEL_MEMORY.store(end - start.boot.begin(), Ordering::Relaxed);
     }
     Ok(workloads)
 }
@@ -257,8 +259,11 @@ fn live<C: Choice>(start: &'static Start, options: Options, workloads: Vec<Workl
     kernel.run()
 }
 
-/// What a processor does that has just started.
-pub fn processor() -> ! {
+/// A processor that was started, from `boot.s`: on its stack, with interrupts off.
+#[unsafe(no_mangle)]
+extern "C" fn processor_start(cpu: *mut Cpu) -> ! {
+    // SAFETY: made by `start::processor` for this processor alone.
+    processors::enter(unsafe { &mut *cpu });
     interrupts::enable();
     loop {
         watchdog::beat();

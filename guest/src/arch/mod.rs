@@ -15,7 +15,8 @@
 //! | `start` | what processors share, and the clock (`init`, `start_clock`); making, entering and starting them |
 //! | `ticks`, `activate`, `exit`, `halt`, ... | a function each |
 //!
-//! The assembly of each calls two files that nothing else uses: `entry` (the first Rust) and `dispatch` (the handlers).
+//! The assembly of each calls two files that nothing else uses: `entry` (the first Rust) and `dispatch` (the handlers); and where a
+//! processor was started, [`run`](crate::run).
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
