@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use pagefold_boot_protocol::GuestExit;
 use pagefold_virtio_mem::{ConfigInterrupt, Intx, VirtioChannel};
 use spin::Once;
+use thiserror::Error;
 use virtio_drivers::transport::pci::bus::{Cam, Command, DeviceFunction, MmioCam, PciRoot};
 use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 use virtio_drivers::transport::{DeviceType, InterruptStatus};
@@ -214,22 +215,15 @@ impl Devices {
 }
 
 /// Why a device cannot be used.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum ConnectError {
     /// There is no such device.
+    #[error("there is no such device")]
     NoDevice,
     /// Its registers are not where they should be.
+    #[error("{0}")]
     Pci(virtio_drivers::transport::pci::VirtioPciError),
     /// It does not agree to be set up.
+    #[error("{0}")]
     Channel(pagefold_virtio_mem::ChannelError),
-}
-
-impl core::fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            ConnectError::NoDevice => f.write_str("there is no such device"),
-            ConnectError::Pci(error) => write!(f, "{error}"),
-            ConnectError::Channel(error) => write!(f, "{error}"),
-        }
-    }
 }

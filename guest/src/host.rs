@@ -4,13 +4,13 @@
 //! pulses all the time; when they stop, the host is gone, and this machine ends.
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_boot_protocol::{
     Answer, GuestExit, LineError, PULSE, Request, SILENCE_SECONDS, from_line, to_line,
 };
 use spin::Mutex;
+use thiserror::Error;
 
 use crate::arch::{self, interrupts};
 use crate::console::{self, HOST};
@@ -93,24 +93,17 @@ pub struct HostLink {
 }
 
 /// A line that is no request.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum RequestError {
     /// It has no end.
+    #[error("a request of more than {LONGEST} bytes")]
     TooLong,
     /// It is not text.
+    #[error("a request that is not text")]
     NotText,
     /// It is no message.
+    #[error("{0}")]
     NotAMessage(LineError),
-}
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RequestError::TooLong => write!(f, "a request of more than {LONGEST} bytes"),
-            RequestError::NotText => f.write_str("a request that is not text"),
-            RequestError::NotAMessage(error) => write!(f, "{error}"),
-        }
-    }
 }
 
 impl HostLink {
