@@ -12,7 +12,7 @@ use crate::layout::{DEVICES, DIRECT, MAX_PHYSICAL, PAGE, STACK_STRIDE, STACKS, i
 use crate::mmu::{self, GuestMmu};
 use crate::{arch, frames};
 
-struct Kernel {
+struct KernelMap {
     root: Root,
     next_device: u64,
     next_stack: u64,
@@ -20,14 +20,14 @@ struct Kernel {
     stacks: u64,
 }
 
-static KERNEL: Mutex<Option<Kernel>> = Mutex::new(None);
+static KERNEL: Mutex<Option<KernelMap>> = Mutex::new(None);
 
 /// Does something with the kernel's tables; there are some once [`init`] is over.
-fn with<T>(action: impl FnOnce(&mut Kernel) -> Result<T, MapError>) -> Result<T, MapError> {
+fn with<T>(action: impl FnOnce(&mut KernelMap) -> Result<T, MapError>) -> Result<T, MapError> {
     KERNEL.lock().as_mut().ok_or(MapError::NoFrames).and_then(action)
 }
 
-impl Kernel {
+impl KernelMap {
     fn map_direct(&mut self, memory: Range<u64>) -> Result<(), MapError> {
         if memory.end > MAX_PHYSICAL {
             return Err(MapError::Taken);
@@ -39,7 +39,7 @@ impl Kernel {
 /// Makes the kernel's own page tables, and switches to them. `memory` is what the direct map has at first.
 pub fn init(memory: impl Iterator<Item = Range<u64>>) -> Result<(), MapError> {
     let mut kernel =
-        Kernel { root: Root::new(&GuestMmu)?, next_device: DEVICES, next_stack: STACKS, stacks: 0 };
+        KernelMap { root: Root::new(&GuestMmu)?, next_device: DEVICES, next_stack: STACKS, stacks: 0 };
     for range in memory {
         kernel.map_direct(range)?;
     }

@@ -4,7 +4,7 @@ use pagefold_boot_protocol::GuestExit;
 
 use super::firmware::LINES;
 use super::interrupts::{self, Frame};
-use super::{cpu as own_cpu, gic, lines, messages, psci};
+use super::{gic, lines, messages, psci};
 use crate::fault::Access;
 use crate::{arch, console, cpu, devices, fault, host, remote, tables, watchdog};
 
@@ -22,7 +22,7 @@ extern "C" fn interrupt(frame: &mut Frame) {
         psci::off();
         arch::halt();
     }
-    if !own_cpu::has_entered() {
+    if !arch::cpu::has_entered() {
         console::print_anyway(format_args!("an exception at boot: {frame}\n"));
         arch::exit(GuestExit::Exception);
     }
@@ -39,8 +39,8 @@ fn irq(frame: &Frame) {
     let Some((interrupt, raw)) = gic::acknowledge() else { return };
     match interrupt {
         gic::ASK => remote::serve(),
-        interrupt if interrupt == own_cpu::timer() => {
-            own_cpu::set_timer();
+        interrupt if interrupt == arch::cpu::timer() => {
+            arch::cpu::set_timer();
             if cpu::this().number == 0 {
                 host::tick();
             }

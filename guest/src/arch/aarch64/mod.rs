@@ -19,12 +19,14 @@ pub mod tlb;
 use core::arch::asm;
 
 use pagefold_boot_protocol::GuestExit;
-pub use pagefold_pagetable::aarch64::ArmEntry as Format;
+use pagefold_pagetable::aarch64::ArmEntry;
 
 use registers::{get, set};
 
 /// What entries look like.
-pub const FORMAT: Format = pagefold_pagetable::aarch64::ArmEntry;
+pub type Format = ArmEntry;
+/// The value of that.
+pub const FORMAT: Format = ArmEntry;
 /// Physical addresses that boot's own page tables map end here.
 pub const BOOT_MAPPED: u64 = 1 << 32;
 /// Whether waiting for walkers interrupts processors, where the command line does not say. A flush interrupts nobody here,

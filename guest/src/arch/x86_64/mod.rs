@@ -14,7 +14,7 @@ pub mod start;
 pub mod tlb;
 
 use pagefold_boot_protocol::GuestExit;
-pub use pagefold_pagetable::x86_64::X86Entry as Format;
+use pagefold_pagetable::x86_64::X86Entry;
 use x86_64::instructions::port::Port;
 use x86_64::instructions::tables::{lidt, sidt};
 use x86_64::registers::control::{Cr3, Cr3Flags};
@@ -23,7 +23,9 @@ use x86_64::structures::paging::PhysFrame;
 use x86_64::{PhysAddr, VirtAddr};
 
 /// What entries look like.
-pub const FORMAT: Format = pagefold_pagetable::x86_64::X86Entry;
+pub type Format = X86Entry;
+/// The value of that.
+pub const FORMAT: Format = X86Entry;
 /// Physical addresses that boot's own page tables map end here.
 pub const BOOT_MAPPED: u64 = 1 << 32;
 /// Whether waiting for walkers interrupts processors, where the command line does not say. It costs walkers nothing.
