@@ -60,7 +60,8 @@ pub fn serve() {
         return;
     }
     let (at, count) = (RANGES.load(Ordering::Relaxed), COUNT.load(Ordering::Relaxed));
-    // SAFETY: who asks keeps the ranges where they are until every bit is gone, and ours is not.
+    // SAFETY: both are of the one slice that `everywhere` has borrowed. It keeps the slice until every bit of `PENDING` is gone,
+    // and ours is not.
     let ranges = if count == 0 { &[][..] } else { unsafe { core::slice::from_raw_parts(at, count) } };
     if !ranges.is_empty() {
         tlb::forget(ranges);

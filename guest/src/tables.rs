@@ -87,8 +87,8 @@ impl Table {
     }
 }
 
-// SAFETY: a range is mapped for ever, but for a table that folds: that has parts which nobody reads then not mapped in the
-// midst of `fold` and `materialise`. Folded parts are the zeroed frame, which nobody can write. `materialise` returns after
+// SAFETY: a range stays mapped for ever. The exception is a table that folds: parts of it are unmapped for a moment during
+// `fold` and `materialise`, while nobody reads them. Folded parts are the zeroed frame, which nobody can write. `materialise` returns after
 // the frame is mapped for writing and nobody remembers that it was not.
 unsafe impl Mapping for Table {
     fn base(&self) -> NonNull<u8> {

@@ -159,7 +159,8 @@ impl Backing for Private {
             unsafe { madvise(start, len, Advice::LinuxDontNeed)? };
         } else {
             let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-            // SAFETY: as above: the new mapping is of a part of ours, of the same kind to who reads it, and goes with it.
+            // SAFETY: the range lies in a mapping that lives as long as `self`, which unmaps the new one with the rest. Its bytes
+            // become zeros there too; who reads them takes any.
             let put = unsafe { mmap_anonymous(start, len, ProtFlags::READ | ProtFlags::WRITE, flags)? };
             debug_assert_eq!(put, start);
         }

@@ -5,6 +5,6 @@ use core::ops::Range;
 
 /// Makes this processor forget how these addresses are mapped.
 pub fn forget(_: &[Range<u64>]) {
-    // SAFETY: forgets, and waits for it: as much as it likes may be forgotten.
+    // SAFETY: page tables say all that a TLB remembers, so a processor may forget any of it at any time.
     unsafe { asm!("dsb nshst", "tlbi vmalle1", "dsb nsh", "isb", options(nostack)) };
 }
