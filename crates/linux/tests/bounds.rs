@@ -5,7 +5,7 @@ mod common;
 
 use std::ops::Range;
 
-use common::{DESCRIBED, TestDescriptors};
+use common::{BLOCK, DESCRIBED, TestDescriptors};
 use common::{MIB, classes, folded, frame_allocator, host, machine, map_pages_measured, order};
 use pagefold_engine::geometry::MapGeometry;
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
@@ -343,7 +343,6 @@ fn a_look_reports_no_folio_that_does_not_contain_the_page() {
 
 #[test]
 fn a_section_says_something_else_than_its_region() {
-    const BLOCK: u64 = 128 * MIB;
     const REGION: u64 = 512 * BLOCK;
     let engine = Engine::new(host(), Config::new(2 * REGION)).unwrap();
     let mut hotplug = engine.hotplug(HotplugConfig::default()).unwrap();

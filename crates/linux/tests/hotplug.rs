@@ -7,26 +7,19 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use common::{MIB, SetOnDrop, TestEngine, TestPlatform, host, map_pages_measured, order};
+use common::{BLOCK, SetOnDrop, TestEngine, TestPlatform, booted, host, map_pages_measured, order};
 use pagefold_engine::hotplug::{
     BlockChange, BlockError, BlockId, Busy, Event, FakeOffline, Group, Hotplug, HotplugConfig, HotplugError,
     Listener, Migrate, Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{AddError, Class, Config, Engine, Folio, Kind, Miss, PageKind, Pfn, Zone};
 
-const BLOCK: u64 = 128 * MIB;
 const CLASSIC: FakeOffline = FakeOffline::Classic { rcu: true };
 const MOVABLE: OnlineTo = OnlineTo::Zone(Zone::Movable);
 
 /// A machine of 16 blocks, the first one boot memory.
 fn engine() -> TestEngine {
     Engine::new(host(), Config::new(16 * BLOCK)).unwrap()
-}
-
-fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
-    let mut hotplug = engine.hotplug(HotplugConfig { fake_offline, ..HotplugConfig::default() }).unwrap();
-    hotplug.boot(0..BLOCK, 0).unwrap();
-    hotplug
 }
 
 fn block(number: u64) -> Range<u64> {
@@ -70,7 +63,7 @@ impl<'e> Migrate<'e, TestPlatform> for Cache<'e> {
 #[test]
 fn a_block_lives_its_whole_life_without_a_descriptor() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     let walker = engine.walker().unwrap();
     let pfn = Pfn(3 * BLOCK + 77);
     let mut round = || {
@@ -97,7 +90,7 @@ fn a_block_lives_its_whole_life_without_a_descriptor() {
 #[test]
 fn what_was_used_in_a_block_is_folded_when_it_goes() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     hotplug.online(BlockId(3), MOVABLE).unwrap();
     // Small pages and huge ones, all over the block.
@@ -119,7 +112,7 @@ fn what_was_used_in_a_block_is_folded_when_it_goes() {
 #[test]
 fn owners_move_what_is_in_use() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     hotplug.online(BlockId(3), MOVABLE).unwrap();
     let mut cache = Cache::fill(&engine, 1000, 2);
@@ -134,7 +127,7 @@ fn owners_move_what_is_in_use() {
 #[test]
 fn a_pinned_page_keeps_its_block_online_and_nothing_changes() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     hotplug.online(BlockId(3), MOVABLE).unwrap();
     let mut cache = Cache::fill(&engine, 100, 0);
@@ -170,7 +163,7 @@ impl<'e> Migrate<'e, TestPlatform> for Says {
 #[test]
 fn owners_are_asked_once_what_never_moves_and_nobody_when_there_is_no_memory() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     hotplug.online(BlockId(3), MOVABLE).unwrap();
     let cache = Cache::fill(&engine, 100, 1);
@@ -199,7 +192,7 @@ fn owners_are_asked_once_what_never_moves_and_nobody_when_there_is_no_memory() {
 #[test]
 fn poison_stays_out_of_use_whatever_becomes_of_its_block() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     hotplug.online(BlockId(3), MOVABLE).unwrap();
     let pfn = Pfn(3 * BLOCK + 1000);
@@ -218,7 +211,7 @@ fn misuse_is_refused_and_changes_nothing() {
     let engine = engine();
     let bad = HotplugConfig { block_pages: BLOCK * 3, ..HotplugConfig::default() };
     assert_eq!(engine.hotplug(bad).unwrap_err(), HotplugError::BlockSize);
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     assert_eq!(engine.hotplug(HotplugConfig::default()).unwrap_err(), HotplugError::Taken);
     let mut add = |pages| hotplug.add(pages, 0, Group::NONE);
     assert_eq!(add(BLOCK..BLOCK), Err(AddError::Misaligned));
@@ -246,7 +239,7 @@ fn misuse_is_refused_and_changes_nothing() {
 #[test]
 fn an_isolation_that_ends_leaves_memory_alone_that_came_after_it_began() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(1), 0, Group::NONE).unwrap();
     let folio = engine.alloc_at(Pfn(0), order(9), Kind::Anon).unwrap();
     // Block 1 has no memory yet: there is nothing of it to isolate.
@@ -284,7 +277,7 @@ impl Listener for Witness {
 fn a_veto_is_followed_by_cancel_to_all_also_those_not_yet_told() {
     use Event::{CancelOffline, CancelOnline, GoingOffline, GoingOnline, Online};
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     hotplug.add(block(3), 0, Group::NONE).unwrap();
     let log = Arc::new(Mutex::new(Vec::new()));
     let witness = |name, priority, refuses| -> Arc<dyn Listener> {
@@ -335,7 +328,7 @@ fn sparse<'e>(
     engine: &'e TestEngine,
     fake_offline: FakeOffline,
 ) -> (Hotplug<'e, TestPlatform>, [Range<u64>; 2]) {
-    let mut hotplug = hotplug(engine, fake_offline);
+    let mut hotplug = booted(engine, fake_offline);
     let start = block(3).start;
     let parts = [start..start + 512, start + 64 * 512 / 2..start + 64 * 512 / 2 + 1024];
     let driver = Driver { plugged: parts.to_vec() };
@@ -389,7 +382,7 @@ fn only_what_is_plugged_goes_online_under_both_policies() {
 fn a_block_without_any_memory_goes_online_and_offline_again() {
     for fake_offline in [FakeOffline::Folded, CLASSIC] {
         let engine = engine();
-        let mut hotplug = hotplug(&engine, fake_offline);
+        let mut hotplug = booted(&engine, fake_offline);
         let driver = Driver { plugged: Vec::new() };
         hotplug.listen(Arc::new(driver)).unwrap();
         hotplug.add(block(3), 0, Group::NONE).unwrap();
@@ -479,7 +472,7 @@ fn without_rcu_a_speculative_reference_gets_into_classic_and_rcu_closes_it() {
 #[test]
 fn walkers_go_on_while_blocks_come_and_go() {
     let engine = engine();
-    let mut hotplug = hotplug(&engine, FakeOffline::Folded);
+    let mut hotplug = booted(&engine, FakeOffline::Folded);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _stopper = SetOnDrop(&stop);

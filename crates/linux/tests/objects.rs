@@ -1,34 +1,22 @@
 //! What is particular to descriptors that are objects.
 
-use pagefold_engine::protocol::Fold;
+mod common;
+
+use common::{MIB, MachineOf, machine_of, measured, order};
 use pagefold_engine::{Config, Engine, Kind, Layout, Memdesc, Order, Pfn, ReshapeError};
 use pagefold_linux::{Linux, Membarrier};
 
-type Machine = Engine<Linux<Membarrier, [u64; 6], Fold, Memdesc>>;
+type Machine = MachineOf<Memdesc>;
 
-/// Pages of 1 MiB.
-const MIB: u64 = 256;
 /// Objects of 64 bytes in a group, and pages of memory of a group.
 const GROUP: u64 = 256;
 const GROUP_PAGES: u64 = 4;
 
 fn machine(pages: u64) -> Machine {
-    let host = Linux::new(Membarrier::register().unwrap()).unwrap();
-    let mut engine = Engine::new(host, Config::new(pages)).unwrap();
-    engine.online(0..pages).unwrap();
-    engine
+    machine_of(pages)
 }
 
-fn order(order: u32) -> Order {
-    Order::new(order).unwrap()
-}
-
-/// Pages of memory behind all tables, as the system has them.
-fn measured(engine: &Machine) -> u64 {
-    engine.tables().map(|(_, table)| table.measured_pages().unwrap()).sum()
-}
-
-/// The same, of those tables that fold.
+/// Pages of memory behind those tables that fold, as the system has them.
 fn folding(engine: &Machine) -> u64 {
     let tables = engine.tables().filter(|(kind, _)| kind.folds());
     tables.map(|(_, table)| table.measured_pages().unwrap()).sum()

@@ -5,16 +5,17 @@ mod common;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{MIB, SetOnDrop, TestEngine, TestPlatform, folded, host, machine, map_pages_measured, order};
+use common::{
+    BLOCK, MIB, SetOnDrop, TestEngine, TestPlatform, booted, folded, host, machine, map_pages_measured, order,
+};
 use pagefold_engine::hotplug::{
-    BlockError, BlockId, FakeOffline, Group, Hotplug, HotplugConfig, Migrate, Migration, OnlineTo, Unmovable,
+    BlockError, BlockId, FakeOffline, Group, Hotplug, Migrate, Migration, OnlineTo, Unmovable,
 };
 use pagefold_engine::protocol::Fold;
 use pagefold_engine::{
     AllocError, Class, Config, Engine, Folio, Kind, Layout, Miss, Order, Pfn, PoisonError, Poisoned, Zone,
 };
 
-const BLOCK: u64 = 128 * MIB;
 const MOVABLE: OnlineTo = OnlineTo::Zone(Zone::Movable);
 const NORMAL: OnlineTo = OnlineTo::Zone(Zone::Normal);
 
@@ -159,8 +160,7 @@ fn broken_pages_are_kept_back_with_no_memory_left_for_tables() {
 
 /// Boot memory, and two blocks that come and go.
 fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
-    let mut hotplug = engine.hotplug(HotplugConfig { fake_offline, ..HotplugConfig::default() }).unwrap();
-    hotplug.boot(0..BLOCK, 0).unwrap();
+    let mut hotplug = booted(engine, fake_offline);
     hotplug.add(BLOCK..3 * BLOCK, 0, Group::NONE).unwrap();
     hotplug
 }

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{MIB, SetOnDrop};
+use common::{BLOCK, SetOnDrop};
 use pagefold_engine::hotplug::{BlockError, BlockId, Group, Hotplug, HotplugConfig, OnlineTo};
 use pagefold_engine::{Config, Engine, Folio, Frozen, Order, Pfn, Platform, Zone};
 use pagefold_linux::{Linux, Membarrier};
@@ -16,7 +16,6 @@ use pagefold_workload::{
     WorkloadArg, slots,
 };
 
-const BLOCK: u64 = 128 * MIB;
 const BLOCKS: u64 = 8;
 const PAGE: u64 = 4096;
 

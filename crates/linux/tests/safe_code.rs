@@ -7,16 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{MIB, TestEngine, TestPlatform, folded, frame_allocator, host};
+use common::{BLOCK, TestEngine, TestPlatform, folded, frame_allocator, host, hotplug};
 use pagefold_engine::hotplug::{
-    BadPart, BlockChange, BlockError, BlockId, Event, FakeOffline, Group, Hotplug, HotplugConfig, Listener,
-    Migrate, Migration, OnlineTo, Unmovable, Veto,
+    BadPart, BlockChange, BlockError, BlockId, Event, FakeOffline, Group, Hotplug, Listener, Migrate,
+    Migration, OnlineTo, Unmovable, Veto,
 };
 use pagefold_engine::{
     AddError, BlockState, Class, Config, Engine, Folio, Isolated, Kind, Order, PageKind, Pfn, PushError, Zone,
 };
 
-const BLOCK: u64 = 128 * MIB;
 const AREA: u64 = 512;
 const CLASSIC: FakeOffline = FakeOffline::Classic { rcu: true };
 const POLICIES: [FakeOffline; 3] = [FakeOffline::Folded, CLASSIC, FakeOffline::Classic { rcu: false }];
@@ -24,10 +23,6 @@ const MOVABLE: OnlineTo = OnlineTo::Zone(Zone::Movable);
 
 fn empty() -> TestEngine {
     Engine::new(host(), Config::new(4 * BLOCK)).unwrap()
-}
-
-fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
-    engine.hotplug(HotplugConfig { fake_offline, ..HotplugConfig::default() }).unwrap()
 }
 
 /// Memory hotplug with block 1 online in the movable zone.

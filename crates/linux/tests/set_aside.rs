@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{MIB, TestEngine, folded, order};
+use common::{MIB, TestEngine, folded, measured, order};
 use pagefold_engine::{Engine, Frozen, Kind, Order, Reshape, ReshapeError};
 use proptest::prelude::*;
 
@@ -13,11 +13,6 @@ fn folios(engine: &TestEngine, of: Order, count: usize) -> Vec<TestFrozen<'_>> {
     let all: Vec<_> = (0..count).map(|_| engine.alloc(of, Kind::Hugetlb).unwrap()).collect();
     assert!(all.iter().all(|folio| !folio.has_unfolded_tails()), "folios are born folded");
     all
-}
-
-/// Frames behind all tables, as the system has them.
-fn measured(engine: &TestEngine) -> u64 {
-    engine.tables().map(|(_, table)| table.measured_pages().unwrap()).sum()
 }
 
 #[test]

@@ -1,15 +1,15 @@
 //! A walker that is interrupted after each of its instructions, by owners that change the page in two steps.
 #![cfg(target_arch = "x86_64")]
 
+mod common;
+
 use std::cell::RefCell;
 
+use common::{MachineOf, machine_of, order};
 use pagefold_engine::protocol::Fold;
-use pagefold_engine::{
-    Config, Descriptors, Engine, Folio, Frozen, Kind, Layout, Memdesc, Order, Page64, Pfn,
-};
+use pagefold_engine::{Descriptors, Folio, Frozen, Kind, Layout, Memdesc, Order, Page64, Pfn};
 use pagefold_linux::{Linux, Membarrier};
 
-type Machine<D> = Engine<Linux<Membarrier, [u64; 6], Fold, D>>;
 type Shared<'e, D> = Folio<'e, Linux<Membarrier, [u64; 6], Fold, D>>;
 type Owned<'e, D> = Frozen<'e, Linux<Membarrier, [u64; 6], Fold, D>>;
 
@@ -54,15 +54,8 @@ fn stepped<T>(step: impl FnMut(), walk: impl FnOnce() -> T) -> T {
     result
 }
 
-fn order(order: u32) -> Order {
-    Order::new(order).unwrap()
-}
-
-fn machine<D: Descriptors>() -> Machine<D> {
-    let host = Linux::new(Membarrier::register().unwrap()).unwrap();
-    let mut engine = Engine::new(host, Config::new(1 << 14)).unwrap();
-    engine.online(0..1 << 14).unwrap();
-    engine
+fn machine<D: Descriptors>() -> MachineOf<D> {
+    machine_of(1 << 14)
 }
 
 #[test]

@@ -6,15 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use common::{MIB, TestEngine, TestPlatform, host, machine, order};
+use common::{BLOCK, MIB, TestEngine, TestPlatform, booted, host, machine, order};
 use pagefold_engine::hotplug::{
-    BlockChange, BlockId, Event, FakeOffline, Group, Hotplug, HotplugConfig, Listener, Migrate, Migration,
-    OnlineTo, Unmovable, Veto,
+    BlockChange, BlockId, Event, FakeOffline, Group, Hotplug, Listener, Migrate, Migration, OnlineTo,
+    Unmovable, Veto,
 };
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{BlockState, Config, Engine, Folio, Kind, Layout, Order, Pfn, Poisoned, Zone};
 
-const BLOCK: u64 = 128 * MIB;
 const MOVABLE: OnlineTo = OnlineTo::Zone(Zone::Movable);
 
 fn engine() -> TestEngine {
@@ -22,8 +21,7 @@ fn engine() -> TestEngine {
 }
 
 fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
-    let mut hotplug = engine.hotplug(HotplugConfig { fake_offline, ..HotplugConfig::default() }).unwrap();
-    hotplug.boot(0..BLOCK, 0).unwrap();
+    let mut hotplug = booted(engine, fake_offline);
     hotplug.add(BLOCK..2 * BLOCK, 0, Group::NONE).unwrap();
     hotplug
 }

@@ -8,8 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{MIB, Owner, TestDescriptors, order};
-use pagefold_engine::geometry::PAGES_PER_SECTION as BLOCK;
+use common::{BLOCK, MIB, Owner, TestDescriptors, order};
 use pagefold_engine::hotplug::{
     BlockError, BlockId, FakeOffline, Fate, Group, Hotplug, HotplugConfig, Migrate, Migration, OnlineTo,
     Wanted,

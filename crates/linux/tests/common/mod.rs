@@ -5,8 +5,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pagefold_engine::geometry::MapGeometry;
+use pagefold_engine::hotplug::{FakeOffline, Hotplug, HotplugConfig};
 use pagefold_engine::protocol::{Fold, Protocol};
-use pagefold_engine::{Class, Config, Engine, FrameAllocator, Layout, Order, Pfn, Platform};
+use pagefold_engine::{Class, Config, Descriptors, Engine, FrameAllocator, Layout, Order, Pfn, Platform};
 use pagefold_linux::{Linux, Membarrier, Region};
 
 /// What tests keep in descriptors.
@@ -22,7 +23,13 @@ pub type TestPlatform<R = Fold> = Linux<Membarrier, Owner, R, TestDescriptors>;
 pub const DESCRIBED: u64 = TestDescriptors::PAGES_PER_MAP_PAGE;
 pub type TestEngine<R = Fold> = Engine<TestPlatform<R>>;
 
+/// A machine of such descriptors, whatever the tests' are.
+pub type MachineOf<D> = Engine<Linux<Membarrier, [u64; 6], Fold, D>>;
+
+/// Pages of 1 MiB.
 pub const MIB: u64 = 256;
+/// Pages of a memory block.
+pub const BLOCK: u64 = 128 * MIB;
 
 pub fn host() -> TestPlatform {
     host_under()
@@ -56,6 +63,31 @@ pub fn folded(pages: u64) -> TestEngine {
 
 pub fn order(order: u32) -> Order {
     Order::new(order).unwrap()
+}
+
+/// A machine of such descriptors, whatever the tests' are, with `pages` pages of free memory from page 0 on.
+pub fn machine_of<D: Descriptors>(pages: u64) -> MachineOf<D> {
+    let host = Linux::new(Membarrier::register().unwrap()).unwrap();
+    let mut engine = Engine::new(host, Config::new(pages)).unwrap();
+    engine.online(0..pages).unwrap();
+    engine
+}
+
+/// Pages of memory behind all tables, as the system has them.
+pub fn measured<P: Platform<Mapping = Region>>(engine: &Engine<P>) -> u64 {
+    engine.tables().map(|(_, table)| table.measured_pages().unwrap()).sum()
+}
+
+/// Memory hotplug that keeps in such a way what is fake-offline.
+pub fn hotplug(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
+    engine.hotplug(HotplugConfig { fake_offline, ..HotplugConfig::default() }).unwrap()
+}
+
+/// The same, with the first block as boot memory.
+pub fn booted(engine: &TestEngine, fake_offline: FakeOffline) -> Hotplug<'_, TestPlatform> {
+    let mut hotplug = hotplug(engine, fake_offline);
+    hotplug.boot(0..BLOCK, 0).unwrap();
+    hotplug
 }
 
 /// Pages behind the memory map: the system's count, after checking that it is ours.
