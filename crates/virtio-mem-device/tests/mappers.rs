@@ -1,18 +1,15 @@
 //! Devices that reach memory directly, and come late.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use pagefold_virtio_mem_device::{
-    Device, DmaMapper, Mappers, Memfd, Pages, RegionRange, Settings, VERSION_1,
-};
-use pagefold_virtio_mem_spec::{Request, RequestType, ResponseType};
-
-const MIB: u64 = 1 << 20;
-const ADDR: u64 = 1 << 32;
-const BLOCK: u64 = 2 * MIB;
-const REGION: u64 = 128 * MIB;
+use common::{BLOCK, REGION, ask, drive, says, settings};
+use pagefold_virtio_mem_device::{Device, DmaMapper, Mappers, Memfd, Pages, RegionRange, Settings};
+use pagefold_virtio_mem_spec::RequestType;
+use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy};
 
 /// What a container has mapped, and which calls it fails.
 #[derive(Default)]
@@ -61,38 +58,30 @@ impl DmaMapper for Container {
 type Driven = Device<Memfd, Mappers>;
 
 fn driven() -> Driven {
-    let settings =
-        Settings { block_size: Some(BLOCK), requested_size: REGION, ..Settings::new(ADDR, REGION) };
+    let settings = Settings { requested_size: REGION, ..settings() };
     let memory = Memfd::new(REGION, Pages::Normal).unwrap();
     let mut device = Device::new(settings, memory, Mappers::new(())).unwrap();
-    device.activate(VERSION_1 | 2).unwrap();
+    drive(&mut device);
     device
 }
-
-fn ask(device: &mut Driven, kind: RequestType, block: u64, blocks: u16) -> u16 {
-    device.handle(&Request::new(kind, ADDR + block * BLOCK, blocks)).kind.get()
-}
-
-const ACK: u16 = ResponseType::Ack as u16;
-const BUSY: u16 = ResponseType::Busy as u16;
 
 #[test]
 fn a_late_one_gets_what_is_plugged_and_what_will_be_until_it_goes() {
     let mut device = driven();
-    ask(&mut device, RequestType::Plug, 3, 2);
+    ask(&mut device, RequestType::Plug, 3..5);
     let (first, second) = (Container::default(), Container::default());
     let id = device.attach_dma(Box::new(first.clone())).unwrap();
     assert_eq!(first.blocks(), [3, 4]);
-    ask(&mut device, RequestType::Plug, 10, 3);
+    ask(&mut device, RequestType::Plug, 10..13);
     device.attach_dma(Box::new(second.clone())).unwrap();
-    ask(&mut device, RequestType::Unplug, 4, 1);
-    ask(&mut device, RequestType::Unplug, 11, 1);
+    ask(&mut device, RequestType::Unplug, 4..5);
+    ask(&mut device, RequestType::Unplug, 11..12);
     assert_eq!((first.blocks(), second.blocks()), (vec![3, 10, 12], vec![3, 10, 12]));
     device.detach_dma(id).unwrap();
     device.detach_dma(id).unwrap();
-    ask(&mut device, RequestType::Plug, 20, 1);
+    ask(&mut device, RequestType::Plug, 20..21);
     assert_eq!((first.blocks(), second.blocks()), (vec![], vec![3, 10, 12, 20]));
-    ask(&mut device, RequestType::UnplugAll, 0, 0);
+    ask(&mut device, RequestType::UnplugAll, 0..0);
     assert!(second.blocks().is_empty());
     assert_eq!(device.guest_access().count(), 1);
 }
@@ -100,8 +89,8 @@ fn a_late_one_gets_what_is_plugged_and_what_will_be_until_it_goes() {
 #[test]
 fn one_that_cannot_map_what_is_plugged_is_not_attached_and_has_nothing() {
     let mut device = driven();
-    ask(&mut device, RequestType::Plug, 0, 3);
-    ask(&mut device, RequestType::Plug, 8, 3);
+    ask(&mut device, RequestType::Plug, 0..3);
+    ask(&mut device, RequestType::Plug, 8..11);
     for at in 1..=6 {
         let container = Container::default();
         container.fail(at, 1);
@@ -121,14 +110,14 @@ fn a_plug_or_an_unplug_that_one_refuses_changes_nothing_for_any() {
             device.attach_dma(Box::new(container.clone())).unwrap();
         }
         containers[which].fail(at, 1);
-        assert_eq!(ask(&mut device, RequestType::Plug, 0, 4), BUSY);
+        assert_eq!(ask(&mut device, RequestType::Plug, 0..4), says(Busy));
         assert!(containers.iter().all(|container| container.blocks().is_empty()), "{which} {at}");
         assert_eq!((device.config().plugged_size.get(), device.is_settled()), (0, true));
-        assert_eq!(ask(&mut device, RequestType::Plug, 0, 4), ACK);
+        assert_eq!(ask(&mut device, RequestType::Plug, 0..4), says(Ack));
         containers[which].fail(at, 1);
-        assert_eq!(ask(&mut device, RequestType::Unplug, 0, 4), BUSY);
+        assert_eq!(ask(&mut device, RequestType::Unplug, 0..4), says(Busy));
         assert!(containers.iter().all(|container| container.blocks() == [0, 1, 2, 3]), "{which} {at}");
-        assert_eq!(ask(&mut device, RequestType::Unplug, 0, 4), ACK);
+        assert_eq!(ask(&mut device, RequestType::Unplug, 0..4), says(Ack));
         assert!(containers.iter().all(|container| container.blocks().is_empty()));
     }
 }
@@ -140,10 +129,10 @@ fn a_block_that_stays_mapped_without_being_plugged_is_mapped_anew() {
     device.attach_dma(Box::new(container.clone())).unwrap();
     // The third block cannot be mapped, and the first two not be unmapped.
     container.fail(3, 3);
-    assert_eq!(ask(&mut device, RequestType::Plug, 0, 3), BUSY);
+    assert_eq!(ask(&mut device, RequestType::Plug, 0..3), says(Busy));
     assert_eq!(container.blocks(), [0, 1], "the host keeps them");
-    assert_eq!(ask(&mut device, RequestType::Plug, 0, 3), ACK);
+    assert_eq!(ask(&mut device, RequestType::Plug, 0..3), says(Ack));
     assert_eq!(container.blocks(), [0, 1, 2]);
-    assert_eq!(ask(&mut device, RequestType::UnplugAll, 0, 0), ACK);
+    assert_eq!(ask(&mut device, RequestType::UnplugAll, 0..0), says(Ack));
     assert!(container.blocks().is_empty());
 }

@@ -1,19 +1,17 @@
 //! Slots that are used in part: only plugged blocks are open, whatever the host refuses.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use pagefold_virtio_mem_device::{
-    Device, Memfd, MemorySlots, Pages, RegionRange, Settings, SlotAccess, VERSION_1,
-};
-use pagefold_virtio_mem_spec::{Request, RequestType, ResponseType};
+use common::{BLOCK, REGION, ask, drive, says, settings};
+use pagefold_virtio_mem_device::{Device, Memfd, MemorySlots, Pages, RegionRange, Settings, SlotAccess};
+use pagefold_virtio_mem_spec::RequestType;
+use pagefold_virtio_mem_spec::ResponseType::{Ack, Busy};
 
-const MIB: u64 = 1 << 20;
-const ADDR: u64 = 1 << 32;
-const BLOCK: u64 = 2 * MIB;
 const SLOT: u64 = 4 * BLOCK;
-const REGION: u64 = 128 * MIB;
 
 /// What a hypervisor has, and the calls that it refuses: counted from 1, of each kind.
 #[derive(Default)]
@@ -82,16 +80,11 @@ type Driven = Device<Memfd, SlotAccess<Kvm>>;
 
 fn driven() -> (Driven, Kvm) {
     let kvm = Kvm::default();
-    let settings =
-        Settings { block_size: Some(BLOCK), requested_size: REGION, ..Settings::new(ADDR, REGION) };
+    let settings = Settings { requested_size: REGION, ..settings() };
     let access = SlotAccess::new(kvm.clone(), SLOT).unwrap();
     let mut device = Device::new(settings, Memfd::new(REGION, Pages::Normal).unwrap(), access).unwrap();
-    device.activate(VERSION_1 | 2).unwrap();
+    drive(&mut device);
     (device, kvm)
-}
-
-fn ask(device: &mut Driven, kind: RequestType, block: u64, count: u16) -> u16 {
-    device.handle(&Request::new(kind, ADDR + block * BLOCK, count)).kind.get()
 }
 
 /// Blocks that the device says are plugged.
@@ -99,19 +92,16 @@ fn plugged(device: &Driven) -> Vec<u64> {
     device.plugged_ranges().flat_map(|range| blocks(&range)).collect()
 }
 
-const ACK: u16 = ResponseType::Ack as u16;
-const BUSY: u16 = ResponseType::Busy as u16;
-
 #[test]
 fn only_plugged_blocks_of_a_slot_are_open() {
     let (mut device, kvm) = driven();
-    assert_eq!(ask(&mut device, RequestType::Plug, 2, 4), ACK);
+    assert_eq!(ask(&mut device, RequestType::Plug, 2..6), says(Ack));
     assert_eq!(kvm.now(), (vec![0, 1], vec![2, 3, 4, 5]));
-    assert_eq!(ask(&mut device, RequestType::Unplug, 3, 2), ACK);
+    assert_eq!(ask(&mut device, RequestType::Unplug, 3..5), says(Ack));
     assert_eq!(kvm.now(), (vec![0, 1], vec![2, 5]));
-    assert_eq!(ask(&mut device, RequestType::Unplug, 2, 1), ACK);
+    assert_eq!(ask(&mut device, RequestType::Unplug, 2..3), says(Ack));
     assert_eq!(kvm.now(), (vec![1], vec![5]));
-    assert_eq!(ask(&mut device, RequestType::UnplugAll, 0, 0), ACK);
+    assert_eq!(ask(&mut device, RequestType::UnplugAll, 0..0), says(Ack));
     assert_eq!(kvm.now(), (vec![], vec![]));
 }
 
@@ -137,16 +127,16 @@ fn whatever_the_host_refuses_what_is_open_is_what_is_plugged() {
             (RequestType::UnplugAll, 0, 0),
         ] {
             let (mut device, kvm) = driven();
-            assert_eq!(ask(&mut device, RequestType::Plug, 2, 4), ACK);
+            assert_eq!(ask(&mut device, RequestType::Plug, 2..6), says(Ack));
             kvm.0.lock().unwrap().refuse = refuse.to_vec();
-            let answer = ask(&mut device, kind, first, count);
-            assert!([ACK, BUSY].contains(&answer));
+            let answer = ask(&mut device, kind, first..first + count);
+            assert!([says(Ack), says(Busy)].contains(&answer));
             kvm.0.lock().unwrap().refuse.clear();
             device.settle().unwrap();
             assert_eq!(kvm.now().1, plugged(&device), "{refuse:?} {kind:?} {first}+{count}");
             // And everything works afterwards.
-            assert_eq!(ask(&mut device, RequestType::UnplugAll, 0, 0), ACK);
-            assert_eq!(ask(&mut device, RequestType::Plug, 0, 12), ACK);
+            assert_eq!(ask(&mut device, RequestType::UnplugAll, 0..0), says(Ack));
+            assert_eq!(ask(&mut device, RequestType::Plug, 0..12), says(Ack));
             assert_eq!(kvm.now(), (vec![0, 1, 2], (0..12).collect()));
         }
     }
