@@ -75,7 +75,7 @@ pub fn static_kexec() -> Result<PathBuf> {
     build(&["--package", "pagefold-lab", "--bin", "lab-kexec"], STATIC, "lab-kexec")
 }
 
-/// As [`static_pagefold`], the plugin for [`VmBuilder::count_instructions`](crate::VmBuilder::count_instructions).
+/// As [`static_pagefold`], the plugin for [`QemuBuilder::count_instructions`](pagefold_qemu::QemuBuilder::count_instructions).
 ///
 /// # Errors
 /// It does not build.

@@ -57,18 +57,6 @@ impl VmBuilder {
         self
     }
 
-    /// Room for DIMMs of this many bytes in all ([`Qmp::plug_dimm`]; none).
-    pub fn dimms(mut self, bytes: u64) -> Self {
-        self.qemu = self.qemu.dimms(bytes);
-        self
-    }
-
-    /// Counts what the guest executes, with this plugin ([`counting_plugin`](crate::counting_plugin)).
-    pub fn count_instructions(mut self, plugin: impl AsRef<Path>) -> Self {
-        self.qemu = self.qemu.count_instructions(plugin);
-        self
-    }
-
     /// Changes QEMU's own options.
     pub fn change_qemu(
         mut self,

@@ -66,13 +66,14 @@ impl Linux {
             };
             builder = builder.file(PIN, pin);
         }
+        let plugin = counting_plugin()?;
         let mut machine = builder
             .memory(self.memory)
             .cpus(self.cpus)
             .virtio_mem(self.device)
             .command_line(&self.command_line)
             .patience(self.patience)
-            .count_instructions(counting_plugin()?)
+            .change_qemu(|qemu| qemu.count_instructions(plugin))
             .boot()?;
         let block = machine.run("cat /sys/devices/system/memory/block_size_bytes")?;
         let block = u64::from_str_radix(block.trim(), 16).context("the guest's block size")?;

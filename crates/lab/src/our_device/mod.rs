@@ -292,11 +292,13 @@ impl Driven {
 /// As of [`Driven::boot`].
 pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Result<Vm> {
     let Wanted { memory, size, block, .. } = *wanted;
-    let mut builder = plain_machine(kernel, wanted)?.dimms(size + GIB).change_qemu(|it| {
-        it.option("-object", &format!("memory-backend-memfd,id=dm,share=on,size={size},reserve=off")).option(
-            "-device",
-            &format!("virtio-mem-pci,id=vmem0,memdev=dm,block-size={block},requested-size=0"),
-        )
+    let mut builder = plain_machine(kernel, wanted)?.change_qemu(|it| {
+        it.dimms(size + GIB)
+            .option("-object", &format!("memory-backend-memfd,id=dm,share=on,size={size},reserve=off"))
+            .option(
+                "-device",
+                &format!("virtio-mem-pci,id=vmem0,memdev=dm,block-size={block},requested-size=0"),
+            )
     });
     if trace {
         builder = builder
@@ -308,8 +310,8 @@ pub fn boot_on_qemus_own(kernel: &Kernel, wanted: &Wanted, trace: bool) -> Resul
 /// Boots a machine with our device.
 fn boot(kernel: &Kernel, wanted: &Wanted, served: &Served) -> Result<Vm> {
     let dimm = if kernel.is_arm64() { "nvdimm" } else { "pc-dimm" };
-    let builder = plain_machine(kernel, wanted)?.dimms(wanted.size + GIB);
-    let mut builder = builder.change_qemu(|qemu| served.give_to(qemu, dimm));
+    let mut builder = plain_machine(kernel, wanted)?
+        .change_qemu(|qemu| served.give_to(qemu.dimms(wanted.size + GIB), dimm));
     // What is in it is read when the machine boots.
     let dir = tempfile::tempdir()?;
     if wanted.kexec {
@@ -343,7 +345,7 @@ fn plain_machine(kernel: &Kernel, wanted: &Wanted) -> Result<VmBuilder> {
         builder = builder.file(guest, host);
     }
     if let Some(plugin) = &wanted.counting_plugin {
-        builder = builder.count_instructions(plugin);
+        builder = builder.change_qemu(|qemu| qemu.count_instructions(plugin));
     }
     Ok(builder.command_line(&wanted.command_line))
 }

@@ -3,6 +3,8 @@
 use pagefold_lab::our_device::{Driven, Wanted};
 use pagefold_lab::{GIB, Kernel, MIB, static_pin};
 
+use super::{resize, shrinks};
+
 /// Random sizes between what is in use and 2 GiB, with page cache, anonymous memory and pinned pages in what was plugged:
 /// after each, all accounts agree, and nothing that the guest had is lost.
 pub fn random_sizes(kernel: &Kernel) {
@@ -11,8 +13,7 @@ pub fn random_sizes(kernel: &Kernel) {
         wanted.files.push(("/bin/lab-pin".into(), static_pin().unwrap()));
     }
     let mut driven = Driven::boot(kernel, &wanted).unwrap();
-    driven.resize(512 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 512 * MIB);
     // Files on tmpfs are page cache.
     driven.machine.run("mkdir /mnt; mount -t tmpfs none /mnt; head -c 16m /dev/urandom >/mnt/file").unwrap();
     let sum = driven.machine.run("sha1sum </mnt/file").unwrap();
@@ -48,9 +49,7 @@ pub fn random_sizes(kernel: &Kernel) {
     let held = driven.machine.run("echo go >/tmp/ask; cat /tmp/say").unwrap();
     assert_eq!(held.trim(), (24 * MIB).to_string());
     driven.machine.run("rm /mnt/file; killall lab-pin 2>/dev/null; true").unwrap();
-    driven.resize(0).unwrap();
-    driven.agree().unwrap();
-    assert_eq!(driven.backend().status().resident, 0);
+    shrinks(&mut driven);
     let stats = driven.stats();
     assert_eq!((stats.plug.errors, stats.unplug.errors, stats.invalid), (0, 0, 0), "{stats:?}");
 }

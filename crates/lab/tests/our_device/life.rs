@@ -5,6 +5,8 @@ use pagefold_lab::{Kernel, MIB};
 use pagefold_virtio_mem_spec::RequestType;
 use pagefold_virtio_mem_vhost::Event;
 
+use super::{resize, shrinks};
+
 /// How often a driver has become ready.
 fn drivers(driven: &Driven) -> usize {
     driven.events().iter().filter(|event| matches!(event, Event::DriverReady(_))).count()
@@ -18,16 +20,14 @@ pub fn rebind(kernel: &Kernel) {
     let name = driven.machine.run(&format!("cd {driver}; ls -d virtio*")).unwrap();
     let name = name.trim();
     driven.resize(128 * MIB).unwrap();
-    driven.resize(0).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 0);
     driven.machine.run(&format!("echo {name} >{driver}/unbind")).unwrap();
     driven.wait_for("no driver", |status| status.driver.is_none()).unwrap();
     // The host may ask meanwhile; who comes, reads it.
     assert!(driven.backend().resize(128 * MIB).is_err(), "nobody is there to follow");
     driven.machine.run(&format!("echo {name} >{driver}/bind")).unwrap();
     driven.wait_for("a driver", |status| status.driver.is_some()).unwrap();
-    driven.resize(128 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 128 * MIB);
     driven.machine.run("mkdir /mnt; mount -t tmpfs none /mnt; head -c 8m /dev/urandom >/mnt/file").unwrap();
     let sum = driven.machine.run("sha1sum </mnt/file").unwrap();
     driven.machine.run(&format!("echo {name} >{driver}/unbind")).unwrap();
@@ -44,8 +44,7 @@ pub fn rebind(kernel: &Kernel) {
 /// A guest that boots anew unplugs what the one before had left, and plugs what is requested.
 pub fn reboot(kernel: &Kernel) {
     let mut driven = Driven::boot(kernel, &Wanted { resets: true, ..Wanted::default() }).unwrap();
-    driven.resize(256 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 256 * MIB);
     driven.machine.begin("reboot -f").unwrap();
     driven.machine.wait_for_boot().unwrap();
     has_begun_anew(&mut driven, 1);
@@ -57,8 +56,7 @@ pub fn reboot(kernel: &Kernel) {
 /// guest has booted anew.
 pub fn restart(kernel: &Kernel) {
     let mut driven = Driven::boot(kernel, &Wanted::default()).unwrap();
-    driven.resize(256 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 256 * MIB);
     driven.restart_qemu().unwrap();
     has_begun_anew(&mut driven, 1);
     driven.restart_both().unwrap();
@@ -70,8 +68,7 @@ pub fn restart(kernel: &Kernel) {
 /// has: the memory is the file's. QEMU's generic device does not come back to it, so the guest boots anew in another QEMU.
 pub fn restart_under_a_guest(kernel: &Kernel) {
     let mut driven = Driven::boot(kernel, &Wanted::default()).unwrap();
-    driven.resize(256 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 256 * MIB);
     driven.machine.run("mkdir /mnt; mount -t tmpfs none /mnt; head -c 16m /dev/urandom >/mnt/file").unwrap();
     let sum = driven.machine.run("sha1sum </mnt/file").unwrap();
     driven.served.restart().unwrap();
@@ -94,8 +91,7 @@ pub fn kexec(kernel: &Kernel) {
         return;
     }
     let mut driven = Driven::boot(kernel, &Wanted { kexec: true, ..Wanted::default() }).unwrap();
-    driven.resize(256 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 256 * MIB);
     let boot = "cat /proc/sys/kernel/random/boot_id";
     let before = driven.machine.run(boot).unwrap();
     driven.machine.begin("lab-kexec /kernel /disk").unwrap();
@@ -123,12 +119,5 @@ fn has_begun_anew(driven: &mut Driven, times: usize) {
     driven.resize(0).unwrap();
     driven.take_boot_memory().unwrap();
     assert!(driven.boot_memory.abs_diff(before) <= MIB, "{before} bytes, and {} now", driven.boot_memory);
-    driven.resize(256 * MIB).unwrap();
-    driven.agree().unwrap();
-}
-
-fn shrinks(driven: &mut Driven) {
-    driven.resize(0).unwrap();
-    driven.agree().unwrap();
-    assert_eq!(driven.backend().status().resident, 0);
+    resize(driven, 256 * MIB);
 }

@@ -3,14 +3,15 @@
 use pagefold_lab::our_device::{Driven, Wanted};
 use pagefold_lab::{GIB, Kernel, MIB};
 
+use super::{resize, shrinks};
+
 /// More than the region has is refused on the host. Less than what is in use is tried, and what is in use stays.
 pub fn cannot_be_met(kernel: &Kernel) {
     let mut driven = Driven::boot(kernel, &Wanted { size: 2 * GIB, ..Wanted::default() }).unwrap();
     assert!(driven.backend().resize(2 * GIB + 2 * MIB).is_err());
     assert!(driven.backend().resize(2 * MIB + 1).is_err());
     // All of the region, to its last block.
-    driven.resize(2 * GIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 2 * GIB);
     // More than fits beside it into what the guest has at boot; in parts, each in its own time.
     driven.machine.run("mkdir /mnt; mount -t tmpfs -o size=3g none /mnt").unwrap();
     for part in 0..7 {
@@ -27,9 +28,7 @@ pub fn cannot_be_met(kernel: &Kernel) {
     // Room again: the driver comes back to it when the size is asked for anew.
     driven.machine.run("rm /mnt/*").unwrap();
     driven.backend().resize(2 * MIB).unwrap();
-    driven.resize(0).unwrap();
-    driven.agree().unwrap();
-    assert_eq!(driven.backend().status().resident, 0);
+    shrinks(&mut driven);
 }
 
 /// A guest that has no memory for the descriptors of more. Its driver stops midway, and goes on from there; or the guest dies
@@ -46,8 +45,7 @@ pub fn out_of_memory(kernel: &Kernel) {
     match lives {
         Ok(()) => {
             driven.agree().unwrap();
-            driven.resize(0).unwrap();
-            driven.agree().unwrap();
+            resize(&mut driven, 0);
         }
         Err(error) => {
             let console = driven.machine.console();

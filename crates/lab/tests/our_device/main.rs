@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
-use pagefold_lab::our_device::qemu_for;
+use pagefold_lab::our_device::{Driven, qemu_for};
 use pagefold_lab::{BUSYBOX, Kernel};
 
 /// Kernels that a test runs on when time is short.
@@ -44,6 +44,20 @@ const TESTS: &[Test] = &[
     ("a_device_that_is_restarted_under_its_guest", &[], life::restart_under_a_guest),
     ("a_guest_that_reboots_with_blocks_plugged", &[On::Arm64], life::reboot),
 ];
+
+/// Has the guest plug or unplug, and all accounts agree.
+#[track_caller]
+fn resize(driven: &mut Driven, bytes: u64) {
+    driven.resize(bytes).unwrap();
+    driven.agree().unwrap();
+}
+
+/// Nothing stays plugged, and no memory behind it.
+#[track_caller]
+fn shrinks(driven: &mut Driven) {
+    resize(driven, 0);
+    assert_eq!(driven.backend().status().resident, 0);
+}
 
 /// Whether all tests are to run.
 fn is_long() -> bool {

@@ -3,6 +3,8 @@
 use pagefold_lab::our_device::{Driven, Wanted};
 use pagefold_lab::{GIB, Kernel, MIB};
 
+use super::resize;
+
 /// 0, 1, 2 GiB, and back: after each step all accounts agree.
 pub fn up_and_down(kernel: &Kernel) {
     climb(kernel, &Wanted::default(), &[GIB, 2 * GIB, 0]);
@@ -21,8 +23,7 @@ pub fn big_blocks_of_256_mib(kernel: &Kernel) {
 fn climb(kernel: &Kernel, wanted: &Wanted, sizes: &[u64]) {
     let mut driven = Driven::boot(kernel, wanted).unwrap();
     for &size in sizes {
-        driven.resize(size).unwrap();
-        driven.agree().unwrap();
+        resize(&mut driven, size);
     }
     assert_eq!(driven.backend().status().resident, 0);
     let stats = driven.stats();
@@ -34,8 +35,7 @@ fn climb(kernel: &Kernel, wanted: &Wanted, sizes: &[u64]) {
 pub fn kernel_zone(kernel: &Kernel) {
     let wanted = Wanted { command_line: "memhp_default_state=online_kernel".into(), ..Wanted::default() };
     let mut driven = Driven::boot(kernel, &wanted).unwrap();
-    driven.resize(512 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 512 * MIB);
     driven.machine.run("mkdir /mnt; mount -t tmpfs none /mnt; head -c 16m /dev/urandom >/mnt/file").unwrap();
     let sum = driven.machine.run("sha1sum </mnt/file").unwrap();
     driven.backend().resize(0).unwrap();
@@ -43,7 +43,6 @@ pub fn kernel_zone(kernel: &Kernel) {
     driven.wait_for("less than 384 MiB plugged", |status| status.plugged_size < 384 * MIB).unwrap();
     driven.agree().unwrap();
     assert_eq!(driven.machine.run("sha1sum </mnt/file").unwrap(), sum);
-    driven.resize(512 * MIB).unwrap();
-    driven.agree().unwrap();
+    resize(&mut driven, 512 * MIB);
     assert_eq!(driven.machine.run("sha1sum </mnt/file").unwrap(), sum);
 }

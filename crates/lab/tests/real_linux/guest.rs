@@ -1,6 +1,7 @@
 //! What all tests do with a guest.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -44,6 +45,16 @@ pub fn report(guest: &mut Vm) -> Value {
     let report: Value = serde_json::from_str(&guest.run("pagefold report --json").unwrap()).unwrap();
     assert_eq!(report["partial"], false, "{:#}", report["gaps"]);
     report
+}
+
+/// What `pagefold` says on the host, with these arguments, of a recorded machine; as JSON.
+pub fn on_host(arguments: &[&str], file: &[u8]) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest.pgf");
+    std::fs::write(&path, file).unwrap();
+    let output = Command::new(pagefold()).args(arguments).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Pages of the memory map, where the kernel counts them (6.10).

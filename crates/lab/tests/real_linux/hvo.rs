@@ -1,7 +1,5 @@
 //! HVO on 256 huge pages of 2 MiB: what Pagefold computes from their states before, and what the kernel gives back.
 
-use std::process::Command;
-
 use pagefold_lab::{Kernel, Vm};
 use serde_json::Value;
 
@@ -57,14 +55,7 @@ pub fn is_the_kernels(kernel: &Kernel) {
 
 /// Pages of descriptors that HVO would give back, as `pagefold replay` computes them.
 fn predicted_pages(file: &[u8]) -> u64 {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("guest.pgf");
-    std::fs::write(&path, file).unwrap();
-    let mut replay = Command::new(guest::pagefold());
-    let output =
-        replay.args(["replay", "--json", "--seconds", "0", "--snapshot"]).arg(path).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let replay: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let replay = guest::on_host(&["replay", "--json", "--seconds", "0", "--snapshot"], file);
     let states = replay["states"].as_array().unwrap();
     let hugetlb = states.iter().find(|state| state["state"] == "hugetlb").unwrap();
     let bytes = |key: &str| hugetlb[key].as_u64().unwrap();

@@ -13,7 +13,8 @@ pub fn does_nothing(kernel: &Kernel) {
     // `online` is what Firecracker's guide recommends with it (docs/memory-hotplug.md).
     for state in ["online", "online_movable"] {
         let options = format!("memory_hotplug.memmap_on_memory=1 memhp_default_state={state}");
-        let mut guest = guest::builder(kernel).dimms(GIB).command_line(&options).boot().unwrap();
+        let builder = guest::builder(kernel).change_qemu(|qemu| qemu.dimms(GIB));
+        let mut guest = builder.command_line(&options).boot().unwrap();
         let value = guest.run("cat /sys/module/memory_hotplug/parameters/memmap_on_memory").unwrap();
         assert_eq!(value.trim(), "Y");
         let value = guest.run("cat /sys/devices/system/memory/auto_online_blocks").unwrap();

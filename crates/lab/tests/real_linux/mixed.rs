@@ -1,8 +1,6 @@
 //! Huge pages of 2 MiB and 1 GiB, made while HVO was on and while it was off, in either order: what Pagefold says of them, and
 //! what the kernel counts.
 
-use std::process::Command;
-
 use pagefold_lab::{GIB, Kernel, Vm};
 use serde_json::Value;
 
@@ -83,7 +81,7 @@ pub fn stays_as_made(kernel: &Kernel) {
 fn check(guest: &mut Vm, kernel: &Kernel, pools: Pools) {
     let report = guest::report(guest);
     let counted = guest::memmap(guest);
-    let recorded = report_of(&guest::record(guest));
+    let recorded = guest::on_host(&["report", "--json"], &guest::record(guest));
     // Page flags tell which of them are optimised on these kernels.
     let shows = ((6, 16)..=(7, 0)).contains(&kernel.version());
     let (saved, left) = (pools.saved(), pools.left());
@@ -117,14 +115,4 @@ fn check(guest: &mut Vm, kernel: &Kernel, pools: Pools) {
         assert_eq!(report["descriptors"]["bytes"], counted * 4096);
         assert_eq!(recorded["descriptors"]["bytes"], counted * 4096);
     }
-}
-
-/// What `pagefold report` says of a recorded machine, on the host.
-fn report_of(file: &[u8]) -> Value {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("guest.pgf");
-    std::fs::write(&path, file).unwrap();
-    let output = Command::new(guest::pagefold()).args(["report", "--json"]).arg(path).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
 }

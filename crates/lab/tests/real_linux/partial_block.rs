@@ -1,7 +1,5 @@
 //! A memory block with one sub-block plugged: 63 of 64 are fake-offline, and have descriptors all the same.
 
-use std::process::Command;
-
 use pagefold_lab::{GIB, Kernel, MIB};
 use pagefold_machine::PageState;
 use serde_json::Value;
@@ -55,14 +53,7 @@ pub fn shows_and_replays(kernel: &Kernel) {
 
     // The same machine lives in the engine, on the host.
     drop(guest);
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("guest.pgf");
-    std::fs::write(&path, file).unwrap();
-    let mut replay = Command::new(guest::pagefold());
-    replay.args(["replay", "--json", "--seconds", "1", "--snapshot"]).arg(path);
-    let output = replay.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let replay: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let replay = guest::on_host(&["replay", "--json", "--seconds", "1", "--snapshot"], &file);
     assert_eq!(replay["kernel"], kernel.release());
     assert_eq!(replay["violations"]["total"], 0, "{:#}", replay["violations"]);
     let states = replay["states"].as_array().unwrap();
