@@ -186,7 +186,7 @@ fn select(arguments: &Arguments, all: &[Mutant]) -> Result<Vec<(usize, Mutant)>>
         });
     }
     match arguments.seed {
-        Some(seed) => shuffle(&mut mutants, seed),
+        Some(seed) => fastrand::Rng::with_seed(seed).shuffle(&mut mutants),
         // What has to be built alone follows on its like: fewer builds.
         None => mutants.sort_by(|(_, one), (_, other)| test_of(one).cmp(&test_of(other))),
     }
@@ -197,21 +197,6 @@ fn test_of(mutant: &Mutant) -> Option<&Test> {
     match &mutant.verdict {
         Verdict::Killed(test) => Some(test),
         _ => None,
-    }
-}
-
-/// Fisher and Yates, with splitmix64.
-fn shuffle<T>(mutants: &mut [T], seed: u64) {
-    let mut state = seed;
-    let mut next = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = state;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
-    };
-    for last in (1..mutants.len()).rev() {
-        mutants.swap(last, (next() % (last as u64 + 1)) as usize);
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::list::{Binary, Mutant, Verdict};
 
-/// Ways to prove something, as columns of the table.
+/// Ways to prove something, as columns of the table, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Means {
     /// A test beside the code.
@@ -27,17 +27,6 @@ pub enum Means {
 }
 
 impl Means {
-    const ALL: [Means; 8] = [
-        Means::Unit,
-        Means::Loom,
-        Means::Host,
-        Means::Proptest,
-        Means::Programs,
-        Means::Stress,
-        Means::Litmus,
-        Means::Equivalent,
-    ];
-
     fn name(self) -> &'static str {
         match self {
             Means::Unit => "unit test",
@@ -81,15 +70,14 @@ pub fn by_subject(mutants: &[Mutant]) -> String {
         }
         *counts.entry((&mutant.subject, Means::of_mutant(mutant))).or_default() += 1;
     }
-    let used: BTreeSet<Means> = counts.keys().map(|&(_, means)| means).collect();
-    let columns: Vec<Means> = Means::ALL.into_iter().filter(|means| used.contains(means)).collect();
+    let columns: BTreeSet<Means> = counts.keys().map(|&(_, means)| means).collect();
     let mut table = String::from("| subject | mutants |");
     columns.iter().for_each(|means| _ = write!(table, " {} |", means.name()));
     table.push_str("\n|---|---:|");
     columns.iter().for_each(|_| table.push_str("---:|"));
     table.push('\n');
     let mut row = |name: &str, count: &dyn Fn(Means) -> usize| {
-        let all: usize = Means::ALL.into_iter().map(count).sum();
+        let all: usize = columns.iter().copied().map(count).sum();
         _ = write!(table, "| {name} | {all} |");
         for &means in &columns {
             match count(means) {
