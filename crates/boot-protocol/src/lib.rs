@@ -15,6 +15,9 @@
 )]
 
 extern crate alloc;
+// What clap derives names it.
+#[cfg(feature = "clap")]
+extern crate std;
 
 mod exit;
 mod message;

@@ -5,10 +5,43 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::str::FromStr;
 
+/// How a choice is written on the command line.
+macro_rules! words {
+    ($Choice:ident { $($choice:ident = $word:literal),+ }) => {
+        impl $Choice {
+            /// The word for it on the command line.
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$choice => $word),+ }
+            }
+
+            fn read(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$choice),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+words!(ProtocolChoice { Fold = "fold", NoGracePeriod = "no-grace-period" });
+words!(DescriptorsChoice { Page = "page", Memdesc = "memdesc" });
+words!(LeftoversChoice { Unplug = "unplug", Adopt = "adopt" });
+words!(BarrierChoice { Fences = "fences", Interrupts = "interrupts" });
+words!(Break {
+    Write = "write",
+    Stack = "stack",
+    DoubleFault = "double-fault",
+    Hang = "hang",
+    NoFlush = "no-flush",
+    LocalFlush = "local-flush"
+});
+
 /// Which rules walkers and folders follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum ProtocolChoice {
-    /// Publish, wait for a grace period, remap.
+    /// Publish the class, wait for a grace period, remap: the one to use.
     #[default]
     Fold,
     /// The bug: remap without waiting.
@@ -27,6 +60,7 @@ pub enum DescriptorsChoice {
 
 /// What a driver does about memory that is plugged already when it comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum LeftoversChoice {
     /// Unplugs all of it.
     #[default]
@@ -37,15 +71,17 @@ pub enum LeftoversChoice {
 
 /// How a grace period reaches walkers on other processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum BarrierChoice {
-    /// Walkers pay a full fence in each section, and nobody is interrupted.
+    /// Walkers pay a full fence in each section (default on arm64).
     Fences,
-    /// Walkers pay nothing, and each grace period interrupts every processor.
+    /// Each grace period interrupts every CPU (default on x86-64).
     Interrupts,
 }
 
 /// Something to break on purpose, a while after the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 pub enum Break {
     /// Write to a folded descriptor.
     Write,
@@ -53,11 +89,11 @@ pub enum Break {
     Stack,
     /// Cause an exception without a stack to handle it on.
     DoubleFault,
-    /// Stop making progress on one processor, interrupts off.
+    /// Stop making progress on one CPU, interrupts off.
     Hang,
-    /// From now on flush no TLB.
+    /// Flush no TLB from then on.
     NoFlush,
-    /// From now on flush the TLB of the processor that flushes alone.
+    /// Flush the TLB of the CPU that flushes alone.
     LocalFlush,
 }
 
@@ -136,53 +172,30 @@ impl FromStr for Options {
             let small = || value.parse::<u16>().map_err(|_| wrong("a number below 65,536"));
             match key {
                 "protocol" => {
-                    options.protocol = match value {
-                        "fold" => ProtocolChoice::Fold,
-                        "no-grace-period" => ProtocolChoice::NoGracePeriod,
-                        _ => return Err(wrong("protocol=fold or protocol=no-grace-period")),
-                    }
+                    let what = "protocol=fold or protocol=no-grace-period";
+                    options.protocol = ProtocolChoice::read(value).ok_or_else(|| wrong(what))?;
                 }
                 "descriptors" => {
-                    options.descriptors = match value {
-                        "page" => DescriptorsChoice::Page,
-                        "memdesc" => DescriptorsChoice::Memdesc,
-                        _ => return Err(wrong("descriptors=page or descriptors=memdesc")),
-                    }
+                    let what = "descriptors=page or descriptors=memdesc";
+                    options.descriptors = DescriptorsChoice::read(value).ok_or_else(|| wrong(what))?;
                 }
                 "barrier" => {
-                    options.barrier = Some(match value {
-                        "fences" => BarrierChoice::Fences,
-                        "interrupts" => BarrierChoice::Interrupts,
-                        _ => return Err(wrong("barrier=fences or barrier=interrupts")),
-                    })
+                    let what = "barrier=fences or barrier=interrupts";
+                    options.barrier = Some(BarrierChoice::read(value).ok_or_else(|| wrong(what))?);
                 }
                 "walkers" => options.walkers = Some(small()?),
                 "owners" => options.owners = small()?,
                 "seed" => options.seed = value.parse().map_err(|_| wrong("a number"))?,
                 "work" => options.work.push(value.to_string()),
                 "leftovers" => {
-                    options.leftovers = match value {
-                        "unplug" => LeftoversChoice::Unplug,
-                        "adopt" => LeftoversChoice::Adopt,
-                        _ => return Err(wrong("leftovers=unplug or leftovers=adopt")),
-                    }
+                    let what = "leftovers=unplug or leftovers=adopt";
+                    options.leftovers = LeftoversChoice::read(value).ok_or_else(|| wrong(what))?;
                 }
                 "big-blocks" if value.is_empty() => options.big_blocks = true,
                 "watchdog" => options.watchdog = small()?,
                 "break" => {
-                    options.breaks = Some(match value {
-                        "write" => Break::Write,
-                        "stack" => Break::Stack,
-                        "double-fault" => Break::DoubleFault,
-                        "hang" => Break::Hang,
-                        "no-flush" => Break::NoFlush,
-                        "local-flush" => Break::LocalFlush,
-                        _ => {
-                            return Err(wrong(
-                                "break=write, stack, double-fault, hang, no-flush or local-flush",
-                            ));
-                        }
-                    })
+                    let what = "break=write, stack, double-fault, hang, no-flush or local-flush";
+                    options.breaks = Some(Break::read(value).ok_or_else(|| wrong(what))?);
                 }
                 _ => return Err(wrong(KEYS)),
             }
@@ -193,40 +206,20 @@ impl FromStr for Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            ProtocolChoice::Fold => "fold",
-            ProtocolChoice::NoGracePeriod => "no-grace-period",
-        };
-        let descriptors = match self.descriptors {
-            DescriptorsChoice::Page => "page",
-            DescriptorsChoice::Memdesc => "memdesc",
-        };
-        let leftovers = match self.leftovers {
-            LeftoversChoice::Unplug => "unplug",
-            LeftoversChoice::Adopt => "adopt",
-        };
-        write!(f, "protocol={protocol} descriptors={descriptors} owners={} seed={}", self.owners, self.seed)?;
-        write!(f, " leftovers={leftovers} watchdog={}", self.watchdog)?;
+        let Self { protocol, descriptors, leftovers, owners, seed, watchdog, .. } = self;
+        write!(f, "protocol={} descriptors={}", protocol.word(), descriptors.word())?;
+        write!(f, " owners={owners} seed={seed} leftovers={} watchdog={watchdog}", leftovers.word())?;
         if let Some(walkers) = self.walkers {
             write!(f, " walkers={walkers}")?;
         }
-        match self.barrier {
-            Some(BarrierChoice::Fences) => f.write_str(" barrier=fences")?,
-            Some(BarrierChoice::Interrupts) => f.write_str(" barrier=interrupts")?,
-            None => {}
+        if let Some(barrier) = self.barrier {
+            write!(f, " barrier={}", barrier.word())?;
         }
         if self.big_blocks {
             f.write_str(" big-blocks")?;
         }
         if let Some(breaks) = self.breaks {
-            f.write_str(match breaks {
-                Break::Write => " break=write",
-                Break::Stack => " break=stack",
-                Break::DoubleFault => " break=double-fault",
-                Break::Hang => " break=hang",
-                Break::NoFlush => " break=no-flush",
-                Break::LocalFlush => " break=local-flush",
-            })?;
+            write!(f, " break={}", breaks.word())?;
         }
         self.work.iter().try_for_each(|work| write!(f, " work={work}"))
     }

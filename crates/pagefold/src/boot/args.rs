@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use pagefold_boot_protocol::{
     BarrierChoice, Break, DescriptorsChoice, LeftoversChoice, Options, ProtocolChoice,
 };
@@ -150,8 +150,8 @@ pub struct GuestArgs {
     pub seed: u64,
 
     /// Which rules walkers and folders follow
-    #[arg(long, value_enum, default_value_t = RulesArg::Fold)]
-    pub protocol: RulesArg,
+    #[arg(long, value_enum, default_value_t = ProtocolChoice::Fold)]
+    pub protocol: ProtocolChoice,
 
     /// What a descriptor is
     #[arg(long, value_enum, default_value_t = DescriptorsArg::Page)]
@@ -159,15 +159,15 @@ pub struct GuestArgs {
 
     /// How grace periods reach walkers on other CPUs [default: what suits the architecture]
     #[arg(long, value_enum)]
-    pub barrier: Option<BarrierArg>,
+    pub barrier: Option<BarrierChoice>,
 
     /// Drive virtio-mem in big-block mode: whole memory blocks only
     #[arg(long)]
     pub big_blocks: bool,
 
     /// What the driver does about memory that is plugged already when it comes
-    #[arg(long, value_enum, default_value_t = LeftoversArg::Unplug)]
-    pub leftovers: LeftoversArg,
+    #[arg(long, value_enum, default_value_t = LeftoversChoice::Unplug)]
+    pub leftovers: LeftoversChoice,
 
     /// Seconds without progress on a CPU that end the guest, with a dump (0: never)
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
@@ -175,7 +175,7 @@ pub struct GuestArgs {
 
     /// Break something on purpose, to see that it is noticed
     #[arg(long = "break", value_enum, value_name = "WHAT", hide = true)]
-    pub breaks: Option<BreakArg>,
+    pub breaks: Option<Break>,
 
     /// More words for the kernel's command line
     #[arg(long, value_name = "WORDS", hide = true)]
@@ -265,46 +265,6 @@ impl DeviceSpec {
 /// A workload, as the guest will read it.
 fn parse_work(text: &str) -> Result<String, String> {
     WorkloadArg::parse(text).map(|_| text.to_owned()).map_err(|mistake| mistake.to_string())
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RulesArg {
-    /// Publish the class, wait for a grace period, remap: the one to use
-    Fold,
-    /// The bug: remap without waiting
-    NoGracePeriod,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BarrierArg {
-    /// Walkers pay a full fence in each section (default on arm64)
-    Fences,
-    /// Each grace period interrupts every CPU (default on x86-64)
-    Interrupts,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LeftoversArg {
-    /// Unplugs all of it
-    Unplug,
-    /// Asks the device what is plugged, and takes it
-    Adopt,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum BreakArg {
-    /// Write to a folded descriptor
-    Write,
-    /// Use up a stack
-    Stack,
-    /// Cause an exception without a stack to handle it on
-    DoubleFault,
-    /// Stop making progress on one CPU, interrupts off
-    Hang,
-    /// Flush no TLB from then on
-    NoFlush,
-    /// Flush the TLB of the CPU that flushes alone
-    LocalFlush,
 }
 
 impl MachineArgs {
@@ -397,10 +357,7 @@ impl CourseArgs {
 impl GuestArgs {
     /// The protocol, as the command line spells it.
     pub fn protocol_name(&self) -> &'static str {
-        match self.protocol {
-            RulesArg::Fold => "fold",
-            RulesArg::NoGracePeriod => "no-grace-period",
-        }
+        self.protocol.word()
     }
 
     /// What a descriptor is, as the command line spells it.
@@ -414,36 +371,20 @@ impl GuestArgs {
     /// The kernel's command line.
     pub fn command_line(&self, work: &[String]) -> String {
         let options = Options {
-            protocol: match self.protocol {
-                RulesArg::Fold => ProtocolChoice::Fold,
-                RulesArg::NoGracePeriod => ProtocolChoice::NoGracePeriod,
-            },
+            protocol: self.protocol,
             descriptors: match self.descriptors {
                 DescriptorsArg::Page => DescriptorsChoice::Page,
                 DescriptorsArg::Memdesc => DescriptorsChoice::Memdesc,
             },
-            barrier: self.barrier.map(|barrier| match barrier {
-                BarrierArg::Fences => BarrierChoice::Fences,
-                BarrierArg::Interrupts => BarrierChoice::Interrupts,
-            }),
+            barrier: self.barrier,
             walkers: self.walkers,
             owners: self.owners,
             seed: self.seed,
             work: work.to_vec(),
-            leftovers: match self.leftovers {
-                LeftoversArg::Unplug => LeftoversChoice::Unplug,
-                LeftoversArg::Adopt => LeftoversChoice::Adopt,
-            },
+            leftovers: self.leftovers,
             big_blocks: self.big_blocks,
             watchdog: self.watchdog,
-            breaks: self.breaks.map(|what| match what {
-                BreakArg::Write => Break::Write,
-                BreakArg::Stack => Break::Stack,
-                BreakArg::DoubleFault => Break::DoubleFault,
-                BreakArg::Hang => Break::Hang,
-                BreakArg::NoFlush => Break::NoFlush,
-                BreakArg::LocalFlush => Break::LocalFlush,
-            }),
+            breaks: self.breaks,
         };
         let mut line = options.to_string();
         if let Some(more) = &self.append {
