@@ -1,14 +1,16 @@
-//! All of a machine's memory as extents: what nothing is said of is free.
+//! All of a machine's memory as extents, also what nothing is said of.
 
 use std::iter::Peekable;
 use std::ops::Range;
 
 use pagefold_machine::{Extent, PageState};
 
-/// Extents, and between them as free ones the parts of memory that none of them speaks of.
+/// Extents, and between them the parts of memory that none of them speaks of: as free ones, or in another state.
 pub struct Covered<M: Iterator<Item = Range<u64>>, E: Iterator<Item = Extent>> {
     memory: Peekable<M>,
     extents: Peekable<E>,
+    /// The state of pages that no extent speaks of.
+    rest: PageState,
     /// Pages below are done.
     at: u64,
 }
@@ -16,7 +18,12 @@ pub struct Covered<M: Iterator<Item = Range<u64>>, E: Iterator<Item = Extent>> {
 impl<M: Iterator<Item = Range<u64>>, E: Iterator<Item = Extent>> Covered<M, E> {
     /// `extents` within `memory`; both in ascending order, without overlap.
     pub fn new(memory: M, extents: E) -> Self {
-        Self { memory: memory.peekable(), extents: extents.peekable(), at: 0 }
+        Self { memory: memory.peekable(), extents: extents.peekable(), rest: PageState::Free, at: 0 }
+    }
+
+    /// The same, with another state for pages that no extent speaks of.
+    pub fn with_rest(self, rest: PageState) -> Self {
+        Self { rest, ..self }
     }
 }
 
@@ -37,7 +44,7 @@ impl<M: Iterator<Item = Range<u64>>, E: Iterator<Item = Extent>> Iterator for Co
                     start,
                     pages,
                     order: 0,
-                    state: PageState::Free,
+                    state: self.rest,
                     mapcount: 0,
                     optimised: false,
                 });

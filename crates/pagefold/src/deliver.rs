@@ -71,6 +71,19 @@ pub fn to(output: Option<&Place>, bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Writes a result to stdout: as JSON, or as `print` prints it.
+///
+/// # Errors
+/// It cannot be written.
+pub fn result(
+    value: &impl Serialize,
+    is_json: bool,
+    print: impl FnOnce(&mut Stdout) -> io::Result<()>,
+) -> Result<()> {
+    let mut to = stdout();
+    if is_json { json(value, &mut to) } else { Ok(print(&mut to)?) }
+}
+
 /// Writes a result as JSON, for people who look at it too.
 ///
 /// # Errors

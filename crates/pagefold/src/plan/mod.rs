@@ -28,26 +28,19 @@ use crate::lines::Lines;
 use crate::report::model::Interval;
 
 pub fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let mut stdout = deliver::stdout();
     let units = args.units.units();
     if let Some(device) = &args.device {
         let (answer, is_partial) = device::answer(args, device)?;
-        if args.json {
-            deliver::json(&answer, &mut stdout)?;
-        } else {
-            device_print::print(&answer, units, &mut Lines::new(&mut stdout))?;
-        }
+        let print = |to: &mut _| device_print::print(&answer, units, &mut Lines::new(to));
+        deliver::result(&answer, args.json, print)?;
         return Ok(exit::code(is_partial, !answer.works));
     }
     let (is_partial, is_no) = match args.hotplug {
         Some(asked) => {
             let guest = guest::PlannedGuest::of(args)?;
             let answer = guest.answer(asked);
-            if args.json {
-                deliver::json(&answer, &mut stdout)?;
-            } else {
-                hotplug_print::print(&answer, units, &mut Lines::new(&mut stdout))?;
-            }
+            let print = |to: &mut _| hotplug_print::print(&answer, units, &mut Lines::new(to));
+            deliver::result(&answer, args.json, print)?;
             (guest.partial, !answer.works)
         }
         None => {
@@ -64,11 +57,8 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
                 block_sizes: whatif::block_sizes(&base),
                 partial: base.partial,
             };
-            if args.json {
-                deliver::json(&plan, &mut stdout)?;
-            } else {
-                print::plan(&plan, units, &mut Lines::new(&mut stdout))?;
-            }
+            let print = |to: &mut _| print::plan(&plan, units, &mut Lines::new(to));
+            deliver::result(&plan, args.json, print)?;
             (base.partial, false)
         }
     };

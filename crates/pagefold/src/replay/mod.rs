@@ -48,12 +48,7 @@ pub fn run(args: &ReplayArgs) -> Result<ExitCode> {
         .ok_or_else(|| anyhow!("the machine has no memory, or more than page numbers can name (4 PiB)"))?;
     let job = ReplayJob { args, origin: &found.origin, header: &found.machine.header, tiles, read_seconds };
     let report = job.as_chosen(rcu::choose(args.rcu)?)?;
-    let mut stdout = deliver::stdout();
-    if args.json {
-        deliver::json(&report, &mut stdout)?;
-    } else {
-        report.print(&mut stdout)?;
-    }
+    deliver::result(&report, args.json, |to| report.print(to))?;
     let violations = &report.violations;
     let fine = violations.total == 0 && !violations.wrong_protocol && report.agree;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })

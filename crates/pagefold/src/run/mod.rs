@@ -22,27 +22,22 @@ use self::plan::RunPlan;
 use self::scenario::{Mistake, SHIPPED};
 use crate::cost::available;
 use crate::deliver;
+use crate::exit::usage;
 use crate::place::Place;
 use crate::rcu::{self, RcuArg};
-use crate::stderr::say;
-
-/// A mistake in the scenario is a mistake in what was asked for, as one on the command line is.
-const USAGE: u8 = 2;
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.list {
         return list().map(|()| ExitCode::SUCCESS);
     }
     if let Some(name) = &args.show {
-        let Some(text) = shipped(name) else { return Ok(usage(unknown(name))) };
+        let Some(text) = shipped(name) else { return Err(usage(unknown(name))) };
         deliver::stdout().write_all(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let svg = args.svg.as_deref().map(Place::public).transpose()?;
-    let mut plan = match find(args.scenario.as_deref()) {
-        Ok(plan) => plan,
-        Err(error) => return Ok(usage(format!("{error:#}"))),
-    };
+    // A mistake in the scenario is a mistake in what was asked for, as one on the command line is.
+    let mut plan = find(args.scenario.as_deref()).map_err(|error| usage(format!("{error:#}")))?;
     plan.seed = args.seed.unwrap_or(plan.seed);
     let (touched, spare) = (plan.touched(), available().unwrap_or(u64::MAX));
     if touched > spare / 10 * 9 {
@@ -57,18 +52,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if let Some(place) = &svg {
         place.write_all(picture::draw(&report).as_bytes())?;
     }
-    let mut stdout = deliver::stdout();
-    if args.json {
-        deliver::json(&report, &mut stdout)?;
-    } else {
-        report.print(&mut stdout)?;
-    }
+    deliver::result(&report, args.json, |to| report.print(to))?;
     Ok(if report.is_fine() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn usage(message: String) -> ExitCode {
-    say(message);
-    ExitCode::from(USAGE)
 }
 
 fn shipped(name: &str) -> Option<&'static str> {

@@ -19,6 +19,7 @@ use pagefold_machine::{Extent, Header, Host, Machine, MemoryRange, PageState, li
 
 use self::model::{BlockAnswer, OwnerRow, SCHEMA, StateInBlock, Stuck};
 use super::args::ReportArgs;
+use crate::covered::Covered;
 use crate::exit::{self, usage};
 use crate::lines::Lines;
 use crate::survey::{PagesAt, Subject};
@@ -33,12 +34,8 @@ const GIGANTIC: u32 = 18;
 
 pub fn run(args: &ReportArgs, block: u64) -> Result<ExitCode> {
     let answer = answer(&args.survey.subject()?, block)?;
-    let mut stdout = deliver::stdout();
-    if args.json {
-        deliver::json(&answer, &mut stdout)?;
-    } else {
-        print::print(&answer, args.units.units(), &mut Lines::new(&mut stdout))?;
-    }
+    let print = |to: &mut _| print::print(&answer, args.units.units(), &mut Lines::new(to));
+    deliver::result(&answer, args.json, print)?;
     Ok(exit::code(answer.partial, false))
 }
 
@@ -136,30 +133,9 @@ fn extents(subject: &Subject, pages: &Range<u64>) -> Result<Option<Vec<Extent>>,
             Machine { header, runs }
         }
     };
-    let mut extents: Vec<Extent> = machine.extents().collect();
     // What no page is said of is none.
-    let mut at = pages.start;
-    let mut holes = Vec::new();
-    let none = |start: u64, end: u64| Extent {
-        start,
-        pages: end - start,
-        order: 0,
-        state: PageState::NoPage,
-        mapcount: 0,
-        optimised: false,
-    };
-    for extent in &extents {
-        if extent.start > at {
-            holes.push(none(at, extent.start));
-        }
-        at = extent.start + extent.pages;
-    }
-    if at < pages.end {
-        holes.push(none(at, pages.end));
-    }
-    extents.extend(holes);
-    extents.sort_by_key(|extent| extent.start);
-    Ok(Some(extents))
+    let covered = Covered::new(std::iter::once(pages.clone()), machine.extents());
+    Ok(Some(covered.with_rest(PageState::NoPage).collect()))
 }
 
 /// Whether pages in a state can move, or need not.
