@@ -20,6 +20,8 @@ pub use args::BootArgs;
 use args::UNIT;
 use indicatif::ProgressBar;
 use pagefold_boot::{BUILD, Ending, Guest, KernelKind, Lost, VARIABLE, find_kernel_of};
+use pagefold_boot_protocol::{Hello, Request};
+use pagefold_machine::host::Counters;
 use pagefold_qemu::{NumaNode, QemuBuilder, VirtioMem};
 
 pub use self::model::BootOutcome;
@@ -27,14 +29,12 @@ use self::model::{BootRow, SCHEMA};
 use self::play::Player;
 use self::script::Script;
 use self::step::{BootStep, HELP, Wishes};
+use crate::exit::{USAGE, usage};
 use crate::interrupt::interrupted;
 use crate::place::Place;
 use crate::source::Found;
 use crate::stderr::say;
 use crate::{deliver, map, snapshot};
-
-/// Exit code of a command line that makes no sense, as clap's.
-const USAGE: u8 = 2;
 
 pub fn run(args: &BootArgs) -> Result<ExitCode> {
     // What is wrong with an argument is said before anything is started.
@@ -43,10 +43,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     let sizes = || args.course.resize.iter().try_for_each(|wishes| args.machine.check(wishes));
     let wrong =
         args.machine.possible(memory()).and_then(|()| sizes().map_err(|wrong| format!("--resize: {wrong}")));
-    if let Err(wrong) = wrong {
-        say(wrong);
-        return Ok(USAGE.into());
-    }
+    wrong.map_err(usage)?;
     let kernel = kernel(args.machine.kernel.as_deref(), args.machine.arch.kind(&args.machine.cpu))?;
     let mut builder =
         QemuBuilder::new().kernel(&kernel).command_line(&args.guest.command_line(&args.course.work));
@@ -70,8 +67,7 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
     };
     let wrong = life.wrong;
     if outcome.ending.is_usage() {
-        say(format_args!("the guest: {}", outcome.ending.last_line()));
-        return Ok(USAGE.into());
+        return Err(usage(format!("the guest: {}", outcome.ending.last_line())));
     }
     let mut out = deliver::stdout();
     if args.output.json {
@@ -116,12 +112,8 @@ fn in_a_line(lost: Lost) -> anyhow::Error {
 
 /// Bytes of memory that this machine has, swap included.
 fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let bytes = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
-    };
-    Some(bytes("MemTotal:")? + bytes("SwapTotal:").unwrap_or(0))
+    let counters = Counters::parse(&std::fs::read_to_string("/proc/meminfo").ok()?);
+    Some(counters.get("MemTotal")? + counters.get("SwapTotal").unwrap_or(0))
 }
 
 /// The kernel to boot.
@@ -185,7 +177,7 @@ struct Life<'a> {
 
 impl Life<'_> {
     /// Takes a guest through all that was asked for, to its end.
-    fn play(&mut self, mut guest: Guest) -> Result<(Option<pagefold_boot_protocol::Hello>, Ending)> {
+    fn play(&mut self, mut guest: Guest) -> Result<(Option<Hello>, Ending)> {
         let hello = match guest.greeting() {
             Ok(hello) => hello,
             Err(lost) => return Ok((None, guest.end(&lost).explain(&self.kernel))),
@@ -201,13 +193,13 @@ impl Life<'_> {
             let mut script = Script::from_stdin()?;
             self.converse(&mut player, &mut script)
         } else {
-            self.course(&mut player).map_err(Stop::Lost)
+            self.course(&mut player).map_err(Into::into)
         };
-        let course = course.and_then(|()| self.finish(&mut player).map_err(Stop::Lost));
-        let ending = match course {
+        let course = course.and_then(|()| Ok(self.finish(&mut player)?));
+        let ending = match course.map_err(|error| error.downcast::<Lost>()) {
             Ok(()) => player.guest.stop(),
-            Err(Stop::Lost(lost)) => player.guest.end(&lost),
-            Err(Stop::Error(error)) => {
+            Err(Ok(lost)) => player.guest.end(&lost),
+            Err(Err(error)) => {
                 player.guest.stop();
                 return Err(error);
             }
@@ -227,7 +219,7 @@ impl Life<'_> {
             course.resize.clone()
         };
         let mut steps = vec![BootStep::Boot];
-        let mut work = (!course.work.is_empty()).then_some(BootStep::Populate);
+        let mut work = (!course.work.is_empty()).then_some(BootStep::Ask(Request::Populate));
         if sizes.is_empty() {
             steps.extend(work.take());
         }
@@ -235,10 +227,10 @@ impl Life<'_> {
             steps.push(BootStep::Resize(wishes));
             steps.extend(work.take());
             if course.touch {
-                steps.push(BootStep::Touch);
+                steps.push(BootStep::Ask(Request::Touch));
             }
         }
-        steps.extend(course.cycle.map(BootStep::Cycle));
+        steps.extend(course.cycle.map(|rounds| BootStep::Ask(Request::Cycle(rounds))));
         // What is to break breaks a while after the guest came up: until then it lives.
         let breaks = self.args.guest.breaks.map(|_| course.deadline);
         steps.extend(course.seconds.or(breaks).map(BootStep::Live));
@@ -263,13 +255,13 @@ impl Life<'_> {
     }
 
     /// Lines of a script.
-    fn converse(&mut self, player: &mut Player, script: &mut Script) -> Result<(), Stop> {
+    fn converse(&mut self, player: &mut Player, script: &mut Script) -> Result<()> {
         self.step(player, &BootStep::Boot)?;
         if script.is_person() {
             say(format_args!("up; 'help' lists the commands"));
         }
         let talks = !self.args.output.json;
-        while let Some(line) = script.next(|| player.guest.look().map_err(Stop::Lost))? {
+        while let Some(line) = script.next(|| player.guest.look())? {
             let words: Vec<&str> = line.split_ascii_whitespace().collect();
             match words[..] {
                 ["stop" | "quit" | "exit"] => return Ok(()),
@@ -325,7 +317,7 @@ impl Life<'_> {
     fn checked(&self, step: BootStep) -> Result<BootStep, String> {
         match &step {
             BootStep::Resize(wishes) => self.args.machine.check(wishes)?,
-            BootStep::Restart(restart) => {
+            BootStep::Ask(Request::RestartDriver(restart)) => {
                 self.args.machine.check(&Wishes(vec![(restart.device as usize, 0)]))?
             }
             _ => {}
@@ -352,27 +344,5 @@ impl Life<'_> {
         let note = format!("a Pagefold guest with {} CPUs", player.hello.cpus);
         let own = player.hello.kernel / 4096;
         Ok(Found { machine: pages::machine(&runs, own, &report, note), origin: "the guest".into() })
-    }
-}
-
-/// Why a life ends before its time.
-enum Stop {
-    Lost(Lost),
-    Error(anyhow::Error),
-}
-
-impl From<Lost> for Stop {
-    fn from(lost: Lost) -> Self {
-        Stop::Lost(lost)
-    }
-}
-impl From<anyhow::Error> for Stop {
-    fn from(error: anyhow::Error) -> Self {
-        Stop::Error(error)
-    }
-}
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Stop::Error(error.into())
     }
 }

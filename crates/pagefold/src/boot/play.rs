@@ -36,32 +36,24 @@ impl Player {
                 self.guest.qmp().system_reset()?;
                 self.hello = self.guest.greeting()?;
             }
-            BootStep::Populate
-            | BootStep::Free(_)
-            | BootStep::Pin(_)
-            | BootStep::Touch
-            | BootStep::Cycle(_)
-            | BootStep::Restart(_) => {
+            BootStep::Ask(request) => {
                 tell(step.to_string());
-                if let Some(request) = step.request() {
-                    match self.guest.ask(&request, self.deadline)? {
-                        Answer::Done | Answer::Populated(0) => {}
-                        Answer::Populated(missing) => {
-                            short = Some(format!("{} found no place", Bytes(missing)))
-                        }
-                        Answer::Touched(bytes) => touched = Some(bytes),
-                        Answer::Cycles(counts) => cycles = Some(counts),
-                        // What was written has to be there, and memory for a few folios always is.
-                        Answer::Refused(why) if matches!(step, BootStep::Touch | BootStep::Cycle(_)) => {
-                            self.wrong = Some(why)
-                        }
-                        Answer::Refused(why) => short = Some(why),
-                        other => return Err(nonsense(&step.to_string(), &other)),
+                match self.guest.ask(request, self.deadline)? {
+                    Answer::Done | Answer::Populated(0) => {}
+                    Answer::Populated(missing) => short = Some(format!("{} found no place", Bytes(missing))),
+                    Answer::Touched(bytes) => touched = Some(bytes),
+                    Answer::Cycles(counts) => cycles = Some(counts),
+                    // What was written has to be there, and memory for a few folios always is.
+                    Answer::Refused(why) if matches!(request, Request::Touch | Request::Cycle(_)) => {
+                        self.wrong = Some(why)
                     }
+                    Answer::Refused(why) => short = Some(why),
+                    other => return Err(nonsense(&step.to_string(), &other)),
                 }
             }
         }
-        if matches!(step, BootStep::Restart(_) | BootStep::Reset) {
+        let begins_anew = matches!(step, BootStep::Ask(Request::RestartDriver(_)) | BootStep::Reset);
+        if begins_anew {
             short = short.or(self.settle(tell)?);
         }
         let seconds = begun.elapsed().as_secs_f64();
@@ -69,7 +61,7 @@ impl Player {
         let instructions =
             before.zip(after).map(|(before, after)| after.instructions.saturating_sub(before.instructions));
         let (devices, report) = (self.guest.status()?, self.guest.report()?);
-        let is_resize = matches!(step, BootStep::Resize(_) | BootStep::Restart(_) | BootStep::Reset);
+        let is_resize = begins_anew || matches!(step, BootStep::Resize(_));
         let driver_ns = is_resize.then(|| devices.iter().map(|device| device.busy_ns).sum());
         for (number, device) in devices.iter().enumerate() {
             let has = self.guest.qmp().plugged(number)?;

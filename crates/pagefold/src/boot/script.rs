@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use pagefold_boot::Lost;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -67,17 +68,14 @@ impl Script {
     ///
     /// # Errors
     /// Those of `look`; or stdin cannot be read.
-    pub fn next<E: From<anyhow::Error>>(
-        &mut self,
-        mut look: impl FnMut() -> Result<(), E>,
-    ) -> Result<Option<String>, E> {
+    pub fn next(&mut self, mut look: impl FnMut() -> Result<(), Lost>) -> Result<Option<String>> {
         const ENDED: &str = "the reader of the script has gone";
-        self.wanted.send(()).map_err(|_| anyhow::anyhow!(ENDED))?;
+        self.wanted.send(()).map_err(|_| anyhow!(ENDED))?;
         loop {
             match self.lines.recv_timeout(GLANCE) {
-                Ok(line) => return Ok(line?),
+                Ok(line) => return line,
                 Err(RecvTimeoutError::Timeout) => look()?,
-                Err(RecvTimeoutError::Disconnected) => return Err(anyhow::anyhow!(ENDED).into()),
+                Err(RecvTimeoutError::Disconnected) => bail!(ENDED),
             }
         }
     }

@@ -48,18 +48,8 @@ pub enum BootStep {
     Boot,
     /// Plug or unplug.
     Resize(Wishes),
-    /// Begin the workloads.
-    Populate,
-    /// Give so many thousandths of the workloads' folios back.
-    Free(u16),
-    /// Pin so many thousandths of them.
-    Pin(u16),
-    /// Use memory from all over.
-    Touch,
-    /// Fold and unfold so many times.
-    Cycle(u64),
-    /// Drop the driver of a device, and probe it anew; maybe one that knows nothing of what is plugged.
-    Restart(Restart),
+    /// What one request does.
+    Ask(Request),
     /// Live on for so many seconds.
     Live(f64),
     /// The machine's reset button.
@@ -80,34 +70,23 @@ impl BootStep {
         let share = |word: &str| parse_percent(word).map(|percent| (percent * 10.0).round() as u16);
         match command {
             "resize" => one("a size, as in 4G or 0:4G+1:2G").and_then(Wishes::parse).map(BootStep::Resize),
-            "populate" if rest.is_empty() => Ok(BootStep::Populate),
-            "free" => one("a share, as in 50%").and_then(share).map(BootStep::Free),
-            "pin" => one("a share, as in 10%").and_then(share).map(BootStep::Pin),
-            "touch" if rest.is_empty() => Ok(BootStep::Touch),
+            "populate" if rest.is_empty() => Ok(BootStep::Ask(Request::Populate)),
+            "free" => one("a share, as in 50%").and_then(share).map(Request::Free).map(BootStep::Ask),
+            "pin" => one("a share, as in 10%").and_then(share).map(Request::Pin).map(BootStep::Ask),
+            "touch" if rest.is_empty() => Ok(BootStep::Ask(Request::Touch)),
             "cycle" => {
                 let number = one("a number of folios")?;
-                Ok(BootStep::Cycle(number.parse().map_err(|_| format!("'{number}' is no number"))?))
+                let rounds = number.parse().map_err(|_| format!("'{number}' is no number"))?;
+                Ok(BootStep::Ask(Request::Cycle(rounds)))
             }
             "restart" | "forget" => {
                 let device = one("a device's number").and_then(device)?;
-                Ok(BootStep::Restart(Restart { device, forget: command == "forget" }))
+                let restart = Restart { device, forget: command == "forget" };
+                Ok(BootStep::Ask(Request::RestartDriver(restart)))
             }
             "live" => one("seconds").and_then(parse_seconds).map(BootStep::Live),
             "reset" if rest.is_empty() => Ok(BootStep::Reset),
             _ => Err(format!("'{line}' is none of the commands; 'help' lists them")),
-        }
-    }
-
-    /// The request that it takes, if it is done with one.
-    pub fn request(&self) -> Option<Request> {
-        match self {
-            BootStep::Populate => Some(Request::Populate),
-            BootStep::Free(share) => Some(Request::Free(*share)),
-            BootStep::Pin(share) => Some(Request::Pin(*share)),
-            BootStep::Touch => Some(Request::Touch),
-            BootStep::Cycle(rounds) => Some(Request::Cycle(*rounds)),
-            BootStep::Restart(restart) => Some(Request::RestartDriver(*restart)),
-            BootStep::Boot | BootStep::Resize(_) | BootStep::Live(_) | BootStep::Reset => None,
         }
     }
 }
@@ -117,13 +96,19 @@ impl fmt::Display for BootStep {
         match self {
             BootStep::Boot => f.write_str("boot"),
             BootStep::Resize(wishes) => write!(f, "{wishes}"),
-            BootStep::Populate => f.write_str("populate"),
-            BootStep::Free(share) => write!(f, "free {:.1} %", f64::from(*share) / 10.0),
-            BootStep::Pin(share) => write!(f, "pin {:.1} %", f64::from(*share) / 10.0),
-            BootStep::Touch => f.write_str("touch"),
-            BootStep::Cycle(rounds) => write!(f, "cycle {}", Whole(*rounds)),
-            BootStep::Restart(Restart { device, forget: false }) => write!(f, "restart vmem{device}"),
-            BootStep::Restart(Restart { device, .. }) => write!(f, "forget vmem{device}"),
+            BootStep::Ask(request) => match request {
+                Request::Free(share) => write!(f, "free {:.1} %", f64::from(*share) / 10.0),
+                Request::Pin(share) => write!(f, "pin {:.1} %", f64::from(*share) / 10.0),
+                Request::Cycle(rounds) => write!(f, "cycle {}", Whole(*rounds)),
+                Request::RestartDriver(Restart { device, forget: false }) => {
+                    write!(f, "restart vmem{device}")
+                }
+                Request::RestartDriver(Restart { device, .. }) => write!(f, "forget vmem{device}"),
+                Request::Populate => f.write_str("populate"),
+                Request::Touch => f.write_str("touch"),
+                // No step is one of these.
+                other => write!(f, "{other:?}"),
+            },
             BootStep::Live(seconds) => write!(f, "live {seconds} s"),
             BootStep::Reset => f.write_str("reset"),
         }
@@ -156,8 +141,9 @@ mod tests {
     #[test]
     fn lines_are_read_or_refused() {
         assert_eq!(BootStep::parse("resize 1:2G"), Ok(BootStep::Resize(Wishes(vec![(1, 2 << 30)]))));
-        assert_eq!(BootStep::parse("  free  12.5% "), Ok(BootStep::Free(125)));
-        assert_eq!(BootStep::parse("forget 1"), Ok(BootStep::Restart(Restart { device: 1, forget: true })));
+        assert_eq!(BootStep::parse("  free  12.5% "), Ok(BootStep::Ask(Request::Free(125))));
+        let forget = Request::RestartDriver(Restart { device: 1, forget: true });
+        assert_eq!(BootStep::parse("forget 1"), Ok(BootStep::Ask(forget)));
         for line in
             ["", "resize", "resize 1G 2G", "cycle many", "pin 200%", "restart -1", "touch it", "dance"]
         {
