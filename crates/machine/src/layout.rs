@@ -1,4 +1,4 @@
-//! Where a machine's memory is: parsers of `/proc/iomem`, `/proc/zoneinfo`, `/proc/meminfo` and `/proc/vmstat`.
+//! Where a machine's memory is: parsers of `/proc/iomem` and `/proc/zoneinfo`.
 //!
 //! They take what they know and skip what they do not: these files grow with every kernel.
 
@@ -122,18 +122,6 @@ pub fn parse_zoneinfo(text: &str) -> Vec<Zone> {
     zones
 }
 
-/// The value of `key` in `/proc/meminfo`, in bytes, or in `/proc/vmstat`, as it stands there.
-pub fn value(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        if words.next()?.trim_end_matches(':') != key {
-            return None;
-        }
-        let value: u64 = words.next()?.parse().ok()?;
-        Some(if words.next() == Some("kB") { value.saturating_mul(1024) } else { value })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,7 +136,6 @@ mod tests {
             let ranges = parse_iomem(&iomem);
             prop_assert!(ranges.iter().all(|range| range.start < range.end));
             prop_assert!(parse_zoneinfo(&zones).iter().all(|zone| zone.spanned > 0));
-            let _ = value(&zones, "present");
         }
     }
 
@@ -207,16 +194,5 @@ mod tests {
             );
             assert_eq!(parse_zoneinfo(&text)[0].spanned, 4096, "{spanned}");
         }
-    }
-
-    #[test]
-    fn values_know_their_units() {
-        assert_eq!(
-            value("MemTotal:  24684092 kB\nHugePages_Total:       7\n", "MemTotal"),
-            Some(24_684_092 * 1024)
-        );
-        assert_eq!(value("HugePages_Total:       7\n", "HugePages_Total"), Some(7));
-        assert_eq!(value("nr_memmap_boot_pages 98304\n", "nr_memmap_boot_pages"), Some(98304));
-        assert_eq!(value("nr_free_pages x\n", "nr_free_pages"), None);
     }
 }

@@ -34,6 +34,6 @@ pub use extents::Extent;
 pub use flags::Flags;
 pub use host::Host;
 pub use layout::{MemoryRange, Zone};
-pub use machine::{Header, Machine, Run, deferred_pages};
+pub use machine::{Header, Machine, Run, deferred_pages, described_pages};
 pub use state::PageState;
 pub use tally::Tally;

@@ -9,8 +9,8 @@ use crate::flags::{Flags, NOPAGE};
 use crate::geometry::PAGE_BYTES;
 use crate::host::blocks::{self, OnlineState};
 use crate::host::files::Files;
-use crate::host::hugetlb;
-use crate::layout::{MemoryRange, Zone, parse_iomem, parse_zoneinfo, value};
+use crate::host::{Counters, Memmap, hugetlb};
+use crate::layout::{MemoryRange, Zone, parse_iomem, parse_zoneinfo};
 use crate::machine::{Header, Machine, Run};
 pub use crate::reading::{LiveError, ScanProgress};
 use crate::scan::{PageFiles, scan};
@@ -106,8 +106,8 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
     if memory.is_empty() {
         return Err(LiveError::NoMemory);
     }
-    let (meminfo, vmstat) = (text("meminfo"), text("vmstat"));
-    let boot = value(&vmstat, "nr_memmap_boot_pages");
+    let meminfo = Counters::parse(&text("meminfo"));
+    let memmap = Memmap::of(&Counters::parse(&text("vmstat")));
     let release = text("sys/kernel/osrelease");
     let root = proc.parent().unwrap_or(proc);
     Ok(Header {
@@ -119,9 +119,9 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
         memory,
         zones,
         descriptor_size: 64,
-        mem_total: value(&meminfo, "MemTotal").unwrap_or(0),
-        mem_free: value(&meminfo, "MemFree").unwrap_or(0),
-        memmap_pages: boot.map(|boot| boot + value(&vmstat, "nr_memmap_pages").unwrap_or(0)),
+        mem_total: meminfo.get("MemTotal").unwrap_or(0),
+        mem_free: meminfo.get("MemFree").unwrap_or(0),
+        memmap_pages: memmap.map(|memmap| memmap.pages),
         pools: hugetlb::read_pools(&mut Files::new(root), "sys/kernel/mm/hugepages"),
     })
 }

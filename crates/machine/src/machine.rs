@@ -1,5 +1,7 @@
 //! A machine in memory: its layout, and runs of pages that are alike.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::flags::Flags;
@@ -92,15 +94,7 @@ impl Machine {
 
     /// Pages for which Linux has descriptors: every section that has memory, whole.
     pub fn described_pages(&self) -> u64 {
-        let mut pages = 0;
-        let mut next = 0;
-        for range in &self.header.memory {
-            let first = (range.start / PAGES_PER_SECTION).max(next);
-            let end = range.end.div_ceil(PAGES_PER_SECTION).max(first);
-            pages += (end - first) * PAGES_PER_SECTION;
-            next = end.max(next);
-        }
-        pages
+        described_pages(self.header.memory.iter().map(|range| range.start..range.end))
     }
 
     /// Free pages whose descriptors the kernel has not written yet; see [`deferred_pages`].
@@ -113,6 +107,17 @@ impl Machine {
     pub(crate) fn clipped(&self) -> Clipped<'_> {
         Clipped { runs: &self.runs, memory: &self.header.memory, run: 0, range: 0, at: 0 }
     }
+}
+
+/// Pages for which Linux has descriptors, if this is all memory, in ascending order: every section that has some, whole.
+pub fn described_pages(memory: impl Iterator<Item = Range<u64>>) -> u64 {
+    let mut next = 0;
+    let of_range = |range: Range<u64>| {
+        let first = (range.start / PAGES_PER_SECTION).max(next);
+        next = range.end.div_ceil(PAGES_PER_SECTION).max(first);
+        (next - first) * PAGES_PER_SECTION
+    };
+    memory.map(of_range).sum()
 }
 
 /// Free pages whose descriptors the kernel has not written yet (`CONFIG_DEFERRED_STRUCT_PAGE_INIT`): it counts them in all

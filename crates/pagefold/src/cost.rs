@@ -7,6 +7,7 @@ use pagefold_engine::platform::{Barrier, TableKind};
 use pagefold_engine::protocol::Protocol;
 use pagefold_engine::{Descriptors, Engine, Pfn};
 use pagefold_linux::{Linux, Region, measure};
+use pagefold_machine::host::Counters;
 use pagefold_workload::Stamp;
 use serde::Serialize;
 
@@ -196,5 +197,5 @@ pub fn rematerialised<B: Barrier + Clone, R: Protocol, D: Descriptors>(
 /// Bytes of memory this machine can spare.
 pub fn available() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
-    pagefold_machine::layout::value(&meminfo, "MemAvailable")
+    Counters::parse(&meminfo).get("MemAvailable")
 }

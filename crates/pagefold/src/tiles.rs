@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use pagefold_machine::geometry::MAX_PAGES;
-use pagefold_machine::{Extent, Machine, PageState};
+use pagefold_machine::{Extent, Machine, PageState, described_pages};
 
 use crate::covered::Covered;
 
@@ -68,15 +68,7 @@ impl<'a> Tiles<'a> {
 
     /// Pages that Linux would have descriptors for.
     pub fn described_pages(&self) -> u64 {
-        const SECTION: u64 = pagefold_machine::geometry::PAGES_PER_SECTION;
-        let mut next = 0;
-        self.memory()
-            .map(|range| {
-                let first = (range.start / SECTION).max(next);
-                next = range.end.div_ceil(SECTION).max(first);
-                (next - first) * SECTION
-            })
-            .sum()
+        described_pages(self.memory())
     }
 
     /// Tiles that are whole: [`tile`](Self::tile), again and again.

@@ -162,6 +162,21 @@ impl Files {
         }
     }
 
+    /// What `parse` makes of a file's text without space around it; that the file is missing is not noted.
+    pub(super) fn optional<T>(
+        &mut self,
+        path: &str,
+        tells: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.optional_text(path, tells)?;
+        let value = parse(text.trim());
+        if value.is_none() {
+            self.malformed(path, tells, &text);
+        }
+        value
+    }
+
     /// A whole file as [`plain`] text, if it can be had: nothing is noted if it cannot.
     pub fn text_if_any(&self, path: &str) -> Option<String> {
         self.bytes_if_any(path).map(|bytes| plain(&String::from_utf8_lossy(&bytes)))

@@ -96,7 +96,7 @@ pub struct Memmap {
 }
 
 impl Memmap {
-    fn of(vmstat: &Counters) -> Option<Self> {
+    pub(crate) fn of(vmstat: &Counters) -> Option<Self> {
         let boot = vmstat.get("nr_memmap_boot_pages")?;
         let later = vmstat.get("nr_memmap_pages").unwrap_or(0);
         Some(Self { pages: boot.saturating_add(later), boot_pages: Some(boot) })
@@ -324,13 +324,9 @@ fn names(files: &mut Files, is_this_host: bool) -> (String, String) {
 fn memmap_on_memory(files: &mut Files) -> Option<bool> {
     const PATH: &str = "sys/module/memory_hotplug/parameters/memmap_on_memory";
     const TELLS: &str = "whether blocks may hold their own descriptors";
-    let text = files.optional_text(PATH, TELLS)?;
-    match text.trim() {
+    files.optional(PATH, TELLS, |text| match text {
         "Y" | "force" => Some(true),
         "N" => Some(false),
-        _ => {
-            files.malformed(PATH, TELLS, &text);
-            None
-        }
-    }
+        _ => None,
+    })
 }

@@ -36,35 +36,19 @@ impl Onlining {
 
     /// Reads the parameters.
     pub(super) fn read(files: &mut Files) -> Self {
-        let mut policy = None;
-        let path = format!("{DIR}/online_policy");
-        if let Some(text) = files.optional_text(&path, TELLS) {
-            policy = match text.trim() {
-                "contig-zones" => Some(OnlineRule::ContigZones),
-                "auto-movable" => Some(OnlineRule::AutoMovable),
+        let policy = files.optional(&format!("{DIR}/online_policy"), TELLS, |text| match text {
+            "contig-zones" => Some(OnlineRule::ContigZones),
+            "auto-movable" => Some(OnlineRule::AutoMovable),
+            _ => None,
+        });
+        let movable_ratio =
+            files.optional(&format!("{DIR}/auto_movable_ratio"), TELLS, |text| text.parse().ok());
+        let numa_aware =
+            files.optional(&format!("{DIR}/auto_movable_numa_aware"), TELLS, |text| match text {
+                "Y" | "1" => Some(true),
+                "N" | "0" => Some(false),
                 _ => None,
-            };
-            if policy.is_none() {
-                files.malformed(&path, TELLS, &text);
-            }
-        }
-        let path = format!("{DIR}/auto_movable_ratio");
-        let movable_ratio = files.optional_text(&path, TELLS).and_then(|text| {
-            let ratio = text.trim().parse().ok();
-            if ratio.is_none() {
-                files.malformed(&path, TELLS, &text);
-            }
-            ratio
-        });
-        let path = format!("{DIR}/auto_movable_numa_aware");
-        let numa_aware = files.optional_text(&path, TELLS).and_then(|text| match text.trim() {
-            "Y" | "1" => Some(true),
-            "N" | "0" => Some(false),
-            _ => {
-                files.malformed(&path, TELLS, &text);
-                None
-            }
-        });
+            });
         Self { policy, movable_ratio, numa_aware }
     }
 
