@@ -162,16 +162,7 @@ mod tests {
 
     #[test]
     fn hosts_and_days_have_their_directories() {
-        let common = |host: &str, ts| Common {
-            host: host.into(),
-            boot_id: None,
-            ts,
-            kernel: String::new(),
-            page_bytes: 4096,
-            descriptor_bytes: 64,
-            hvo: None,
-            memmap_pages: None,
-        };
+        let common = |host: &str, ts| Common { host: host.into(), ts, ..Common::default() };
         let place = |host, ts| super::place(&common(host, ts)).display().to_string();
         assert_eq!(
             place("web7.example.org", 1_700_000_000_000_000),

@@ -1,14 +1,15 @@
 //! Rows as Parquet. The layout, version 1, is documented in `docs/fleet.md`; what is added later is optional.
 
 use std::io::Write;
+use std::iter::repeat_n;
 use std::sync::Arc;
 
 use ::parquet::basic::{Compression, Encoding};
-use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, Int32Type, Int64Type};
+use ::parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
 use ::parquet::errors::ParquetError;
 use ::parquet::file::metadata::KeyValue;
 use ::parquet::file::properties::WriterProperties;
-use ::parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter, SerializedRowGroupWriter};
+use ::parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use ::parquet::schema::parser::parse_message_type;
 use ::parquet::schema::types::ColumnPath;
 
@@ -39,7 +40,7 @@ pub const VERSION: &str = "1";
 const GROUP: usize = 1 << 17;
 
 /// What all rows of a file have in common.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Common {
     pub host: String,
     pub boot_id: Option<String>,
@@ -98,81 +99,50 @@ fn columns<W: Write + Send>(
     let long = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let int = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
     let all = |text: &str| vec![ByteArray::from(text); rows.len()];
+    let optimised = rows.iter().map(|row| row.optimised);
+    let states: Vec<_> = rows.iter().map(|row| ByteArray::from(row.state.name())).collect();
     let zone_names = rows.iter().map(|row| row.zone.map(|zone| ByteArray::from(zone.name.as_str())));
     let nodes = rows.iter().map(|row| row.zone.map(|zone| int(zone.node.into())));
+    let boot_id = common.boot_id.as_deref().map(ByteArray::from);
+    let memmap_pages = common.memmap_pages.map(long);
 
-    column(to, |to| texts(to, &all(&common.host)))?;
-    column(to, |to| {
-        some_texts(to, std::iter::repeat_n(common.boot_id.as_deref().map(ByteArray::from), rows.len()))
-    })?;
-    column(to, |to| longs(to, &vec![common.ts; rows.len()]))?;
-    column(to, |to| texts(to, &all(&common.kernel)))?;
-    column(to, |to| ints(to, &vec![int(common.page_bytes); rows.len()]))?;
-    column(to, |to| ints(to, &vec![int(common.descriptor_bytes); rows.len()]))?;
-    column(to, |to| {
-        let (levels, values) = some(std::iter::repeat_n(common.hvo, rows.len()));
-        to.typed::<BoolType>().write_batch(&values, Some(&levels), None)
-    })?;
-    column(to, |to| {
-        let (levels, values) = some(std::iter::repeat_n(common.memmap_pages.map(long), rows.len()));
-        to.typed::<Int64Type>().write_batch(&values, Some(&levels), None)
-    })?;
-    column(to, |to| {
-        let (levels, values) = some(nodes);
-        to.typed::<Int32Type>().write_batch(&values, Some(&levels), None)
-    })?;
-    column(to, |to| some_texts(to, zone_names))?;
-    column(to, |to| longs(to, &rows.iter().map(|row| long(row.start)).collect::<Vec<_>>()))?;
-    column(to, |to| longs(to, &rows.iter().map(|row| long(row.pages)).collect::<Vec<_>>()))?;
-    column(to, |to| {
-        let states: Vec<_> = rows.iter().map(|row| ByteArray::from(row.state.name())).collect();
-        texts(to, &states)
-    })?;
-    column(to, |to| ints(to, &rows.iter().map(|row| int(row.order.into())).collect::<Vec<_>>()))?;
-    column(to, |to| {
-        let (levels, values) = some(rows.iter().map(|row| row.optimised));
-        to.typed::<BoolType>().write_batch(&values, Some(&levels), None)
-    })
+    column::<ByteArrayType>(to, &all(&common.host), None)?;
+    optional::<ByteArrayType>(to, repeat_n(boot_id, rows.len()))?;
+    column::<Int64Type>(to, &vec![common.ts; rows.len()], None)?;
+    column::<ByteArrayType>(to, &all(&common.kernel), None)?;
+    column::<Int32Type>(to, &vec![int(common.page_bytes); rows.len()], None)?;
+    column::<Int32Type>(to, &vec![int(common.descriptor_bytes); rows.len()], None)?;
+    optional::<BoolType>(to, repeat_n(common.hvo, rows.len()))?;
+    optional::<Int64Type>(to, repeat_n(memmap_pages, rows.len()))?;
+    optional::<Int32Type>(to, nodes)?;
+    optional::<ByteArrayType>(to, zone_names)?;
+    column::<Int64Type>(to, &rows.iter().map(|row| long(row.start)).collect::<Vec<_>>(), None)?;
+    column::<Int64Type>(to, &rows.iter().map(|row| long(row.pages)).collect::<Vec<_>>(), None)?;
+    column::<ByteArrayType>(to, &states, None)?;
+    column::<Int32Type>(to, &rows.iter().map(|row| int(row.order.into())).collect::<Vec<_>>(), None)?;
+    optional::<BoolType>(to, optimised)
 }
 
-type Column<'c> = SerializedColumnWriter<'c>;
-
-/// Writes the next column.
-fn column<W: Write + Send>(
-    to: &mut SerializedRowGroupWriter<'_, W>,
-    write: impl FnOnce(&mut Column<'_>) -> Result<usize, ParquetError>,
+/// Writes the next column: the values that there are, and for each row whether it has one, unless all have.
+fn column<T: DataType>(
+    to: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
+    values: &[T::T],
+    levels: Option<&[i16]>,
 ) -> Result<(), ParquetError> {
     let missing = || ParquetError::General("more columns than the schema has".into());
     let mut column = to.next_column()?.ok_or_else(missing)?;
-    write(&mut column)?;
+    column.typed::<T>().write_batch(values, levels, None)?;
     column.close()
 }
 
-fn texts(to: &mut Column<'_>, values: &[ByteArray]) -> Result<usize, ParquetError> {
-    to.typed::<ByteArrayType>().write_batch(values, None, None)
-}
-
-fn some_texts(
-    to: &mut Column<'_>,
-    values: impl Iterator<Item = Option<ByteArray>>,
-) -> Result<usize, ParquetError> {
-    let (levels, values) = some(values);
-    to.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None)
-}
-
-fn ints(to: &mut Column<'_>, values: &[i32]) -> Result<usize, ParquetError> {
-    to.typed::<Int32Type>().write_batch(values, None, None)
-}
-
-fn longs(to: &mut Column<'_>, values: &[i64]) -> Result<usize, ParquetError> {
-    to.typed::<Int64Type>().write_batch(values, None, None)
-}
-
-/// Which values are there, and these.
-fn some<T>(values: impl Iterator<Item = Option<T>>) -> (Vec<i16>, Vec<T>) {
+/// Writes the next column, which not all rows have a value of.
+fn optional<T: DataType>(
+    to: &mut SerializedRowGroupWriter<'_, impl Write + Send>,
+    values: impl Iterator<Item = Option<T::T>>,
+) -> Result<(), ParquetError> {
     let mut levels = Vec::new();
-    let values = values.inspect(|value| levels.push(i16::from(value.is_some()))).flatten().collect();
-    (levels, values)
+    let values: Vec<_> = values.inspect(|value| levels.push(i16::from(value.is_some()))).flatten().collect();
+    column::<T>(to, &values, Some(&levels))
 }
 
 #[cfg(test)]
@@ -194,16 +164,7 @@ mod tests {
             optimised,
         };
         let rows = [row(0, None, None), row(512, Some(&zone), Some(true)), row(1 << 39, None, Some(false))];
-        let common = Common {
-            host: "web7".into(),
-            boot_id: None,
-            ts: 1_700_000_000_000_000,
-            kernel: "6.12".into(),
-            page_bytes: 4096,
-            descriptor_bytes: 64,
-            hvo: Some(true),
-            memmap_pages: None,
-        };
+        let common = Common { host: "web7".into(), hvo: Some(true), ..Common::default() };
         let mut bytes = Vec::new();
         assert_eq!(write(&mut bytes, &common, rows.iter().cloned()).unwrap(), 3);
         let file = SerializedFileReader::new(bytes::Bytes::from(bytes)).unwrap();
@@ -228,14 +189,10 @@ mod tests {
     #[test]
     fn no_rows_are_a_file() {
         let common = Common {
-            host: String::new(),
             boot_id: Some(String::new()),
-            ts: 0,
-            kernel: String::new(),
             page_bytes: u64::MAX,
-            descriptor_bytes: 0,
-            hvo: None,
             memmap_pages: Some(u64::MAX),
+            ..Common::default()
         };
         let mut bytes = Vec::new();
         assert_eq!(write(&mut bytes, &common, std::iter::empty()).unwrap(), 0);
