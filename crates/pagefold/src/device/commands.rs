@@ -69,10 +69,12 @@ fn text(status: &Status) -> String {
     text
 }
 
-/// Sizes and addresses in bytes. New members may come; these stay.
+/// A status as JSON, with sizes and addresses in bytes. New members may come; these stay.
 #[derive(Serialize)]
-struct Json<'a> {
-    region: u64,
+#[serde(remote = "Status")]
+struct Members {
+    #[serde(rename = "region")]
+    addr: u64,
     region_size: u64,
     block_size: u64,
     requested_size: u64,
@@ -80,29 +82,19 @@ struct Json<'a> {
     plugged_size: u64,
     resident: u64,
     /// Feature bits; null where no driver is ready.
-    driver_features: Option<u64>,
+    #[serde(rename = "driver_features")]
+    driver: Option<u64>,
     connected: bool,
     frozen: bool,
     host_failures: u64,
     /// Pairs of address and bytes, in order.
-    plugged: &'a [(u64, u64)],
+    plugged: Vec<(u64, u64)>,
 }
 
+#[derive(Serialize)]
+struct Json<'a>(#[serde(with = "Members")] &'a Status);
+
 fn json(status: &Status) -> String {
-    let json = Json {
-        region: status.addr,
-        region_size: status.region_size,
-        block_size: status.block_size,
-        requested_size: status.requested_size,
-        usable_size: status.usable_size,
-        plugged_size: status.plugged_size,
-        resident: status.resident,
-        driver_features: status.driver,
-        connected: status.connected,
-        frozen: status.frozen,
-        host_failures: status.host_failures,
-        plugged: &status.plugged,
-    };
     // Numbers always can be written.
-    serde_json::to_string(&json).map(|line| line + "\n").unwrap_or_default()
+    serde_json::to_string(&Json(status)).map(|line| line + "\n").unwrap_or_default()
 }

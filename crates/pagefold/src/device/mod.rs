@@ -43,7 +43,7 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     };
     pagefold_virtio_mem_vhost::outlive_cut_memory().context("SIGBUS cannot be caught")?;
     let socket = Socket::new(socket)?;
-    let control = args.control.as_deref().map(Socket::new).transpose()?;
+    let control = args.control.as_deref().map(Socket::new).transpose()?.map(Arc::new);
     let memory = memory::open(file, size)?.with_prealloc(args.prealloc);
     let state = args.state.as_deref().map(|path| State::open(path, &memory)).transpose()?;
     let (state, saved) = state.map_or((None, None), |(state, saved)| (Some(state), saved));
@@ -70,28 +70,17 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     }
     stop_at_signals(server.stopper())?;
     control::from_stdin(&backend, &server.stopper()).context(NO_THREAD)?;
-    if let Some(control) = control {
-        let control = Arc::new(control);
-        control::from_socket(&backend, &server.stopper(), Arc::clone(&control)).context(NO_THREAD)?;
-        // The thread that listens has it for ever, so its name is taken away here.
-        let done = serve(args, &backend, &mut server, state.as_ref(), log);
-        control.remove_name();
-        return done;
+    if let Some(control) = &control {
+        control::from_socket(&backend, &server.stopper(), Arc::clone(control)).context(NO_THREAD)?;
     }
-    serve(args, &backend, &mut server, state.as_ref(), log)
-}
-
-fn serve(
-    args: &DeviceArgs,
-    backend: &Backend,
-    server: &mut Server,
-    state: Option<&State>,
-    log: Log,
-) -> Result<ExitCode> {
     log.lines().say(&"ready");
     let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
-    let kept = state.map_or(Ok(()), |state| state.keep(backend));
+    let kept = state.map_or(Ok(()), |state| state.keep(&backend));
     log.finish();
+    // The thread that listens has it for ever, so its name is taken away here.
+    if let Some(control) = control {
+        control.remove_name();
+    }
     kept?;
     served?;
     Ok(ExitCode::SUCCESS)

@@ -65,17 +65,9 @@ impl Base {
         let pools: Vec<Pool> = pools(survey).into_iter().filter(|pool| pool.pages > 0).collect();
         let kept = kept(&pools, own);
         let folding = folding(survey, &accounts);
-        let folded = Interval {
-            min: folding.descriptors.min.saturating_sub(kept),
-            max: folding.descriptors.max.saturating_sub(kept),
-            ..folding.descriptors
-        };
+        let folded = folding.descriptors.map(|bytes| bytes.saturating_sub(kept));
         let kept_words = kept_words(&pools, own);
-        let words = Interval {
-            min: folding.memdesc.words.min.saturating_sub(kept_words),
-            max: folding.memdesc.words.max.saturating_sub(kept_words),
-            ..folding.memdesc.words
-        };
+        let words = folding.memdesc.words.map(|bytes| bytes.saturating_sub(kept_words));
         let (in_use, folios) = match &survey.pages {
             Some(pages) => {
                 let tally = &pages.tally;
@@ -210,21 +202,13 @@ impl Base {
     /// What folding leaves in all.
     pub fn folded_in_all(&self) -> Interval {
         let more = kept(&self.pools, self.shape).saturating_add(self.tables);
-        Interval {
-            min: self.folded.min.saturating_add(more),
-            max: self.folded.max.saturating_add(more),
-            ..self.folded.clone()
-        }
+        self.folded.clone().map(|bytes| bytes.saturating_add(more))
     }
 
     /// What folding leaves in all, with words and objects.
     pub fn memdesc_in_all(&self) -> Interval {
         let more = kept_words(&self.pools, self.shape);
-        let words = Interval {
-            min: self.words.min.saturating_add(more),
-            max: self.words.max.saturating_add(more),
-            ..self.words.clone()
-        };
+        let words = self.words.clone().map(|bytes| bytes.saturating_add(more));
         let others = self.pools.iter().fold(self.reserved, |sum, pool| sum.saturating_add(pool.pages));
         let (least, most) =
             (self.folios.least.saturating_add(others), self.folios.most.saturating_add(others));

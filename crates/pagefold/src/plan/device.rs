@@ -319,26 +319,16 @@ fn ways(
 mod tests {
     use super::*;
     use crate::plan::kernel::KernelArgs;
-    use crate::plan::online::{Target, ZoneChoice};
+    use crate::plan::online::ZoneChoice;
 
     const GIB: u64 = 1 << 30;
 
     fn guest(free: u64, release: &str) -> PlannedGuest {
         let args = KernelArgs { kernel: Some(release.into()), ..KernelArgs::default() };
         PlannedGuest {
-            origin: String::new(),
-            shape: Shape::USUAL,
-            memory: 64 * GIB,
-            movable: 0,
-            page_ext: Some(0),
-            target: Target::of_sizes(None),
-            node: None,
             planned: args.planned(None).unwrap(),
-            free: Figure::counted(free, ""),
             reserve: Figure::computed(GIB / 2, ""),
-            block: 128 << 20,
-            large_free: None,
-            partial: false,
+            ..PlannedGuest::plain(64 * GIB, free)
         }
     }
 

@@ -52,6 +52,28 @@ pub struct PlannedGuest {
     pub partial: bool,
 }
 
+#[cfg(test)]
+impl PlannedGuest {
+    /// One with so much memory in kernel zones, and so much of it free.
+    pub fn plain(memory: u64, free: u64) -> Self {
+        Self {
+            origin: String::new(),
+            shape: Shape::USUAL,
+            memory,
+            movable: 0,
+            page_ext: Some(0),
+            target: Target::of_sizes(None),
+            node: None,
+            planned: super::kernel::KernelArgs::default().planned(None).unwrap(),
+            free: Figure::counted(free, ""),
+            reserve: Figure::computed(memory / LIVING, ""),
+            block: 128 << 20,
+            large_free: None,
+            partial: false,
+        }
+    }
+}
+
 /// Pages of a node's zones, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeZones {

@@ -189,27 +189,11 @@ fn percent(part: u64, all: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::plan::args::OnlineArg;
-    use crate::plan::guest::{BLOCK_OBJECTS, LIVING, NodeZones};
-    use crate::plan::kernel::KernelArgs;
+    use crate::plan::guest::{BLOCK_OBJECTS, NodeZones};
     use crate::plan::online::{Target, ZoneChoice};
-    use pagefold_machine::cost::Shape;
 
     fn guest(memory: u64, free: u64) -> PlannedGuest {
-        PlannedGuest {
-            origin: String::new(),
-            shape: Shape::USUAL,
-            memory,
-            movable: 0,
-            page_ext: Some(0),
-            target: Target::of_sizes(None),
-            node: None,
-            planned: KernelArgs::default().planned(None).unwrap(),
-            free: Figure::counted(free, ""),
-            reserve: Figure::computed(memory / LIVING, ""),
-            block: 128 << 20,
-            large_free: None,
-            partial: false,
-        }
+        PlannedGuest::plain(memory, free)
     }
 
     /// The same, for a kernel zone.

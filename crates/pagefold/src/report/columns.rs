@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::ValueEnum;
+use clap::builder::PossibleValue;
 use comfy_table::CellAlignment;
 
 use super::model::{BlockRow, BlocksReport};
@@ -32,19 +33,6 @@ pub enum Column {
 }
 
 impl Column {
-    fn name(self) -> &'static str {
-        match self {
-            Column::Range => "RANGE",
-            Column::Size => "SIZE",
-            Column::State => "STATE",
-            Column::Block => "BLOCK",
-            Column::Node => "NODE",
-            Column::Zones => "ZONES",
-            Column::Descriptors => "DESCRIPTORS",
-            Column::Offline => "OFFLINE",
-        }
-    }
-
     /// What blocks must have in common to stand in one line.
     fn key(self, row: &BlockRow) -> String {
         match self {
@@ -90,7 +78,8 @@ pub fn print(
     units: Units,
     to: &mut impl Write,
 ) -> io::Result<()> {
-    let header: Vec<&str> = columns.iter().map(|column| column.name()).collect();
+    let names: Vec<_> = columns.iter().filter_map(ValueEnum::to_possible_value).collect();
+    let header: Vec<&str> = names.iter().map(PossibleValue::get_name).collect();
     let mut table = table(&header);
     for (at, column) in columns.iter().enumerate() {
         let is_amount = matches!(column, Column::Size | Column::Descriptors | Column::Offline);

@@ -451,6 +451,11 @@ impl Interval {
     pub fn is_exact(&self) -> bool {
         self.min == self.max
     }
+
+    /// The same with both bounds changed.
+    pub fn map(self, change: impl Fn(u64) -> u64) -> Self {
+        Self { min: change(self.min), max: change(self.max), ..self }
+    }
 }
 
 impl From<Figure> for Interval {

@@ -66,7 +66,7 @@ impl SurveyArgs {
     /// The machine, of which no page is looked at yet.
     ///
     /// # Errors
-    /// As [`survey`](Self::survey).
+    /// A snapshot that cannot be read; a root that says nothing at all.
     pub fn subject(&self) -> Result<Subject> {
         let machine = |machine: Machine, origin: String| Subject {
             origin,
@@ -82,7 +82,7 @@ impl SurveyArgs {
                     Ok(Subject { origin, host, pages: PagesAt::Nowhere })
                 }
                 Input::Root(root) => {
-                    let host = says_something(Host::read(&root), &origin)?;
+                    let host = says_something(Host::read(&root), &root.display().to_string())?;
                     Ok(Subject { origin, host, pages: PagesAt::Root(root) })
                 }
             };
@@ -91,52 +91,34 @@ impl SurveyArgs {
             let found = Source::Sample.read()?;
             return Ok(machine(found.machine, found.origin));
         }
-        let Survey { origin, host, .. } = Self { scan: false, no_scan: true, ..self.clone() }.survey()?;
-        let root = self.root.clone().unwrap_or_else(|| PathBuf::from("/"));
-        Ok(Subject { origin, host, pages: PagesAt::Root(root) })
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        if !root.join("proc").is_dir() {
+            bail!("{} has no directory 'proc': is it another host's root?", root.display());
+        }
+        let place = root.display().to_string();
+        let host = says_something(Host::read(root), &place)?;
+        let origin = if self.root.is_some() { place } else { "this host".into() };
+        Ok(Subject { origin, host, pages: PagesAt::Root(root.to_owned()) })
     }
 
     /// Looks at the machine.
     ///
     /// # Errors
-    /// A snapshot that cannot be read; a root that says nothing at all.
+    /// As [`subject`](Self::subject).
     pub fn survey(&self) -> Result<Survey> {
-        if let Some(path) = &self.file {
-            let origin = input::origin(path);
-            return match input::read(path)? {
-                Input::Machine(machine) => Ok(of_machine(&machine, origin)),
-                Input::Files(files) => {
-                    let host = says_something(Host::of_files(Files::of(files)), &origin)?;
-                    Ok(Survey { origin, host, pages: None })
-                }
-                Input::Root(root) => self.of_root(&root, origin),
-            };
-        }
-        if self.sample {
-            let found = Source::Sample.read()?;
-            return Ok(of_machine(&found.machine, found.origin));
-        }
-        let root = self.root.as_deref().unwrap_or(Path::new("/"));
-        if !root.join("proc").is_dir() {
-            bail!("{} has no directory 'proc': is it another host's root?", root.display());
-        }
-        let origin = match &self.root {
-            Some(root) => root.display().to_string(),
-            None => "this host".into(),
+        let Subject { origin, mut host, pages } = self.subject()?;
+        let pages = match pages {
+            PagesAt::Machine(machine) => Some(Pages::of(&machine)),
+            PagesAt::Root(root) if !self.no_scan => self.scan(&root, &mut host),
+            PagesAt::Root(_) | PagesAt::Nowhere => None,
         };
-        self.of_root(root, origin)
-    }
-
-    fn of_root(&self, root: &Path, origin: String) -> Result<Survey> {
-        let mut host = says_something(Host::read(root), &root.display().to_string())?;
-        let pages = if self.no_scan { None } else { self.scan(root, &mut host) };
         Ok(Survey { origin, host, pages })
     }
 
     /// Looks only at what the machine says of itself, unless a scan is asked for.
     ///
     /// # Errors
-    /// As [`survey`](Self::survey).
+    /// As [`subject`](Self::subject).
     pub fn survey_quickly(&self) -> Result<Survey> {
         Self { no_scan: !self.scan, ..self.clone() }.survey()
     }
@@ -193,10 +175,6 @@ fn says_something(host: Host, place: &str) -> Result<Host> {
         bail!("nothing in {place} says how much memory there is{why}");
     }
     Ok(host)
-}
-
-fn of_machine(machine: &Machine, origin: String) -> Survey {
-    Survey { origin, host: Host::of(machine), pages: Some(Pages::of(machine)) }
 }
 
 #[cfg(test)]

@@ -28,11 +28,11 @@ pub enum Action {
 pub struct App {
     reading: Option<Reading>,
     history: History,
-    error: Option<String>,
-    interval: Duration,
-    is_paused: bool,
-    has_help: bool,
-    tab: usize,
+    pub error: Option<String>,
+    pub interval: Duration,
+    pub is_paused: bool,
+    pub has_help: bool,
+    pub tab: usize,
     /// Lines that each tab is scrolled down by.
     scrolled: [u16; TABS.len()],
 }
@@ -131,26 +131,6 @@ impl App {
         Some(Action::Interval)
     }
 
-    pub fn interval(&self) -> Duration {
-        self.interval
-    }
-
-    pub fn is_paused(&self) -> bool {
-        self.is_paused
-    }
-
-    pub fn has_help(&self) -> bool {
-        self.has_help
-    }
-
-    pub fn error(&self) -> Option<&str> {
-        self.error.as_deref()
-    }
-
-    pub fn tab(&self) -> usize {
-        self.tab
-    }
-
     /// Which machine.
     pub fn title(&self) -> &str {
         self.reading.as_ref().map_or("", |reading| &reading.title)
@@ -228,47 +208,47 @@ mod tests {
     fn pausing_and_going_on() {
         let mut app = app();
         assert_eq!(press(&mut app, KeyCode::Char('p')), None);
-        assert!(app.is_paused());
+        assert!(app.is_paused);
         // Still there: a reading on request, and the other keys.
         assert_eq!(press(&mut app, KeyCode::Char('r')), Some(Action::Read));
         assert_eq!(press(&mut app, KeyCode::Char(' ')), Some(Action::Read));
-        assert!(!app.is_paused());
+        assert!(!app.is_paused);
     }
 
     #[test]
     fn intervals_have_ends() {
         let mut app = app();
         assert_eq!(press(&mut app, KeyCode::Char('+')), Some(Action::Interval));
-        assert_eq!(app.interval(), Duration::from_secs(5));
+        assert_eq!(app.interval, Duration::from_secs(5));
         for _ in 0..20 {
             press(&mut app, KeyCode::Char('-'));
         }
-        assert_eq!(app.interval(), Duration::from_millis(100));
+        assert_eq!(app.interval, Duration::from_millis(100));
         assert_eq!(press(&mut app, KeyCode::Char('-')), None);
         for _ in 0..20 {
             press(&mut app, KeyCode::Char('='));
         }
-        assert_eq!(app.interval(), Duration::from_secs(60));
+        assert_eq!(app.interval, Duration::from_secs(60));
         // From one of its own it goes to the next.
         let mut app = App::new(Duration::from_millis(700));
         press(&mut app, KeyCode::Char('-'));
-        assert_eq!(app.interval(), Duration::from_millis(500));
+        assert_eq!(app.interval, Duration::from_millis(500));
     }
 
     #[test]
     fn tabs_go_round() {
         let mut app = app();
         press(&mut app, KeyCode::BackTab);
-        assert_eq!(app.tab(), TABS.len() - 1);
+        assert_eq!(app.tab, TABS.len() - 1);
         press(&mut app, KeyCode::Tab);
         press(&mut app, KeyCode::Right);
-        assert_eq!(app.tab(), 1);
+        assert_eq!(app.tab, 1);
         press(&mut app, KeyCode::Left);
-        assert_eq!(app.tab(), 0);
+        assert_eq!(app.tab, 0);
         press(&mut app, KeyCode::Char('5'));
-        assert_eq!(app.tab(), 4);
+        assert_eq!(app.tab, 4);
         press(&mut app, KeyCode::Char('6'));
-        assert_eq!(app.tab(), 4);
+        assert_eq!(app.tab, 4);
     }
 
     #[test]
@@ -294,9 +274,9 @@ mod tests {
     fn any_key_closes_the_help() {
         let mut app = app();
         press(&mut app, KeyCode::Char('?'));
-        assert!(app.has_help());
+        assert!(app.has_help);
         assert_eq!(press(&mut app, KeyCode::Esc), None);
-        assert!(!app.has_help());
+        assert!(!app.has_help);
         press(&mut app, KeyCode::Char('h'));
         assert_eq!(press(&mut app, KeyCode::Char('q')), Some(Action::Quit));
     }
@@ -305,7 +285,7 @@ mod tests {
     fn a_failed_reading_leaves_the_last_one() {
         let mut app = app();
         app.failed("gone".into());
-        assert_eq!((app.error(), app.title()), (Some("gone"), "a host"));
+        assert_eq!((app.error.as_deref(), app.title()), (Some("gone"), "a host"));
         assert_eq!(app.sections().len(), 2);
     }
 }

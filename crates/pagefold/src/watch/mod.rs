@@ -93,7 +93,7 @@ pub fn run(args: &WatchArgs) -> Result<ExitCode> {
 fn show(app: &mut App, survey: &SurveyArgs, tty: &Tty, signals: &Signals, screen: &mut Screen) -> Result<()> {
     let begun = Instant::now();
     let events = events()?;
-    let mut next = begun + app.interval();
+    let mut next = begun + app.interval;
     loop {
         screen.draw(app)?;
         let wait = next.saturating_duration_since(Instant::now()).min(PATIENCE);
@@ -103,7 +103,7 @@ fn show(app: &mut App, survey: &SurveyArgs, tty: &Tty, signals: &Signals, screen
                 Some(Action::Quit) => return Ok(()),
                 Some(Action::Suspend) => signals.suspend.store(true, Ordering::Relaxed),
                 Some(Action::Read) => is_wanted = true,
-                Some(Action::Interval) => next = Instant::now() + app.interval(),
+                Some(Action::Interval) => next = Instant::now() + app.interval,
                 None => {}
             },
             Ok(_) | Err(RecvTimeoutError::Timeout) => {}
@@ -119,13 +119,13 @@ fn show(app: &mut App, survey: &SurveyArgs, tty: &Tty, signals: &Signals, screen
             signal_hook::low_level::emulate_default_handler(SIGTSTP).context("cannot stop")?;
             screen.take_again().context("cannot use this terminal again")?;
         }
-        if is_wanted || (!app.is_paused() && Instant::now() >= next) {
+        if is_wanted || (!app.is_paused && Instant::now() >= next) {
             match gauges::read(survey) {
                 Ok(reading) => app.read(reading, begun.elapsed()),
                 // A file that is gone may come back.
                 Err(error) => app.failed(format!("{error:#}")),
             }
-            next = Instant::now() + app.interval();
+            next = Instant::now() + app.interval;
         }
     }
 }

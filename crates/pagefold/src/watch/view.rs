@@ -39,12 +39,12 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
     headline(frame, app, head);
     let titles = TABS.iter().zip(1..).map(|(title, number)| format!("{number} {title}"));
     let style = Style::new().bold().reversed();
-    frame.render_widget(Tabs::new(titles).select(app.tab()).highlight_style(style), tabs);
+    frame.render_widget(Tabs::new(titles).select(app.tab).highlight_style(style), tabs);
     let lines: Vec<_> =
         app.sections().iter().flat_map(|section| lines(app, section, usize::from(body.width))).collect();
     frame.render_widget(Paragraph::new(lines).scroll((app.scrolled(body.height), 0)), body);
     footline(frame, app, foot);
-    if app.has_help() {
+    if app.has_help {
         help(frame, frame.area());
     }
     if !is_utf8() {
@@ -81,20 +81,20 @@ fn ascii(buffer: &mut Buffer) {
 }
 
 fn headline(frame: &mut Frame<'_>, app: &App, area: Rect) {
-    let state = if app.is_paused() { "paused".to_owned() } else { every(app) };
+    let state = if app.is_paused { "paused".to_owned() } else { every(app) };
     let columns = [Constraint::Min(0), Constraint::Length(state.chars().count() as u16)];
     let [left, right] = Layout::horizontal(columns).areas(area);
     frame.render_widget(Line::from(printable(app.title())).bold(), left);
-    let state = if app.is_paused() { Span::from(state).reversed() } else { Span::from(state) };
+    let state = if app.is_paused { Span::from(state).reversed() } else { Span::from(state) };
     frame.render_widget(Paragraph::new(Line::from(state)).alignment(Alignment::Right), right);
 }
 
 fn every(app: &App) -> String {
-    format!("every {} s", app.interval().as_secs_f64())
+    format!("every {} s", app.interval.as_secs_f64())
 }
 
 fn footline(frame: &mut Frame<'_>, app: &App, area: Rect) {
-    let line = match app.error() {
+    let line = match app.error.as_deref() {
         Some(error) => Line::from(printable(&format!("cannot read: {error}"))).reversed(),
         None => {
             let keys = [
