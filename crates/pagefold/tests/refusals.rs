@@ -4,11 +4,10 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
-use common::{binary, pagefold, replay};
+use common::{Nobody, binary, pagefold, replay};
 use predicates::prelude::*;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -111,24 +110,12 @@ fn too_little_address_space() {
 
 #[test]
 fn without_root_the_sample_stands_in() {
-    // As nobody, from a place that nobody can read.
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = dir.path().join("pagefold");
-    common::copy_command(&copy);
-    let as_nobody = |args: &[&str]| {
-        let mut command = Command::new(&copy);
-        command.args(args).current_dir("/");
-        if rustix::process::geteuid().is_root() {
-            command.uid(65534).gid(65534);
-        }
-        command.output().unwrap()
-    };
-    let output = as_nobody(&["replay", "--seconds", "0.1"]);
+    let nobody = Nobody::new();
+    let output = nobody.run(&["replay", "--seconds", "0.1"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
     assert!(stderr(&output).contains("built-in sample"), "{}", stderr(&output));
-    let output = as_nobody(&["snapshot", "/tmp/never.pgf"]);
+    let output = nobody.run(&["snapshot", "/tmp/never.pgf"]);
     refused(&output, "run as root");
     assert!(!std::path::Path::new("/tmp/never.pgf").exists());
 }

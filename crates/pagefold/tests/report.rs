@@ -3,11 +3,8 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
-use common::{json, pagefold, replay, roots};
+use common::{Nobody, json, pagefold, replay, roots};
 use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, flags, snapshot};
 use predicates::prelude::*;
 use serde_json::Value;
@@ -225,20 +222,8 @@ fn units() {
 
 #[test]
 fn everybody_can_ask_on_this_host() {
-    // As nobody, from a place that everybody can read.
-    let dir = tempfile::tempdir().unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = dir.path().join("pagefold");
-    common::copy_command(&copy);
-    let as_nobody = |args: &[&str]| {
-        let mut command = Command::new(&copy);
-        command.args(args).current_dir("/");
-        if rustix::process::geteuid().is_root() {
-            command.uid(65534).gid(65534);
-        }
-        command.output().unwrap()
-    };
-    let output = as_nobody(&["report", "--json"]);
+    let nobody = Nobody::new();
+    let output = nobody.run(&["report", "--json"]);
     assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(if report["partial"] == true { 3 } else { 0 }), "{report}");
@@ -246,7 +231,7 @@ fn everybody_can_ask_on_this_host() {
     let (descriptors, memory) = (bytes(&report["descriptors"]), bytes(&report["memory"]));
     assert!(descriptors > memory / 512 && descriptors < memory / 16, "{descriptors} of {memory}");
     // Asked for what only root may read, it says so.
-    let output = as_nobody(&["report", "--scan"]);
+    let output = nobody.run(&["report", "--scan"]);
     assert_eq!(output.status.code(), Some(3));
     assert!(String::from_utf8(output.stdout).unwrap().contains("! /proc/kpageflags"));
 }

@@ -7,11 +7,15 @@ pub mod pty;
 pub mod roots;
 pub mod schemas;
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use assert_cmd::Command;
 use assert_cmd::assert::Assert;
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Where it is.
 pub fn binary() -> &'static str {
@@ -22,6 +26,27 @@ pub fn binary() -> &'static str {
 /// for as long as any child that was forked meanwhile has it open too, and other tests start children all the time.
 pub fn copy_command(to: &Path) {
     assert!(std::process::Command::new("cp").arg(binary()).arg(to).status().unwrap().success());
+}
+
+/// Nobody, who runs the command from a place that everybody can read. Where tests are not root's, whoever they are.
+pub struct Nobody(TempDir);
+
+impl Nobody {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        copy_command(&dir.path().join("pagefold"));
+        Self(dir)
+    }
+
+    pub fn run(&self, args: &[&str]) -> std::process::Output {
+        let mut command = std::process::Command::new(self.0.path().join("pagefold"));
+        command.args(args).current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        command.output().unwrap()
+    }
 }
 
 pub fn pagefold() -> Command {
