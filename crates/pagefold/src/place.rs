@@ -109,7 +109,7 @@ impl Place {
     fn target(&self) -> Result<Target> {
         let bytes = self.path.as_os_str().as_bytes();
         if bytes.is_empty() {
-            bail!("a file has a name");
+            bail!("the path has no file name");
         }
         let target = target(&self.path)?;
         let is_taken = !matches!(target, Target::File { old: None, .. });

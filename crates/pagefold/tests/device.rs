@@ -191,7 +191,7 @@ fn what_does_not_fit_is_one_line_and_an_exit_code() {
     for (changes, why) in [
         (&[("--socket", "taken")][..], "taken is in use: another process listens on it"),
         (&[("--socket", "short")], "short exists and is not a socket"),
-        (&[("--socket", "no/dir/s")], "no socket no/dir/s"),
+        (&[("--socket", "no/dir/s")], "cannot create socket no/dir/s"),
         (&[("--control", "taken")], "taken is in use"),
         (&[("--memory", "short")], "short has 4096 bytes, the region has 268435456"),
         (&[("--memory", "filled")], "holds 4096 bytes already"),

@@ -27,7 +27,7 @@ pub enum SocketError {
     #[error("{} exists and is not a socket: take another name", .0.display())]
     NoSocket(PathBuf),
     /// The system does not give it.
-    #[error("no socket {}: {source}", .path.display())]
+    #[error("cannot create socket {}: {source}", .path.display())]
     System {
         /// Its name.
         path: PathBuf,

@@ -20,7 +20,7 @@ pub enum ConfigError {
     #[error("the device's sizes are larger than its region")]
     Sizes,
     /// The device names a node above 255, the last one that a machine can have here.
-    #[error("the device lies in node {0}, and nodes end at 255: give it one below")]
+    #[error("node {0} is too large: use one up to 255")]
     Node(u16),
     /// A field that never changes has changed. The driver does nothing until it has changed back; if the first value was
     /// the wrong one, end this driver and probe again.

@@ -56,7 +56,7 @@ pub enum Shortfall {
     Config(ConfigError),
     /// The device counts more or fewer plugged bytes than the driver. The driver has asked it about every block, and will
     /// ask again.
-    #[error("the device counts {} MiB plugged, and {} MiB are known of", device >> 20, driver >> 20)]
+    #[error("the device counts {} MiB plugged, the driver {} MiB", device >> 20, driver >> 20)]
     Miscounted {
         /// Bytes plugged by the device's count.
         device: u64,
@@ -88,7 +88,7 @@ pub enum Shortfall {
     #[error("no memory for the step")]
     OutOfMemory,
     /// Memory is in use, and there is no memory to move it to: free some.
-    #[error("no memory to move what is in use to")]
+    #[error("no free memory to move used pages to")]
     NoRoom,
     /// No whole memory block is left in the usable region: the host has to grow the region, or ask for less.
     #[error("no whole memory block is left in the usable region")]

@@ -63,7 +63,7 @@ impl fmt::Display for BlockError {
             BlockError::BadPart(bad) => write!(f, "what memory is behind the block: {bad}"),
             BlockError::Busy(busy) => write!(f, "{busy}"),
             BlockError::NoRoom(busy) => {
-                write!(f, "no memory to move what is in use to: free some and retry; {busy}")
+                write!(f, "no free memory to move used pages to: free some and retry; {busy}")
             }
             BlockError::Held(page) => write!(f, "{page}"),
             BlockError::OutOfMemory => f.write_str("no memory for this step: free some and retry"),
