@@ -11,9 +11,7 @@ use std::time::Duration;
 use pagefold_virtio_mem_spec::{ConfigSpace, Request, Response};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
-use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures as Protocol,
-};
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
@@ -81,11 +79,11 @@ impl Vmm {
         assert!(offered & PROTOCOL_FEATURES != 0 && offered & WANTED == WANTED, "{offered:#x}");
         frontend.set_features(PROTOCOL_FEATURES).unwrap();
         let protocol = frontend.get_protocol_features().unwrap();
-        let wanted = Protocol::CONFIG
-            | Protocol::BACKEND_REQ
-            | Protocol::REPLY_ACK
-            | Protocol::DEVICE_STATE
-            | Protocol::CONFIGURE_MEM_SLOTS;
+        let wanted = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
         assert!(protocol.contains(wanted), "{protocol:?}");
         frontend.set_protocol_features(wanted).unwrap();
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
