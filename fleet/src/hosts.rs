@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Zone, flags, snapshot};
+use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, ZoneRecord, flags, snapshot};
 
 /// Pages of each: 256 MiB.
 pub const PAGES: i64 = 1 << 16;
@@ -99,8 +99,12 @@ impl Host {
     }
 
     fn yesterday(&self, at: u64) -> Machine {
-        let zone =
-            Zone { name: "Normal".into(), spanned: PAGES as u64, present: PAGES as u64, ..Zone::default() };
+        let zone = ZoneRecord {
+            name: "Normal".into(),
+            spanned: PAGES as u64,
+            present: PAGES as u64,
+            ..ZoneRecord::default()
+        };
         let header = Header {
             page_size: 4096,
             kernel: "6.12.1".into(),

@@ -90,7 +90,7 @@ async fn timed(
     context: &SessionContext,
     sql: &str,
     runs: usize,
-) -> Result<(Vec<queries::Row>, Duration), Box<dyn Error>> {
+) -> Result<(Vec<queries::Cells>, Duration), Box<dyn Error>> {
     let mut times = Vec::new();
     let mut rows = Vec::new();
     for _ in 0..runs {

@@ -14,7 +14,7 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 /// One row of a result: texts, and numbers as whole ones.
-pub type Row = Vec<String>;
+pub type Cells = Vec<String>;
 
 /// A query of `docs/sql`.
 pub struct Query {
@@ -85,11 +85,11 @@ pub(crate) fn location(path: &Path) -> String {
 ///
 /// # Errors
 /// It fails.
-pub async fn run(context: &SessionContext, sql: &str) -> Result<Vec<Row>, DataFusionError> {
+pub async fn run(context: &SessionContext, sql: &str) -> Result<Vec<Cells>, DataFusionError> {
     cells(&context.sql(sql).await?.collect().await?)
 }
 
-fn cells(batches: &[RecordBatch]) -> Result<Vec<Row>, DataFusionError> {
+fn cells(batches: &[RecordBatch]) -> Result<Vec<Cells>, DataFusionError> {
     let mut rows = Vec::new();
     for batch in batches {
         let mut columns = Vec::new();

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Tally, Zone};
+use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Tally, ZoneRecord};
 
 fuzz_target!(|input: (Vec<(u32, u32)>, Vec<(u16, u32, u64, u8)>, u64, u64)| {
     let (memory, runs, free, mem_free) = input;
@@ -21,8 +21,12 @@ fuzz_target!(|input: (Vec<(u32, u32)>, Vec<(u16, u32, u64, u8)>, u64, u64)| {
         Run { start, len: u64::from(len) + 1, flags: Flags(flags), count: u64::from(count) }
     });
     let runs: Vec<Run> = runs.collect();
-    let header =
-        Header { memory, mem_free, zones: vec![Zone { free, ..Zone::default() }; 2], ..Header::default() };
+    let header = Header {
+        memory,
+        mem_free,
+        zones: vec![ZoneRecord { free, ..ZoneRecord::default() }; 2],
+        ..Header::default()
+    };
     let machine = Machine { header, runs };
     let tally = Tally::of(&machine);
     assert_eq!(tally.states.iter().map(|state| state.pages).sum::<u64>(), machine.pages());

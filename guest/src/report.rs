@@ -5,8 +5,8 @@ use alloc::string::ToString;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use pagefold_boot_protocol::{
-    DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, MemoryReport, Report, Settled, TableReport,
-    VERSION,
+    DeviceInfo, DeviceStatus, Flushes, FolioCounts, FrameCounts, Hello, MemoryReport, Report, Settled,
+    TableReport, VERSION,
 };
 use pagefold_engine::hotplug::BlockInfo;
 use pagefold_engine::platform::Mapping;
@@ -81,7 +81,7 @@ impl<C: Choice> Kernel<C> {
             },
             tables: rows.collect(),
             page_tables: page_tables * PAGE,
-            frames: Frames {
+            frames: FrameCounts {
                 boot: frames::of_boot(),
                 taken: machine::TAKEN.load(Ordering::Relaxed),
                 reserve,
@@ -89,7 +89,7 @@ impl<C: Choice> Kernel<C> {
                 tables: behind,
                 other: paging::frames_taken() + tables::SHARED_FRAMES,
             },
-            folios: Folios {
+            folios: FolioCounts {
                 held: self.population.folios(),
                 bytes: self.population.in_use().iter().sum(),
                 migrated: self.population.migrated(),

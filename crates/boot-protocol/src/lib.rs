@@ -25,9 +25,9 @@ mod options;
 
 pub use exit::GuestExit;
 pub use message::{
-    Answer, Cycles, DeviceInfo, DeviceStatus, Flushes, Folios, Frames, Hello, LineError, MemoryReport, PULSE,
-    PULSE_SECONDS, PageRun, Report, Request, Restart, SILENCE_SECONDS, Settled, TableReport, VERSION, Walks,
-    from_line, to_line,
+    Answer, Cycles, DeviceInfo, DeviceStatus, Flushes, FolioCounts, FrameCounts, Hello, LineError,
+    MemoryReport, PULSE, PULSE_SECONDS, PageRun, Report, Request, Restart, SILENCE_SECONDS, Settled,
+    TableReport, VERSION, Walks, from_line, to_line,
 };
 pub use options::{
     BarrierChoice, Break, DescriptorsChoice, LeftoversChoice, Options, OptionsError, ProtocolChoice,

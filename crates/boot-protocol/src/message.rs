@@ -168,9 +168,9 @@ pub struct Report {
     /// Frames that hold page tables of the tables' range.
     pub page_tables: u64,
     /// The kernel's own frames.
-    pub frames: Frames,
+    pub frames: FrameCounts,
     /// The workloads' folios.
-    pub folios: Folios,
+    pub folios: FolioCounts,
     /// Walkers.
     pub walks: Walks,
     /// TLB flushes.
@@ -211,8 +211,8 @@ pub struct TableReport {
 
 /// The kernel's own frames of 4 KiB.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Frames {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Frames"))]
+pub struct FrameCounts {
     /// Taken for itself at boot.
     pub boot: u64,
     /// Taken from the engine since, and not given back.
@@ -229,8 +229,8 @@ pub struct Frames {
 
 /// The workloads' folios.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Folios {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Folios"))]
+pub struct FolioCounts {
     /// How many.
     pub held: u64,
     /// Their bytes.
@@ -321,7 +321,7 @@ impl Report {
     }
 }
 
-impl Frames {
+impl FrameCounts {
     /// Frames that are in none of the places where they may be; none, if all is well.
     pub fn lost(&self) -> i64 {
         (self.boot + self.taken) as i64 - (self.reserve + self.tables + self.other) as i64

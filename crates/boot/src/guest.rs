@@ -236,7 +236,7 @@ impl Guest {
                 self.qemu.qmp().set_patience(REACTION);
                 match self.qemu.qmp().inject_nmi() {
                     // It has ended meanwhile, or the guest says how it stands.
-                    Ok(()) | Err(pagefold_qemu::Error::Gone) => GOODBYE,
+                    Ok(()) | Err(pagefold_qemu::QemuError::Gone) => GOODBYE,
                     // QEMU itself stands still: there is nothing to wait for.
                     Err(_) => Duration::ZERO,
                 }

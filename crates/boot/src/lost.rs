@@ -34,7 +34,7 @@ pub enum Lost {
     Version(u32),
     /// QEMU does not take requests.
     #[error(transparent)]
-    Qemu(#[from] pagefold_qemu::Error),
+    Qemu(#[from] pagefold_qemu::QemuError),
     /// A signal asked for an end.
     #[error("interrupted")]
     Interrupted,

@@ -7,7 +7,9 @@ use std::env;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use pagefold_lab::beside::{Linux, LinuxGuest, Pagefold, Row, Step, allocate, huge_table, play, table};
+use pagefold_lab::beside::{
+    Linux, LinuxGuest, Pagefold, ResizeOutcome, Step, allocate, huge_table, play, table,
+};
 use pagefold_lab::{Arch, GIB, Kernel, MIB};
 
 /// No page is cleared when it is allocated or freed.
@@ -78,8 +80,8 @@ fn kernels(arch: Arch) -> Result<Vec<Kernel>> {
 fn rows(
     arch: Arch,
     kernels: &[Kernel],
-    linux: fn(&Kernel) -> Result<Vec<Row>>,
-    own: fn(Pagefold) -> Result<Vec<Row>>,
+    linux: fn(&Kernel) -> Result<Vec<ResizeOutcome>>,
+    own: fn(Pagefold) -> Result<Vec<ResizeOutcome>>,
 ) -> Result<String> {
     let mut all = Vec::new();
     for kernel in kernels {
@@ -91,7 +93,7 @@ fn rows(
     Ok(table(&all))
 }
 
-fn plug(kernel: &Kernel) -> Result<Vec<Row>> {
+fn plug(kernel: &Kernel) -> Result<Vec<ResizeOutcome>> {
     let mut rows = Vec::new();
     for (command_line, label) in
         [(NO_CLEARING, "without clearing"), ("memhp_default_state=online_movable", "as shipped")]
@@ -103,17 +105,17 @@ fn plug(kernel: &Kernel) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn own_plug(guest: Pagefold) -> Result<Vec<Row>> {
+fn own_plug(guest: Pagefold) -> Result<Vec<ResizeOutcome>> {
     let steps = [GIB, 2 * GIB, GIB, 0].map(Step::Resize);
     play(&mut guest.boot()?, &steps, PATIENCE)
 }
 
-fn own_small(guest: Pagefold) -> Result<Vec<Row>> {
+fn own_small(guest: Pagefold) -> Result<Vec<ResizeOutcome>> {
     let guest = Pagefold { memory: 64 * MIB, device: 64 * GIB, label: "64 MiB".into(), ..guest };
     play(&mut guest.boot()?, &[Step::Resize(64 * GIB)], PATIENCE)
 }
 
-fn own_pinned(guest: Pagefold) -> Result<Vec<Row>> {
+fn own_pinned(guest: Pagefold) -> Result<Vec<ResizeOutcome>> {
     play(&mut Pagefold { pins: 32, ..guest }.boot()?, &PINNED, PATIENCE)
 }
 
@@ -127,7 +129,7 @@ const PINNED: [Step; 6] = [
     Step::Resize(0),
 ];
 
-fn small(kernel: &Kernel) -> Result<Vec<Row>> {
+fn small(kernel: &Kernel) -> Result<Vec<ResizeOutcome>> {
     let mut rows = Vec::new();
     for state in ["online_movable", "online"] {
         let mut guest = smallest(kernel, state)?;
@@ -149,7 +151,7 @@ fn smallest(kernel: &Kernel, state: &str) -> Result<LinuxGuest> {
         match linux.boot() {
             Ok(guest) => return Ok(guest),
             // It is QEMU that does not start, which more memory does not change.
-            Err(error) if error.is::<pagefold_qemu::Error>() => return Err(error),
+            Err(error) if error.is::<pagefold_qemu::QemuError>() => return Err(error),
             Err(error) => {
                 let text = error.to_string();
                 eprintln!("{} MiB: {}", memory / MIB, text.lines().next().unwrap_or_default());
@@ -159,7 +161,7 @@ fn smallest(kernel: &Kernel, state: &str) -> Result<LinuxGuest> {
     None.context("it boots with no memory up to 1 GiB")
 }
 
-fn pinned(kernel: &Kernel) -> Result<Vec<Row>> {
+fn pinned(kernel: &Kernel) -> Result<Vec<ResizeOutcome>> {
     // It touches all of its memory to find pages in each block.
     let patience = PATIENCE * 2;
     let linux = Linux { command_line: NO_CLEARING.into(), pins: true, patience, ..Linux::new(kernel) };

@@ -35,7 +35,7 @@ pub use budget::Budget;
 pub use error::LinuxError;
 use kept::Kept;
 pub use preempted::{Preempted, Preemption, preempt_every};
-pub use probe::{Features, Missing};
+pub use probe::{Missing, Support};
 pub use region::Region;
 pub use strict::{StrayWrite, StrictMode};
 
@@ -43,7 +43,7 @@ pub use strict::{StrayWrite, StrictMode};
 /// `D` what a descriptor is.
 pub struct Linux<B, O = (), R = Fold, D = Page64> {
     barrier: B,
-    features: Arc<Features>,
+    support: Arc<Support>,
     budget: Arc<Budget>,
     kept: Arc<Kept>,
     strict: Option<Arc<StrictMode>>,
@@ -60,10 +60,10 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Linux<B, O, R, D
     /// [`LinuxError::PageSize`] where pages are not 4 KiB, [`LinuxError::NoPopulate`] where the kernel cannot report a lack
     /// of memory as an error.
     pub fn new(barrier: B) -> Result<Self, LinuxError> {
-        let features = Features::probe()?;
+        let support = Support::probe()?;
         Ok(Self {
             barrier,
-            features: Arc::new(features),
+            support: Arc::new(support),
             budget: Arc::new(Budget::unlimited()),
             kept: Arc::default(),
             strict: None,
@@ -86,8 +86,8 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Linux<B, O, R, D
     }
 
     /// What the kernel offers.
-    pub fn features(&self) -> &Features {
-        &self.features
+    pub fn support(&self) -> &Support {
+        &self.support
     }
 
     /// How much memory the tables may take, and how much they take by our own count.
@@ -107,7 +107,7 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Platform for Lin
     fn reserve(&self, kind: TableKind, bytes: u64) -> Result<Region, LinuxError> {
         let strict = self.strict.clone().filter(|_| kind == TableKind::Map);
         let (budget, kept) = (Arc::clone(&self.budget), Arc::clone(&self.kept));
-        Region::reserve(kind, bytes, Arc::clone(&self.features), budget, kept, strict)
+        Region::reserve(kind, bytes, Arc::clone(&self.support), budget, kept, strict)
     }
 
     fn set_aside(&self, frames: u64) -> Result<(), OutOfMemory> {
@@ -135,7 +135,7 @@ impl<B: Barrier + Clone, O: Owner, R: Protocol, D: Descriptors> Platform for Lin
 impl<B, O, R, D> std::fmt::Debug for Linux<B, O, R, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Linux")
-            .field("features", &self.features)
+            .field("support", &self.support)
             .field("budget", &self.budget)
             .finish_non_exhaustive()
     }

@@ -15,7 +15,7 @@ use crate::measure::{Pages, scan_pagemap};
 
 /// What works here.
 #[derive(Debug)]
-pub struct Features {
+pub struct Support {
     /// `process_madvise(MADV_DONTNEED)` on ourselves (Linux 6.13): one call and one flush for a batch of folds.
     pub(crate) pidfd: Option<OwnedFd>,
     /// `PAGEMAP_SCAN` (Linux 6.7).
@@ -44,7 +44,7 @@ impl fmt::Display for Missing {
     }
 }
 
-impl Features {
+impl Support {
     pub(crate) fn probe() -> Result<Self, LinuxError> {
         let page_size = rustix::param::page_size();
         if page_size != 4096 {

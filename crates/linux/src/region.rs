@@ -27,7 +27,7 @@ use crate::error::{Limit, LinuxError};
 use crate::kept::Kept;
 use crate::madvise::{populate, process_madvise_dontneed};
 use crate::measure::{self, Pages};
-use crate::probe::Features;
+use crate::probe::Support;
 use crate::strict::StrictMode;
 
 const PAGE: u64 = 4096;
@@ -40,7 +40,7 @@ pub struct Region {
     base: NonNull<u8>,
     len: u64,
     kind: TableKind,
-    features: Arc<Features>,
+    support: Arc<Support>,
     budget: Arc<Budget>,
     kept: Arc<Kept>,
     /// Pages behind the range, by our own count.
@@ -59,7 +59,7 @@ impl Region {
     pub(crate) fn reserve(
         kind: TableKind,
         bytes: u64,
-        features: Arc<Features>,
+        support: Arc<Support>,
         budget: Arc<Budget>,
         kept: Arc<Kept>,
         strict: Option<Arc<StrictMode>>,
@@ -87,7 +87,7 @@ impl Region {
             base,
             len: open,
             kind,
-            features,
+            support,
             budget,
             kept,
             pages: AtomicU64::new(0),
@@ -313,7 +313,7 @@ unsafe impl Mapping for Region {
 
     unsafe fn fold(&self, ranges: &[FoldRange]) -> usize {
         let mut done = 0;
-        if let Some(pidfd) = &self.features.pidfd
+        if let Some(pidfd) = &self.support.pidfd
             && ranges.len() > 1
         {
             let mut bytes = process_madvise_dontneed(pidfd, self.base.as_ptr(), ranges).unwrap_or(0);

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::flags::{ANON, BUDDY, HUGE, LRU, SLAB};
     use crate::geometry::PAGES_PER_SECTION;
-    use crate::layout::{MemoryRange, Zone};
+    use crate::layout::{MemoryRange, ZoneRecord};
     use crate::machine::Header;
 
     fn machine(memory: &[(u64, u64)], runs: &[(u64, u64, u64)]) -> Machine {
@@ -248,7 +248,7 @@ mod tests {
     fn absurd_zones_do_not_overflow() {
         let mut machine = machine(&[(0, 1 << 20)], &[]);
         machine.header.mem_free = u64::MAX;
-        machine.header.zones = vec![Zone { free: u64::MAX, ..Zone::default() }; 2];
+        machine.header.zones = vec![ZoneRecord { free: u64::MAX, ..ZoneRecord::default() }; 2];
         assert_eq!(machine.deferred_pages(), 0);
     }
 
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(extents(&machine)[2], (4096, 4096, 0, PageState::Reserved));
         machine.header.mem_free = 5000 * 4096;
         machine.header.mem_total = 5000 * 4096;
-        machine.header.zones = vec![Zone { free: 4, managed: 4, ..Zone::default() }];
+        machine.header.zones = vec![ZoneRecord { free: 4, managed: 4, ..ZoneRecord::default() }];
         assert_eq!(machine.deferred_pages(), 4996);
         assert_eq!(
             extents(&machine),

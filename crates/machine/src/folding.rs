@@ -46,7 +46,7 @@ const MAP_PAGES_PER_TABLE: u64 = 512;
 
 /// What becomes of a map page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum MapPageFate {
     /// Folded: its pages are free.
     Free,
     /// Folded: its pages have no memory.
@@ -67,7 +67,7 @@ pub struct Part {
     /// What they are used for.
     pub state: PageState,
     /// What becomes of their map pages.
-    pub fate: Fate,
+    pub fate: MapPageFate,
     /// Fates pages that stay because of them. One that stays because of several parts is shared out by their pages.
     pub kept: f64,
 }
@@ -109,20 +109,21 @@ impl<V: FnMut(Part)> Fates<V> {
         let end = start + pages;
         match state {
             PageState::Free | PageState::Deferred | PageState::HwPoison => {
-                self.add(start..end, state, Fate::Free);
+                self.add(start..end, state, MapPageFate::Free);
             }
             PageState::Offline | PageState::NoPage => {
-                let fate = if state == PageState::Offline { Fate::Offline } else { Fate::Absent };
+                let fate =
+                    if state == PageState::Offline { MapPageFate::Offline } else { MapPageFate::Absent };
                 let whole = start.next_multiple_of(described)..end / described * described;
                 if whole.start >= whole.end {
                     self.left.folios += pages;
-                    return self.add(start..end, state, Fate::Mapped);
+                    return self.add(start..end, state, MapPageFate::Mapped);
                 }
                 // The odd pages at its ends share their map pages with others.
                 self.left.folios += pages - (whole.end - whole.start);
-                self.add(start..whole.start, state, Fate::Mapped);
+                self.add(start..whole.start, state, MapPageFate::Mapped);
                 self.add(whole.clone(), state, fate);
-                self.add(whole.end..end, state, Fate::Mapped);
+                self.add(whole.end..end, state, MapPageFate::Mapped);
             }
             // One owner's, and never given back page by page: blocks as large as fit.
             PageState::Reserved => {
@@ -137,7 +138,7 @@ impl<V: FnMut(Part)> Fates<V> {
             _ => {
                 self.left.folios += pages >> order;
                 if 1 << order < described {
-                    return self.add(start..end, state, Fate::Mapped);
+                    return self.add(start..end, state, MapPageFate::Mapped);
                 }
                 (start..end).step_by(1 << order).for_each(|head| self.folio(head, 1 << order, state));
             }
@@ -147,12 +148,12 @@ impl<V: FnMut(Part)> Fates<V> {
     fn folio(&mut self, head: u64, pages: u64, state: PageState) {
         let Rule { pages_per_map_page, kept } = self.rule;
         let kept = if pages < pages_per_map_page { pages } else { pages.min(kept * pages_per_map_page) };
-        self.add(head..head + kept, state, Fate::Mapped);
-        self.add(head + kept..head + pages, state, Fate::Tail);
+        self.add(head..head + kept, state, MapPageFate::Mapped);
+        self.add(head + kept..head + pages, state, MapPageFate::Tail);
     }
 
     /// Pages whose map pages meet a fate, as far as their neighbours have no other.
-    fn add(&mut self, pages: Range<u64>, state: PageState, fate: Fate) {
+    fn add(&mut self, pages: Range<u64>, state: PageState, fate: MapPageFate) {
         let described = self.rule.pages_per_map_page;
         let mut at = pages.start;
         while at < pages.end {
@@ -162,14 +163,14 @@ impl<V: FnMut(Part)> Fates<V> {
             }
             let whole = pages.end / described * described;
             if at.is_multiple_of(described) && at < whole {
-                let stay = if fate == Fate::Mapped { map_page..whole / described } else { 0..0 };
+                let stay = if fate == MapPageFate::Mapped { map_page..whole / described } else { 0..0 };
                 let kept = (stay.end - stay.start) as f64;
                 self.keep(stay);
                 (self.visit)(Part { pages: at..whole, state, fate, kept });
                 at = whole;
             } else {
                 let stop = pages.end.min((map_page + 1) * described);
-                self.open.push((at..stop, state, fate == Fate::Mapped));
+                self.open.push((at..stop, state, fate == MapPageFate::Mapped));
                 at = stop;
             }
         }
@@ -185,7 +186,7 @@ impl<V: FnMut(Part)> Fates<V> {
             let map_page = pages.start / self.rule.pages_per_map_page;
             self.keep(map_page..map_page + 1);
         }
-        let fate = if keeping > 0 { Fate::Mapped } else { Fate::Free };
+        let fate = if keeping > 0 { MapPageFate::Mapped } else { MapPageFate::Free };
         for (pages, state, keeps) in self.open.drain(..) {
             let kept = if keeps { length(&pages) as f64 / keeping as f64 } else { 0.0 };
             (self.visit)(Part { pages, state, fate, kept });
@@ -209,8 +210,8 @@ mod tests {
     use super::*;
 
     /// Fates, joined, and how many map pages stay.
-    fn fates(extents: &[(u64, u64, u32, PageState)]) -> (Vec<(u64, u64, Fate)>, u64) {
-        let mut seen: Vec<(u64, u64, Fate)> = Vec::new();
+    fn fates(extents: &[(u64, u64, u32, PageState)]) -> (Vec<(u64, u64, MapPageFate)>, u64) {
+        let mut seen: Vec<(u64, u64, MapPageFate)> = Vec::new();
         let mut shared = 0.0;
         let extents = extents.iter().map(|&(start, pages, order, state)| Extent {
             start,
@@ -232,7 +233,7 @@ mod tests {
         (seen, kept.map_pages)
     }
 
-    use Fate::{Absent, Free, Mapped, Offline, Tail};
+    use MapPageFate::{Absent, Free, Mapped, Offline, Tail};
 
     #[test]
     fn one_used_page_keeps_its_map_page() {

@@ -19,7 +19,7 @@ pub struct MemoryRange {
 
 /// One zone of one node, from `/proc/zoneinfo`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Zone {
+pub struct ZoneRecord {
     /// The node.
     pub node: u32,
     /// The name: DMA, DMA32, Normal, Movable, Device.
@@ -36,7 +36,7 @@ pub struct Zone {
     pub free: u64,
 }
 
-impl Zone {
+impl ZoneRecord {
     /// Whether it is device memory (`ZONE_DEVICE`): it has descriptors, and is no memory that the kernel could allocate.
     pub fn is_device(&self) -> bool {
         self.name == "Device"
@@ -82,14 +82,14 @@ pub fn parse_iomem(text: &str) -> Vec<MemoryRange> {
 ///
 /// A span that no machine can have is left out: the zone then spans the pages it has. Kernels have shown such spans after
 /// an underflow (a movable zone whose pages were moved away).
-pub fn parse_zoneinfo(text: &str) -> Vec<Zone> {
-    let mut zones: Vec<Zone> = Vec::new();
+pub fn parse_zoneinfo(text: &str) -> Vec<ZoneRecord> {
+    let mut zones: Vec<ZoneRecord> = Vec::new();
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("Node ")
             && let Some((node, name)) = rest.split_once(", zone")
             && let Ok(node) = node.trim().parse()
         {
-            zones.push(Zone { node, name: name.trim().to_owned(), ..Zone::default() });
+            zones.push(ZoneRecord { node, name: name.trim().to_owned(), ..ZoneRecord::default() });
             continue;
         }
         let Some(zone) = zones.last_mut() else { continue };
@@ -163,7 +163,7 @@ mod tests {
         let text = "Node 0, zone      DMA\n  per-node stats\n      nr_inactive_anon 1\n  pages free     3840\n        spanned  4095\n        present  3998\n        managed  3840\n      nr_free_pages 3840\n  start_pfn:           1\nNode 1, zone  Movable\n  pages free 0\n        spanned  0\n        present  0\n        managed  0\n";
         let zones = parse_zoneinfo(text);
         assert_eq!(zones.len(), 1);
-        let expected = Zone {
+        let expected = ZoneRecord {
             node: 0,
             name: "DMA".into(),
             start: 1,

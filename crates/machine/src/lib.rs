@@ -33,7 +33,7 @@ pub mod tally;
 pub use extents::Extent;
 pub use flags::Flags;
 pub use host::Host;
-pub use layout::{MemoryRange, Zone};
+pub use layout::{MemoryRange, ZoneRecord};
 pub use machine::{Header, Machine, Run, deferred_pages, described_pages};
 pub use state::PageState;
 pub use tally::Tally;

@@ -10,7 +10,7 @@ use crate::geometry::PAGE_BYTES;
 use crate::host::blocks::{self, OnlineState};
 use crate::host::files::Files;
 use crate::host::{Counters, Memmap, hugetlb};
-use crate::layout::{MemoryRange, Zone, parse_iomem, parse_zoneinfo};
+use crate::layout::{MemoryRange, ZoneRecord, parse_iomem, parse_zoneinfo};
 use crate::machine::{Header, Machine, Run};
 pub use crate::reading::{LiveError, ScanProgress};
 use crate::scan::{PageFiles, scan};
@@ -127,7 +127,7 @@ fn read_header(proc: &Path, note: &str) -> Result<Header, LiveError> {
 }
 
 /// Where zones say memory is: their spans, which may have holes that no other file shows.
-fn spans(zones: &[Zone]) -> Vec<MemoryRange> {
+fn spans(zones: &[ZoneRecord]) -> Vec<MemoryRange> {
     let mut ranges: Vec<_> = zones
         .iter()
         .filter(|zone| !zone.is_device())
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn spans_of_zones_stand_in_for_iomem() {
-        let zone = |start, spanned| Zone { start, spanned, present: 1, ..Zone::default() };
+        let zone = |start, spanned| ZoneRecord { start, spanned, present: 1, ..ZoneRecord::default() };
         let ranges = spans(&[zone(4096, 100), zone(1, 4095), zone(10_000, 1)]);
         assert_eq!(ranges, [MemoryRange { start: 1, end: 4196 }, MemoryRange { start: 10_000, end: 10_001 }]);
     }

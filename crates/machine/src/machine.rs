@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::flags::Flags;
 use crate::geometry::{PAGE_BYTES, PAGES_PER_SECTION};
 use crate::host::Pool;
-use crate::layout::{MemoryRange, Zone};
+use crate::layout::{MemoryRange, ZoneRecord};
 
 /// What is known about a machine besides its pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Header {
     /// Where its memory is.
     pub memory: Vec<MemoryRange>,
     /// Its zones.
-    pub zones: Vec<Zone>,
+    pub zones: Vec<ZoneRecord>,
     /// Bytes of a page descriptor of that kernel.
     pub descriptor_size: u64,
     /// `MemTotal` in bytes.
@@ -125,8 +125,9 @@ pub fn described_pages(memory: impl Iterator<Item = Range<u64>>) -> u64 {
 ///
 /// Both counts must say so. The files are not read at the same moment, sometimes minutes apart: then what is free differs,
 /// but what there is in all does not.
-pub fn deferred_pages(zones: &[Zone], in_all: (u64, u64)) -> u64 {
-    let sum = |field: fn(&Zone) -> u64| zones.iter().fold(0u64, |sum, zone| sum.saturating_add(field(zone)));
+pub fn deferred_pages(zones: &[ZoneRecord], in_all: (u64, u64)) -> u64 {
+    let sum =
+        |field: fn(&ZoneRecord) -> u64| zones.iter().fold(0u64, |sum, zone| sum.saturating_add(field(zone)));
     let (total, free) = in_all;
     // A small difference means nothing.
     let more = |all: u64, zones: u64| all.checked_sub(zones).filter(|&pages| pages > all / 64).unwrap_or(0);

@@ -316,7 +316,7 @@ impl<R: Read> SnapshotParts<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::{MemoryRange, Zone};
+    use crate::layout::{MemoryRange, ZoneRecord};
     use proptest::prelude::*;
 
     fn header() -> Header {
@@ -324,7 +324,7 @@ mod tests {
             page_size: 4096,
             kernel: "6.12.1".into(),
             memory: vec![MemoryRange { start: 1, end: 1 << 20 }],
-            zones: vec![Zone { name: "Normal".into(), ..Zone::default() }],
+            zones: vec![ZoneRecord { name: "Normal".into(), ..ZoneRecord::default() }],
             memmap_pages: Some(17),
             ..Header::default()
         }

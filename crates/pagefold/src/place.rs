@@ -36,7 +36,7 @@ pub struct Place {
 }
 
 /// What a path leads to.
-enum Target {
+enum PlaceTarget {
     /// A regular file, or nothing, in a directory that exists. The path ends in no symbolic link.
     File { path: PathBuf, old: Option<std::fs::Metadata> },
     /// Something that is written to as it is.
@@ -81,8 +81,8 @@ impl Place {
             rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS).map_err(io::Error::from)
         };
         match self.target()? {
-            Target::Stream => allowed(&self.path, Access::WRITE_OK)?,
-            Target::File { path, old } => {
+            PlaceTarget::Stream => allowed(&self.path, Access::WRITE_OK)?,
+            PlaceTarget::File { path, old } => {
                 if old.is_some() {
                     allowed(&path, Access::WRITE_OK)?;
                 }
@@ -106,13 +106,13 @@ impl Place {
     }
 
     /// What is there now.
-    fn target(&self) -> Result<Target> {
+    fn target(&self) -> Result<PlaceTarget> {
         let bytes = self.path.as_os_str().as_bytes();
         if bytes.is_empty() {
             bail!("the path has no file name");
         }
         let target = target(&self.path)?;
-        let is_taken = !matches!(target, Target::File { old: None, .. });
+        let is_taken = !matches!(target, PlaceTarget::File { old: None, .. });
         if is_taken && !self.replaces {
             bail!("it exists; choose another name, or --force to overwrite it");
         }
@@ -140,7 +140,7 @@ impl Place {
 
     fn put(&self, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<u64> {
         match self.target()? {
-            Target::Stream => {
+            PlaceTarget::Stream => {
                 // O_CREAT, though it is there: with it the kernel refuses FIFOs that others have put in a shared
                 // directory (fs.protected_fifos).
                 let mut options = File::options();
@@ -155,7 +155,7 @@ impl Place {
                 }
                 Ok(written)
             }
-            Target::File { path, old } => {
+            PlaceTarget::File { path, old } => {
                 let dir = parent(&path);
                 let scratch = ScratchFile::new(dir)?;
                 let written = filled(scratch.file(), fill)?;
@@ -175,7 +175,7 @@ impl Place {
 }
 
 /// What a path leads to.
-fn target(path: &Path) -> Result<Target> {
+fn target(path: &Path) -> Result<PlaceTarget> {
     let open =
         |path: &Path, flags| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC | flags, Mode::empty());
     // The kernel may refuse to follow a link that somebody else has put in a shared directory (fs.protected_symlinks).
@@ -188,7 +188,7 @@ fn target(path: &Path) -> Result<Target> {
     for _ in 0..LINKS {
         let there = match open(&path, OFlags::NOFOLLOW) {
             Ok(there) => there,
-            Err(Errno::NOENT) => return Ok(Target::File { path, old: None }),
+            Err(Errno::NOENT) => return Ok(PlaceTarget::File { path, old: None }),
             Err(error) => return Err(io::Error::from(error).into()),
         };
         let mode = rustix::fs::fstat(&there).map_err(io::Error::from)?.st_mode;
@@ -196,19 +196,19 @@ fn target(path: &Path) -> Result<Target> {
             || -> io::Result<bool> { Ok(KERNELS.contains(&(rustix::fs::fstatfs(&there)?.f_type as u64))) };
         match FileType::from_raw_mode(mode) {
             // A link of /proc/self/fd leads to an open file, whatever its text says.
-            FileType::Symlink if is_kernels()? => return Ok(Target::Stream),
+            FileType::Symlink if is_kernels()? => return Ok(PlaceTarget::Stream),
             FileType::Symlink => {
                 let to = rustix::fs::readlink(&path, Vec::new()).map_err(io::Error::from)?;
                 path = parent(&path).join(OsStr::from_bytes(to.to_bytes()));
             }
             FileType::Directory => bail!("it is a directory"),
-            FileType::RegularFile if is_kernels()? => return Ok(Target::Stream),
+            FileType::RegularFile if is_kernels()? => return Ok(PlaceTarget::Stream),
             FileType::RegularFile => {
                 let old = std::fs::symlink_metadata(&path)?;
-                return Ok(Target::File { path, old: Some(old) });
+                return Ok(PlaceTarget::File { path, old: Some(old) });
             }
             FileType::Socket => bail!("it is a socket, which only its owner can open"),
-            _ => return Ok(Target::Stream),
+            _ => return Ok(PlaceTarget::Stream),
         }
     }
     Err(anyhow!("too many symbolic links"))

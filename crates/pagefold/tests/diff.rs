@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::machines::{Runs, every_state, header};
 use common::{json, pagefold};
-use pagefold_machine::{Machine, Zone, flags, snapshot};
+use pagefold_machine::{Machine, ZoneRecord, flags, snapshot};
 use serde_json::Value;
 
 struct Pair {
@@ -31,7 +31,8 @@ const SECTION: u64 = 1 << 15;
 
 /// Two sections each, one of them in both; a huge page that was split; memory that was taken, freed, unplugged, broken.
 fn before_and_after() -> Pair {
-    let zones = vec![Zone { name: "Normal".into(), spanned: 4 * SECTION, present: 1, ..Zone::default() }];
+    let zones =
+        vec![ZoneRecord { name: "Normal".into(), spanned: 4 * SECTION, present: 1, ..ZoneRecord::default() }];
     let mut a = Runs(Vec::new(), 0);
     a.folios(2, 9, flags::ANON).add(1000, flags::LRU, 0).add(2 * SECTION - 2024, flags::BUDDY, 0);
     let mut a = Machine { header: header(&[(0, 2 * SECTION)]), runs: a.0 };

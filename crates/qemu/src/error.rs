@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Why QEMU does not run, or does not do as it was told.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum QemuError {
     /// There is no such program.
     #[error("there is no {}: install QEMU (Debian's package is qemu-system-x86)", program.display())]
     Missing {
@@ -24,7 +24,7 @@ pub enum Error {
     #[error("QEMU does not start: {source}\n{console}")]
     Start {
         /// What happened instead of a greeting.
-        source: Box<Error>,
+        source: Box<QemuError>,
         /// What QEMU said last.
         console: String,
     },
@@ -106,9 +106,9 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl QemuError {
     /// For `map_err`: the system refuses something.
-    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::System { what, source }
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> QemuError {
+        move |source| QemuError::System { what, source }
     }
 }

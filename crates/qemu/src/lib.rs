@@ -10,7 +10,7 @@
 //!
 //! use pagefold_qemu::{QemuBuilder, Exit, GIB, MIB, VirtioMem};
 //!
-//! # fn main() -> Result<(), pagefold_qemu::Error> {
+//! # fn main() -> Result<(), pagefold_qemu::QemuError> {
 //! let mut qemu = QemuBuilder::new()
 //!     .kernel("guest/kernel")
 //!     .memory(64 * MIB)
@@ -49,12 +49,12 @@ pub use child::spawn_bound;
 pub use console::Console;
 pub use counters::{Executed, InstructionCounters};
 pub use devices::{NumaNode, VirtioMem};
-pub use error::Error;
+pub use error::QemuError;
 pub use exit::Exit;
 pub use process::Qemu;
 pub use qmp::Qmp;
 pub use repeat::is_repeated;
-pub use settle::Settled;
+pub use settle::ResizeFigures;
 pub use version::Version;
 
 /// QEMU's name, as Debian's package qemu-system-x86 installs it.

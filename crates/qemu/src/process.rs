@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
 use crate::child::spawn_bound;
-use crate::{Console, Error, Executed, Exit, InstructionCounters, QemuBuilder, Qmp};
+use crate::{Console, Executed, Exit, InstructionCounters, QemuBuilder, QemuError, Qmp};
 
 /// A QEMU that runs. Dropping it ends it.
 pub struct Qemu {
@@ -26,7 +26,7 @@ impl QemuBuilder {
     ///
     /// # Errors
     /// There is no QEMU, or it does not like an option, such as a kernel that does not exist.
-    pub fn spawn(&self) -> Result<Qemu, Error> {
+    pub fn spawn(&self) -> Result<Qemu, QemuError> {
         let (qmp, qmp_end) = socket_pair()?;
         let (mut ports, mut port_ends) = (Vec::new(), Vec::new());
         for port in self.ports() {
@@ -45,8 +45,8 @@ impl QemuBuilder {
         let mut child = spawned.map_err(|source| {
             let program = self.program_path().to_owned();
             match source.kind() {
-                std::io::ErrorKind::NotFound => Error::Missing { program },
-                _ => Error::Spawn { program, source },
+                std::io::ErrorKind::NotFound => QemuError::Missing { program },
+                _ => QemuError::Spawn { program, source },
             }
         })?;
         let console = Console::default();
@@ -56,7 +56,7 @@ impl QemuBuilder {
         let greeted = Qmp::new(qmp, self.interrupt()).and_then(|mut qmp| {
             match qmp.execute("cont", serde_json::json!({})) {
                 // The machine may have ended before QEMU answered.
-                Ok(_) | Err(Error::Gone) => Ok(qmp),
+                Ok(_) | Err(QemuError::Gone) => Ok(qmp),
                 Err(error) => Err(error),
             }
         });
@@ -64,29 +64,29 @@ impl QemuBuilder {
             Ok(qmp) => Ok(Qemu { process, qmp, ports, counters }),
             Err(error) => {
                 process.end();
-                Err(Error::Start { source: Box::new(error), console: process.console.tail() })
+                Err(QemuError::Start { source: Box::new(error), console: process.console.tail() })
             }
         }
     }
 }
 
 /// Two ends of a stream; the second is for a child to inherit.
-fn socket_pair() -> Result<(UnixStream, OwnedFd), Error> {
+fn socket_pair() -> Result<(UnixStream, OwnedFd), QemuError> {
     let pair = || -> std::io::Result<_> {
         let (ours, theirs) = UnixStream::pair()?;
         Ok((ours, OwnedFd::from(theirs)))
     };
-    pair().map_err(Error::system("no socket to talk with QEMU"))
+    pair().map_err(QemuError::system("no socket to talk with QEMU"))
 }
 
 /// Counters, and their file for a child to inherit.
-fn counters(cpus: u32) -> Result<(InstructionCounters, File), Error> {
+fn counters(cpus: u32) -> Result<(InstructionCounters, File), QemuError> {
     let counters = || -> std::io::Result<_> {
         let file = InstructionCounters::file(cpus as usize)?;
         let counters = InstructionCounters::map(&file)?;
         Ok((counters, file))
     };
-    counters().map_err(Error::system("no memory for counters"))
+    counters().map_err(QemuError::system("no memory for counters"))
 }
 
 impl Qemu {
@@ -126,7 +126,7 @@ impl Qemu {
     ///
     /// # Errors
     /// It has not ended after `within`. It runs on.
-    pub fn wait(&mut self, within: Duration) -> Result<Exit, Error> {
+    pub fn wait(&mut self, within: Duration) -> Result<Exit, QemuError> {
         self.process.wait(within)
     }
 
@@ -144,15 +144,15 @@ struct Process {
 }
 
 impl Process {
-    fn wait(&mut self, within: Duration) -> Result<Exit, Error> {
+    fn wait(&mut self, within: Duration) -> Result<Exit, QemuError> {
         // Safe from the id's reuse: no other code waits for this child, and one that was waited for is not asked about again.
         let exited = match self.child.try_wait() {
             Ok(Some(status)) => Ok(Some(status)),
             Ok(None) => self.poll(within).and_then(|()| self.child.try_wait()),
             Err(error) => Err(error),
         };
-        let status = exited.map_err(Error::system("cannot wait for QEMU"))?;
-        let status = status.ok_or(Error::Running { seconds: within.as_secs() })?;
+        let status = exited.map_err(QemuError::system("cannot wait for QEMU"))?;
+        let status = status.ok_or(QemuError::Running { seconds: within.as_secs() })?;
         self.join();
         Ok(status.into())
     }

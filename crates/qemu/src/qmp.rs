@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Error;
+use crate::QemuError;
 
 /// QEMU answers at once, if it does.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,11 +31,11 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    pub(crate) fn new(stream: UnixStream, interrupt: Option<Arc<AtomicBool>>) -> Result<Self, Error> {
+    pub(crate) fn new(stream: UnixStream, interrupt: Option<Arc<AtomicBool>>) -> Result<Self, QemuError> {
         let timeouts = stream.set_read_timeout(Some(GLANCE));
         timeouts
             .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
-            .map_err(Error::system("no socket to talk with QEMU"))?;
+            .map_err(QemuError::system("no socket to talk with QEMU"))?;
         let stream = BufReader::new(stream);
         let mut qmp = Qmp { stream, arrived: Vec::new(), patience: PATIENCE, interrupt, dimms: 0 };
         qmp.line("nothing yet", Instant::now() + PATIENCE)?;
@@ -52,16 +52,16 @@ impl Qmp {
     ///
     /// # Errors
     /// QEMU refuses, is gone, or does not answer in [time](Self::set_patience); somebody wants us to stop.
-    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, Error> {
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value, QemuError> {
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
-        self.stream.get_mut().write_all(line.as_bytes()).map_err(|_| Error::Gone)?;
+        self.stream.get_mut().write_all(line.as_bytes()).map_err(|_| QemuError::Gone)?;
         let until = Instant::now() + self.patience;
         loop {
             let mut answer = self.line(command, until)?;
             if let Some(error) = answer.get("error") {
                 let reason = error["desc"].as_str().unwrap_or("no reason given").to_owned();
-                return Err(Error::Refused { command: command.to_owned(), reason });
+                return Err(QemuError::Refused { command: command.to_owned(), reason });
             }
             // Anything else is an event.
             if let Some(value) = answer.get_mut("return") {
@@ -75,7 +75,7 @@ impl Qmp {
     ///
     /// # Errors
     /// There is no such device, or `bytes` is more than it has or no multiple of its block.
-    pub fn resize(&mut self, device: usize, bytes: u64) -> Result<(), Error> {
+    pub fn resize(&mut self, device: usize, bytes: u64) -> Result<(), QemuError> {
         let path = path(device);
         self.execute("qom-set", json!({ "path": path, "property": "requested-size", "value": bytes }))?;
         Ok(())
@@ -85,7 +85,7 @@ impl Qmp {
     ///
     /// # Errors
     /// There is no such device.
-    pub fn plugged(&mut self, device: usize) -> Result<u64, Error> {
+    pub fn plugged(&mut self, device: usize) -> Result<u64, QemuError> {
         self.number(device, "size")
     }
 
@@ -93,13 +93,13 @@ impl Qmp {
     ///
     /// # Errors
     /// There is no such device.
-    pub fn address(&mut self, device: usize) -> Result<u64, Error> {
+    pub fn address(&mut self, device: usize) -> Result<u64, QemuError> {
         self.number(device, "memaddr")
     }
 
-    fn number(&mut self, device: usize, property: &str) -> Result<u64, Error> {
+    fn number(&mut self, device: usize, property: &str) -> Result<u64, QemuError> {
         let value = self.execute("qom-get", json!({ "path": path(device), "property": property }))?;
-        value.as_u64().ok_or_else(|| Error::Nonsense {
+        value.as_u64().ok_or_else(|| QemuError::Nonsense {
             command: format!("qom-get {property}"),
             answer: value.to_string(),
         })
@@ -110,7 +110,7 @@ impl Qmp {
     ///
     /// # Errors
     /// It has not after `within`.
-    pub fn wait_for_plugged(&mut self, device: usize, bytes: u64, within: Duration) -> Result<(), Error> {
+    pub fn wait_for_plugged(&mut self, device: usize, bytes: u64, within: Duration) -> Result<(), QemuError> {
         let deadline = Instant::now() + within;
         loop {
             let plugged = self.plugged(device)?;
@@ -118,7 +118,12 @@ impl Qmp {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(Error::NotPlugged { device, plugged, wanted: bytes, seconds: within.as_secs() });
+                return Err(QemuError::NotPlugged {
+                    device,
+                    plugged,
+                    wanted: bytes,
+                    seconds: within.as_secs(),
+                });
             }
             thread::sleep(Duration::from_millis(10));
         }
@@ -128,7 +133,7 @@ impl Qmp {
     ///
     /// # Errors
     /// The machine has no room for it (see [`QemuBuilder::dimms`](crate::QemuBuilder::dimms)).
-    pub fn plug_dimm(&mut self, bytes: u64) -> Result<(), Error> {
+    pub fn plug_dimm(&mut self, bytes: u64) -> Result<(), QemuError> {
         let (dimm, memory) = (format!("dimm{}", self.dimms), format!("dimm{}-memory", self.dimms));
         self.dimms += 1;
         self.execute("object-add", json!({ "qom-type": "memory-backend-ram", "id": memory, "size": bytes }))?;
@@ -140,7 +145,7 @@ impl Qmp {
     ///
     /// # Errors
     /// QEMU is gone.
-    pub fn inject_nmi(&mut self) -> Result<(), Error> {
+    pub fn inject_nmi(&mut self) -> Result<(), QemuError> {
         self.execute("inject-nmi", json!({}))?;
         Ok(())
     }
@@ -150,7 +155,7 @@ impl Qmp {
     ///
     /// # Errors
     /// QEMU is gone.
-    pub fn system_reset(&mut self) -> Result<(), Error> {
+    pub fn system_reset(&mut self) -> Result<(), QemuError> {
         self.execute("system_reset", json!({}))?;
         Ok(())
     }
@@ -159,32 +164,35 @@ impl Qmp {
     ///
     /// # Errors
     /// QEMU is gone.
-    pub fn quit(&mut self) -> Result<(), Error> {
+    pub fn quit(&mut self) -> Result<(), QemuError> {
         self.execute("quit", json!({}))?;
         Ok(())
     }
 
     /// The next line, while we wait for the answer to `command`.
-    fn line(&mut self, command: &str, until: Instant) -> Result<Value, Error> {
+    fn line(&mut self, command: &str, until: Instant) -> Result<Value, QemuError> {
         loop {
             match self.stream.read_until(b'\n', &mut self.arrived) {
-                Ok(0) => return Err(Error::Gone),
+                Ok(0) => return Err(QemuError::Gone),
                 Ok(_) => {
                     let line = std::mem::take(&mut self.arrived);
-                    return serde_json::from_slice(&line).map_err(|_| Error::Nonsense {
+                    return serde_json::from_slice(&line).map_err(|_| QemuError::Nonsense {
                         command: command.to_owned(),
                         answer: String::from_utf8_lossy(&line).trim_end().to_owned(),
                     });
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(_) => return Err(Error::Gone),
+                Err(_) => return Err(QemuError::Gone),
             }
             // Relaxed: a flag that stands for itself.
             if self.interrupt.as_ref().is_some_and(|flag| flag.load(Ordering::Relaxed)) {
-                return Err(Error::Interrupted { command: command.to_owned() });
+                return Err(QemuError::Interrupted { command: command.to_owned() });
             }
             if Instant::now() >= until {
-                return Err(Error::Silent { command: command.to_owned(), seconds: self.patience.as_secs() });
+                return Err(QemuError::Silent {
+                    command: command.to_owned(),
+                    seconds: self.patience.as_secs(),
+                });
             }
         }
     }
@@ -207,7 +215,7 @@ mod tests {
         assert_eq!(Qmp::new(ours, None).err().unwrap().to_string(), "QEMU is gone");
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"hello\n").unwrap();
-        assert!(matches!(Qmp::new(ours, None), Err(Error::Nonsense { .. })));
+        assert!(matches!(Qmp::new(ours, None), Err(QemuError::Nonsense { .. })));
     }
 
     #[test]
@@ -217,10 +225,10 @@ mod tests {
         let flag = Arc::new(AtomicBool::new(false));
         let mut qmp = Qmp::new(ours, Some(Arc::clone(&flag))).unwrap();
         qmp.set_patience(Duration::ZERO);
-        assert!(matches!(qmp.quit(), Err(Error::Silent { .. })));
+        assert!(matches!(qmp.quit(), Err(QemuError::Silent { .. })));
         qmp.set_patience(Duration::from_secs(600));
         flag.store(true, Ordering::Relaxed);
-        assert!(matches!(qmp.quit(), Err(Error::Interrupted { .. })));
+        assert!(matches!(qmp.quit(), Err(QemuError::Interrupted { .. })));
         // What has arrived of a line is not lost.
         flag.store(false, Ordering::Relaxed);
         theirs.write_all(b"1}\n{\"return\": 7}\n").unwrap();

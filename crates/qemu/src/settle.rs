@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Error, Executed, Qemu};
+use crate::{Executed, Qemu, QemuError};
 
 /// How often we look.
 const SAMPLE: Duration = Duration::from_millis(5);
@@ -18,7 +18,7 @@ const LOOKS: u32 = 100;
 
 /// What a request came to.
 #[derive(Clone, Copy, Debug)]
-pub struct Settled {
+pub struct ResizeFigures {
     /// Bytes plugged in the device.
     pub plugged: u64,
     /// From the request until the device had its size and the guest had executed 99 % of that (what comes after may be a
@@ -40,9 +40,9 @@ impl Qemu {
         device: usize,
         bytes: u64,
         within: Duration,
-    ) -> Result<Settled, Error> {
+    ) -> Result<ResizeFigures, QemuError> {
         let start = Instant::now();
-        let before = self.executed().ok_or(Error::NotCounted)?;
+        let before = self.executed().ok_or(QemuError::NotCounted)?;
         let mut plugged = self.qmp().plugged(device)?;
         self.qmp().resize(device, bytes)?;
         // When the size was last another one, when the guest last worked, and what it had executed whenever we looked.
@@ -52,7 +52,7 @@ impl Qemu {
         loop {
             thread::sleep(SAMPLE);
             let size = self.qmp().plugged(device)?;
-            let executed = self.executed().ok_or(Error::NotCounted)? - before;
+            let executed = self.executed().ok_or(QemuError::NotCounted)? - before;
             let wall = start.elapsed();
             let (last_wall, last) = looks[looks.len() - 1];
             // On a busy host more than a sample's time may have passed.
@@ -71,19 +71,24 @@ impl Qemu {
                 return Ok(settled(&looks, plugged, resized, worked));
             }
             if wall >= within {
-                return Err(Error::Busy { device, plugged, wanted: bytes, seconds: within.as_secs() });
+                return Err(QemuError::Busy { device, plugged, wanted: bytes, seconds: within.as_secs() });
             }
         }
     }
 }
 
 /// The looks until the guest last worked, in short.
-fn settled(looks: &[(Duration, Executed)], plugged: u64, resized: Duration, worked: Duration) -> Settled {
+fn settled(
+    looks: &[(Duration, Executed)],
+    plugged: u64,
+    resized: Duration,
+    worked: Duration,
+) -> ResizeFigures {
     let executed =
         looks.iter().rev().find(|(wall, _)| *wall <= worked).map_or(Executed::default(), |look| look.1);
     let most = executed.total() / 100 * 99;
     let done = looks.iter().find(|(_, executed)| executed.total() >= most);
-    Settled { plugged, wall: done.map_or(resized, |look| look.0.max(resized)), executed }
+    ResizeFigures { plugged, wall: done.map_or(resized, |look| look.0.max(resized)), executed }
 }
 
 #[cfg(test)]

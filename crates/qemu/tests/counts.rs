@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use image::{ADDRESS, HALT, HEADER, image, print};
 use libtest_mimic::{Arguments, Trial};
-use pagefold_qemu::{Error, GIB, MIB, QEMU, QemuBuilder, Version, VirtioMem};
+use pagefold_qemu::{GIB, MIB, QEMU, QemuBuilder, QemuError, Version, VirtioMem};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LOOPS: u32 = 1_000_000;
@@ -123,10 +123,10 @@ fn settles() {
     let mut qemu = builder.kernel(kernel).spawn().unwrap();
     assert!(qemu.console().wait_for("a", MINUTE));
     let error = qemu.resize_and_settle(0, GIB, Duration::from_secs(3)).unwrap_err();
-    assert!(matches!(error, Error::Busy { device: 0, plugged: 0, wanted: GIB, .. }), "{error}");
+    assert!(matches!(error, QemuError::Busy { device: 0, plugged: 0, wanted: GIB, .. }), "{error}");
 
     let mut qemu = QemuBuilder::new().memory(16 * MIB).virtio_mem(VirtioMem::new(GIB)).spawn().unwrap();
-    assert!(matches!(qemu.resize_and_settle(0, GIB, MINUTE), Err(Error::NotCounted)));
+    assert!(matches!(qemu.resize_and_settle(0, GIB, MINUTE), Err(QemuError::NotCounted)));
 }
 
 fn bad_counters() {

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use pagefold_boot::{BUILD, Guest as PagefoldGuest, Rest, find_kernel};
+use pagefold_boot::{BUILD, Guest, Rest, find_kernel};
 use pagefold_boot_protocol::{Answer, Options, Request, Restart};
 use pagefold_lab::our_device::{Driven, Served, Wanted, boot_on_qemus_own, qemu_for};
 use pagefold_lab::{GIB, Kernel, MIB, Vm};
@@ -52,8 +52,8 @@ trait Side {
 struct LinuxOnOurs(Driven);
 struct LinuxOnTheirs(Vm);
 /// Pagefold's own kernel, on either device.
-struct PagefoldOnOurs(PagefoldGuest, Served);
-struct PagefoldOnTheirs(PagefoldGuest);
+struct PagefoldOnOurs(Guest, Served);
+struct PagefoldOnTheirs(Guest);
 
 impl Side for LinuxOnOurs {
     fn name(&self) -> &'static str {
@@ -145,14 +145,14 @@ impl Side for PagefoldOnTheirs {
 }
 
 /// Waits until the guest of ours has what it was asked for.
-fn rest(guest: &mut PagefoldGuest, bytes: u64) -> Result<()> {
+fn rest(guest: &mut Guest, bytes: u64) -> Result<()> {
     let rest = Rest { wishes: &[(0, bytes)], retries: u32::MAX - 1, within: WITHIN };
     let (status, in_time) = guest.rest(rest, |_| ())?;
     ensure!(in_time, "{} MiB are not reached: {status:?}", bytes >> 20);
     Ok(())
 }
 
-fn restart_driver(guest: &mut PagefoldGuest) -> Result<()> {
+fn restart_driver(guest: &mut Guest) -> Result<()> {
     match guest.ask(&Request::RestartDriver(Restart { device: 0, forget: true }), WITHIN)? {
         Answer::Done => rest(guest, KEPT),
         other => bail!("the driver does not start anew: {other:?}"),
@@ -231,11 +231,11 @@ fn words(asked: &[Asked]) -> String {
 }
 
 /// A guest of ours in the QEMU that Linux has, too.
-fn pagefold(qemu: QemuBuilder) -> Result<PagefoldGuest> {
+fn pagefold(qemu: QemuBuilder) -> Result<Guest> {
     let kernel = find_kernel().with_context(|| format!("no kernel of our own: {BUILD} makes it"))?;
     let options = Options { walkers: Some(0), ..Options::default() };
     let builder = qemu.kernel(&kernel).command_line(&options.to_string()).memory(RAM).resets();
-    let mut guest = PagefoldGuest::start(builder, Arc::new(AtomicBool::new(false)))?;
+    let mut guest = Guest::start(builder, Arc::new(AtomicBool::new(false)))?;
     guest.greeting()?;
     Ok(guest)
 }

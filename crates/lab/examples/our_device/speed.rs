@@ -15,7 +15,7 @@ const GLANCE: Duration = Duration::from_micros(500);
 const BLOCKS: &str = "/sys/devices/system/memory/memory3[2-9]";
 
 /// A machine with one of the devices.
-trait Guest {
+trait DeviceMachine {
     fn machine(&mut self) -> &mut Vm;
     fn ask(&mut self, bytes: u64) -> Result<()>;
     fn plugged(&mut self) -> Result<u64>;
@@ -31,7 +31,7 @@ impl Ours {
     }
 }
 
-impl Guest for Ours {
+impl DeviceMachine for Ours {
     fn machine(&mut self) -> &mut Vm {
         &mut self.0.machine
     }
@@ -47,7 +47,7 @@ impl Guest for Ours {
 
 struct Theirs(Vm);
 
-impl Guest for Theirs {
+impl DeviceMachine for Theirs {
     fn machine(&mut self) -> &mut Vm {
         &mut self.0
     }
@@ -70,7 +70,7 @@ struct Cost {
     executed: f64,
 }
 
-fn resize(guest: &mut dyn Guest, bytes: u64) -> Result<Cost> {
+fn resize(guest: &mut dyn DeviceMachine, bytes: u64) -> Result<Cost> {
     let executed = guest.machine().qemu().executed();
     let start = Instant::now();
     let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anyhow::{Result, ensure};
 
 use super::table::{bytes, source};
-use super::{Account, Guest, Hvo};
+use super::{Account, MeasuredGuest, TailSaving};
 
 /// Bytes of a huge page's descriptors: 512 of 64 bytes.
 const DESCRIPTORS: u64 = 512 * 64;
@@ -19,7 +19,7 @@ pub struct HugePages {
     /// Huge pages.
     pub count: u64,
     /// Whether tails' descriptors are given back.
-    pub hvo: Hvo,
+    pub hvo: TailSaving,
     /// What it said before.
     pub before: Account,
     /// And with them.
@@ -32,7 +32,7 @@ impl HugePages {
         let (before, after) = (self.before.descriptors, self.after.descriptors);
         match self.hvo {
             // They had none while they were free.
-            Hvo::Folds => after.saturating_sub(before),
+            TailSaving::Folds => after.saturating_sub(before),
             _ => (self.count * DESCRIPTORS).saturating_sub(before.saturating_sub(after)),
         }
     }
@@ -42,7 +42,7 @@ impl HugePages {
 ///
 /// # Errors
 /// It has fewer, or does not answer.
-pub fn allocate(guest: &mut dyn Guest, count: u64) -> Result<HugePages> {
+pub fn allocate(guest: &mut dyn MeasuredGuest, count: u64) -> Result<HugePages> {
     let before = guest.account(0)?;
     let has = guest.huge_pages(count)?;
     ensure!(has == count, "{} has {has} of {count} huge pages", guest.name());
@@ -59,10 +59,10 @@ pub fn huge_table(rows: &[HugePages]) -> String {
     .to_owned();
     for row in rows {
         let hvo = match row.hvo {
-            Hvo::Missing => "not in this kernel",
-            Hvo::Off => "off",
-            Hvo::On => "on",
-            Hvo::Folds => "folds",
+            TailSaving::Missing => "not in this kernel",
+            TailSaving::Off => "off",
+            TailSaving::On => "on",
+            TailSaving::Folds => "folds",
         };
         let kept = row.kept() as f64 / PAGE as f64 / row.count as f64;
         let (before, after) = (bytes(row.before.descriptors), bytes(row.after.descriptors));
@@ -90,10 +90,10 @@ mod tests {
             after: account(after),
         };
         // 1,792 pages of 2,048 are given back; none is; one is taken for each, and one for what leads there.
-        assert_eq!(row(Hvo::On, 16 * MIB, 9 * MIB).kept(), MIB);
-        assert_eq!(row(Hvo::Missing, 16 * MIB, 16 * MIB).kept(), 8 * MIB);
-        assert_eq!(row(Hvo::Folds, 128 << 10, 128 * 1024 + MIB + PAGE).kept(), MIB + PAGE);
-        let text = huge_table(&[row(Hvo::Missing, 16 * MIB, 16 * MIB)]);
+        assert_eq!(row(TailSaving::On, 16 * MIB, 9 * MIB).kept(), MIB);
+        assert_eq!(row(TailSaving::Missing, 16 * MIB, 16 * MIB).kept(), 8 * MIB);
+        assert_eq!(row(TailSaving::Folds, 128 << 10, 128 * 1024 + MIB + PAGE).kept(), MIB + PAGE);
+        let text = huge_table(&[row(TailSaving::Missing, 16 * MIB, 16 * MIB)]);
         assert_eq!(
             text.lines().last().unwrap(),
             "| a guest | 256 | not in this kernel | 16 MiB | 16 MiB (counted) | 8.00 |"

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pagefold_qemu::{Arch, Exit, Qemu};
 
-use super::{Account, Guest, Hvo, Source};
+use super::{Account, MeasuredGuest, Source, TailSaving};
 use crate::newer::machine_for;
 use crate::{GIB, Kernel, Vm, counting_plugin, static_pin, static_pin_arm64};
 
@@ -118,7 +118,7 @@ impl LinuxGuest {
     }
 }
 
-impl Guest for LinuxGuest {
+impl MeasuredGuest for LinuxGuest {
     fn name(&self) -> String {
         self.name.clone()
     }
@@ -167,13 +167,13 @@ impl Guest for LinuxGuest {
         has.trim().parse().with_context(|| format!("how many huge pages are there? The guest says '{has}'"))
     }
 
-    fn hvo(&mut self) -> Result<Hvo> {
+    fn hvo(&mut self) -> Result<TailSaving> {
         let switch = "/proc/sys/vm/hugetlb_optimize_vmemmap";
         let says = self.machine.run(&format!("[ ! -e {switch} ] || cat {switch}"))?;
         Ok(match says.trim() {
-            "" => Hvo::Missing,
-            "0" => Hvo::Off,
-            _ => Hvo::On,
+            "" => TailSaving::Missing,
+            "0" => TailSaving::Off,
+            _ => TailSaving::On,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Guests side by side: the same steps, over the same QEMU and its machine protocol, whatever kernel it is.
 //!
-//! A [`Guest`] is anything that QEMU boots with a virtio-mem device. [`play`] takes it through [`Step`]s, and each resize
-//! becomes a [`Row`]; [`table`] prints rows of any guests as one Markdown table.
+//! A [`MeasuredGuest`] is anything that QEMU boots with a virtio-mem device. [`play`] takes it through [`Step`]s, and each resize
+//! becomes a [`ResizeOutcome`]; [`table`] prints rows of any guests as one Markdown table.
 
 mod huge;
 mod linux;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pagefold_qemu::Qemu;
-pub use pagefold_qemu::Settled;
+pub use pagefold_qemu::ResizeFigures;
 
 pub use huge::{HugePages, allocate, huge_table};
 pub use linux::{Linux, LinuxGuest};
@@ -56,7 +56,7 @@ pub enum Source {
 
 /// Whether descriptors of huge pages' tails are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hvo {
+pub enum TailSaving {
     /// The kernel has no HVO: no `/proc/sys/vm/hugetlb_optimize_vmemmap`.
     Missing,
     /// It is off.
@@ -68,7 +68,7 @@ pub enum Hvo {
 }
 
 /// A guest with a virtio-mem device.
-pub trait Guest {
+pub trait MeasuredGuest {
     /// What a table calls it.
     fn name(&self) -> String;
 
@@ -103,7 +103,7 @@ pub trait Guest {
     ///
     /// # Errors
     /// It does not answer.
-    fn hvo(&mut self) -> Result<Hvo>;
+    fn hvo(&mut self) -> Result<TailSaving>;
 
     /// Why the guest has ended, if it has by itself, in its own words: a panic.
     fn end(&mut self) -> Option<String>;
@@ -111,7 +111,7 @@ pub trait Guest {
 
 /// What came of a resize.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct ResizeOutcome {
     /// The guest.
     pub guest: String,
     /// Bytes plugged before.
@@ -121,7 +121,7 @@ pub struct Row {
     /// Pages pinned at the time.
     pub pins: u64,
     /// What the device and the plugin say, unless the guest ended before it came to rest.
-    pub settled: Option<Settled>,
+    pub settled: Option<ResizeFigures>,
     /// What the guest says; or why it ended.
     pub account: Result<Account, String>,
 }
@@ -131,7 +131,7 @@ pub struct Row {
 ///
 /// # Errors
 /// A step fails, or the guest does not come to rest. That it plugs or unplugs less than it was asked for is no error.
-pub fn play(guest: &mut dyn Guest, steps: &[Step], within: Duration) -> Result<Vec<Row>> {
+pub fn play(guest: &mut dyn MeasuredGuest, steps: &[Step], within: Duration) -> Result<Vec<ResizeOutcome>> {
     let mut rows = Vec::new();
     let mut pins = 0;
     for &step in steps {
@@ -154,7 +154,7 @@ pub fn play(guest: &mut dyn Guest, steps: &[Step], within: Duration) -> Result<V
     Ok(rows)
 }
 
-fn resize(guest: &mut dyn Guest, asked: u64, pins: u64, within: Duration) -> Result<Row> {
+fn resize(guest: &mut dyn MeasuredGuest, asked: u64, pins: u64, within: Duration) -> Result<ResizeOutcome> {
     let from = guest.qemu().qmp().plugged(0)?;
     let (settled, account) = match guest.qemu().resize_and_settle(0, asked, within) {
         Ok(settled) => (Some(settled), guest.account(settled.plugged)),
@@ -169,5 +169,5 @@ fn resize(guest: &mut dyn Guest, asked: u64, pins: u64, within: Duration) -> Res
             }
         },
     };
-    Ok(Row { guest: guest.name(), from, asked, pins, settled, account })
+    Ok(ResizeOutcome { guest: guest.name(), from, asked, pins, settled, account })
 }

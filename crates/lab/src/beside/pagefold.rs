@@ -9,7 +9,7 @@ use pagefold_boot::{BUILD, find_kernel_of};
 use pagefold_boot_protocol::{Answer, Options, Request};
 use pagefold_qemu::{Arch, Qemu, QemuBuilder, VirtioMem};
 
-use super::{Account, Guest, Hvo, Source};
+use super::{Account, MeasuredGuest, Source, TailSaving};
 use crate::{GIB, counting_plugin};
 
 /// How long a request may take.
@@ -98,7 +98,7 @@ impl PagefoldGuest {
     }
 }
 
-impl Guest for PagefoldGuest {
+impl MeasuredGuest for PagefoldGuest {
     fn name(&self) -> String {
         self.name.clone()
     }
@@ -137,8 +137,8 @@ impl Guest for PagefoldGuest {
         self.populate()
     }
 
-    fn hvo(&mut self) -> Result<Hvo> {
-        Ok(Hvo::Folds)
+    fn hvo(&mut self) -> Result<TailSaving> {
+        Ok(TailSaving::Folds)
     }
 
     fn end(&mut self) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Row, Source};
+use super::{ResizeOutcome, Source};
 use crate::{GIB, MIB};
 
 const HEAD: &str = "\
@@ -11,7 +11,7 @@ const HEAD: &str = "\
 ";
 
 /// A table, of guests one after the other.
-pub fn table(rows: &[Row]) -> String {
+pub fn table(rows: &[ResizeOutcome]) -> String {
     let mut text = HEAD.to_owned();
     for row in rows {
         let asked = match row.pins {
@@ -46,7 +46,7 @@ pub fn table(rows: &[Row]) -> String {
 }
 
 /// Of a request that was not met, how much of it was.
-fn share(row: &Row, plugged: u64) -> String {
+fn share(row: &ResizeOutcome, plugged: u64) -> String {
     let (asked, done) = (row.from.abs_diff(row.asked), row.from.abs_diff(plugged));
     if plugged == row.asked || asked == 0 {
         return String::new();
@@ -78,7 +78,7 @@ pub(super) fn bytes(bytes: u64) -> String {
 mod tests {
     use std::time::Duration;
 
-    use pagefold_qemu::{Executed, Settled};
+    use pagefold_qemu::{Executed, ResizeFigures};
 
     use super::*;
     use crate::beside::Account;
@@ -86,10 +86,10 @@ mod tests {
     #[test]
     fn a_request_not_met_says_how_much_of_it_was() {
         let executed = Executed { instructions: 12_340_000, repetitions: 7_000_000 };
-        let settled = Settled { plugged: 64 * MIB, wall: Duration::from_millis(1250), executed };
+        let settled = ResizeFigures { plugged: 64 * MIB, wall: Duration::from_millis(1250), executed };
         let account =
             Account { descriptors: 64 * MIB + 512 * 1024, source: Source::Computed, total: GIB, free: 0 };
-        let row = Row {
+        let row = ResizeOutcome {
             guest: "a guest".into(),
             from: 4 * GIB,
             asked: 0,
@@ -97,15 +97,15 @@ mod tests {
             settled: Some(settled),
             account: Ok(account),
         };
-        let line = |row: &Row| table(std::slice::from_ref(row)).lines().last().unwrap().to_owned();
+        let line = |row: &ResizeOutcome| table(std::slice::from_ref(row)).lines().last().unwrap().to_owned();
         assert_eq!(
             line(&row),
             "| a guest | 4 GiB → 0, 32 pages pinned | 64 MiB: 98.4 % of it | 12.34 (+7) | 1.25 | 64.5 MiB (computed) | \
              1 GiB | 0 |"
         );
-        let met = Row {
+        let met = ResizeOutcome {
             pins: 0,
-            settled: Some(Settled { plugged: 0, ..settled }),
+            settled: Some(ResizeFigures { plugged: 0, ..settled }),
             account: Ok(Account { source: Source::Counted, ..account }),
             ..row.clone()
         };
@@ -113,7 +113,7 @@ mod tests {
             line(&met),
             "| a guest | 4 GiB → 0 | 0 | 12.34 (+7) | 1.25 | 64.5 MiB (counted) | 1 GiB | 0 |"
         );
-        let ended = Row { settled: None, account: Err("kernel panic".into()), ..met };
+        let ended = ResizeOutcome { settled: None, account: Err("kernel panic".into()), ..met };
         assert_eq!(line(&ended), "| a guest | 4 GiB → 0 | | | | **the guest ended**: kernel panic | | |");
         let columns = |line: &str| line.matches('|').count();
         assert_eq!(columns(&line(&ended)), columns(HEAD.lines().next().unwrap()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pagefold_lab::beside::{Account, Linux, Row, Settled, Source, Step, play};
+use pagefold_lab::beside::{Account, Linux, ResizeFigures, ResizeOutcome, Source, Step, play};
 use pagefold_lab::{GIB, Kernel, MIB};
 
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -14,11 +14,11 @@ fn linux(kernel: &Kernel) -> Linux {
     Linux { command_line: command_line.into(), device: 2 * GIB, ..Linux::new(kernel) }
 }
 
-fn settled(row: &Row) -> Settled {
+fn settled(row: &ResizeOutcome) -> ResizeFigures {
     row.settled.unwrap()
 }
 
-fn account(row: &Row) -> Account {
+fn account(row: &ResizeOutcome) -> Account {
     row.account.clone().unwrap()
 }
 
@@ -31,7 +31,7 @@ pub fn counts_repeat(kernel: &Kernel) {
         assert!((one / two - 1.0).abs() < 0.1, "{one} and {two} million instructions");
     }
     let [plug, again, unplug] = &one[..] else { panic!("{} rows", one.len()) };
-    let million = |row: &Row| settled(row).executed.instructions / 1_000_000;
+    let million = |row: &ResizeOutcome| settled(row).executed.instructions / 1_000_000;
     // Linux writes 262,144 descriptors, and looks at each several times to take them away.
     assert!(million(plug) > 5 && million(unplug) > million(again) * 2, "{one:?}");
     for (row, gib) in one.iter().zip([1, 2, 1]) {

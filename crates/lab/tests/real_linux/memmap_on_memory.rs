@@ -2,7 +2,7 @@
 //! memory: they come out of memory that the machine has already.
 
 use pagefold_lab::{GIB, Kernel, MIB, Vm};
-use pagefold_machine::Zone;
+use pagefold_machine::ZoneRecord;
 
 use crate::guest::{self, BLOCK};
 
@@ -42,9 +42,9 @@ pub fn does_nothing(kernel: &Kernel) {
 }
 
 /// Pages of all zones.
-fn pages(guest: &mut Vm) -> Zone {
+fn pages(guest: &mut Vm) -> ZoneRecord {
     let zones = guest::parse(&guest::record(guest)).header.zones;
-    zones.into_iter().fold(Zone::default(), |sum, zone| Zone {
+    zones.into_iter().fold(ZoneRecord::default(), |sum, zone| ZoneRecord {
         present: sum.present + zone.present,
         managed: sum.managed + zone.managed,
         ..sum

@@ -36,7 +36,7 @@ pub use self::onlining::{OnlineRule, Onlining};
 pub use self::page_size::{PageSize, PageSizeFrom};
 pub use self::release::release;
 use crate::geometry::{MAX_PAGES, PAGE_BYTES, section_bytes};
-use crate::layout::{Zone, parse_zoneinfo};
+use crate::layout::{ZoneRecord, parse_zoneinfo};
 use crate::machine::{Header, Machine};
 
 /// Everything a host says of itself without root.
@@ -59,7 +59,7 @@ pub struct Host {
     /// The kernel's own count of descriptors; kernels since 6.12 have one.
     pub memmap: Option<Memmap>,
     /// Zones with memory.
-    pub zones: Vec<Zone>,
+    pub zones: Vec<ZoneRecord>,
     /// Free blocks by zone.
     pub free_blocks: Vec<FreeBlocks>,
     /// Memory blocks; `None` without memory hotplug.
@@ -220,7 +220,7 @@ impl Host {
             structs: Structs { page: (descriptor_size > 0).then_some(descriptor_size), ..Structs::default() },
             meminfo: Counters::from([("MemTotal", mem_total), ("MemFree", mem_free)]),
             memmap: memmap_pages.map(|pages| Memmap { pages, boot_pages: None }),
-            zones: zones.into_iter().map(|zone| Zone { name: plain(&zone.name), ..zone }).collect(),
+            zones: zones.into_iter().map(|zone| ZoneRecord { name: plain(&zone.name), ..zone }).collect(),
             pools,
             gaps: vec![
                 gap("/proc/meminfo", "page tables and other uses"),

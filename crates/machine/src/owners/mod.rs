@@ -8,7 +8,7 @@ use std::ops::Range;
 
 /// Somebody who owns pages, and how many.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct PageOwner {
     /// In words: a process, or who allocated.
     pub name: String,
     /// What it is to the pages: the file or area that is mapped, or the function that allocated.

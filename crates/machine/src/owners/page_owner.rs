@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 
-use super::Owner;
+use super::PageOwner;
 use crate::host::files::plain;
 
 /// Where it is, below a root.
@@ -54,7 +54,7 @@ struct Record {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn allocated(root: &Path, pages: Range<u64>, wanted: impl Fn(u64) -> bool) -> io::Result<Vec<Owner>> {
+pub fn allocated(root: &Path, pages: Range<u64>, wanted: impl Fn(u64) -> bool) -> io::Result<Vec<PageOwner>> {
     let mut file = File::open(root.join(PATH))?;
     // In debugfs its size is 0, and the offset is a page number; a copy is an ordinary file.
     if file.metadata()?.len() == 0 {
@@ -67,7 +67,7 @@ fn allocated_in(
     from: impl BufRead,
     pages: Range<u64>,
     wanted: impl Fn(u64) -> bool,
-) -> io::Result<Vec<Owner>> {
+) -> io::Result<Vec<PageOwner>> {
     let mut sums: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut text = Vec::new();
     for line in from.split(b'\n') {
@@ -91,8 +91,8 @@ fn allocated_in(
             *sums.entry((record.task, record.function)).or_default() += count;
         }
     }
-    let owners = sums.into_iter().map(|((name, what), pages)| Owner { name, what, pages });
-    let mut owners: Vec<Owner> = owners.collect();
+    let owners = sums.into_iter().map(|((name, what), pages)| PageOwner { name, what, pages });
+    let mut owners: Vec<PageOwner> = owners.collect();
     owners.sort_by(|a, b| b.pages.cmp(&a.pages).then_with(|| a.name.cmp(&b.name)));
     Ok(owners)
 }
@@ -163,7 +163,7 @@ PFN 8192 type Movable Block 8 type Movable Flags 0x0()
     #[test]
     fn allocations_are_summed_by_who_wanted_them() {
         let owners = allocated_in(TEXT.as_bytes(), 0x1000..0x1100, |pfn| pfn != 0x1007).unwrap();
-        let owner = |name: &str, what: &str, pages| Owner { name: name.into(), what: what.into(), pages };
+        let owner = |name: &str, what: &str, pages| PageOwner { name: name.into(), what: what.into(), pages };
         assert_eq!(
             owners,
             [

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{Owner, PageSet};
+use super::{PageOwner, PageSet};
 use crate::host::files::plain;
 
 /// Pages of address space that are looked at in one area, at most: 64 GiB of 4 KiB. Larger ones are reservations mostly.
@@ -23,7 +23,7 @@ const PFN: u64 = (1 << 55) - 1;
 #[derive(Clone, Debug)]
 pub struct Mapped {
     /// Processes and what they have mapped, the most pages first. A page that several have mapped counts for each.
-    pub owners: Vec<Owner>,
+    pub owners: Vec<PageOwner>,
     /// The pages that somebody has mapped.
     pub pages: PageSet,
     /// Processes that were looked at, and those that could not be.
@@ -53,7 +53,7 @@ pub fn mapped(proc: &Path, pages: Range<u64>, page: u64) -> Mapped {
                 found.looked_at += 1;
                 let comm = fs::read_to_string(proc.join(format!("{pid}/comm"))).unwrap_or_default();
                 let name = format!("{} ({pid})", plain(comm.trim()));
-                found.owners.extend(counts.into_iter().map(|(what, pages)| Owner {
+                found.owners.extend(counts.into_iter().map(|(what, pages)| PageOwner {
                     name: name.clone(),
                     what,
                     pages,
@@ -149,7 +149,7 @@ mod tests {
         write_process(dir.path(), 2, "kthreadd", "", &[]);
         fs::create_dir(dir.path().join("sys")).unwrap();
         let found = mapped(dir.path(), 500..600, 4096);
-        let owner = |name: &str, what: &str, pages| Owner { name: name.into(), what: what.into(), pages };
+        let owner = |name: &str, what: &str, pages| PageOwner { name: name.into(), what: what.into(), pages };
         let mut owners = found.owners;
         owners.sort_by(|a, b| (&a.name, &a.what).cmp(&(&b.name, &b.what)));
         assert_eq!(

@@ -84,8 +84,8 @@ pub struct MachineArgs {
     /// A virtio-mem device: its size, and the unit in which memory is plugged and its NUMA node (can be repeated: devices
     /// 0, 1, ...)
     #[arg(long = "device", value_name = "SIZE[,block=2M][,node=0]", default_value = "64G")]
-    #[arg(value_parser = DeviceSpec::parse)]
-    pub devices: Vec<DeviceSpec>,
+    #[arg(value_parser = BootDevice::parse)]
+    pub devices: Vec<BootDevice>,
 
     /// The QEMU to run [default: qemu-system-x86_64 or qemu-system-aarch64, wherever PATH has it]
     #[arg(long, value_name = "PROGRAM")]
@@ -204,7 +204,7 @@ pub struct OutputArgs {
 
 /// A virtio-mem device to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeviceSpec {
+pub struct BootDevice {
     /// Bytes it has room for.
     pub size: u64,
     /// Bytes that are plugged at once.
@@ -237,11 +237,11 @@ const LEAST_BLOCK: u64 = 1 << 20;
 /// Nodes that QEMU can have (`MAX_NODES`).
 const NODES: usize = 128;
 
-impl DeviceSpec {
+impl BootDevice {
     fn parse(text: &str) -> Result<Self, String> {
         let mut parts = text.split(',');
         let mut spec =
-            DeviceSpec { size: parse_bytes(parts.next().unwrap_or_default())?, block: 2 << 20, node: 0 };
+            BootDevice { size: parse_bytes(parts.next().unwrap_or_default())?, block: 2 << 20, node: 0 };
         for part in parts {
             match part.split_once('=') {
                 Some(("block", size)) => spec.block = parse_bytes(size)?,
@@ -401,14 +401,14 @@ mod tests {
 
     #[test]
     fn devices_are_read_or_refused() {
-        let spec = |size, block, node| Ok(DeviceSpec { size, block, node });
-        assert_eq!(DeviceSpec::parse("64G"), spec(64 << 30, 2 << 20, 0));
-        assert_eq!(DeviceSpec::parse("1G,block=4M,node=3"), spec(1 << 30, 4 << 20, 3));
-        assert_eq!(DeviceSpec::parse("1G,node=1,block=1M"), spec(1 << 30, 1 << 20, 1));
+        let spec = |size, block, node| Ok(BootDevice { size, block, node });
+        assert_eq!(BootDevice::parse("64G"), spec(64 << 30, 2 << 20, 0));
+        assert_eq!(BootDevice::parse("1G,block=4M,node=3"), spec(1 << 30, 4 << 20, 3));
+        assert_eq!(BootDevice::parse("1G,node=1,block=1M"), spec(1 << 30, 1 << 20, 1));
         for text in
             ["", "0", "1G,", "1G,block=3M", "1G,block=512K", "3M", "1G,node=128", "1G,node=-1", "1G,size=1G"]
         {
-            assert!(DeviceSpec::parse(text).is_err(), "{text}");
+            assert!(BootDevice::parse(text).is_err(), "{text}");
         }
     }
 }

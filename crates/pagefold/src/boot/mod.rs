@@ -94,12 +94,12 @@ pub fn run(args: &BootArgs) -> Result<ExitCode> {
 /// Why QEMU did not start, in a line: of what it said the last line, which is the one that says it.
 fn in_a_line(lost: Lost) -> anyhow::Error {
     match lost {
-        Lost::Qemu(pagefold_qemu::Error::Start { source, .. })
-            if matches!(*source, pagefold_qemu::Error::Interrupted { .. }) =>
+        Lost::Qemu(pagefold_qemu::QemuError::Start { source, .. })
+            if matches!(*source, pagefold_qemu::QemuError::Interrupted { .. }) =>
         {
             Lost::Interrupted.into()
         }
-        Lost::Qemu(pagefold_qemu::Error::Start { source, console }) => {
+        Lost::Qemu(pagefold_qemu::QemuError::Start { source, console }) => {
             let said = console.lines().rfind(|line| !line.starts_with("----"));
             match said.filter(|line| !line.is_empty()) {
                 Some(line) => anyhow!("QEMU does not start: {line}"),

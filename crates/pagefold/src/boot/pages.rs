@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use pagefold_boot_protocol::{PageRun, Report};
 use pagefold_machine::flags::RESERVED;
-use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, Zone};
+use pagefold_machine::{Flags, Header, Machine, MemoryRange, Run, ZoneRecord};
 
 /// The machine that a guest is. `own` are the pages that its kernel took at boot: what lies below the first page that its
 /// engine has, of which nothing is told otherwise.
@@ -24,7 +24,7 @@ pub fn machine(runs: &[PageRun], own: u64, report: &Report, note: String) -> Mac
     let end = memory.last().map_or(0, |range| range.end);
     let free = report.memory.free / 4096;
     // Which of its two zones a page is in the guest does not say: one for all of it.
-    let zone = Zone {
+    let zone = ZoneRecord {
         node: 0,
         name: "Normal".into(),
         start: first,

@@ -16,13 +16,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The log of a process.
 pub struct Log {
-    lines: Lines,
+    lines: LogLines,
     written: Receiver<()>,
 }
 
 /// Where lines go. Clones are the same.
 #[derive(Clone)]
-pub struct Lines {
+pub struct LogLines {
     to: SyncSender<Line>,
     lost: Arc<AtomicU64>,
 }
@@ -41,7 +41,7 @@ impl Log {
         let (to, from) = sync_channel(LINES);
         let (done, written) = sync_channel(1);
         let lost = Arc::new(AtomicU64::new(0));
-        let lines = Lines { to, lost: Arc::clone(&lost) };
+        let lines = LogLines { to, lost: Arc::clone(&lost) };
         thread::Builder::new().name("log".into()).spawn(move || {
             write(&from, &lost);
             let _ = done.send(());
@@ -50,7 +50,7 @@ impl Log {
     }
 
     /// Where lines go.
-    pub fn lines(&self) -> Lines {
+    pub fn lines(&self) -> LogLines {
         self.lines.clone()
     }
 
@@ -63,7 +63,7 @@ impl Log {
     }
 }
 
-impl Lines {
+impl LogLines {
     /// One line, now or a little later.
     pub fn say(&self, line: &dyn Display) {
         if self.to.try_send(Line::Text(line.to_string())).is_err() {

@@ -150,11 +150,11 @@ mod tests {
     use super::*;
     use ::parquet::file::reader::{FileReader, SerializedFileReader};
     use ::parquet::record::RowAccessor;
-    use pagefold_machine::{PageState, Zone};
+    use pagefold_machine::{PageState, ZoneRecord};
 
     #[test]
     fn what_is_written_is_read() {
-        let zone = Zone { node: 3, name: "Movable".into(), ..Zone::default() };
+        let zone = ZoneRecord { node: 3, name: "Movable".into(), ..ZoneRecord::default() };
         let row = |start, zone, optimised| PageRow {
             zone,
             start,

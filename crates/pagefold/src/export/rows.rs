@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use pagefold_machine::{Machine, PageState, Zone, fake_heads};
+use pagefold_machine::{Machine, PageState, ZoneRecord, fake_heads};
 
 use crate::covered::Covered;
 
@@ -11,7 +11,7 @@ use crate::covered::Covered;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRow<'m> {
     /// The zone, if any is known there. Where zones overlap: the one that begins last.
-    pub zone: Option<&'m Zone>,
+    pub zone: Option<&'m ZoneRecord>,
     /// First page.
     pub start: u64,
     /// Pages.
@@ -47,12 +47,12 @@ pub fn rows(machine: &Machine) -> impl Iterator<Item = PageRow<'_>> {
 /// Zones as ranges that do not overlap.
 #[derive(Clone)]
 struct Zones<'m> {
-    ranges: Vec<(Range<u64>, &'m Zone)>,
+    ranges: Vec<(Range<u64>, &'m ZoneRecord)>,
 }
 
 impl<'m> Zones<'m> {
-    fn new(zones: &'m [Zone]) -> Self {
-        let end = |zone: &Zone| zone.start.saturating_add(zone.spanned);
+    fn new(zones: &'m [ZoneRecord]) -> Self {
+        let end = |zone: &ZoneRecord| zone.start.saturating_add(zone.spanned);
         let bounds: BTreeSet<u64> = zones.iter().flat_map(|zone| [zone.start, end(zone)]).collect();
         let ranges = bounds.iter().zip(bounds.iter().skip(1)).filter_map(|(&first, &last)| {
             let around = zones.iter().filter(|zone| zone.start <= first && last <= end(zone));
@@ -62,7 +62,7 @@ impl<'m> Zones<'m> {
     }
 
     /// `pages`, cut where another zone begins.
-    fn cut(&self, pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, Option<&'m Zone>)> + use<'m> {
+    fn cut(&self, pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, Option<&'m ZoneRecord>)> + use<'m> {
         let from = self.ranges.partition_point(|(range, _)| range.end <= pages.start);
         let to = self.ranges.partition_point(|(range, _)| range.start < pages.end).max(from);
         let mut parts = Vec::with_capacity(to - from);
@@ -113,8 +113,8 @@ mod tests {
     use super::*;
     use pagefold_machine::{Flags, Header, MemoryRange, Run, flags};
 
-    fn zone(node: u32, start: u64, spanned: u64) -> Zone {
-        Zone { node, name: format!("Z{start}"), start, spanned, present: 1, ..Zone::default() }
+    fn zone(node: u32, start: u64, spanned: u64) -> ZoneRecord {
+        ZoneRecord { node, name: format!("Z{start}"), start, spanned, present: 1, ..ZoneRecord::default() }
     }
 
     #[test]

@@ -6,9 +6,9 @@ use pagefold_machine::folding::{Rule, parts};
 use pagefold_picture::Piece;
 use pagefold_picture::palette::{BLUE, Category, Color, GREEN, Palette, YELLOW};
 
-pub use pagefold_machine::folding::Fate;
+pub use pagefold_machine::folding::MapPageFate;
 
-/// Categories in the order of [`Fate`].
+/// Categories in the order of [`MapPageFate`].
 pub static PALETTE: Palette = Palette {
     categories: &[
         Category::two_toned("folded: free", '.', Color(0xdf, 0xe5, 0xea), Color(0x2b, 0x34, 0x3d)),

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
 use clap::{Args, FromArgMatches};
-use pagefold_machine::{Extent, Header, Zone};
+use pagefold_machine::{Extent, Header, ZoneRecord};
 use pagefold_picture::Grid;
 use pagefold_picture::{Extra, Piece, Repeated, Subject, ZoneSpan};
 
@@ -104,7 +104,7 @@ fn subject<'a>(args: &MapArgs, found: &'a Found, tiles: &Tiles<'_>) -> Subject<'
 
 /// Where its zones are.
 pub fn zone_spans(header: &Header) -> Vec<ZoneSpan> {
-    let span = |zone: &Zone| ZoneSpan {
+    let span = |zone: &ZoneRecord| ZoneSpan {
         node: zone.node,
         name: zone.name.clone(),
         start: zone.start,
@@ -122,7 +122,7 @@ fn descriptors(by: By, grid: &Grid, mapped: u64) -> Extra {
         },
         By::Folding => {
             let mut bytes = vec![0; grid.cells.totals().len()];
-            bytes[folding::Fate::Mapped as usize] = mapped * 4096;
+            bytes[folding::MapPageFate::Mapped as usize] = mapped * 4096;
             Extra { title: "left of descriptors", bytes }
         }
     }

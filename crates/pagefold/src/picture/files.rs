@@ -22,20 +22,20 @@ pub const PAPER: GridSize = GridSize { columns: 128, rows: 160 };
 /// Which files to write.
 #[derive(Debug)]
 pub struct PictureFiles {
-    svg: Option<Target>,
-    png: Option<Target>,
+    svg: Option<PictureTarget>,
+    png: Option<PictureTarget>,
 }
 
 /// Where a picture goes.
 #[derive(Debug)]
-enum Target {
+enum PictureTarget {
     Stdout,
     Place(Place),
 }
 
-impl Target {
-    fn new(path: &Path) -> Result<Target> {
-        if path == Path::new("-") { Ok(Target::Stdout) } else { Place::public(path).map(Target::Place) }
+impl PictureTarget {
+    fn new(path: &Path) -> Result<Self> {
+        if path == Path::new("-") { Ok(Self::Stdout) } else { Place::public(path).map(Self::Place) }
     }
 }
 
@@ -51,7 +51,10 @@ impl PictureFiles {
             let where_to = if svg == Path::new("-") { "stdout".into() } else { svg.display().to_string() };
             return Err(usage(format!("only one picture can go to {where_to}: give the other a name")));
         }
-        Ok(PictureFiles { svg: svg.map(Target::new).transpose()?, png: png.map(Target::new).transpose()? })
+        Ok(PictureFiles {
+            svg: svg.map(PictureTarget::new).transpose()?,
+            png: png.map(PictureTarget::new).transpose()?,
+        })
     }
 
     /// Whether any is wanted.
@@ -61,7 +64,7 @@ impl PictureFiles {
 
     /// Whether one of them is to go to stdout, as `-`.
     pub fn is_stdout(&self) -> bool {
-        [&self.svg, &self.png].into_iter().flatten().any(|to| matches!(to, Target::Stdout))
+        [&self.svg, &self.png].into_iter().flatten().any(|to| matches!(to, PictureTarget::Stdout))
     }
 
     /// Draws `grid` and writes the files. Names them on stdout, or on stderr if a picture goes there.
@@ -81,8 +84,8 @@ impl PictureFiles {
         Ok(())
     }
 
-    fn one(&self, to: &Target, bytes: &[u8], scene: &Scene, scale: u32) -> Result<()> {
-        let Target::Place(place) = to else { return deliver::to(None, bytes) };
+    fn one(&self, to: &PictureTarget, bytes: &[u8], scene: &Scene, scale: u32) -> Result<()> {
+        let PictureTarget::Place(place) = to else { return deliver::to(None, bytes) };
         place.write_all(bytes)?;
         let (width, height) = (scene.width * scale, scene.height * scale);
         let line = format!("{}: {width} x {height} pixels", place.path().display());

@@ -6,7 +6,7 @@ use pagefold_machine::cost::Shape;
 
 use super::args::PlanArgs;
 use super::kernel::PlannedKernel;
-use super::online::{Target, ZoneChoice};
+use super::online::{OnlineTarget, ZoneChoice};
 use crate::exit::usage;
 use crate::report::Accounts;
 use crate::report::model::{Figure, How};
@@ -35,7 +35,7 @@ pub struct PlannedGuest {
     /// Bytes that page extensions take for each page besides its descriptor; `None` if there are some, and nothing tells.
     pub page_ext: Option<u64>,
     /// Where added blocks go.
-    pub target: Target,
+    pub target: OnlineTarget,
     /// The node that they belong to, where it matters and somebody said.
     pub node: Option<NodeZones>,
     /// The kernel that it runs.
@@ -62,7 +62,7 @@ impl PlannedGuest {
             memory,
             movable: 0,
             page_ext: Some(0),
-            target: Target::of_sizes(None),
+            target: OnlineTarget::of_sizes(None),
             node: None,
             planned: super::kernel::KernelArgs::default().planned(None).unwrap(),
             free: Figure::counted(free, ""),
@@ -130,7 +130,7 @@ impl PlannedGuest {
             memory,
             movable: 0,
             page_ext: Some(0),
-            target: Target::of_sizes(args.online),
+            target: OnlineTarget::of_sizes(args.online),
             node: None,
             free,
             reserve,
@@ -151,7 +151,7 @@ impl PlannedGuest {
         let planned = args.kernel.planned(Some(host))?;
         let (own, shape) = (accounts.shape, if planned.is_asked { planned.shape() } else { accounts.shape });
         let is_kernel = |zone: &str| zone != "Movable" && zone != "Device";
-        let sum = |is_wanted: &dyn Fn(&str) -> bool, field: fn(&pagefold_machine::Zone) -> u64| {
+        let sum = |is_wanted: &dyn Fn(&str) -> bool, field: fn(&pagefold_machine::ZoneRecord) -> u64| {
             let zones = host.zones.iter().filter(|zone| is_wanted(&zone.name));
             zones.fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(own.page)
         };
@@ -180,7 +180,7 @@ impl PlannedGuest {
             memory,
             movable: sum(&|zone| zone == "Movable", |zone| zone.present),
             page_ext,
-            target: Target::of_host(args.online, host, &planned),
+            target: OnlineTarget::of_host(args.online, host, &planned),
             node: node.map(|node| NodeZones::of(host, node)),
             planned,
             free: Figure::counted(sum(&is_kernel, |zone| zone.free), "/proc/zoneinfo, kernel zones"),

@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::plan::args::OnlineArg;
     use crate::plan::guest::{BLOCK_OBJECTS, NodeZones};
-    use crate::plan::online::{Target, ZoneChoice};
+    use crate::plan::online::{OnlineTarget, ZoneChoice};
 
     fn guest(memory: u64, free: u64) -> PlannedGuest {
         PlannedGuest::plain(memory, free)
@@ -198,7 +198,7 @@ mod tests {
 
     /// The same, for a kernel zone.
     fn kernel(memory: u64, free: u64) -> PlannedGuest {
-        PlannedGuest { target: Target::of_sizes(Some(OnlineArg::Kernel)), ..guest(memory, free) }
+        PlannedGuest { target: OnlineTarget::of_sizes(Some(OnlineArg::Kernel)), ..guest(memory, free) }
     }
 
     const GIB: u64 = 1 << 30;

@@ -11,7 +11,7 @@ use super::kernel::PlannedKernel;
 
 /// Where added blocks go.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct OnlineTarget {
     pub zone: ZoneChoice,
     /// From what that is known.
     pub from: String,
@@ -47,7 +47,7 @@ impl ZoneChoice {
 
 const USUAL: &str = "the default of auto_movable_ratio, since Linux 5.15";
 
-impl Target {
+impl OnlineTarget {
     /// Of a guest that nothing is known of.
     pub fn of_sizes(online: Option<OnlineArg>) -> Self {
         Self {
@@ -110,7 +110,7 @@ mod tests {
             let onlining = Onlining { policy, movable_ratio: Some(401), numa_aware: None };
             let host = Host { blocks: Some(blocks), onlining, ..Host::default() };
             let planned = KernelArgs::default().planned(Some(&host)).unwrap();
-            let target = Target::of_host(online, &host, &planned);
+            let target = OnlineTarget::of_host(online, &host, &planned);
             assert_eq!((target.ratio, target.ratio_from), (401, "auto_movable_ratio"));
             (target.zone, target.stays_offline)
         };
@@ -128,7 +128,7 @@ mod tests {
         let onlining = Onlining { policy: auto, ..Onlining::default() };
         let host = Host { blocks: Some(blocks), onlining, ..Host::default() };
         let old = KernelArgs { kernel: Some("5.10".into()), ..KernelArgs::default() };
-        let target = Target::of_host(None, &host, &old.planned(Some(&host)).unwrap());
+        let target = OnlineTarget::of_host(None, &host, &old.planned(Some(&host)).unwrap());
         assert_eq!(target.zone, ZoneChoice::Kernel);
     }
 }

@@ -111,7 +111,7 @@ impl ReplayJob<'_> {
     fn replay<R: Protocol, D: Descriptors>(&self, rcu: Rcu) -> Result<ReplayReport> {
         let baseline = Baseline::take().context("cannot measure this process (is /proc mounted?)")?;
         let mut host: Linux<Rcu, Stamp, R, D> = Linux::new(rcu)?;
-        host.features().missing().iter().for_each(say);
+        host.support().missing().iter().for_each(say);
         if self.args.strict {
             host = host.strict()?;
         }

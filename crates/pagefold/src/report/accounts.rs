@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn blocks_larger_than_sections_may_have_holes() {
         let mut survey = host(Hvo::Off, None);
-        let zone = pagefold_machine::Zone { present: 3 << 18, spanned: 4 << 18, ..Default::default() };
+        let zone = pagefold_machine::ZoneRecord { present: 3 << 18, spanned: 4 << 18, ..Default::default() };
         survey.host.zones = vec![zone];
         survey.host.blocks = Some(Blocks {
             size: 2 << 30,
@@ -346,7 +346,8 @@ mod tests {
     #[test]
     fn absurd_numbers_do_not_overflow() {
         let mut survey = host(Hvo::On, Some(u64::MAX));
-        let zone = pagefold_machine::Zone { present: u64::MAX, spanned: u64::MAX, ..Default::default() };
+        let zone =
+            pagefold_machine::ZoneRecord { present: u64::MAX, spanned: u64::MAX, ..Default::default() };
         survey.host.zones = vec![zone.clone(), zone];
         survey.host.pools = vec![Pool { size: 1 << 63, pages: u64::MAX, free: u64::MAX, surplus: 0 }];
         let accounts = Accounts::of(&survey);

@@ -31,7 +31,7 @@ pub fn checks(survey: &Survey, accounts: &Accounts) -> Vec<Check> {
         check.agrees = accounts.agree;
         checks.push(check);
     }
-    let sum = |field: fn(&pagefold_machine::Zone) -> u64| {
+    let sum = |field: fn(&pagefold_machine::ZoneRecord) -> u64| {
         host.zones.iter().fold(0u64, |sum, zone| sum.saturating_add(field(zone))).saturating_mul(page)
     };
     if !host.zones.is_empty() {
@@ -144,12 +144,12 @@ fn count_note(is_more: bool) -> &'static str {
 mod tests {
     use super::*;
     use pagefold_machine::host::{Counters, Memmap};
-    use pagefold_machine::{Host, Zone};
+    use pagefold_machine::{Host, ZoneRecord};
 
     /// The traps of a real machine: 24 GiB, lazily initialised; figures of Linux 6.18.
     #[test]
     fn the_traps_are_shown() {
-        let zone = Zone {
+        let zone = ZoneRecord {
             node: 0,
             name: "Normal".into(),
             start: 0,

@@ -77,7 +77,7 @@ pub fn sections_with_page_ext(host: &Host, shape: Shape, counted: u64, full: &In
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagefold_machine::Zone;
+    use pagefold_machine::ZoneRecord;
 
     const MIB: u64 = 1 << 20;
 
@@ -87,7 +87,11 @@ mod tests {
             host.boot.page_ext.push("page_owner".into());
         }
         if device_pages > 0 {
-            host.zones.push(Zone { name: "Device".into(), spanned: device_pages, ..Zone::default() });
+            host.zones.push(ZoneRecord {
+                name: "Device".into(),
+                spanned: device_pages,
+                ..ZoneRecord::default()
+            });
         }
         host
     }

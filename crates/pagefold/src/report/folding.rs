@@ -46,14 +46,19 @@ pub fn folding(survey: &Survey, accounts: &Accounts) -> FoldingReport {
 mod tests {
     use super::*;
     use pagefold_machine::host::{Counters, FreeBlocks, Pool};
-    use pagefold_machine::{Host, Zone};
+    use pagefold_machine::{Host, ZoneRecord};
 
     #[test]
     fn limits_hold_what_is_known_to_fold() {
         // 4 GiB: 1 GiB free in large blocks, 1 GiB of huge pages, 2 GiB in use.
         let host = Host {
             meminfo: Counters::from([("MemFree", 1 << 30)]),
-            zones: vec![Zone { present: 1 << 20, spanned: 1 << 20, free: 1 << 18, ..Zone::default() }],
+            zones: vec![ZoneRecord {
+                present: 1 << 20,
+                spanned: 1 << 20,
+                free: 1 << 18,
+                ..ZoneRecord::default()
+            }],
             free_blocks: vec![FreeBlocks {
                 node: 0,
                 zone: "Normal".into(),

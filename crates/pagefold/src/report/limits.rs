@@ -63,21 +63,21 @@ pub fn deferred(host: &Host) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagefold_machine::Zone;
+    use pagefold_machine::ZoneRecord;
     use pagefold_machine::host::Counters;
 
     #[test]
     fn free_memory_outside_of_zones_is_deferred() {
         let mut host = Host {
             meminfo: Counters::from([("MemTotal", 2 << 30), ("MemFree", 1 << 30)]),
-            zones: vec![Zone { managed: 3 << 17, free: 1 << 17, ..Zone::default() }],
+            zones: vec![ZoneRecord { managed: 3 << 17, free: 1 << 17, ..ZoneRecord::default() }],
             ..Host::default()
         };
         assert_eq!(deferred(&host), 1 << 29);
         host.zones[0].free = (1 << 18) - 100;
         assert_eq!(deferred(&host), 0);
         // The files were read at different times: zones have all memory, and had less of it free.
-        host.zones[0] = Zone { managed: 4 << 17, free: 1 << 17, ..Zone::default() };
+        host.zones[0] = ZoneRecord { managed: 4 << 17, free: 1 << 17, ..ZoneRecord::default() };
         assert_eq!(deferred(&host), 0);
     }
 }

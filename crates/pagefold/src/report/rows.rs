@@ -127,7 +127,7 @@ fn has_memory(host: &Host, node: u32) -> bool {
 /// By zone.
 pub fn zones(host: &Host, accounts: &Accounts) -> Vec<ZoneRow> {
     let bytes = |pages: u64| pages.saturating_mul(accounts.shape.page);
-    let row = |zone: &pagefold_machine::Zone| ZoneRow {
+    let row = |zone: &pagefold_machine::ZoneRecord| ZoneRow {
         node: zone.node,
         zone: zone.name.clone(),
         present: bytes(zone.present),

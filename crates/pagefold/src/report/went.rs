@@ -203,7 +203,7 @@ fn uses(host: &Host, accounts: &Accounts) -> Vec<WentPart> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pagefold_machine::Zone;
+    use pagefold_machine::ZoneRecord;
     use pagefold_machine::host::firmware::{Firmware, FirmwareKind, Modules};
     use pagefold_machine::host::{Counters, Memmap};
 
@@ -228,11 +228,11 @@ mod tests {
     fn host() -> Host {
         Host {
             arch: "x86_64".into(),
-            zones: vec![Zone {
+            zones: vec![ZoneRecord {
                 name: "Normal".into(),
                 present: (127 * GIB - 256 * MIB) / 4096,
                 spanned: (127 * GIB - 256 * MIB) / 4096,
-                ..Zone::default()
+                ..ZoneRecord::default()
             }],
             memmap: Some(Memmap { pages: (2028 + 12) * 256, boot_pages: Some(2028 * 256) }),
             meminfo: Counters::from([

@@ -19,7 +19,7 @@ use pagefold_picture::amount::Bytes;
 
 pub use self::args::RunArgs;
 use self::plan::RunPlan;
-use self::scenario::{Mistake, SHIPPED};
+use self::scenario::{SHIPPED, ScenarioMistake};
 use crate::cost::available;
 use crate::deliver;
 use crate::exit::usage;
@@ -85,7 +85,11 @@ fn list() -> Result<()> {
     let mut stdout = deliver::stdout();
     for (name, text) in SHIPPED {
         let about = RunPlan::read(name, text).map(|plan| plan.about);
-        writeln!(stdout, "{name:<12} {}", about.unwrap_or_else(|mistake: Mistake| mistake.to_string()))?;
+        writeln!(
+            stdout,
+            "{name:<12} {}",
+            about.unwrap_or_else(|mistake: ScenarioMistake| mistake.to_string())
+        )?;
     }
     Ok(())
 }

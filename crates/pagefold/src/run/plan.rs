@@ -9,7 +9,9 @@ use pagefold_picture::amount::Bytes;
 use pagefold_workload::{Change, Misfit, WalkerKind, Workload, slots};
 use toml::Spanned;
 
-use super::scenario::{self, FakeOfflineName, Mistake, OnlineSpec, Scenario, ShareSpec, SizeSpec, parse};
+use super::scenario::{
+    self, FakeOfflineName, OnlineSpec, Scenario, ScenarioMistake, ShareSpec, SizeSpec, parse,
+};
 
 const SECTION: u64 = 128 << 20;
 /// Device memory lies above here, as on PCs.
@@ -67,7 +69,7 @@ pub struct ChangePlan {
 
 impl RunPlan {
     /// Reads and judges a scenario.
-    pub fn read(origin: &str, text: &str) -> Result<Self, Mistake> {
+    pub fn read(origin: &str, text: &str) -> Result<Self, ScenarioMistake> {
         let scenario = parse(origin, text)?;
         Reader { origin, text }.plan(scenario)
     }
@@ -89,11 +91,11 @@ struct Reader<'a> {
     text: &'a str,
 }
 
-type Judged<T> = Result<T, Mistake>;
+type Judged<T> = Result<T, ScenarioMistake>;
 
 impl Reader<'_> {
     fn mistake<T>(&self, span: Range<usize>, message: impl std::fmt::Display) -> Judged<T> {
-        Err(Mistake::new(self.origin, self.text, span, message))
+        Err(ScenarioMistake::new(self.origin, self.text, span, message))
     }
 
     /// Where the section `header` stands; the file's start if nowhere.

@@ -38,7 +38,7 @@ pub fn play(plan: &RunPlan, rcu: Rcu) -> Result<RunReport> {
     let barrier = CountedBarrier::new(rcu);
     let grace_periods = barrier.count();
     let host: RunPlatform = Linux::new(barrier)?;
-    host.features().missing().iter().for_each(say);
+    host.support().missing().iter().for_each(say);
     let engine = Engine::new(host, Config::new(plan.end() / 4096))?;
     let mut memory = SparseMemory::boot(plan.boot.iter().sum()).context("no memory file for boot memory")?;
     let devices = plan.devices.iter().map(|device| make_device(plan, device)).collect::<Result<Vec<_>>>()?;

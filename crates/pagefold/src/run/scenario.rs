@@ -23,14 +23,14 @@ pub const SHIPPED: [(&str, &str); 6] = [
 /// A mistake in a scenario file, and where.
 #[derive(Debug, thiserror::Error)]
 #[error("{origin}:{line}:{column}: {message}")]
-pub struct Mistake {
+pub struct ScenarioMistake {
     origin: String,
     line: usize,
     column: usize,
     message: String,
 }
 
-impl Mistake {
+impl ScenarioMistake {
     /// `span` is in bytes of `text`.
     pub fn new(origin: &str, text: &str, span: Range<usize>, message: impl fmt::Display) -> Self {
         let before = text.get(..span.start).unwrap_or(text);
@@ -43,9 +43,9 @@ impl Mistake {
 }
 
 /// Reads the text of a scenario. What it says is not judged yet; see [`super::plan`].
-pub fn parse(origin: &str, text: &str) -> Result<Scenario, Mistake> {
+pub fn parse(origin: &str, text: &str) -> Result<Scenario, ScenarioMistake> {
     toml::from_str(text)
-        .map_err(|error| Mistake::new(origin, text, error.span().unwrap_or(0..0), error.message()))
+        .map_err(|error| ScenarioMistake::new(origin, text, error.span().unwrap_or(0..0), error.message()))
 }
 
 /// A size in bytes: `"4 GiB"`, or a number.

@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use pagefold_qemu::{Error, Exit, MIB, QemuBuilder};
+use pagefold_qemu::{Exit, MIB, QemuBuilder, QemuError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -58,7 +58,7 @@ pub fn stopped() {
     let id = Pid::from_raw(qemu.id() as i32).unwrap();
     kill_process(id, Signal::STOP).unwrap();
     qemu.qmp().set_patience(Duration::from_millis(100));
-    assert!(matches!(qemu.qmp().quit(), Err(Error::Silent { .. })));
+    assert!(matches!(qemu.qmp().quit(), Err(QemuError::Silent { .. })));
     assert!(!qemu.has_ended());
     qemu.end();
     assert_eq!(qemu.wait(Duration::from_secs(60)).unwrap(), Exit::Signal(9));

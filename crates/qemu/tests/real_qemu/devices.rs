@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pagefold_qemu::{Error, GIB, MIB, NumaNode, Qemu, QemuBuilder, VirtioMem};
+use pagefold_qemu::{GIB, MIB, NumaNode, Qemu, QemuBuilder, QemuError, VirtioMem};
 use serde_json::{Value, json};
 
 /// Two nodes, of which the second has no memory, and a device on each.
@@ -45,7 +45,7 @@ pub fn requests() {
     // Half a block, more than there is, and no such device.
     for (device, bytes) in [(1, 2 * MIB), (0, 4 * GIB), (2, 0)] {
         let error = qemu.qmp().resize(device, bytes).unwrap_err();
-        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        assert!(matches!(error, QemuError::Refused { .. }), "{error}");
     }
 }
 
@@ -64,5 +64,5 @@ pub fn dimm() {
     let sizes: Vec<_> = devices(&mut qemu).iter().map(|device| device["size"].clone()).collect();
     assert_eq!(sizes, [128 * MIB, 128 * MIB]);
     let mut qemu = QemuBuilder::new().memory(16 * MIB).spawn().unwrap();
-    assert!(matches!(qemu.qmp().plug_dimm(2 * GIB), Err(Error::Refused { .. })));
+    assert!(matches!(qemu.qmp().plug_dimm(2 * GIB), Err(QemuError::Refused { .. })));
 }

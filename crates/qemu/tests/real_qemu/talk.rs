@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use pagefold_qemu::{Error, Exit, MIB, QemuBuilder};
+use pagefold_qemu::{Exit, MIB, QemuBuilder, QemuError};
 
 use crate::image::{HALT, image, print};
 
@@ -12,10 +12,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 pub fn missing() {
     let error = QemuBuilder::new().program("/nowhere/qemu-system-x86_64").spawn().err().unwrap();
-    assert!(matches!(error, Error::Missing { .. }));
+    assert!(matches!(error, QemuError::Missing { .. }));
     assert!(error.to_string().contains("Debian's package is qemu-system-x86"), "{error}");
     let error = QemuBuilder::new().program("/etc/passwd").spawn().err().unwrap();
-    assert!(matches!(error, Error::Spawn { .. }), "{error}");
+    assert!(matches!(error, QemuError::Spawn { .. }), "{error}");
 }
 
 pub fn bad_option() {
@@ -37,7 +37,7 @@ pub fn ports_and_exit() {
     let builder = QemuBuilder::new().memory(16 * MIB).kernel(kernel).serial("talk").debug_exit();
     let mut qemu = builder.spawn().unwrap();
     assert!(qemu.console().wait_for("up", MINUTE));
-    assert!(matches!(qemu.wait(Duration::from_millis(20)), Err(Error::Running { .. })));
+    assert!(matches!(qemu.wait(Duration::from_millis(20)), Err(QemuError::Running { .. })));
     let mut port = qemu.take_port("talk").unwrap();
     assert!(qemu.take_port("talk").is_none());
     port.write_all(&[41]).unwrap();
@@ -48,7 +48,7 @@ pub fn ports_and_exit() {
     assert_eq!(qemu.console().text(), "up");
     // It stays so, and is told however often one asks.
     assert_eq!(qemu.wait(MINUTE).unwrap(), Exit::Guest(42));
-    assert!(matches!(qemu.qmp().plugged(0), Err(Error::Gone)));
+    assert!(matches!(qemu.qmp().plugged(0), Err(QemuError::Gone)));
 }
 
 pub fn resets_and_interrupts() {

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use pagefold_machine::host::{Block, OnlineState};
 use pagefold_machine::kernel::Has;
-use pagefold_machine::owners::{Owner, PageSet, page_owner, processes};
+use pagefold_machine::owners::{PageOwner, PageSet, page_owner, processes};
 use pagefold_machine::{Extent, Header, Host, Machine, MemoryRange, PageState, live};
 
 use self::model::{BlockAnswer, OwnerRow, SCHEMA, StateInBlock, Stuck};
@@ -183,7 +183,7 @@ fn of_extents(answer: &mut BlockAnswer, extents: &[Extent], pages: Range<u64>, p
 
 /// Who owns the pages, where that can be found out.
 fn owners(answer: &mut BlockAnswer, subject: &Subject, pages: Range<u64>, page: u64) {
-    let row = |owner: Owner| OwnerRow {
+    let row = |owner: PageOwner| OwnerRow {
         owner: owner.name,
         what: owner.what,
         pages: owner.pages,
