@@ -34,7 +34,8 @@
 //! as a translation fault on cores without FEAT_ETS2, and as a permission fault on any, where the zeroed frame was there.
 
 //! Ranges under a table that was replaced are flushed whole, not only the pages that change: what a TLB has remembered from
-//! the shared table would otherwise outlive the accessed flags that speak of it.
+//! the shared table would otherwise outlive the accessed flags that speak of it. For the same reason a table of its own that is
+//! given back leaves word of its entries' flags: where one is set, the entry of the shared table that takes its place counts as used.
 //!
 //! # Locks
 //!

@@ -120,6 +120,23 @@ proptest! {
     }
 }
 
+/// What was read while it was folded can be written once it is materialised, though the table that it was read through has gone
+/// meanwhile, and the flags with it that say so.
+#[test]
+fn what_was_read_through_a_table_that_went_can_be_written() {
+    use Call::{Fold, Materialise, Read, Write};
+    let one = |page: u64| std::iter::once(page..page + 1).collect();
+    // A page table; then a page directory, under which the page was read through a table that all share.
+    let table = [Materialise(508..513), Read(515), Fold(one(512)), Materialise(513..516), Write(515, 1)];
+    let directory = [Materialise(0..1), Read(2044), Fold(one(0)), Materialise(2044..2045), Write(2044, 1)];
+    for calls in [table, directory] {
+        for gap in [Gap::Allowed, Gap::Never] {
+            check(X86Entry, gap, 2000, &calls);
+            check(ArmEntry, gap, 2000, &calls);
+        }
+    }
+}
+
 /// One materialised page, folded: flushes by how the page was used before.
 fn flushes<E: Entry>(format: E, gap: Gap, look: impl Fn(&Simulated<E>)) -> (u64, u64) {
     let machine = Simulated::new(format, 600);

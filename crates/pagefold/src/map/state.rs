@@ -7,20 +7,26 @@ use pagefold_picture::palette::{
 };
 
 /// The states in the order of the palette: background first, else as [`PageState::ALL`] has them.
-const STATES: [PageState; PageState::ALL.len()] = [
-    PageState::Free,
-    PageState::Deferred,
-    PageState::NoPage,
-    PageState::Anon,
-    PageState::File,
-    PageState::Slab,
-    PageState::PageTable,
-    PageState::Hugetlb,
-    PageState::Kernel,
-    PageState::Reserved,
-    PageState::Offline,
-    PageState::HwPoison,
-];
+const STATES: [PageState; PageState::ALL.len()] = {
+    let mut states = [PageState::Free; PageState::ALL.len()];
+    let mut filled = 0;
+    let mut background = true;
+    loop {
+        let mut at = 0;
+        while at < PageState::ALL.len() {
+            let state = PageState::ALL[at];
+            if is_background(state) == background {
+                states[filled] = state;
+                filled += 1;
+            }
+            at += 1;
+        }
+        if !background {
+            break states;
+        }
+        background = false;
+    }
+};
 
 const CATEGORIES: [Category; STATES.len()] = {
     let mut categories = [const { of_state(PageState::Free) }; STATES.len()];
@@ -40,6 +46,11 @@ pub static PALETTE: Palette = Palette {
     rule: "A cell shows what most of its pages in use are",
     steps: [10, 33, 66],
 };
+
+/// Whether pages in that state stay in the background.
+const fn is_background(state: PageState) -> bool {
+    matches!(state, PageState::Free | PageState::Deferred | PageState::NoPage)
+}
 
 const fn of_state(state: PageState) -> Category {
     let (letter, light, dark) = match state {
@@ -80,11 +91,6 @@ mod tests {
         for state in PageState::ALL {
             assert_eq!(PALETTE.categories[category(state)].name, state.name());
         }
-    }
-
-    /// Whether pages in that state stay in the background.
-    fn is_background(state: PageState) -> bool {
-        matches!(state, PageState::Free | PageState::Deferred | PageState::NoPage)
     }
 
     #[test]

@@ -4,7 +4,8 @@ use core::ops::Range;
 use core::sync::atomic::Ordering;
 
 use super::{Gap, Reservation, under};
-use crate::entry::Entry;
+use crate::ENTRIES;
+use crate::entry::{Entry, Level};
 use crate::mmu::{Flush, Mmu, Slot};
 use crate::part::{pages, parts};
 use crate::shared::count;
@@ -87,7 +88,7 @@ impl<M: Mmu> Reservation<'_, M> {
     fn release_tables(&self, range: Range<u64>) {
         for part in parts(range) {
             if let Some((_, middle, Some(table))) = self.way(part.start) {
-                self.release(middle, table, self.shared.shared_table());
+                self.release(middle, table, Level::Page, self.shared.shared_table());
             }
         }
     }
@@ -96,17 +97,23 @@ impl<M: Mmu> Reservation<'_, M> {
         for part in parts(range) {
             let upper = self.upper(part.start);
             if let Some(directory) = self.shared.own(upper) {
-                self.release(upper, directory, self.shared.shared_directory());
+                self.release(upper, directory, Level::Table, self.shared.shared_directory());
             }
         }
     }
 
-    /// Gives a table back, if the entry that led to it is broken; `shared` takes its place.
-    fn release(&self, slot: Slot, table: u64, shared: u64) {
-        let mmu = self.shared.mmu();
-        if self.shared.format().is_present(mmu.load(slot)) {
+    /// Gives a table with entries of `level` back, if the entry that led to it is broken; `shared` takes its place.
+    ///
+    /// What was folded before may have been read through the table, and a processor may still remember that it is read-only.
+    /// The flags that say so go with the table, so `shared` says it for all of them: whoever makes a table there again flushes
+    /// what is under it.
+    fn release(&self, slot: Slot, table: u64, level: Level, shared: u64) {
+        let (mmu, format) = (self.shared.mmu(), self.shared.format());
+        if format.is_present(mmu.load(slot)) {
             return;
         }
+        let is_used = |index| !format.is_unused(mmu.load(Slot { table, index }), level);
+        let shared = if (0..ENTRIES).any(is_used) { format.used(shared, Level::Table) } else { shared };
         mmu.swap(slot, shared);
         self.tables.fetch_sub(1, Ordering::Relaxed);
         // SAFETY: its only entry was broken, every processor has forgotten it, and what it led to was broken too.
