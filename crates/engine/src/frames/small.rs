@@ -257,6 +257,7 @@ impl<M: Mapping> Frames<M> {
             }
         }
     }
+
     /// A page of `area` was freed: keep the lane's hints true enough.
     #[inline(never)]
     pub(super) fn after_free(&self, area: Area) {

@@ -113,11 +113,11 @@ pub struct CourseArgs {
     #[arg(long)]
     pub touch: bool,
 
-    /// At the end, fold and unfold so many folios of 2 MiB while walkers look
+    /// At the end, fold and unfold this many folios of 2 MiB while walkers look
     #[arg(long, value_name = "N")]
     pub cycle: Option<u64>,
 
-    /// At the end, live on for so long
+    /// At the end, keep running for this long
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub seconds: Option<f64>,
 
@@ -125,11 +125,11 @@ pub struct CourseArgs {
     #[arg(long, conflicts_with_all = ["resize", "touch", "cycle", "seconds"])]
     pub interactive: bool,
 
-    /// Attempts that may fall short before a step is over
+    /// How often a step is retried
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub retries: u32,
 
-    /// What a step may take
+    /// Time limit of a step
     #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = parse_seconds)]
     pub deadline: f64,
 }
@@ -165,7 +165,7 @@ pub struct GuestArgs {
     #[arg(long)]
     pub big_blocks: bool,
 
-    /// What the driver does about memory that is plugged already when it comes
+    /// What the driver does with memory that is plugged already when it starts
     #[arg(long, value_enum, default_value_t = LeftoversChoice::Unplug)]
     pub leftovers: LeftoversChoice,
 
@@ -202,7 +202,7 @@ pub struct OutputArgs {
     pub json: bool,
 }
 
-/// A virtio-mem device to be.
+/// A virtio-mem device to create.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootDevice {
     /// Bytes it has room for.
