@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use pagefold_fleet::compact;
 use pagefold_fleet::hosts::{self, Host, PAGES};
-use pagefold_fleet::queries::{self, Row};
+use pagefold_fleet::queries::{self, Cells};
 
 const HOSTS: usize = 100;
 const PAGE: i64 = 4096;
 const DESCRIPTOR: i64 = 64;
 
-fn sorted(mut rows: Vec<(i64, Row)>) -> Vec<Row> {
+fn sorted(mut rows: Vec<(i64, Cells)>) -> Vec<Cells> {
     // As the queries do: the most first, then by name.
     rows.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn row(cells: &[&dyn ToString]) -> Row {
+fn row(cells: &[&dyn ToString]) -> Cells {
     cells.iter().map(|cell| cell.to_string()).collect()
 }
 
@@ -28,7 +28,7 @@ fn savable(host: &Host) -> i64 {
     host.huge * 7 * PAGE
 }
 
-fn expected(name: &str, hosts: &[Host]) -> Vec<Row> {
+fn expected(name: &str, hosts: &[Host]) -> Vec<Cells> {
     match name {
         "hvo_savable" => {
             let with = hosts.iter().filter(|host| host.huge > 0);
