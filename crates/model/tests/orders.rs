@@ -5,7 +5,7 @@ mod common;
 
 use common::{
     Model, ModelEngine, NoMemory, alone, beside, empty, explore, folio_at, frame_allocator, machine, order,
-    section_is_seen, take,
+    section_is_seen, take, visit,
 };
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -211,16 +211,22 @@ fn a_try_does_not_end_the_section_around_it() {
 /// Three forced switches: before and after the first section, and inside the second.
 #[test]
 fn an_earlier_section_is_seen_though_the_scan_meets_a_later_one() {
-    explore(3, || section_is_seen(|reader| drop(reader.section())));
+    explore(3, || {
+        section_is_seen(|reader, inside| {
+            visit(&reader, inside);
+            drop(reader.section());
+        });
+    });
 }
 
 #[test]
 fn an_earlier_section_is_seen_though_the_scan_meets_a_later_nested_one() {
     explore(3, || {
-        section_is_seen(|reader| {
+        section_is_seen(|reader, inside| {
+            visit(&reader, inside);
             let _later = reader.section();
             drop(reader.section());
-        })
+        });
     });
 }
 
@@ -254,7 +260,9 @@ fn references_end_at_their_limit_and_none_is_left_behind() {
 
 #[test]
 fn a_section_of_a_reader_that_is_gone_is_seen() {
-    explore(3, || section_is_seen(|reader| drop(reader)));
+    explore(3, || {
+        section_is_seen(|reader, inside| visit(&reader, inside));
+    });
 }
 
 /// The slot's next owner enters a section; the last owner's farewell must not undo that.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{beside, explore, section_is_seen};
+use common::{beside, explore, section_is_seen, visit};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use pagefold_model::platform::{Barrier, Fences};
@@ -81,7 +81,12 @@ fn nested_sections_end_with_the_outermost() {
 #[test]
 fn what_a_section_did_happens_before_the_end_of_the_grace_period() {
     // The reader stays: nothing but the end of its section orders what it did.
-    explore(3, || section_is_seen(|reader| std::mem::forget(reader)));
+    explore(3, || {
+        section_is_seen(|reader, inside| {
+            visit(&reader, inside);
+            std::mem::forget(reader);
+        });
+    });
 }
 
 #[test]

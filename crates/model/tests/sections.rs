@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{alone, beside, explore, folio_at, machine, take};
+use common::{alone, beside, explore, folio_at, machine, section_is_seen, take};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use pagefold_model::platform::Fences;
@@ -105,22 +105,11 @@ fn two_looks_in_one_section_against_free_and_fold() {
 #[test]
 fn a_slot_that_is_given_back_is_idle() {
     explore(3, || {
-        let rcu = Arc::new(Rcu::new(Fences));
-        let (gate, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let theirs = (Arc::clone(&gate), Arc::clone(&done));
-        let reader = beside(&rcu, move |rcu| {
-            let (gate, done) = theirs;
-            let reader = rcu.reader().unwrap();
+        let rcu = section_is_seen(|reader, inside| {
             // A guard that is leaked ends with its reader.
             std::mem::forget(reader.section());
-            let was_open = gate.load(Relaxed);
-            done.store(true, Relaxed);
-            was_open
+            inside();
         });
-        gate.store(true, Relaxed);
-        rcu.synchronize();
-        let seen = done.load(Relaxed);
-        assert!(reader.join().unwrap() || seen);
         let [first, second] = [rcu.reader().unwrap(), rcu.reader().unwrap()];
         assert!(!first.is_inside() && !second.is_inside());
     });

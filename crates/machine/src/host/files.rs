@@ -170,9 +170,20 @@ impl Files {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Option<T> {
         let text = self.optional_text(path, tells)?;
+        self.parsed(path, tells, &text, parse)
+    }
+
+    /// What `parse` makes of the text of a file; that it makes nothing of it is noted.
+    fn parsed<T>(
+        &mut self,
+        path: &str,
+        tells: &str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
         let value = parse(text.trim());
         if value.is_none() {
-            self.malformed(path, tells, &text);
+            self.malformed(path, tells, text);
         }
         value
     }
@@ -208,11 +219,7 @@ impl Files {
         parse: impl FnOnce(&str) -> Option<u64>,
     ) -> Option<u64> {
         let text = self.listed_text(path, tells)?;
-        let number = parse(text.trim());
-        if number.is_none() {
-            self.malformed(path, tells, &text);
-        }
-        number
+        self.parsed(path, tells, &text, parse)
     }
 
     /// Notes that a file holds something else than it should.

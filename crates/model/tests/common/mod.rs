@@ -207,25 +207,31 @@ pub fn beside<A: 'static, T: 'static>(
     thread::spawn(move || work(&shared))
 }
 
-/// A section of a reader that does something else `afterwards` is waited for.
-pub fn section_is_seen(afterwards: fn(Reader<'_, Fences>)) {
+/// A grace period waits for a section of a reader that `visit`s: it calls what it is given once, inside.
+pub fn section_is_seen(visit: fn(Reader<'_, Fences>, &dyn Fn())) -> Arc<Rcu<Fences>> {
     let rcu = Arc::new(Rcu::new(Fences));
     let (gate, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let theirs = (Arc::clone(&gate), Arc::clone(&done));
     let reader = beside(&rcu, move |rcu| {
         let (gate, done) = theirs;
-        let reader = rcu.reader().unwrap();
-        let section = reader.section();
-        let was_open = gate.load(Ordering::Relaxed);
-        done.store(true, Ordering::Relaxed);
-        drop(section);
-        afterwards(reader);
-        was_open
+        let was_open = std::cell::Cell::new(None);
+        visit(rcu.reader().unwrap(), &|| {
+            was_open.set(Some(gate.load(Ordering::Relaxed)));
+            done.store(true, Ordering::Relaxed);
+        });
+        was_open.get().expect("the reader was inside")
     });
     gate.store(true, Ordering::Relaxed);
     rcu.synchronize();
     let seen = done.load(Ordering::Relaxed);
     assert!(reader.join().unwrap() || seen);
+    rcu
+}
+
+/// Enters a section of `reader`, does `inside`, and leaves it.
+pub fn visit(reader: &Reader<'_, Fences>, inside: &dyn Fn()) {
+    let _section = reader.section();
+    inside();
 }
 
 /// A walker that asks for `pfn` once, and checks what it gets.

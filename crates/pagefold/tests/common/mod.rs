@@ -28,7 +28,7 @@ pub fn copy_command(to: &Path) {
     assert!(std::process::Command::new("cp").arg(binary()).arg(to).status().unwrap().success());
 }
 
-/// Nobody, who runs the command from a place that everybody can read. Where tests are not root's, whoever they are.
+/// Runs the command as the user nobody, from a directory that everybody can read. Tests that root does not run use their own user.
 pub struct Nobody(TempDir);
 
 impl Nobody {

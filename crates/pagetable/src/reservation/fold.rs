@@ -105,8 +105,8 @@ impl<M: Mmu> Reservation<'_, M> {
     /// Gives a table with entries of `level` back, if the entry that led to it is broken; `shared` takes its place.
     ///
     /// What was folded before may have been read through the table, and a processor may still remember that it is read-only.
-    /// The flags that say so go with the table, so `shared` says it for all of them: whoever makes a table there again flushes
-    /// what is under it.
+    /// The accessed flags of its entries go with the table. So `shared` counts as used if one of them is set: the next table
+    /// there is made with a flush of everything under it.
     fn release(&self, slot: Slot, table: u64, level: Level, shared: u64) {
         let (mmu, format) = (self.shared.mmu(), self.shared.format());
         if format.is_present(mmu.load(slot)) {
