@@ -27,6 +27,17 @@ impl<P: Platform> Engine<P> {
         self.after_giving_back(pfn, order);
     }
 
+    /// As [`give_back`](Self::give_back), for pages of a block of which others are in use.
+    #[cold]
+    pub(crate) fn give_back_part(&self, pages: Range<u64>) {
+        let mut next = pages.start;
+        while next < pages.end {
+            let order = Order::fitting(Pfn(next), pages.end - next);
+            self.give_back(Pfn(next), order);
+            next += order.pages();
+        }
+    }
+
     #[inline]
     fn after_giving_back(&self, pfn: Pfn, order: Order) {
         if order.get() <= SECTION_ORDER {

@@ -45,8 +45,11 @@ impl<P: Platform> Engine<P> {
 
     /// As [`isolate`](Self::isolate), for whole areas of `zone`.
     pub(crate) fn isolate_in(&self, zone: Zone, pages: Range<u64>) -> Result<Isolated<'_, P>, IsolateError> {
-        let isolation = self.zone(zone).isolate(areas_of(&pages))?;
-        Ok(Isolated { engine: self, isolation, pages })
+        let isolation = self.zone(zone).isolation(areas_of(&pages))?;
+        // On an error, what was isolated so far comes back as it does in the end.
+        let mut isolated = Isolated { engine: self, isolation, pages };
+        isolated.isolation.isolate_all()?;
+        Ok(isolated)
     }
 
     /// Isolates what can be isolated of `parts` (whole areas of one zone, ascending, not empty): what is not free, only if
@@ -61,8 +64,11 @@ impl<P: Platform> Engine<P> {
         let pages = start..parts.last().map_or(start, |part| part.end);
         let mut areas = try_vec(parts.len())?;
         areas.extend(parts.iter().map(areas_of));
-        let isolation = self.frames(Pfn(start)).isolate_parts(&areas, piece >> AREA_ORDER, only_free)?;
-        Ok(Isolated { engine: self, isolation, pages })
+        let isolation = self.frames(Pfn(start)).isolation(areas_of(&pages))?;
+        // As in `isolate_in`.
+        let mut isolated = Isolated { engine: self, isolation, pages };
+        isolated.isolation.isolate_parts(&areas, piece >> AREA_ORDER, only_free)?;
+        Ok(isolated)
     }
 }
 

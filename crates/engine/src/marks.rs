@@ -21,10 +21,16 @@
 //!
 //! # How poison and allocation meet
 //!
-//! A poisoned page is never handed out. An allocation looks at the poison *after* taking the pages, and keeps back what is
-//! poisoned of them. Recording poison sets the bit *before* trying to take the page; freeing looks *after* giving the
-//! pages back, and tries to take what is poisoned. Should both try just too early (the order of the two sides is not
-//! agreed on everywhere), the page stays among the free ones, and the next who takes it keeps it back.
+//! A poisoned page is never handed out, and is kept back from when it is free. An allocation looks at the poison *after* taking
+//! the pages, and keeps back what is poisoned of them. Recording poison sets the bit *before* trying to take the page; freeing
+//! looks *after* giving the pages back, and tries to take what is poisoned. Both try by a read-modify-write of the page's row
+//! or lane, even where the page turns out to be taken ([`Frames::take_free_of`](crate::frames::Frames::take_free_of)). So
+//! whichever of the two comes second sees what the first has done, and one of them takes the page.
+//!
+//! Who must see a mark comes after its maker at a row, at a lane, or at a folder's hint. Who sees one earlier goes on to note the
+//! page as withheld, in memory that was made for that before the mark: hence Acquire and Release here.
+//! A page that is taken for a moment and was in use for nobody (a block that is not all free, an isolation that fails) is given
+//! back as one that was in use: who recorded poison meanwhile has left it to that.
 //!
 //! Recording makes room for all that withholding needs, in both zones, so that withholding cannot fail for lack of memory.
 
@@ -53,7 +59,8 @@ impl<M: Mapping> Marks<M> {
     /// Marked pages. For poison that is 0 almost everywhere, which spares everyone a look at the bits.
     #[inline]
     pub(crate) fn pages(&self) -> u64 {
-        self.pages.load(Ordering::SeqCst)
+        // Acquire: pairs with `mark`.
+        self.pages.load(Ordering::Acquire)
     }
 
     /// The marked pages of one row, as a mask.
@@ -62,7 +69,8 @@ impl<M: Mapping> Marks<M> {
         if self.pages() == 0 {
             return 0;
         }
-        self.rows.get(row.0).map_or(0, |word| word.load(Ordering::SeqCst))
+        // Acquire: pairs with `mark`.
+        self.rows.get(row.0).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
     /// Whether `pfn` is marked.
@@ -81,10 +89,11 @@ impl<M: Mapping> Marks<M> {
             // Nothing was ensured for it either.
             return 0;
         }
-        // Counted first: the bits may not be skipped while one of them is set.
-        self.pages.fetch_add(u64::from(mask.count_ones()), Ordering::SeqCst);
-        let before = self.rows.get(row.0).map_or(mask, |word| word.fetch_or(mask, Ordering::SeqCst));
-        self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
+        // Counted first: the bits may not be skipped while one of them is set. Release: who sees the count or the bit sees the
+        // room that was made before, here and in other sets.
+        self.pages.fetch_add(u64::from(mask.count_ones()), Ordering::AcqRel);
+        let before = self.rows.get(row.0).map_or(mask, |word| word.fetch_or(mask, Ordering::AcqRel));
+        self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::AcqRel);
         mask & !before
     }
 
@@ -93,8 +102,8 @@ impl<M: Mapping> Marks<M> {
         if mask != 0
             && let Some(word) = self.rows.get(row.0)
         {
-            let before = word.fetch_and(!mask, Ordering::SeqCst);
-            self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::SeqCst);
+            let before = word.fetch_and(!mask, Ordering::AcqRel);
+            self.pages.fetch_sub(u64::from((before & mask).count_ones()), Ordering::AcqRel);
         }
     }
 
@@ -104,10 +113,10 @@ impl<M: Mapping> Marks<M> {
             return;
         }
         for row in self.rows.slice(rows) {
-            // A row without marks may have nothing behind it.
-            if row.load(Ordering::SeqCst) != 0 {
-                let before = row.swap(0, Ordering::SeqCst);
-                self.pages.fetch_sub(u64::from(before.count_ones()), Ordering::SeqCst);
+            // A row without marks may have nothing behind it. Acquire: pairs with `mark`.
+            if row.load(Ordering::Acquire) != 0 {
+                let before = row.swap(0, Ordering::AcqRel);
+                self.pages.fetch_sub(u64::from(before.count_ones()), Ordering::AcqRel);
             }
         }
     }

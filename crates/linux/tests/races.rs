@@ -2,13 +2,13 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use common::{TestDescriptors, TestEngine, host};
+use common::{TestDescriptors, TestEngine, host, machine};
 use pagefold_engine::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_engine::platform::{Mapping, Platform, TableKind};
 use pagefold_engine::protocol::Fold;
-use pagefold_engine::{Config, Engine, Kind, NewError, Order, Pfn};
+use pagefold_engine::{Config, Engine, Kind, Layout, NewError, Order, Pfn};
 use pagefold_linux::{Linux, LinuxError, Region, YieldingFences};
 
 const GIB: u64 = 1 << 18;
@@ -35,23 +35,57 @@ fn beside(other: impl Fn() + Sync, this: impl FnOnce()) {
     });
 }
 
-/// An allocation of many areas that meets a taken one gives the others back. Those that were isolated meanwhile are free
-/// only when the isolation ends, and are counted then.
+/// An allocation of many areas meets one that was taken just now, and gives the others back. Those that were isolated
+/// meanwhile are free only when the isolation ends, and are counted then.
 #[test]
 fn areas_that_are_isolated_while_a_large_block_is_tried_are_counted_once() {
-    let mut engine: TestEngine = Engine::new(host(), Config::new(GIB)).unwrap();
-    engine.online(0..GIB).unwrap();
-    let engine = engine;
+    // Of a GiB, so that the count of its free areas lets both try.
     let half = Order::new(17).unwrap();
-    let taken = engine.alloc_at(Pfn(255 * AREA), Order::AREA, Kind::Kernel).unwrap();
+    for round in 0..2000 {
+        let engine: TestEngine = machine(GIB, Layout::Folded);
+        let last = || engine.alloc_at(Pfn(half.pages() - AREA), Order::AREA, Kind::Kernel).ok();
+        beside(
+            || drop(engine.alloc_at(Pfn(0), half, Kind::Anon)),
+            || {
+                (0..50).for_each(|_| drop(last()));
+                let last = last();
+                drop((engine.isolate(0..128 * AREA), last));
+            },
+        );
+        engine.audit().unwrap();
+        assert_eq!(engine.free_pages(), GIB, "round {round}");
+        drop(engine.alloc_at(Pfn(0), Order::MAX, Kind::Anon).unwrap());
+    }
+}
+
+/// An allocation of four rows meets a page in use in the last of them, and gives the others back. A page that turns out to be
+/// broken while the attempt has it is kept back then, and not only when somebody is about to have it.
+#[test]
+fn a_page_that_breaks_while_a_block_is_tried_in_vain_is_kept_back() {
+    const ROUNDS: u64 = 4096;
+    let order = Order::new(8).unwrap();
+    let mut engine: TestEngine = Engine::new(host(), Config::new(ROUNDS * AREA)).unwrap();
+    engine.online(0..ROUNDS * AREA).unwrap();
+    let engine = engine;
+    let walker = engine.walker().unwrap();
+    let block = AtomicU64::new(0);
+    let mut kept = Vec::new();
     beside(
-        || assert!(engine.alloc_at(Pfn(0), half, Kind::Anon).is_err()),
-        || (0..20_000).for_each(|_| drop(engine.isolate(0..128 * AREA).unwrap())),
+        || drop(engine.alloc_at(Pfn(block.load(Ordering::Relaxed)), order, Kind::Anon)),
+        || {
+            for round in 0..ROUNDS {
+                let first = round * AREA;
+                kept.push(
+                    engine.alloc_at(Pfn(first + order.pages() - 1), Order::ZERO, Kind::Kernel).unwrap(),
+                );
+                block.store(first, Ordering::Relaxed);
+                // Of the first three rows.
+                assert!(walker.poison(Pfn(first + round % 192)).is_ok());
+            }
+        },
     );
-    engine.audit().unwrap();
-    drop(taken);
-    assert_eq!(engine.free_pages(), GIB);
-    drop(engine.alloc_at(Pfn(0), Order::MAX, Kind::Anon).unwrap());
+    let audit = engine.audit().unwrap();
+    assert_eq!((audit.withheld_pages, audit.free_pages), (ROUNDS, ROUNDS * (AREA - 2)));
 }
 
 #[test]

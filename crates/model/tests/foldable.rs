@@ -5,9 +5,9 @@ mod common;
 
 use common::{Model, ModelEngine, beside, empty, explore, folio_at, machine, order, take, use_at};
 use loom::sync::Arc;
-use pagefold_model::Kind;
 use pagefold_model::hotplug::{BlockId, FakeOffline, Group, Hotplug, HotplugConfig, OnlineTo, Unmovable};
 use pagefold_model::protocol::Fold;
+use pagefold_model::{IsolateError, Kind};
 
 const BLOCK: BlockId = BlockId(0);
 
@@ -145,5 +145,23 @@ fn a_folder_beside_one_that_is_refused() {
         folder.join().unwrap();
         engine.platform().faults.end();
         all_folds(&engine);
+    });
+}
+
+/// An isolation has the pages for a moment and comes to nothing, since the second half of its range is isolated already.
+#[test]
+fn a_folder_beside_an_isolation_that_fails() {
+    explore(2, || {
+        let engine = machine();
+        drop(take(&engine, folio_at(&engine, 2, 0)));
+        let isolated = engine.isolate(4..8).unwrap();
+        let folder = beside(&engine, fold_a_batch);
+        assert_eq!(engine.isolate(0..8).map(drop), Err(IsolateError::Isolated));
+        folder.join().unwrap();
+        // Not after the end of the other isolation, which is told to folders too.
+        engine.folder(4).unwrap().fold_all();
+        assert_eq!(engine.materialised_map_pages(), 0, "free, and not found by the folder");
+        drop(isolated);
+        engine.audit().unwrap();
     });
 }

@@ -3,8 +3,11 @@
 
 mod common;
 
-use common::{alone, beside, explore, folio_at, freeze, frozen_at, machine, order, take};
-use pagefold_model::{Kind, Pfn, Poisoned};
+use common::{alone, beside, empty, explore, folio_at, freeze, frozen_at, machine, order, take};
+use loom::sync::Arc;
+use pagefold_model::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
+use pagefold_model::protocol::Fold;
+use pagefold_model::{IsolateError, Kind, Pfn, Poisoned};
 
 /// The page is broken and in use, alone in its map page, while the folder searches.
 #[test]
@@ -33,7 +36,7 @@ fn a_broken_page_in_use_keeps_its_descriptor() {
 /// Whoever comes first: the page is never handed out once it is known, and is either withheld or somebody's.
 #[test]
 fn poison_against_allocation() {
-    explore(3, || {
+    explore(2, || {
         let engine = machine();
         // Only page 2 is free.
         let _kept = [folio_at(&engine, 0, 1), folio_at(&engine, 3, 0), folio_at(&engine, 4, 2)];
@@ -162,6 +165,84 @@ fn an_allocation_does_not_find_a_broken_page_between_its_free_and_its_withholdin
         assert_ne!(found.pfn(), pfn);
         freer.join().unwrap();
         drop((found, kept));
+        let audit = engine.audit().unwrap();
+        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+    });
+}
+
+/// A page breaks while it is freed: one of the two keeps it back, and nobody else has to come by. Of a row, and of a lane.
+#[test]
+fn poison_against_freeing() {
+    for bits in [0, 2] {
+        explore(1, move || {
+            let engine = machine();
+            let raw = folio_at(&engine, 0, bits);
+            let freer = beside(&engine, move |engine| drop(take(engine, raw)));
+            assert!(engine.walker().unwrap().poison(Pfn(0)).is_ok());
+            freer.join().unwrap();
+            let audit = engine.audit().unwrap();
+            assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        });
+    }
+}
+
+/// The same of a page that a folder has while it folds, an isolation until its end, and memory that comes online.
+#[test]
+fn poison_against_a_folder() {
+    explore(1, || {
+        let engine = machine();
+        drop(take(&engine, folio_at(&engine, 2, 0)));
+        let folder = beside(&engine, |engine| _ = engine.folder(1).unwrap().fold_batch());
+        assert!(engine.walker().unwrap().poison(Pfn(2)).is_ok());
+        folder.join().unwrap();
+        assert_eq!(engine.audit().unwrap().withheld_pages, 1);
+    });
+}
+
+#[test]
+fn poison_against_the_end_of_an_isolation() {
+    // All of the range is free when the isolation begins, or one page of it is in use until it ends.
+    for in_use in [None, Some(3)] {
+        explore(1, move || {
+            let engine = machine();
+            let folio = in_use.map(|pfn| frozen_at(&engine, pfn, 0));
+            let isolated = engine.isolate(0..4).unwrap();
+            let poisoner =
+                beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(0)).map(drop).unwrap());
+            drop((folio, isolated));
+            poisoner.join().unwrap();
+            let audit = engine.audit().unwrap();
+            assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        });
+    }
+}
+
+#[test]
+fn poison_against_memory_that_comes_online() {
+    explore(2, || {
+        let engine = Arc::new(empty::<Fold>());
+        let mut hotplug =
+            engine.hotplug(HotplugConfig { block_pages: 8, ..HotplugConfig::default() }).unwrap();
+        hotplug.add(0..8, 0, Group::NONE).unwrap();
+        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).map(drop).unwrap());
+        hotplug.online(BlockId(0), OnlineTo::Policy).unwrap();
+        poisoner.join().unwrap();
+        let audit = engine.audit().unwrap();
+        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+    });
+}
+
+/// A page is found broken while an isolation has it that comes to nothing: the second half of its range is isolated already.
+/// What the isolation gives back is looked at again.
+#[test]
+fn poison_against_an_isolation_that_fails() {
+    explore(1, || {
+        let engine = machine();
+        let isolated = engine.isolate(4..8).unwrap();
+        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).map(drop).unwrap());
+        assert_eq!(engine.isolate(0..8).map(drop), Err(IsolateError::Isolated));
+        poisoner.join().unwrap();
+        drop(isolated);
         let audit = engine.audit().unwrap();
         assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
     });

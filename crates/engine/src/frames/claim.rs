@@ -71,7 +71,7 @@ impl<M: Mapping> Frames<M> {
                 {
                     Ok(Claim::Row(row, Row::ALL & !except))
                 }
-                FREE if except == 0 => self.take_areas_at(area, 1).map(|()| Claim::Area(area)),
+                FREE if except == 0 => self.take_areas_at(area, 1).map(|_| Claim::Area(area)),
                 _ => Err(AllocError::Busy),
             }
         });
@@ -90,7 +90,7 @@ impl<M: Mapping> Frames<M> {
                     .take_in_row(row.0, Order::ZERO)
                     .map(|pfn| Claim::Row(row, pfn.bit()))
                     .ok_or(AllocError::Busy),
-                FREE => self.take_areas_at(area, 1).map(|()| Claim::Area(area)),
+                FREE => self.take_areas_at(area, 1).map(|_| Claim::Area(area)),
                 _ => Err(AllocError::Busy),
             }
         });

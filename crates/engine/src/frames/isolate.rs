@@ -17,7 +17,7 @@ use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
-/// Why a range could not be isolated. Nothing was changed.
+/// Why a range could not be isolated. It is in circulation as before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IsolateError {
     /// The range is empty, ends beyond the machine, does not begin and end at multiples of 2 MiB, or lies in several zones.
@@ -36,7 +36,8 @@ error_texts!(IsolateError {
 
 from_out_of_memory!(IsolateError);
 
-/// Areas of a range in which nothing new is handed out. Dropping it gives back what was collected.
+/// Areas of a range in which nothing new is handed out. Dropping it gives back what was collected; whoever looked for free
+/// pages there meanwhile has missed them, and its owner sees to that.
 pub(crate) struct Isolation<'f, M: Mapping> {
     frames: &'f Frames<M>,
     areas: Range<u64>,
@@ -73,52 +74,8 @@ enum Begun {
 }
 
 impl<M: Mapping> Frames<M> {
-    /// Isolates `areas` (area numbers), collecting what is free there now: all of them that have memory, or none.
-    pub(crate) fn isolate(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, IsolateError> {
-        let mut isolation = self.isolation(areas.clone())?;
-        let mut is_all = true;
-        isolation.mark(areas, false, |begun| {
-            is_all = begun != Begun::Isolated;
-            is_all
-        })?;
-        if !is_all {
-            // What was begun so far ends with it.
-            return Err(IsolateError::Isolated);
-        }
-        isolation.collect();
-        Ok(isolation)
-    }
-
-    /// Isolates what can be isolated of `parts` (ascending, not empty), collecting what is free there now. `only_free`: no
-    /// more than pieces of `piece` areas (of which each part is a whole number) that are free as a whole.
-    pub(crate) fn isolate_parts(
-        &self,
-        parts: &[Range<u64>],
-        piece: u64,
-        only_free: bool,
-    ) -> Result<Isolation<'_, M>, OutOfMemory> {
-        let start = parts.first().map_or(0, |part| part.start);
-        let mut isolation = self.isolation(start..parts.last().map_or(start, |part| part.end))?;
-        for part in parts {
-            if !only_free || piece <= 1 {
-                isolation.mark(part.clone(), only_free, |_| true)?;
-                continue;
-            }
-            let mut first = part.start;
-            while first < part.end {
-                let areas = first..first.saturating_add(piece).min(part.end);
-                if self.are_free(areas.clone()) {
-                    isolation.mark(areas.clone(), true, |_| true)?;
-                }
-                first = areas.end;
-            }
-        }
-        isolation.collect();
-        Ok(isolation)
-    }
-
-    /// An isolation without any area so far.
-    fn isolation(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, OutOfMemory> {
+    /// An isolation that may come to have areas of `areas` (area numbers), and has none so far.
+    pub(crate) fn isolation(&self, areas: Range<u64>) -> Result<Isolation<'_, M>, OutOfMemory> {
         let count = areas.end.saturating_sub(areas.start);
         let words = usize::try_from(count.div_ceil(64)).map_err(|_| OutOfMemory)?;
         // The memory is not touched: most of a large range may be absent.
@@ -138,6 +95,48 @@ impl<M: Mapping> Frames<M> {
 }
 
 impl<M: Mapping> Isolation<'_, M> {
+    /// Isolates all areas of its range that have memory, and collects what is free there now. What was isolated until an
+    /// error stays so.
+    pub(crate) fn isolate_all(&mut self) -> Result<(), IsolateError> {
+        let mut is_all = true;
+        self.mark(self.areas.clone(), false, |begun| {
+            is_all = begun != Begun::Isolated;
+            is_all
+        })?;
+        if !is_all {
+            return Err(IsolateError::Isolated);
+        }
+        self.collect();
+        Ok(())
+    }
+
+    /// Isolates what can be isolated of `parts` (ascending, not empty, of its range), and collects what is free there now.
+    /// `only_free`: no more than pieces of `piece` areas (of which each part is a whole number) that are free as a whole.
+    /// What was isolated until an error stays so.
+    pub(crate) fn isolate_parts(
+        &mut self,
+        parts: &[Range<u64>],
+        piece: u64,
+        only_free: bool,
+    ) -> Result<(), OutOfMemory> {
+        for part in parts {
+            if !only_free || piece <= 1 {
+                self.mark(part.clone(), only_free, |_| true)?;
+                continue;
+            }
+            let mut first = part.start;
+            while first < part.end {
+                let areas = first..first.saturating_add(piece).min(part.end);
+                if self.frames.are_free(areas.clone()) {
+                    self.mark(areas.clone(), true, |_| true)?;
+                }
+                first = areas.end;
+            }
+        }
+        self.collect();
+        Ok(())
+    }
+
     /// Marks `areas`, which come after all that were marked before, and collects what is free. `go_on` hears what each came
     /// to that was not free, and may end it. What was marked until an error stays marked.
     fn mark(

@@ -26,7 +26,7 @@
 
 use core::ops::Range;
 
-use crate::geometry::{AREAS_PER_TREE, ROWS_PER_AREA, Row, words_per_tree};
+use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Pfn, ROWS_PER_AREA, Row, words_per_tree};
 use crate::heap::OutOfMemory;
 use crate::mapping::Mapping;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -88,6 +88,9 @@ impl Area {
     /// The area that `row` lies in.
     pub(crate) const fn of(row: Row) -> Area {
         Area(row.0 / ROWS_PER_AREA)
+    }
+    pub(crate) const fn first_pfn(self) -> Pfn {
+        Pfn(self.0 << AREA_ORDER)
     }
     pub(crate) const fn first_row(self) -> u64 {
         self.0 * ROWS_PER_AREA
@@ -197,19 +200,22 @@ impl<M: Mapping> Lanes<M> {
         Ok(())
     }
 
-    /// Takes `areas` lanes (a power of two, aligned) that are all free, word by word, or none of them. The caller has
-    /// lowered the free count and ensured the lanes.
+    /// Takes `areas` lanes (a power of two, aligned) that are all free, word by word. The caller has lowered the free count and
+    /// ensured the lanes.
     ///
     /// # Errors
-    /// None was taken. So many of the lanes are free but isolated now, since they were isolated meanwhile: they are in
-    /// no count any more, and the caller raises the free count by as much less.
+    /// So many of the lanes, from the first one on, were taken, and are the caller's: none, unless another CPU takes some of
+    /// the lanes meanwhile.
     pub(crate) fn take_free_run(&self, first: Area, areas: u64) -> Result<(), u64> {
+        // One word is taken as a whole, or not at all.
+        if areas > GROUP && self.free_run_in(first, areas).is_none() {
+            return Err(0);
+        }
         let mut done = 0;
         while done < areas {
             let (area, lanes) = (Area(first.0 + done), LANES.min(areas));
             if !self.take_in_word(area, lanes) {
-                let counted = self.give_run(first, done);
-                return Err(done - counted);
+                return Err(done);
             }
             done += lanes;
         }
@@ -383,6 +389,13 @@ impl<M: Mapping> Lanes<M> {
 
     pub(crate) fn is_online(&self, tree: u64) -> bool {
         self.tree(tree).is_some_and(|word| word.load(Ordering::Acquire) & ONLINE != 0)
+    }
+
+    /// As [`is_online`](Self::is_online), of a tree whose word is writable. A CPU that brings the tree online later sees what
+    /// the caller did before this call.
+    pub(crate) fn look_online(&self, tree: u64) -> bool {
+        // AcqRel: pairs with `begin_online`, which reads what this wrote, or is seen here.
+        self.tree(tree).is_some_and(|word| word.fetch_or(0, Ordering::AcqRel) & ONLINE != 0)
     }
 
     /// Makes the tree word writable.

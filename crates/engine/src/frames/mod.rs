@@ -32,35 +32,35 @@ mod whole;
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row};
 use crate::mapping::Mapping;
 use crate::sync::Ordering;
-use error::{AllocError, NotOwned};
+use error::{AllocError, NotOwned, Taken};
 use lanes::{Area, ISOLATED, SMALL, state};
 use tables::{CpuSlot, TRIES};
 pub(crate) use tables::{Frames, SLOTS};
 
 impl<M: Mapping> Frames<M> {
-    /// Takes a block of `order`. `cpu` is the caller's CPU, as [`crate::platform::Platform::cpu`].
+    /// Takes a block of `order`. `cpu` is the caller's CPU, as [`crate::platform::Platform::cpu`]. A part of a block is taken for
+    /// orders above a row's only.
     #[inline]
-    pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, AllocError> {
+    pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Taken, AllocError> {
         let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(AllocError::NoBlock) };
         // The common case: the row this CPU took from last has room.
         if order.get() <= ROW_ORDER
             && let Some(row) = slot.row.load(Ordering::Acquire).checked_sub(1)
             && let Some(pfn) = self.take_in_row(row, order)
         {
-            return Ok(pfn);
+            return Ok(Taken::Block(pfn));
         }
         // Or the GiB it took from last has.
         if order.get() >= AREA_ORDER
-            && let Some(pfn) = self.take_whole_in(slot.home(), 1 << (order.get() - AREA_ORDER))?
+            && let Some(taken) = self.take_whole_in(slot, slot.home(), 1 << (order.get() - AREA_ORDER))?
         {
-            slot.set_home(Area::of(pfn.row()));
-            return Ok(pfn);
+            return Ok(taken);
         }
         self.search(order, slot)
     }
 
     #[inline(never)]
-    fn search(&self, order: Order, slot: &CpuSlot) -> Result<Pfn, AllocError> {
+    fn search(&self, order: Order, slot: &CpuSlot) -> Result<Taken, AllocError> {
         let attempt = || {
             if order.get() < AREA_ORDER {
                 self.alloc_small(order, slot)

@@ -1,7 +1,7 @@
 //! Pages that are asked for by number: for owners who must have these, and for poisoned pages that are kept back.
 
 use super::claim::Claim;
-use super::error::AllocError;
+use super::error::{AllocError, Taken};
 use super::lanes::{Area, FREE, ISOLATED, RESERVED, SMALL, Set, WHOLE, state};
 use super::rows;
 use super::tables::Frames;
@@ -12,11 +12,11 @@ use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
     /// Takes the block of `order` at `pfn`.
-    pub(crate) fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), AllocError> {
+    pub(crate) fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<Taken, AllocError> {
         self.despite_moves(|| self.try_alloc_at(pfn, order))
     }
 
-    fn try_alloc_at(&self, pfn: Pfn, order: Order) -> Result<(), AllocError> {
+    fn try_alloc_at(&self, pfn: Pfn, order: Order) -> Result<Taken, AllocError> {
         if !pfn.is_aligned(order) {
             return Err(AllocError::Misaligned);
         }
@@ -27,12 +27,11 @@ impl<M: Mapping> Frames<M> {
         }
         if order.get() <= ROW_ORDER {
             let bit = (pfn.0 % PAGES_PER_ROW) as u32;
-            return self.alloc_mask(pfn.row(), rows::mask(bit, order.get()));
+            return self.alloc_mask(pfn.row(), rows::mask(bit, order.get())).map(|()| Taken::Block(pfn));
         }
         self.make_small(area)?;
         let first = pfn.row().0;
-        let taken = self.take_rows(first..first + order.rows());
-        if taken { Ok(()) } else { Err(AllocError::Busy) }
+        self.take_block_of_rows(first..first + order.rows()).ok_or(AllocError::Busy)
     }
 
     /// Takes the pages of `mask` in one row.
@@ -112,14 +111,41 @@ impl<M: Mapping> Frames<M> {
         self.rows.materialise(area.row_numbers())
     }
 
-    /// Takes those pages of `mask` in one row that are free. Returns them.
+    /// Takes those pages of `mask` in one row that are free. Returns them. A CPU that gives one of the others back later, or
+    /// adds it, sees what the caller did before this call.
     pub(crate) fn take_free_of(&self, row: Row, mask: u64) -> u64 {
         (0..PAGES_PER_ROW)
             .map(|bit| 1 << bit)
             .filter(|bit| mask & bit != 0)
             // Taken, isolated or gone: then it is not free. Its tables are there (see `prepare_withholding`).
-            .filter(|&bit| self.despite_moves(|| self.alloc_mask(row, bit)).is_ok())
+            .filter(|&bit| self.despite_moves(|| self.take_page(row, bit)).is_ok())
             .sum()
+    }
+
+    fn take_page(&self, row: Row, bit: u64) -> Result<(), AllocError> {
+        loop {
+            match self.alloc_mask(row, bit) {
+                // The plain look of `alloc_mask` may be an old one, and whoever has the page may be giving it back.
+                Err(AllocError::Busy | AllocError::Absent) if self.looks_free(row, bit) => spin_loop(),
+                done => return done,
+            }
+        }
+    }
+
+    /// Whether a page is free and in circulation, by read-modify-writes, as [`is_owned`](Self::is_owned).
+    fn looks_free(&self, row: Row, bit: u64) -> bool {
+        let area = Area::of(row);
+        if !self.lanes.is_online(area.tree()) && !self.lanes.look_online(area.tree()) {
+            return false;
+        }
+        let lane = self.lanes.look(area);
+        match state(lane) {
+            _ if lane & ISOLATED != 0 => false,
+            FREE => true,
+            // AcqRel: pairs with `free_mask`, which reads what this wrote, or is seen here.
+            SMALL => self.rows.get(row.0).is_some_and(|word| word.fetch_or(0, Ordering::AcqRel) & bit == 0),
+            _ => false,
+        }
     }
 
     /// Gives back a block that the caller owns, but for pages that `keep` names for each row. Those stay taken. Their
@@ -135,7 +161,7 @@ impl<M: Mapping> Frames<M> {
         }
         for area in areas_of(&pages).map(Area) {
             if area.rows().any(|row| keep(row) != 0) {
-                self.split_whole(Pfn(area.0 << AREA_ORDER), Order::AREA);
+                self.split_whole(area.first_pfn(), Order::AREA);
                 area.rows().for_each(|row| self.free_mask_but(row, Row::ALL, &keep));
             } else {
                 self.give_claim(Claim::Area(area));

@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use super::error::{AllocError, NotOwned};
+use super::error::{AllocError, NotOwned, Taken};
 use super::lanes::{Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, state};
 use super::rows;
 use super::tables::{CpuSlot, Frames, NEAR, TRIES, around};
@@ -15,18 +15,19 @@ use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
-    pub(super) fn alloc_small(&self, order: Order, slot: &CpuSlot) -> Result<Pfn, AllocError> {
+    pub(super) fn alloc_small(&self, order: Order, slot: &CpuSlot) -> Result<Taken, AllocError> {
         loop {
             let hint = slot.row.load(Ordering::Acquire);
             if let Some(row) = hint.checked_sub(1) {
-                if let Some(pfn) = self.take_in_area(row, order) {
-                    let now = pfn.row().0;
-                    if now != row {
+                if let Some(taken) = self.take_in_area(row, order) {
+                    if let Taken::Block(pfn) = taken
+                        && pfn.row().0 != row
+                    {
                         // Only where to look first next time; losing the race loses nothing.
-                        let _ =
-                            slot.row.compare_exchange(hint, now + 1, Ordering::Relaxed, Ordering::Relaxed);
+                        let next = pfn.row().0 + 1;
+                        let _ = slot.row.compare_exchange(hint, next, Ordering::Relaxed, Ordering::Relaxed);
                     }
-                    return Ok(pfn);
+                    return Ok(taken);
                 }
                 if slot.row.compare_exchange(hint, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     self.retire(Area(row / ROWS_PER_AREA));
@@ -39,24 +40,39 @@ impl<M: Mapping> Frames<M> {
                 // Another CPU with the same slot was faster: one reserved area a slot is enough.
                 self.retire(area);
             }
-            if let Some(pfn) = taken {
-                return Ok(pfn);
+            if let Some(taken) = taken {
+                return Ok(taken);
             }
         }
     }
 
     /// Takes `2^order` pages in the area of `row`, looking at `row` first.
-    fn take_in_area(&self, row: u64, order: Order) -> Option<Pfn> {
+    fn take_in_area(&self, row: u64, order: Order) -> Option<Taken> {
         let first = row - row % ROWS_PER_AREA;
         let at = |index: u64| first + (row + index) % ROWS_PER_AREA;
         if order.get() <= ROW_ORDER {
-            return (0..ROWS_PER_AREA).find_map(|index| self.take_in_row(at(index), order));
+            let mut taken = (0..ROWS_PER_AREA).filter_map(|index| self.take_in_row(at(index), order));
+            return taken.next().map(Taken::Block);
         }
         let span = order.rows();
-        (0..ROWS_PER_AREA / span)
-            .map(|index| first + index * span)
-            .find(|&start| self.take_rows(start..start + span))
-            .map(|start| Row(start).first_pfn())
+        let mut blocks = (0..ROWS_PER_AREA / span).map(|index| {
+            let start = first + index * span;
+            start..start + span
+        });
+        blocks.find_map(|rows| {
+            let is_free = rows.clone().all(|row| self.row(row) == 0);
+            if is_free { self.take_block_of_rows(rows) } else { None }
+        })
+    }
+
+    /// Takes all pages of all `rows`. Nothing, if some of the first row is taken.
+    pub(super) fn take_block_of_rows(&self, rows: Range<u64>) -> Option<Taken> {
+        let first = Row(rows.start).first_pfn();
+        match self.take_rows(rows) {
+            Ok(()) => Some(Taken::Block(first)),
+            Err(taken) if taken.is_empty() => None,
+            Err(taken) => Some(Taken::Part(first.0..Row(taken.end).first_pfn().0)),
+        }
     }
 
     #[inline]
@@ -78,17 +94,12 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
-    /// Takes all pages of all `rows`, or none.
-    pub(super) fn take_rows(&self, rows: Range<u64>) -> bool {
-        for row in rows.clone() {
-            if !self.swap_row(row, 0, Row::ALL) {
-                for taken in rows.start..row {
-                    self.store_row(taken, 0);
-                }
-                return false;
-            }
+    /// Takes all pages of all `rows`. If that fails, those rows that were taken until then, which are the caller's.
+    fn take_rows(&self, rows: Range<u64>) -> Result<(), Range<u64>> {
+        match rows.clone().find(|&row| !self.swap_row(row, 0, Row::ALL)) {
+            None => Ok(()),
+            Some(row) => Err(rows.start..row),
         }
-        true
     }
 
     pub(super) fn swap_row(&self, row: u64, from: u64, to: u64) -> bool {
@@ -289,7 +300,8 @@ impl<M: Mapping> Frames<M> {
             return;
         }
         let rows = area.row_numbers();
-        if !self.take_rows(rows.clone()) {
+        if let Err(taken) = self.take_rows(rows.clone()) {
+            taken.for_each(|row| self.store_row(row, 0));
             if self.lanes.replace(area, SMALL | RESERVED, SMALL) {
                 self.lanes.raise(tree, Set::Open, 1);
             }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::Frames;
-use super::error::{AllocError, FreeError, NotOwned};
+use super::error::{AllocError, FreeError, NotOwned, Taken};
 use super::lanes::{FREE, WHOLE};
 use crate::geometry::{AREA_ORDER, MapShape, Order, Pfn, Row};
 use crate::mapping::{Mapping, TableKind};
@@ -126,7 +126,19 @@ impl<M: Mapping> FrameAllocator<M> {
     /// [`AllocError`].
     #[inline]
     pub fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, AllocError> {
-        self.frames.alloc(order, cpu)
+        loop {
+            match self.frames.alloc(order, cpu)? {
+                Taken::Block(pfn) => return Ok(pfn),
+                Taken::Part(pages) => self.give_back(pages),
+            }
+        }
+    }
+
+    /// Gives back what was taken of a block.
+    #[cold]
+    fn give_back(&self, pages: Range<u64>) {
+        let given = self.free_run(pages);
+        debug_assert!(given.is_ok(), "not taken");
     }
 
     /// Takes `pages` adjacent pages. They begin at a multiple of `pages` rounded up to a power of two. `cpu` as for
@@ -152,7 +164,13 @@ impl<M: Mapping> FrameAllocator<M> {
         if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages) {
             return Err(AllocError::Absent);
         }
-        self.frames.alloc_at(pfn, order)
+        match self.frames.alloc_at(pfn, order)? {
+            Taken::Block(_) => Ok(()),
+            Taken::Part(pages) => {
+                self.give_back(pages);
+                Err(AllocError::Busy)
+            }
+        }
     }
 
     /// Gives a block back: one that was taken, or any aligned part of what was taken. It allocates nothing.

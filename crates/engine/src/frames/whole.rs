@@ -1,6 +1,6 @@
 //! Blocks of an area (2 MiB) and more: runs of lanes.
 
-use super::error::{AllocError, NotOwned};
+use super::error::{AllocError, NotOwned, Taken};
 use super::lanes::{ABSENT, Area, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state};
 use super::tables::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
@@ -16,7 +16,7 @@ impl<M: Mapping> Frames<M> {
         state(self.lanes.get(Area(pfn.0 >> AREA_ORDER)))
     }
 
-    pub(super) fn alloc_whole(&self, order: Order, slot: &CpuSlot) -> Result<Pfn, AllocError> {
+    pub(super) fn alloc_whole(&self, order: Order, slot: &CpuSlot) -> Result<Taken, AllocError> {
         let areas = 1 << (order.get() - AREA_ORDER);
         let trees = self.lanes.trees();
         let home = slot.home().tree();
@@ -25,18 +25,22 @@ impl<M: Mapping> Frames<M> {
         let near = around(home, trees).take(NEAR as usize).map(|tree| (tree, AREAS_PER_TREE - 1));
         for (tree, most) in near.chain(around(home, trees).map(|tree| (tree, AREAS_PER_TREE))) {
             if (areas..=most).contains(&self.lanes.count(tree, Set::Free))
-                && let Some(pfn) = self.take_whole_in(first(tree), areas)?
+                && let Some(taken) = self.take_whole_in(slot, first(tree), areas)?
             {
-                slot.set_home(Area::of(pfn.row()));
-                return Ok(pfn);
+                return Ok(taken);
             }
         }
         Err(AllocError::NoBlock)
     }
 
-    /// Takes `areas` adjacent areas in the tree of `near`, looking there first.
+    /// Takes `areas` adjacent areas in the tree of `near`, looking there first. The next search for `slot` begins there.
     #[inline]
-    pub(super) fn take_whole_in(&self, near: Area, areas: u64) -> Result<Option<Pfn>, AllocError> {
+    pub(super) fn take_whole_in(
+        &self,
+        slot: &CpuSlot,
+        near: Area,
+        areas: u64,
+    ) -> Result<Option<Taken>, AllocError> {
         let tree = near.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Ok(None);
@@ -45,7 +49,8 @@ impl<M: Mapping> Frames<M> {
             && self.lanes.are_writable(tree)
             && let Some(area) = self.lanes.take_near(near)
         {
-            return Ok(Some(Pfn(area.0 << AREA_ORDER)));
+            slot.set_home(area);
+            return Ok(Some(Taken::Block(area.first_pfn())));
         }
         // A single lane is promised by the count; others may be moving while we look, so look more than once. A longer
         // run may not exist.
@@ -62,17 +67,23 @@ impl<M: Mapping> Frames<M> {
                 return Err(out_of_memory.into());
             }
             match self.lanes.take_free_run(area, areas) {
-                Ok(()) => return Ok(Some(Pfn(area.0 << AREA_ORDER))),
-                // Those that were isolated meanwhile are in the count no more: this attempt's promise is short of them.
-                Err(0) => {}
-                Err(gone) => {
-                    self.lanes.raise(tree, Set::Free, areas - gone);
-                    return Ok(None);
+                Ok(()) => {
+                    slot.set_home(area);
+                    return Ok(Some(Taken::Block(area.first_pfn())));
                 }
+                Err(0) => {}
+                Err(done) => return Ok(Some(self.took_part(area, areas, done))),
             }
         }
         self.lanes.raise(tree, Set::Free, areas);
         Ok(None)
+    }
+
+    /// Of a run of areas, for which the free count was lowered, only the first `done` could be taken.
+    #[cold]
+    fn took_part(&self, area: Area, areas: u64, done: u64) -> Taken {
+        self.lanes.raise(area.tree(), Set::Free, areas - done);
+        Taken::Part(area.first_pfn().0..Area(area.0 + done).first_pfn().0)
     }
 
     #[inline]
@@ -88,7 +99,7 @@ impl<M: Mapping> Frames<M> {
         Ok(())
     }
 
-    pub(super) fn take_areas_at(&self, area: Area, areas: u64) -> Result<(), AllocError> {
+    pub(super) fn take_areas_at(&self, area: Area, areas: u64) -> Result<Taken, AllocError> {
         match self.take_free_areas_at(area, areas) {
             Err(AllocError::Busy) => {
                 // One of them may be empty, but reserved by a CPU for small pages.
@@ -99,7 +110,7 @@ impl<M: Mapping> Frames<M> {
         }
     }
 
-    pub(super) fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<(), AllocError> {
+    pub(super) fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<Taken, AllocError> {
         let tree = area.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Err(if self.lanes.is_online(tree) { AllocError::Busy } else { AllocError::Absent });
@@ -108,8 +119,11 @@ impl<M: Mapping> Frames<M> {
             self.lanes.raise(tree, Set::Free, areas);
             return Err(out_of_memory.into());
         }
-        let Err(gone) = self.lanes.take_free_run(area, areas) else { return Ok(()) };
-        self.lanes.raise(tree, Set::Free, areas - gone);
+        match self.lanes.take_free_run(area, areas) {
+            Ok(()) => return Ok(Taken::Block(area.first_pfn())),
+            Err(0) => self.lanes.raise(tree, Set::Free, areas),
+            Err(done) => return Ok(self.took_part(area, areas, done)),
+        }
         let absent = (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) == ABSENT);
         Err(if absent { AllocError::Absent } else { AllocError::Busy })
     }
