@@ -2,6 +2,7 @@
 //!
 //! They take what they know and skip what they do not: these files grow with every kernel.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,11 @@ pub fn parse_zoneinfo(text: &str) -> Vec<ZoneRecord> {
         }
     }
     zones.retain(|zone| zone.present > 0 || zone.is_device() && zone.spanned > 0);
+    // The text may have been pasted twice: a zone is one zone, and the last word on it counts.
+    let mut known = BTreeSet::new();
+    zones.reverse();
+    zones.retain(|zone| known.insert((zone.node, zone.name.clone())));
+    zones.reverse();
     for zone in &mut zones {
         let end = zone.start.checked_add(zone.spanned).filter(|&end| end <= MAX_PAGES);
         if end.is_none() || zone.spanned < zone.present {
@@ -173,6 +179,15 @@ mod tests {
             free: 3840,
         };
         assert_eq!(zones[0], expected);
+    }
+
+    #[test]
+    fn a_zone_that_comes_twice_is_one() {
+        let zone = |node, free| {
+            format!("Node {node}, zone Normal\n  pages free {free}\n  spanned 4096\n  present 4096\n")
+        };
+        let twice = parse_zoneinfo(&[zone(0, 1), zone(1, 2), zone(0, 3), zone(1, 4)].concat());
+        assert_eq!(twice, parse_zoneinfo(&[zone(0, 3), zone(1, 4)].concat()));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind, StdoutLock, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use crate::place::Place;
@@ -22,7 +22,7 @@ pub fn stdout() -> Stdout {
     Stdout(io::stdout().lock())
 }
 
-/// Nothing, if the reader has gone.
+/// Nothing, if the reader has gone; other errors say where they come from.
 fn unless_gone<T>(done: io::Result<T>, nothing: T) -> io::Result<T> {
     match done {
         // A pipe without a reader, or a terminal that has gone away.
@@ -31,7 +31,9 @@ fn unless_gone<T>(done: io::Result<T>, nothing: T) -> io::Result<T> {
             GONE.store(true, Ordering::Relaxed);
             Ok(nothing)
         }
-        other => other,
+        other => {
+            other.map_err(|error| io::Error::new(error.kind(), format!("cannot write to stdout: {error}")))
+        }
     }
 }
 
@@ -57,7 +59,7 @@ impl Write for Stdout {
 /// # Errors
 /// It could not: its disk is full.
 pub fn finish() -> Result<()> {
-    stdout().flush().context("cannot write to stdout")
+    Ok(stdout().flush()?)
 }
 
 /// Writes a result to its place, or to stdout.
@@ -67,7 +69,7 @@ pub fn finish() -> Result<()> {
 pub fn to(output: Option<&Place>, bytes: &[u8]) -> Result<()> {
     match output {
         Some(place) => place.write_all(bytes),
-        None => stdout().write_all(bytes).context("cannot write to stdout"),
+        None => Ok(stdout().write_all(bytes)?),
     }
 }
 

@@ -151,6 +151,8 @@ fn blocks_that_are_not_there_or_not_in_use_are_told() {
     // A snapshot has pages, and no owners.
     let sample = json(pagefold().args(["report", "--sample", "--json", "--block", "12"]).assert().success());
     assert_eq!(sample["size_known"], false);
+    let beyond = pagefold().args(["report", "--sample", "--block", "65535"]).assert().code(2);
+    beyond.stderr(predicate::str::contains("no zone of the machine has block 65535"));
     assert!(sample["not_found"].to_string().contains("only a live machine tells"));
 }
 

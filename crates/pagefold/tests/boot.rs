@@ -64,6 +64,7 @@ fn sizes_that_no_device_has_are_refused_before_anything_is_booted() {
     refused(&["--device", "1G", "--resize", "2G"], 2, "device 0 has room for 1.00 GiB, not for 2.00 GiB");
     refused(&["--resize", "3M"], 2, "device 0 is plugged in units of 2.00 MiB");
     refused(&["--resize", "4G+2G"], 2, "two sizes for device 0");
+    refused(&["--resize", "4G+"], 2, "a size is missing");
     refused(&["--device", "3M"], 2, "multiple of its block");
     refused(&["--work", "page-cache=1G,colour=red"], 2, "colour=red");
     refused(&["--cpus", "0"], 2, "0 is not in 1..=64");

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use pagefold_virtio_mem_spec::{Request, RequestType};
-use running::{ADDR, BLOCK, Device, SIZE, ack, dir, plug, refused};
+use running::{ADDR, BLOCK, Device, SIZE, ack, dir, pagefold, plug, refused};
 use rustix::process::Signal;
 use vm_memory::{Bytes, GuestAddress};
 use vmm::{MIB, Vmm, WANTED, memory, until};
@@ -209,9 +209,16 @@ fn what_does_not_fit_is_one_line_and_an_exit_code() {
         let text = with(changes);
         assert!(text.contains(why), "{changes:?}: {text}");
     }
+    let place = ["--socket", "s", "--memory", "memfd", "--region", "4G", "--size", "1G", "resize", "1G"];
+    for args in [&place[..], &["status"]] {
+        let output = pagefold().current_dir(here).args(args).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains("with --tell PATH"), "{text}");
+    }
     drop(listener);
     // Nothing of it is left behind, and what was there stays.
     assert!(!here.join("s").exists() && here.join("short").exists());
+    assert!(!here.join("mem").exists() && !here.join("other").exists(), "the next try may have another size");
     let device = Device::new(&dir, &[]);
     let text = with(&[("--memory", "vm.mem")]);
     assert!(text.contains("vm.mem is in use: another device has it"), "{text}");

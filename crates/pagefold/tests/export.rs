@@ -45,6 +45,19 @@ fn every_report_follows_the_schema() {
 }
 
 #[test]
+fn a_dash_is_stdout() {
+    let dir = tempfile::tempdir().unwrap();
+    for format in ["json", "parquet"] {
+        let run = |more: &[&str]| {
+            let args = ["export", "--sample", "--format", format, "--host", "a"];
+            pagefold().current_dir(&dir).args(args).args(more).output().unwrap().stdout.len()
+        };
+        assert!(run(&["--output", "-"]) > 1000 && run(&["--output", "-"]) == run(&[]), "{format}");
+    }
+    assert!(fs::read_dir(&dir).unwrap().next().is_none());
+}
+
+#[test]
 fn report_and_export_are_the_same_json() {
     let run = |args: &[&str]| json(pagefold().args(args).args(["--sample"]).assert().success());
     assert_eq!(run(&["report", "--json"]), run(&["export"]));

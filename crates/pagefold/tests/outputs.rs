@@ -305,6 +305,8 @@ fn one_place() {
     let place = dir.path().join("picture");
     let place = text(&place);
     fails_with(&pagefold(&["map", "--sample", "--svg", place, "--png", place]), 2, "only one picture");
+    let again = dir.path().join("../").join(dir.path().file_name().unwrap()).join("picture");
+    fails_with(&pagefold(&["map", "--sample", "--svg", place, "--png", text(&again)]), 2, "only one picture");
     fails_with(&pagefold(&["diff", SAMPLE, SAMPLE, "--svg", "-", "--png", "-"]), 2, "only one picture");
     assert!(names(&dir).is_empty());
 }
@@ -373,7 +375,7 @@ fn full_stdout() {
     ] {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = Command::new(binary()).args(args).stdout(full).output().unwrap();
-        fails(&output, "No space left");
+        fails(&output, "cannot write to stdout: No space left");
     }
 }
 

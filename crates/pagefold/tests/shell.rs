@@ -81,3 +81,26 @@ fn results_have_no_colours() {
     let help = pagefold().arg("--help").env("NO_COLOR", "1").output().unwrap();
     assert!(!help.stdout.contains(&0x1b));
 }
+
+#[test]
+fn a_man_page_is_written_whole_or_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let refused = pagefold().args(["man", "--output"]).arg(&file).assert().code(1);
+    refused.stderr(predicate::str::contains("file is not a directory: name one"));
+    // A page that cannot be written: the file system takes no file of its size.
+    let pages = dir.path().join("pages");
+    fs::create_dir(&pages).unwrap();
+    let old = pages.join("pagefold-plan.1");
+    fs::write(&old, "old").unwrap();
+    let limited = format!(
+        "ulimit -f 1; trap '' XFSZ; exec {} man --output {}",
+        env!("CARGO_BIN_EXE_pagefold"),
+        pages.display()
+    );
+    let done = Command::new("bash").args(["-c", &limited]).output().unwrap();
+    assert!(!done.status.success(), "{done:?}");
+    assert_eq!(fs::read(&old).unwrap(), b"old");
+    assert!(fs::read_dir(&pages).unwrap().all(|page| page.unwrap().metadata().unwrap().len() > 0));
+}

@@ -38,7 +38,15 @@ fn this_machine_is_recorded_and_replayed() {
     // A second one does not destroy the first.
     pagefold().arg("snapshot").arg(&file).assert().code(1).stderr(predicate::str::contains("--force"));
     assert_eq!(fs::metadata(&file).unwrap().len(), size);
-    pagefold().arg("snapshot").arg(&file).arg("--force").assert().success();
+    pagefold()
+        .arg("snapshot")
+        .arg(&file)
+        .args(["--force", "--note", "a \x1b[31mred\nnote"])
+        .assert()
+        .success();
+    // What steers terminals is not printed.
+    let replay = pagefold().args(["replay", "--seconds", "0.1", "--snapshot"]).arg(&file).assert().success();
+    replay.stdout(predicate::str::contains("a \u{fffd}[31mred\u{fffd}note\n"));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-written is left behind");
 }
 

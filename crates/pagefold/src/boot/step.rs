@@ -22,6 +22,9 @@ impl Wishes {
                 }
                 None => (0, part),
             };
+            if size.is_empty() {
+                return Err("a size is missing: write SIZE, N:SIZE or N:SIZE+N:SIZE".into());
+            }
             if wishes.iter().any(|&(other, _)| other == device) {
                 return Err(format!("two sizes for device {device} in one step: write N:SIZE+N:SIZE"));
             }

@@ -27,19 +27,19 @@ Examples:
 ")]
 pub struct DeviceArgs {
     /// Where the VMM connects
-    #[arg(long, value_name = "PATH", required_unless_present = "tell")]
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["tell", "command"])]
     pub socket: Option<PathBuf>,
 
     /// The region's memory: a file (made if there is none) on tmpfs or hugetlbfs, or 'memfd' for one without a name
-    #[arg(long, value_name = "FILE", required_unless_present = "tell")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["tell", "command"])]
     pub memory: Option<PathBuf>,
 
     /// Where the region begins in guest physical address space (0x100000000, 4G)
-    #[arg(long, value_name = "ADDR", required_unless_present = "tell", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", required_unless_present_any = ["tell", "command"], value_parser = parse_address)]
     pub region: Option<u64>,
 
     /// The region: the most that can be plugged
-    #[arg(long, value_name = "SIZE", required_unless_present = "tell", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", required_unless_present_any = ["tell", "command"], value_parser = parse_bytes)]
     pub size: Option<u64>,
 
     /// A device block, the smallest part that can be plugged: a power of two [default: the host's huge page]
@@ -85,7 +85,7 @@ pub struct DeviceArgs {
     pub tell: Option<PathBuf>,
 
     /// The command to send
-    #[arg(value_name = "COMMAND", requires = "tell", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }
 

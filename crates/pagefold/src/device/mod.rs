@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 pub use self::args::DeviceArgs;
 use self::log::Log;
 use self::state::State;
+use crate::exit::usage;
 use crate::interrupt;
 
 /// What a system without memory for one more thread says, and what to do.
@@ -35,6 +36,9 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     if let Some(path) = &args.tell {
         return control::tell(path, &args.command.join(" "));
     }
+    if !args.command.is_empty() {
+        return Err(usage("a COMMAND is for a device that runs: say which, with --tell PATH"));
+    }
     // The command line has them, or it was refused.
     let (Some(socket), Some(file), Some(addr), Some(size)) =
         (&args.socket, &args.memory, args.region, args.size)
@@ -44,7 +48,8 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     pagefold_virtio_mem_vhost::outlive_cut_memory().context("SIGBUS cannot be caught")?;
     let socket = Socket::new(socket)?;
     let control = args.control.as_deref().map(Socket::new).transpose()?.map(Arc::new);
-    let memory = memory::open(file, size)?.with_prealloc(args.prealloc);
+    let (memory, new) = memory::open(file, size)?;
+    let memory = memory.with_prealloc(args.prealloc);
     let state = args.state.as_deref().map(|path| State::open(path, &memory)).transpose()?;
     let (state, saved) = state.map_or((None, None), |(state, saved)| (Some(state), saved));
     let settings = Settings {
@@ -73,6 +78,7 @@ pub fn run(args: &DeviceArgs) -> Result<ExitCode> {
     if let Some(control) = &control {
         control::from_socket(&backend, &server.stopper(), Arc::clone(control)).context(NO_THREAD)?;
     }
+    new.keep();
     log.lines().say(&"ready");
     let served = server.run(if args.stay { Until::Stopped } else { Until::FirstGone });
     let kept = state.map_or(Ok(()), |state| state.keep(&backend));

@@ -33,7 +33,7 @@ pub struct ExportArgs {
     #[arg(long, value_enum, default_value_t = Format::Json)]
     pub format: Format,
 
-    /// Write to FILE, readable by everyone; it is replaced in one step. Parquet: to a directory, too [default: stdout]
+    /// Write to FILE, readable by everyone; it is replaced in one step; '-' is stdout. Parquet: to a directory, too [default: stdout]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
 

@@ -130,5 +130,5 @@ fn parse_memory(text: &str) -> Result<u64, String> {
 fn parse_block(text: &str) -> Result<u64, String> {
     let bytes = parse_bytes(text)?;
     let fine = bytes.is_power_of_two() && (2 << 20..=1 << 40).contains(&bytes);
-    if fine { Ok(bytes) } else { Err("a memory block is a power of two of at least 2M".into()) }
+    if fine { Ok(bytes) } else { Err("a memory block is a power of two between 2M and 1T".into()) }
 }

@@ -143,11 +143,11 @@ impl Base {
         let in_pools = pools.iter().fold(0u64, |sum, pool| sum.saturating_add(pool.bytes()));
         let taken = in_pools.checked_add(free).filter(|&taken| taken <= memory);
         let Some(taken) = taken else {
+            let pools =
+                if in_pools > 0 { format!("pools of {} and ", Bytes(in_pools)) } else { String::new() };
+            let (free, memory) = (Bytes(free), Bytes(memory));
             return Err(usage(format!(
-                "pools of {} and {} free are more than the memory, {}",
-                Bytes(in_pools),
-                Bytes(free),
-                Bytes(memory)
+                "{pools}{free} of free memory are more than the machine has, {memory}"
             )));
         };
         let in_use = memory - taken;

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::Table;
 use pagefold_picture::amount::{Bytes, Count, Whole};
+use pagefold_picture::text::printable;
 use serde::Serialize;
 
 use crate::cost::{Cost, CostPart};
@@ -150,11 +151,13 @@ impl ReplayReport {
 
     fn print_head(&self, to: &mut impl Write) -> io::Result<()> {
         let memory = Bytes(self.pages * 4096);
-        let kernel = if self.kernel.is_empty() { String::new() } else { format!(", Linux {}", self.kernel) };
+        // What a snapshot says of itself may be anything.
+        let (kernel, note) = (printable(&self.kernel), printable(&self.note));
+        let kernel = if kernel.is_empty() { String::new() } else { format!(", Linux {kernel}") };
         let tiles = if self.tiles > 1 { format!(", repeated {} times", self.tiles) } else { String::new() };
         writeln!(to, "machine   {}: {memory}{kernel}{tiles}", self.origin)?;
-        if !self.note.is_empty() {
-            writeln!(to, "          {}", self.note)?;
+        if !note.is_empty() {
+            writeln!(to, "          {note}")?;
         }
         if self.folios == 0 {
             writeln!(

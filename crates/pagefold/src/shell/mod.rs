@@ -4,14 +4,17 @@ mod args;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use clap::CommandFactory;
+use anyhow::{Context, Result, bail};
+use clap::{Command, CommandFactory};
+use clap_mangen::Man;
 
 pub use self::args::{CompletionsArgs, ManArgs};
 use crate::args::Args;
 use crate::deliver;
+use crate::place::Place;
 
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut script = Vec::new();
@@ -25,12 +28,34 @@ pub fn man(args: &ManArgs) -> Result<ExitCode> {
     match &args.output {
         None => {
             let mut page = Vec::new();
-            clap_mangen::Man::new(command).render(&mut page)?;
+            Man::new(command).render(&mut page)?;
             deliver::stdout().write_all(&page)?;
         }
-        Some(dir) => fs::create_dir_all(dir)
-            .and_then(|()| clap_mangen::generate_to(command, dir))
-            .with_context(|| format!("cannot write to {}", dir.display()))?,
+        Some(dir) => {
+            let mut command = command;
+            command.build();
+            write_pages(dir, command)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the pages of a command and of those below it: each page whole, or as it was.
+fn write_pages(dir: &Path, command: Command) -> Result<()> {
+    let name = dir.display();
+    if dir.exists() && !dir.is_dir() {
+        bail!("{name} is not a directory: name one, and the pages are written into it");
+    }
+    fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {name}"))?;
+    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write_pages(dir, command.clone())?;
+    }
+    let page = Man::new(command);
+    let place = Place::public(&dir.join(page.get_filename()))?;
+    place.write(|to| {
+        let mut text = Vec::new();
+        page.render(&mut text)?;
+        Ok(to.write_all(&text)?)
+    })?;
+    Ok(())
 }

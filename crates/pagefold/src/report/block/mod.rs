@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use pagefold_machine::host::{Block, OnlineState};
 use pagefold_machine::kernel::Has;
 use pagefold_machine::owners::{PageOwner, PageSet, page_owner, processes};
@@ -47,8 +47,17 @@ fn answer(subject: &Subject, block: u64) -> Result<BlockAnswer> {
     let bytes = size.unwrap_or(SECTION);
     let pages = match block.checked_mul(bytes / page) {
         Some(first) if first < 1 << 40 => first..first + bytes / page,
-        _ => bail!("no machine has a memory block {block}"),
+        _ => return Err(usage(format!("no machine has a memory block {block} (--block)"))),
     };
+    if let Some(last) = last_page(host)
+        && host.blocks.is_none()
+        && pages.start > last
+    {
+        let last = last / (bytes / page);
+        return Err(usage(format!(
+            "no zone of the machine has block {block} (--block): they end in block {last}"
+        )));
+    }
     let mut answer = BlockAnswer {
         schema: SCHEMA,
         origin: subject.origin.clone(),
@@ -87,6 +96,12 @@ fn answer(subject: &Subject, block: u64) -> Result<BlockAnswer> {
     }
     judge(&mut answer, known);
     Ok(answer)
+}
+
+/// The last page of the machine's zones, where these are known.
+fn last_page(host: &Host) -> Option<u64> {
+    let zones = host.zones.iter().filter(|zone| zone.spanned > 0);
+    zones.map(|zone| zone.start.saturating_add(zone.spanned - 1)).max()
 }
 
 /// The block, where blocks are known.
