@@ -3,7 +3,7 @@
 use crate::descriptors::seam::DescriptorMap;
 use crate::engine::Engine;
 use crate::folio::{Folio, Frozen, RawFolio};
-use crate::frames::error::{AllocError, Taken};
+use crate::frames::error::AllocError;
 use crate::geometry::{Order, Pfn, ROW_ORDER, Row};
 use crate::page::Kind;
 use crate::platform::Platform;
@@ -39,13 +39,8 @@ impl<P: Platform> Engine<P> {
 
     fn alloc_in(&self, zone: Zone, order: Order, kind: Kind) -> Result<Frozen<'_, P>, AllocError> {
         loop {
-            let pfn = match self.zone(zone).alloc(order, self.platform.cpu())? {
-                Taken::Block(pfn) => pfn,
-                Taken::Part(pages) => {
-                    self.give_back_part(pages);
-                    continue;
-                }
-            };
+            let give_back = |pages| self.give_back_part(pages);
+            let pfn = self.zone(zone).alloc(order, self.platform.cpu(), give_back)?;
             if self.has_poison(pfn, order) {
                 // This ends: these poisoned pages are never handed out again.
                 self.give_back_but_poison(pfn, order);
@@ -65,10 +60,7 @@ impl<P: Platform> Engine<P> {
         if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages()) {
             return Err(AllocError::Absent);
         }
-        if let Taken::Part(pages) = self.frames(pfn).alloc_at(pfn, order)? {
-            self.give_back_part(pages);
-            return Err(AllocError::Busy);
-        }
+        self.frames(pfn).alloc_at(pfn, order, |pages| self.give_back_part(pages))?;
         if self.has_poison(pfn, order) {
             self.give_back_but_poison(pfn, order);
             return Err(AllocError::Busy);

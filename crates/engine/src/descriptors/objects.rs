@@ -18,7 +18,7 @@ use core::ops::Range;
 
 use super::head::{Head, Owner, fresh_owner};
 use crate::frames::claim::Claim;
-use crate::frames::error::{AllocError, Taken};
+use crate::frames::error::AllocError;
 use crate::frames::{Frames, SLOTS};
 use crate::geometry::{OBJECTS_PER_GROUP, Order, PAGE_SIZE, PAGES_PER_ROW, Pfn, Row, TREE_ORDER};
 use crate::heap::{OutOfMemory, try_vec};
@@ -213,10 +213,9 @@ impl<M: Mapping, O: Owner> Objects<M, O> {
     fn alloc_new(&self, cpu: usize) -> Result<(u64, &Object<O>), OutOfMemory> {
         let number = loop {
             let online = self.online.load(Ordering::Acquire);
-            match self.frames.alloc(Order::ZERO, cpu) {
-                Ok(Taken::Block(Pfn(number))) => break number,
-                // One object is taken or not.
-                Ok(Taken::Part(_)) => continue,
+            // One object is taken, or not.
+            match self.frames.alloc(Order::ZERO, cpu, |_| ()) {
+                Ok(Pfn(number)) => break number,
                 Err(AllocError::OutOfMemory) => return Err(OutOfMemory),
                 Err(_) => self.extend(online)?,
             }

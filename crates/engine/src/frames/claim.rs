@@ -71,7 +71,7 @@ impl<M: Mapping> Frames<M> {
                 {
                     Ok(Claim::Row(row, Row::ALL & !except))
                 }
-                FREE if except == 0 => self.take_areas_at(area, 1).map(|_| Claim::Area(area)),
+                FREE if except == 0 => self.take_areas_at(area, 1, |_| ()).map(|()| Claim::Area(area)),
                 _ => Err(AllocError::Busy),
             }
         });
@@ -90,7 +90,7 @@ impl<M: Mapping> Frames<M> {
                     .take_in_row(row.0, Order::ZERO)
                     .map(|pfn| Claim::Row(row, pfn.bit()))
                     .ok_or(AllocError::Busy),
-                FREE => self.take_areas_at(area, 1).map(|_| Claim::Area(area)),
+                FREE => self.take_areas_at(area, 1, |_| ()).map(|()| Claim::Area(area)),
                 _ => Err(AllocError::Busy),
             }
         });
@@ -107,7 +107,7 @@ impl<M: Mapping> Frames<M> {
         let area = Area::of(pfn.row());
         let is_free = self.lanes.get(area) & !ONES == FREE;
         // As in `take_row`, no memory is needed where something is materialised; elsewhere there is nothing to fold.
-        (is_free && self.take_free_areas_at(area, 1).is_ok()).then_some(Claim::Area(area))
+        (is_free && self.take_free_area(area).is_ok()).then_some(Claim::Area(area))
     }
 
     /// Whether at least a quarter of the GiB around `pfn` is free, in whole areas.

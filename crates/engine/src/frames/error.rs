@@ -1,9 +1,6 @@
 //! Why pages are not taken, or not given back.
 
-use core::ops::Range;
-
 use crate::errors::{error_texts, from_out_of_memory};
-use crate::geometry::Pfn;
 
 /// Why memory could not be allocated. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +26,6 @@ error_texts!(AllocError {
     Misaligned => "the page number is not a multiple of the block's size",
     OutOfMemory => "no memory for the descriptor of the block: free some and retry",
 });
-
-/// What was taken for a block.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Taken {
-    /// All of it. It begins there.
-    Block(Pfn),
-    /// These pages of it; the next one is in use. They are the caller's to give back, and not as if nothing had been: those who
-    /// looked for them meanwhile (a folder, someone who records poison) have found them in use.
-    Part(Range<u64>),
-}
 
 /// Pages that were given back are not taken. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -29,43 +29,59 @@ pub(crate) mod standalone;
 mod tables;
 mod whole;
 
+use core::ops::Range;
+
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, PAGES_PER_ROW, Pfn, ROW_ORDER, Row};
 use crate::mapping::Mapping;
 use crate::sync::Ordering;
-use error::{AllocError, NotOwned, Taken};
+use error::{AllocError, NotOwned};
 use lanes::{Area, ISOLATED, SMALL, state};
 use tables::{CpuSlot, TRIES};
 pub(crate) use tables::{Frames, SLOTS};
 
 impl<M: Mapping> Frames<M> {
-    /// Takes a block of `order`. `cpu` is the caller's CPU, as [`crate::platform::Platform::cpu`]. A part of a block is taken for
-    /// orders above a row's only.
+    /// Takes a block of `order`. `cpu` is the caller's CPU, as [`crate::platform::Platform::cpu`].
+    ///
+    /// `give_back` gets what was taken of a block of several rows or words of lanes that turned out not to be all free. Those
+    /// who looked for these pages meanwhile (a folder, someone who records poison) have found them in use: it gives them back
+    /// as one gives back what was in use.
     #[inline]
-    pub(crate) fn alloc(&self, order: Order, cpu: usize) -> Result<Taken, AllocError> {
+    pub(crate) fn alloc(
+        &self,
+        order: Order,
+        cpu: usize,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<Pfn, AllocError> {
         let Some(slot) = self.slots.get(cpu % SLOTS) else { return Err(AllocError::NoBlock) };
         // The common case: the row this CPU took from last has room.
         if order.get() <= ROW_ORDER
             && let Some(row) = slot.row.load(Ordering::Acquire).checked_sub(1)
             && let Some(pfn) = self.take_in_row(row, order)
         {
-            return Ok(Taken::Block(pfn));
+            return Ok(pfn);
         }
         // Or the GiB it took from last has.
         if order.get() >= AREA_ORDER
-            && let Some(taken) = self.take_whole_in(slot, slot.home(), 1 << (order.get() - AREA_ORDER))?
+            && let Some(pfn) = self.take_whole_in(slot.home(), 1 << (order.get() - AREA_ORDER), give_back)?
         {
-            return Ok(taken);
+            slot.set_home(Area::of(pfn.row()));
+            return Ok(pfn);
         }
-        self.search(order, slot)
+        self.search(order, slot, give_back)
     }
 
     #[inline(never)]
-    fn search(&self, order: Order, slot: &CpuSlot) -> Result<Taken, AllocError> {
+    fn search(
+        &self,
+        order: Order,
+        slot: &CpuSlot,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<Pfn, AllocError> {
         let attempt = || {
             if order.get() < AREA_ORDER {
-                self.alloc_small(order, slot)
+                self.alloc_small(order, slot, give_back)
             } else {
-                self.alloc_whole(order, slot)
+                self.alloc_whole(order, slot, give_back)
             }
         };
         let mut found = self.despite_moves(attempt);

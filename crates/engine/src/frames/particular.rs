@@ -1,7 +1,9 @@
 //! Pages that are asked for by number: for owners who must have these, and for poisoned pages that are kept back.
 
+use core::ops::Range;
+
 use super::claim::Claim;
-use super::error::{AllocError, Taken};
+use super::error::AllocError;
 use super::lanes::{Area, FREE, ISOLATED, RESERVED, SMALL, Set, WHOLE, state};
 use super::rows;
 use super::tables::Frames;
@@ -11,27 +13,38 @@ use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
-    /// Takes the block of `order` at `pfn`.
-    pub(crate) fn alloc_at(&self, pfn: Pfn, order: Order) -> Result<Taken, AllocError> {
-        self.despite_moves(|| self.try_alloc_at(pfn, order))
+    /// Takes the block of `order` at `pfn`. `give_back` as for [`alloc`](Self::alloc).
+    pub(crate) fn alloc_at(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<(), AllocError> {
+        self.despite_moves(|| self.try_alloc_at(pfn, order, give_back))
     }
 
-    fn try_alloc_at(&self, pfn: Pfn, order: Order) -> Result<Taken, AllocError> {
+    fn try_alloc_at(
+        &self,
+        pfn: Pfn,
+        order: Order,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<(), AllocError> {
         if !pfn.is_aligned(order) {
             return Err(AllocError::Misaligned);
         }
         let area = Area(pfn.0 >> AREA_ORDER);
         if order.get() >= AREA_ORDER {
             let areas = 1 << (order.get() - AREA_ORDER);
-            return self.take_areas_at(area, areas);
+            return self.take_areas_at(area, areas, give_back);
         }
         if order.get() <= ROW_ORDER {
             let bit = (pfn.0 % PAGES_PER_ROW) as u32;
-            return self.alloc_mask(pfn.row(), rows::mask(bit, order.get())).map(|()| Taken::Block(pfn));
+            return self.alloc_mask(pfn.row(), rows::mask(bit, order.get()));
         }
         self.make_small(area)?;
         let first = pfn.row().0;
-        self.take_block_of_rows(first..first + order.rows()).ok_or(AllocError::Busy)
+        let taken = self.take_block_of_rows(first..first + order.rows(), give_back);
+        taken.map(drop).ok_or(AllocError::Busy)
     }
 
     /// Takes the pages of `mask` in one row.

@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use super::error::{AllocError, NotOwned, Taken};
+use super::error::{AllocError, NotOwned};
 use super::lanes::{Area, FREE, FULL, ISOLATED, ONES, RESERVED, SMALL, Set, state};
 use super::rows;
 use super::tables::{CpuSlot, Frames, NEAR, TRIES, around};
@@ -15,19 +15,23 @@ use crate::mapping::Mapping;
 use crate::sync::{Ordering, spin_loop};
 
 impl<M: Mapping> Frames<M> {
-    pub(super) fn alloc_small(&self, order: Order, slot: &CpuSlot) -> Result<Taken, AllocError> {
+    pub(super) fn alloc_small(
+        &self,
+        order: Order,
+        slot: &CpuSlot,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<Pfn, AllocError> {
         loop {
             let hint = slot.row.load(Ordering::Acquire);
             if let Some(row) = hint.checked_sub(1) {
-                if let Some(taken) = self.take_in_area(row, order) {
-                    if let Taken::Block(pfn) = taken
-                        && pfn.row().0 != row
-                    {
+                if let Some(pfn) = self.take_in_area(row, order, give_back) {
+                    let now = pfn.row().0;
+                    if now != row {
                         // Only where to look first next time; losing the race loses nothing.
-                        let next = pfn.row().0 + 1;
-                        let _ = slot.row.compare_exchange(hint, next, Ordering::Relaxed, Ordering::Relaxed);
+                        let _ =
+                            slot.row.compare_exchange(hint, now + 1, Ordering::Relaxed, Ordering::Relaxed);
                     }
-                    return Ok(taken);
+                    return Ok(pfn);
                 }
                 if slot.row.compare_exchange(hint, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     self.retire(Area(row / ROWS_PER_AREA));
@@ -35,24 +39,23 @@ impl<M: Mapping> Frames<M> {
             }
             let area = self.reserve_area(order, slot)?;
             let hint = area.first_row() + 1;
-            let taken = self.take_in_area(area.first_row(), order);
+            let taken = self.take_in_area(area.first_row(), order, give_back);
             if slot.row.compare_exchange(0, hint, Ordering::Release, Ordering::Relaxed).is_err() {
                 // Another CPU with the same slot was faster: one reserved area a slot is enough.
                 self.retire(area);
             }
-            if let Some(taken) = taken {
-                return Ok(taken);
+            if let Some(pfn) = taken {
+                return Ok(pfn);
             }
         }
     }
 
     /// Takes `2^order` pages in the area of `row`, looking at `row` first.
-    fn take_in_area(&self, row: u64, order: Order) -> Option<Taken> {
+    fn take_in_area(&self, row: u64, order: Order, give_back: impl Fn(Range<u64>) + Copy) -> Option<Pfn> {
         let first = row - row % ROWS_PER_AREA;
         let at = |index: u64| first + (row + index) % ROWS_PER_AREA;
         if order.get() <= ROW_ORDER {
-            let mut taken = (0..ROWS_PER_AREA).filter_map(|index| self.take_in_row(at(index), order));
-            return taken.next().map(Taken::Block);
+            return (0..ROWS_PER_AREA).find_map(|index| self.take_in_row(at(index), order));
         }
         let span = order.rows();
         let mut blocks = (0..ROWS_PER_AREA / span).map(|index| {
@@ -60,18 +63,23 @@ impl<M: Mapping> Frames<M> {
             start..start + span
         });
         blocks.find_map(|rows| {
-            let is_free = rows.clone().all(|row| self.row(row) == 0);
-            if is_free { self.take_block_of_rows(rows) } else { None }
+            // Of the first row the swap tells.
+            let is_free = rows.clone().skip(1).all(|row| self.row(row) == 0);
+            if is_free { self.take_block_of_rows(rows, give_back) } else { None }
         })
     }
 
-    /// Takes all pages of all `rows`. Nothing, if some of the first row is taken.
-    pub(super) fn take_block_of_rows(&self, rows: Range<u64>) -> Option<Taken> {
+    /// Takes all pages of all `rows`, if they are free.
+    pub(super) fn take_block_of_rows(&self, rows: Range<u64>, give_back: impl Fn(Range<u64>)) -> Option<Pfn> {
         let first = Row(rows.start).first_pfn();
         match self.take_rows(rows) {
-            Ok(()) => Some(Taken::Block(first)),
-            Err(taken) if taken.is_empty() => None,
-            Err(taken) => Some(Taken::Part(first.0..Row(taken.end).first_pfn().0)),
+            Ok(()) => Some(first),
+            Err(taken) => {
+                if !taken.is_empty() {
+                    give_back(first.0..Row(taken.end).first_pfn().0);
+                }
+                None
+            }
         }
     }
 

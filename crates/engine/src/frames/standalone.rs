@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::Frames;
-use super::error::{AllocError, FreeError, NotOwned, Taken};
+use super::error::{AllocError, FreeError, NotOwned};
 use super::lanes::{FREE, WHOLE};
 use crate::geometry::{AREA_ORDER, MapShape, Order, Pfn, Row};
 use crate::mapping::{Mapping, TableKind};
@@ -126,12 +126,7 @@ impl<M: Mapping> FrameAllocator<M> {
     /// [`AllocError`].
     #[inline]
     pub fn alloc(&self, order: Order, cpu: usize) -> Result<Pfn, AllocError> {
-        loop {
-            match self.frames.alloc(order, cpu)? {
-                Taken::Block(pfn) => return Ok(pfn),
-                Taken::Part(pages) => self.give_back(pages),
-            }
-        }
+        self.frames.alloc(order, cpu, |pages| self.give_back(pages))
     }
 
     /// Gives back what was taken of a block.
@@ -164,13 +159,7 @@ impl<M: Mapping> FrameAllocator<M> {
         if pfn.0.checked_add(order.pages()).is_none_or(|end| end > self.pages) {
             return Err(AllocError::Absent);
         }
-        match self.frames.alloc_at(pfn, order)? {
-            Taken::Block(_) => Ok(()),
-            Taken::Part(pages) => {
-                self.give_back(pages);
-                Err(AllocError::Busy)
-            }
-        }
+        self.frames.alloc_at(pfn, order, |pages| self.give_back(pages))
     }
 
     /// Gives a block back: one that was taken, or any aligned part of what was taken. It allocates nothing.

@@ -1,6 +1,8 @@
 //! Blocks of an area (2 MiB) and more: runs of lanes.
 
-use super::error::{AllocError, NotOwned, Taken};
+use core::ops::Range;
+
+use super::error::{AllocError, NotOwned};
 use super::lanes::{ABSENT, Area, FULL, ISOLATED, ONES, SMALL, Set, WHOLE, state};
 use super::tables::{CpuSlot, Frames, NEAR, TRIES, around};
 use crate::geometry::{AREA_ORDER, AREAS_PER_TREE, Order, Pfn, Row};
@@ -16,7 +18,12 @@ impl<M: Mapping> Frames<M> {
         state(self.lanes.get(Area(pfn.0 >> AREA_ORDER)))
     }
 
-    pub(super) fn alloc_whole(&self, order: Order, slot: &CpuSlot) -> Result<Taken, AllocError> {
+    pub(super) fn alloc_whole(
+        &self,
+        order: Order,
+        slot: &CpuSlot,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<Pfn, AllocError> {
         let areas = 1 << (order.get() - AREA_ORDER);
         let trees = self.lanes.trees();
         let home = slot.home().tree();
@@ -25,22 +32,23 @@ impl<M: Mapping> Frames<M> {
         let near = around(home, trees).take(NEAR as usize).map(|tree| (tree, AREAS_PER_TREE - 1));
         for (tree, most) in near.chain(around(home, trees).map(|tree| (tree, AREAS_PER_TREE))) {
             if (areas..=most).contains(&self.lanes.count(tree, Set::Free))
-                && let Some(taken) = self.take_whole_in(slot, first(tree), areas)?
+                && let Some(pfn) = self.take_whole_in(first(tree), areas, give_back)?
             {
-                return Ok(taken);
+                slot.set_home(Area::of(pfn.row()));
+                return Ok(pfn);
             }
         }
         Err(AllocError::NoBlock)
     }
 
-    /// Takes `areas` adjacent areas in the tree of `near`, looking there first. The next search for `slot` begins there.
+    /// Takes `areas` adjacent areas in the tree of `near`, looking there first.
     #[inline]
     pub(super) fn take_whole_in(
         &self,
-        slot: &CpuSlot,
         near: Area,
         areas: u64,
-    ) -> Result<Option<Taken>, AllocError> {
+        give_back: impl Fn(Range<u64>),
+    ) -> Result<Option<Pfn>, AllocError> {
         let tree = near.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Ok(None);
@@ -49,8 +57,7 @@ impl<M: Mapping> Frames<M> {
             && self.lanes.are_writable(tree)
             && let Some(area) = self.lanes.take_near(near)
         {
-            slot.set_home(area);
-            return Ok(Some(Taken::Block(area.first_pfn())));
+            return Ok(Some(area.first_pfn()));
         }
         // A single lane is promised by the count; others may be moving while we look, so look more than once. A longer
         // run may not exist.
@@ -67,23 +74,25 @@ impl<M: Mapping> Frames<M> {
                 return Err(out_of_memory.into());
             }
             match self.lanes.take_free_run(area, areas) {
-                Ok(()) => {
-                    slot.set_home(area);
-                    return Ok(Some(Taken::Block(area.first_pfn())));
-                }
+                Ok(()) => return Ok(Some(area.first_pfn())),
                 Err(0) => {}
-                Err(done) => return Ok(Some(self.took_part(area, areas, done))),
+                Err(done) => {
+                    self.give_part(area, areas, done, give_back);
+                    return Ok(None);
+                }
             }
         }
         self.lanes.raise(tree, Set::Free, areas);
         Ok(None)
     }
 
-    /// Of a run of areas, for which the free count was lowered, only the first `done` could be taken.
+    /// Of a run of areas, for which the free count was lowered, only the first `done` could be taken, and go back.
     #[cold]
-    fn took_part(&self, area: Area, areas: u64, done: u64) -> Taken {
+    fn give_part(&self, area: Area, areas: u64, done: u64, give_back: impl Fn(Range<u64>)) {
         self.lanes.raise(area.tree(), Set::Free, areas - done);
-        Taken::Part(area.first_pfn().0..Area(area.0 + done).first_pfn().0)
+        if done > 0 {
+            give_back(area.first_pfn().0..Area(area.0 + done).first_pfn().0);
+        }
     }
 
     #[inline]
@@ -99,18 +108,28 @@ impl<M: Mapping> Frames<M> {
         Ok(())
     }
 
-    pub(super) fn take_areas_at(&self, area: Area, areas: u64) -> Result<Taken, AllocError> {
-        match self.take_free_areas_at(area, areas) {
+    pub(super) fn take_areas_at(
+        &self,
+        area: Area,
+        areas: u64,
+        give_back: impl Fn(Range<u64>) + Copy,
+    ) -> Result<(), AllocError> {
+        match self.take_free_areas_at(area, areas, give_back) {
             Err(AllocError::Busy) => {
                 // One of them may be empty, but reserved by a CPU for small pages.
                 self.drain();
-                self.take_free_areas_at(area, areas)
+                self.take_free_areas_at(area, areas, give_back)
             }
             done => done,
         }
     }
 
-    pub(super) fn take_free_areas_at(&self, area: Area, areas: u64) -> Result<Taken, AllocError> {
+    fn take_free_areas_at(
+        &self,
+        area: Area,
+        areas: u64,
+        give_back: impl Fn(Range<u64>),
+    ) -> Result<(), AllocError> {
         let tree = area.tree();
         if !self.lanes.lower(tree, Set::Free, areas) {
             return Err(if self.lanes.is_online(tree) { AllocError::Busy } else { AllocError::Absent });
@@ -119,13 +138,16 @@ impl<M: Mapping> Frames<M> {
             self.lanes.raise(tree, Set::Free, areas);
             return Err(out_of_memory.into());
         }
-        match self.lanes.take_free_run(area, areas) {
-            Ok(()) => return Ok(Taken::Block(area.first_pfn())),
-            Err(0) => self.lanes.raise(tree, Set::Free, areas),
-            Err(done) => return Ok(self.took_part(area, areas, done)),
-        }
+        let Err(done) = self.lanes.take_free_run(area, areas) else { return Ok(()) };
+        self.give_part(area, areas, done, give_back);
         let absent = (area.0..area.0 + areas).any(|area| state(self.lanes.get(Area(area))) == ABSENT);
         Err(if absent { AllocError::Absent } else { AllocError::Busy })
+    }
+
+    /// Takes one area, if it is free; [`take_areas_at`](Self::take_areas_at) drains the CPUs' slots for it, too.
+    pub(super) fn take_free_area(&self, area: Area) -> Result<(), AllocError> {
+        // One lane is taken, or not.
+        self.take_free_areas_at(area, 1, |_| ())
     }
 
     /// Makes sure that [`split_whole`](Self::split_whole) of the block cannot fail.

@@ -1,6 +1,6 @@
 //! The arguments of `pagefold export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
@@ -51,6 +51,13 @@ pub struct ExportArgs {
         conflicts_with_all = ["file", "sample", "root", "scan", "no_scan", "format"],
     )]
     pub schema: Option<SchemaOf>,
+}
+
+impl ExportArgs {
+    /// The file or directory to write to; `None` for stdout.
+    pub fn file(&self) -> Option<&Path> {
+        self.output.as_deref().filter(|path| *path != Path::new("-"))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -13,7 +13,6 @@ use pagefold_picture::amount::{Bytes, Whole};
 use rustix::fs::{Access, AtFlags, CWD};
 
 use super::args::ExportArgs;
-use super::file;
 use super::parquet::{Common, write};
 use super::rows::rows;
 use crate::place::Place;
@@ -25,13 +24,13 @@ use crate::{deliver, exit};
 const LAST: u64 = 253_402_300_799;
 
 pub fn run(args: &ExportArgs) -> Result<ExitCode> {
-    if file(args).is_none() && io::stdout().is_terminal() {
+    if args.file().is_none() && io::stdout().is_terminal() {
         return Err(exit::usage("Parquet is not text: give --output FILE or --output DIR"));
     }
     if args.survey.no_scan {
         return Err(exit::usage("Parquet has every page's state: it takes a scan, so no --no-scan"));
     }
-    let output = file(args).map(FleetFile::new).transpose()?;
+    let output = args.file().map(FleetFile::new).transpose()?;
     let (machine, common) = read(args)?;
     let mut bytes = Vec::new();
     let count = write(&mut bytes, &common, rows(&machine)).context("cannot write Parquet")?;

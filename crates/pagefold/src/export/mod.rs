@@ -8,7 +8,6 @@ mod prometheus;
 mod rows;
 mod schema;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -19,17 +18,12 @@ use crate::place::Place;
 use crate::report::model::Report;
 use crate::{deliver, exit};
 
-/// The file or directory to write to; `None` for stdout.
-fn file(args: &ExportArgs) -> Option<&Path> {
-    args.output.as_deref().filter(|path| *path != Path::new("-"))
-}
-
 pub fn run(args: &ExportArgs) -> Result<ExitCode> {
     if args.format == Format::Parquet {
         // Pages, not numbers about them.
         return fleet::run(args);
     }
-    let place = file(args).map(Place::public).transpose()?;
+    let place = args.file().map(Place::public).transpose()?;
     if let Some(of) = args.schema {
         deliver::to(place.as_ref(), of.text().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
