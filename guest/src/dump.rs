@@ -9,6 +9,10 @@ use crate::arch::interrupts::Frame;
 use crate::layout::image;
 use crate::{arch, clock, console, cpu};
 
+/// Nanoseconds that the others have to say how they stand. Emulated processors take turns on few real ones, which may have other
+/// work, so this is long; one that cannot be stopped at all makes the end wait for so long.
+const PATIENCE: u64 = 10_000_000_000;
+
 /// Others are being stopped, for a dump.
 static STOPPING: AtomicBool = AtomicBool::new(false);
 /// How many have said how they stand.
@@ -21,7 +25,7 @@ pub fn stop_others() {
     STOPPING.store(true, Ordering::Release);
     arch::cpu::stop_others();
     let others = cpu::count() as u64 - 1;
-    let deadline = clock::now() + 2_000_000_000;
+    let deadline = clock::now() + PATIENCE;
     while DUMPED.load(Ordering::Acquire) < others && clock::now() < deadline {
         core::hint::spin_loop();
     }
