@@ -71,6 +71,7 @@ impl<M: Mapping> Frames<M> {
                 {
                     Ok(Claim::Row(row, Row::ALL & !except))
                 }
+                // One lane is taken, or not: there is never a part to give back.
                 FREE if except == 0 => self.take_areas_at(area, 1, |_| ()).map(|()| Claim::Area(area)),
                 _ => Err(AllocError::Busy),
             }
