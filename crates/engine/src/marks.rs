@@ -27,10 +27,10 @@
 //! or lane, even where the page turns out to be taken ([`Frames::take_free_of`](crate::frames::Frames::take_free_of)). So
 //! whichever of the two comes second sees what the first has done, and one of them takes the page.
 //!
-//! Who must see a mark comes after its maker at a row, at a lane, or at a folder's hint. Who sees one earlier goes on to note the
-//! page as withheld, in memory that was made for that before the mark: hence Acquire and Release here.
-//! A page that is taken for a moment and was in use for nobody (a block that is not all free, an isolation that fails) is given
-//! back as one that was in use: who recorded poison meanwhile has left it to that.
+//! A CPU that must see a mark comes after the CPU that made it, at a row, at a lane, or at a folder's hint. A CPU that sees a mark
+//! earlier may note the page as withheld at once, in memory that was made for that before the mark: hence Acquire and Release
+//! here. A page that was taken for a moment only (a block that is not all free, an isolation that fails) is given back as a page
+//! that was in use, since poison that was recorded meanwhile was left to that.
 //!
 //! Recording makes room for all that withholding needs, in both zones, so that withholding cannot fail for lack of memory.
 

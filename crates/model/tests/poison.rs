@@ -3,11 +3,23 @@
 
 mod common;
 
-use common::{alone, beside, empty, explore, folio_at, freeze, frozen_at, machine, order, take};
+use common::{ModelEngine, alone, beside, empty, explore, folio_at, freeze, frozen_at, machine, order, take};
 use loom::sync::Arc;
+use loom::thread::JoinHandle;
 use pagefold_model::hotplug::{BlockId, Group, HotplugConfig, OnlineTo};
 use pagefold_model::protocol::Fold;
 use pagefold_model::{IsolateError, Kind, Pfn, Poisoned};
+
+/// Records on a thread of its own that `pfn` is broken.
+fn poisoner(engine: &Arc<ModelEngine>, pfn: u64) -> JoinHandle<()> {
+    beside(engine, move |engine| engine.walker().unwrap().poison(Pfn(pfn)).map(drop).unwrap())
+}
+
+/// So many pages are kept back, and so many are free.
+fn are_kept_back(engine: &ModelEngine, withheld: u64, free: u64) {
+    let audit = engine.audit().unwrap();
+    assert_eq!((audit.withheld_pages, audit.free_pages), (withheld, free));
+}
 
 /// The page is broken and in use, alone in its map page, while the folder searches.
 #[test]
@@ -36,7 +48,7 @@ fn a_broken_page_in_use_keeps_its_descriptor() {
 /// Whoever comes first: the page is never handed out once it is known, and is either withheld or somebody's.
 #[test]
 fn poison_against_allocation() {
-    explore(2, || {
+    explore(3, || {
         let engine = machine();
         // Only page 2 is free.
         let _kept = [folio_at(&engine, 0, 1), folio_at(&engine, 3, 0), folio_at(&engine, 4, 2)];
@@ -52,8 +64,7 @@ fn poison_against_allocation() {
         drop(mine);
         // Now or at the next attempt, it is kept back.
         assert!(engine.alloc(order(0), Kind::Anon).is_err());
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 0));
+        are_kept_back(&engine, 1, 0);
     });
 }
 
@@ -64,7 +75,7 @@ fn poison_against_freeing_and_folding() {
         let engine = machine();
         let raw = folio_at(&engine, 2, 0);
         let freer = beside(&engine, move |engine| drop(take(engine, raw)));
-        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).map(|_| ()).unwrap());
+        let poisoner = poisoner(&engine, 2);
         engine.folder(1).unwrap().fold_batch();
         freer.join().unwrap();
         poisoner.join().unwrap();
@@ -84,7 +95,7 @@ fn poison_against_freeing_and_folding() {
 fn poison_against_unfolding() {
     explore(2, || {
         let engine = machine();
-        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(3)).map(drop).unwrap());
+        let poisoner = poisoner(&engine, 3);
         let mine = engine.alloc_at(Pfn(2), order(0), Kind::Anon).unwrap().share();
         poisoner.join().unwrap();
         assert_eq!(mine.refs(), 1);
@@ -100,14 +111,13 @@ fn poison_against_unfolding_a_folio_and_its_end() {
     explore(2, || {
         let engine = machine();
         let raw = folio_at(&engine, 0, 2);
-        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(3)).map(drop).unwrap());
+        let poisoner = poisoner(&engine, 3);
         let mut frozen = freeze(take(&engine, raw));
         frozen.unfold().unwrap();
         drop(frozen);
         poisoner.join().unwrap();
         assert!(engine.alloc_at(Pfn(3), order(0), Kind::Anon).is_err());
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        are_kept_back(&engine, 1, 7);
     });
 }
 
@@ -145,8 +155,7 @@ fn a_broken_page_is_not_handed_out_between_its_free_and_its_withholding() {
         let freer = beside(&engine, move |engine| drop(take(engine, raw)));
         assert!(engine.alloc_at(Pfn(2), order(0), Kind::Anon).is_err());
         freer.join().unwrap();
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        are_kept_back(&engine, 1, 7);
     });
 }
 
@@ -165,8 +174,7 @@ fn an_allocation_does_not_find_a_broken_page_between_its_free_and_its_withholdin
         assert_ne!(found.pfn(), pfn);
         freer.join().unwrap();
         drop((found, kept));
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        are_kept_back(&engine, 1, 7);
     });
 }
 
@@ -182,8 +190,7 @@ fn poison_against_freeing() {
             let freer = beside(&engine, move |engine| drop(take(engine, raw)));
             assert!(engine.walker().unwrap().poison(Pfn(0)).is_ok());
             freer.join().unwrap();
-            let audit = engine.audit().unwrap();
-            assert_eq!((audit.withheld_pages, audit.free_pages), (2, 6));
+            are_kept_back(&engine, 2, 6);
         });
     }
 }
@@ -209,12 +216,10 @@ fn poison_against_the_end_of_an_isolation() {
             let engine = machine();
             let folio = in_use.map(|pfn| frozen_at(&engine, pfn, 0));
             let isolated = engine.isolate(0..4).unwrap();
-            let poisoner =
-                beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(0)).map(drop).unwrap());
+            let poisoner = poisoner(&engine, 0);
             drop((folio, isolated));
             poisoner.join().unwrap();
-            let audit = engine.audit().unwrap();
-            assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+            are_kept_back(&engine, 1, 7);
         });
     }
 }
@@ -226,11 +231,10 @@ fn poison_against_memory_that_comes_online() {
         let mut hotplug =
             engine.hotplug(HotplugConfig { block_pages: 8, ..HotplugConfig::default() }).unwrap();
         hotplug.add(0..8, 0, Group::NONE).unwrap();
-        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).map(drop).unwrap());
+        let poisoner = poisoner(&engine, 2);
         hotplug.online(BlockId(0), OnlineTo::Policy).unwrap();
         poisoner.join().unwrap();
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        are_kept_back(&engine, 1, 7);
     });
 }
 
@@ -241,12 +245,11 @@ fn poison_against_an_isolation_that_fails() {
     explore(1, || {
         let engine = machine();
         let isolated = engine.isolate(4..8).unwrap();
-        let poisoner = beside(&engine, |engine| engine.walker().unwrap().poison(Pfn(2)).map(drop).unwrap());
+        let poisoner = poisoner(&engine, 2);
         assert_eq!(engine.isolate(0..8).map(drop), Err(IsolateError::Isolated));
         poisoner.join().unwrap();
         drop(isolated);
-        let audit = engine.audit().unwrap();
-        assert_eq!((audit.withheld_pages, audit.free_pages), (1, 7));
+        are_kept_back(&engine, 1, 7);
     });
 }
 

@@ -214,6 +214,17 @@ fn target(path: &Path) -> Result<PlaceTarget> {
     Err(anyhow!("too many symbolic links"))
 }
 
+/// Whether two paths lead to one file, which need not be there yet.
+pub fn is_one_file(one: &Path, other: &Path) -> bool {
+    let file = |path| match target(path).ok()? {
+        PlaceTarget::File { path, .. } => {
+            Some((parent(&path).canonicalize().ok()?, path.file_name()?.to_owned()))
+        }
+        PlaceTarget::Stream => None,
+    };
+    file(one).is_some_and(|one| file(other) == Some(one))
+}
+
 /// File systems that are the kernel's own: what is regular there is no file that could be replaced.
 const KERNELS: [u64; 2] = [PROC_SUPER_MAGIC, SYSFS_MAGIC];
 /// Linux, `include/uapi/linux/magic.h`.

@@ -36,8 +36,8 @@ error_texts!(IsolateError {
 
 from_out_of_memory!(IsolateError);
 
-/// Areas of a range in which nothing new is handed out. Dropping it gives back what was collected; whoever looked for free
-/// pages there meanwhile has missed them, and its owner sees to that.
+/// Areas of a range in which nothing new is handed out. Dropping it gives back what was collected. Folders, and CPUs that record
+/// poison, have found these pages in use meanwhile: the caller looks for poison again and tells folders.
 pub(crate) struct Isolation<'f, M: Mapping> {
     frames: &'f Frames<M>,
     areas: Range<u64>,

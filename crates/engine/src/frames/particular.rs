@@ -138,7 +138,7 @@ impl<M: Mapping> Frames<M> {
     fn take_page(&self, row: Row, bit: u64) -> Result<(), AllocError> {
         loop {
             match self.alloc_mask(row, bit) {
-                // The plain look of `alloc_mask` may be an old one, and whoever has the page may be giving it back.
+                // `alloc_mask` looks by plain loads. They may be stale: another CPU may have given the page back since.
                 Err(AllocError::Busy | AllocError::Absent) if self.looks_free(row, bit) => spin_loop(),
                 done => return done,
             }

@@ -63,7 +63,7 @@ impl<M: Mapping> Frames<M> {
             start..start + span
         });
         blocks.find_map(|rows| {
-            // Of the first row the swap tells.
+            // The swap looks at the first row itself.
             let is_free = rows.clone().skip(1).all(|row| self.row(row) == 0);
             if is_free { self.take_block_of_rows(rows, give_back) } else { None }
         })

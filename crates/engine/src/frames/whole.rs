@@ -86,7 +86,7 @@ impl<M: Mapping> Frames<M> {
         Ok(None)
     }
 
-    /// Of a run of areas, for which the free count was lowered, only the first `done` could be taken, and go back.
+    /// Gives back the first `done` areas of a run, for which the free count was lowered: the others could not be taken.
     #[cold]
     fn give_part(&self, area: Area, areas: u64, done: u64, give_back: impl Fn(Range<u64>)) {
         self.lanes.raise(area.tree(), Set::Free, areas - done);

@@ -26,7 +26,7 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(path) = &self.0 {
-            // Nobody has it: what stood in the way of the device was said, or is being said.
+            // The error that ends the device is the one to print. A file that stays is empty, or of a size that was asked for.
             let _ = std::fs::remove_file(path);
         }
     }
@@ -46,10 +46,14 @@ pub fn open(path: &Path, size: u64) -> Result<(Memfd, NewFile)> {
     let name = path.display();
     let mut options = OpenOptions::new();
     options.read(true).write(true);
-    let (file, new) = match options.clone().create_new(true).open(path) {
-        Ok(file) => (Ok(file), NewFile(Some(path.to_owned()))),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => (options.open(path), NewFile::default()),
-        Err(error) => (Err(error), NewFile::default()),
+    let made = options.clone().create_new(true).open(path);
+    let new = NewFile(made.is_ok().then(|| path.to_owned()));
+    let file = match made {
+        // A link that leads nowhere is there, and what it leads to is made.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            options.create(true).truncate(false).open(path)
+        }
+        made => made,
     };
     let file = file.with_context(|| format!("cannot open {name}"))?;
     let stat = fstat(&file).with_context(|| format!("cannot look at {name}"))?;

@@ -1,6 +1,6 @@
 //! Pictures in files.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
@@ -13,7 +13,7 @@ use pagefold_picture::{Grid, GridSize, Subject};
 
 use crate::deliver;
 use crate::exit::usage;
-use crate::place::Place;
+use crate::place::{self, Place};
 use crate::stderr::say;
 
 /// The size of a grid on paper.
@@ -46,7 +46,7 @@ impl PictureFiles {
     /// A place that cannot be written, or one place for both pictures.
     pub fn new(svg: Option<&Path>, png: Option<&Path>) -> Result<PictureFiles> {
         if let (Some(svg), Some(png)) = (svg, png)
-            && is_one_file(svg, png)
+            && (svg == png || place::is_one_file(svg, png))
         {
             let where_to = if svg == Path::new("-") { "stdout".into() } else { svg.display().to_string() };
             return Err(usage(format!("only one picture can go to {where_to}: give the other a name")));
@@ -95,14 +95,4 @@ impl PictureFiles {
         }
         Ok(())
     }
-}
-
-/// Whether two paths name one file, which need not be there yet.
-fn is_one_file(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| {
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        path.canonicalize()
-            .or_else(|_| Ok::<_, io::Error>(dir.canonicalize()?.join(path.file_name().unwrap_or_default())))
-    };
-    one == other || real(one).is_ok_and(|one| real(other).is_ok_and(|other| one == other))
 }

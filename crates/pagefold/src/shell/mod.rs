@@ -32,6 +32,11 @@ pub fn man(args: &ManArgs) -> Result<ExitCode> {
             deliver::stdout().write_all(&page)?;
         }
         Some(dir) => {
+            let name = dir.display();
+            if dir.exists() && !dir.is_dir() {
+                bail!("{name} is not a directory: name one, and the pages are written into it");
+            }
+            fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {name}"))?;
             let mut command = command;
             command.build();
             write_pages(dir, command)?;
@@ -42,20 +47,11 @@ pub fn man(args: &ManArgs) -> Result<ExitCode> {
 
 /// Writes the pages of a command and of those below it: each page whole, or as it was.
 fn write_pages(dir: &Path, command: Command) -> Result<()> {
-    let name = dir.display();
-    if dir.exists() && !dir.is_dir() {
-        bail!("{name} is not a directory: name one, and the pages are written into it");
-    }
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the directory {name}"))?;
     for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
         write_pages(dir, command.clone())?;
     }
     let page = Man::new(command);
-    let place = Place::public(&dir.join(page.get_filename()))?;
-    place.write(|to| {
-        let mut text = Vec::new();
-        page.render(&mut text)?;
-        Ok(to.write_all(&text)?)
-    })?;
-    Ok(())
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    Place::public(&dir.join(page.get_filename()))?.write_all(&text)
 }
